@@ -1,0 +1,53 @@
+"""remap_anon_pages for Python: move pages of memory between mappings, without copying."""
+
+from pagemove import lowlevel
+from pagemove.errors import (
+    DestinationMapped,
+    PageShared,
+    RemapError,
+    SourceHole,
+    UnsupportedError,
+)
+from pagemove.features import KernelFeatures, features
+from pagemove.introspect import (
+    HUGE_PAGE_SIZE,
+    PAGE_SIZE,
+    PageState,
+    Vma,
+    page_states,
+    vmas,
+)
+from pagemove.memory import Memory, empty
+from pagemove.moving import (
+    RAP_ALLOW_SRC_HOLES,
+    move,
+    move_many,
+    mremap,
+    remap_anon_pages,
+    unshare,
+)
+
+__all__ = [
+    "HUGE_PAGE_SIZE",
+    "PAGE_SIZE",
+    "RAP_ALLOW_SRC_HOLES",
+    "DestinationMapped",
+    "KernelFeatures",
+    "Memory",
+    "PageShared",
+    "PageState",
+    "RemapError",
+    "SourceHole",
+    "UnsupportedError",
+    "Vma",
+    "empty",
+    "features",
+    "lowlevel",
+    "move",
+    "move_many",
+    "mremap",
+    "page_states",
+    "remap_anon_pages",
+    "unshare",
+    "vmas",
+]

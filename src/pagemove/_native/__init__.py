@@ -1,0 +1,1 @@
+"""The native core: the kernel ABI, the system calls, the moves."""

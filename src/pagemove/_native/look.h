@@ -1,0 +1,27 @@
+/* What is in a page table, without touching the pages. */
+#ifndef PAGEMOVE_LOOK_H
+#define PAGEMOVE_LOOK_H
+
+#include <stdint.h>
+
+#include "process.h"
+
+/* Bytes from `start` in which every page is there: present, swapped out, or a marker. */
+uint64_t pm_look_there(struct pm_process *process, uint64_t start, uint64_t length);
+
+/* Bytes from `start` in which every page is a hole, or -errno where that cannot be found out. */
+int64_t pm_look_holes(struct pm_process *process, uint64_t start, uint64_t length);
+
+/* Bytes from `start` in which every page is there and is not the zero page. */
+uint64_t pm_look_filled(struct pm_process *process, uint64_t start, uint64_t length);
+
+/* Whether the range has a huge zero page in it: 1, 0, or -errno. */
+int pm_look_huge_zero(struct pm_process *process, uint64_t start, uint64_t length);
+
+/* Whether one mapping holds the whole range: 1, 0, or -errno where the kernel cannot tell. */
+int pm_look_one_vma(struct pm_process *process, uint64_t start, uint64_t length);
+
+/* mincore(2) into `vector`, a byte a page; 0 or -errno. */
+int pm_look_resident(uint64_t start, uint64_t length, unsigned char *vector);
+
+#endif

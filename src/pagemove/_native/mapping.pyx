@@ -1,0 +1,204 @@
+"""Who owns memory: `Mapping` owns one anonymous mapping, `Hold` borrows somebody's buffer."""
+
+from cpython.buffer cimport (
+    PyBUF_STRIDES,
+    PyBuffer_FillInfo,
+    PyBuffer_IsContiguous,
+    PyBuffer_Release,
+    PyObject_CheckBuffer,
+    PyObject_GetBuffer,
+)
+from libc.errno cimport errno
+from libc.stdint cimport uint64_t, uintptr_t
+from libc.time cimport time
+
+import os
+
+
+cdef extern from "process.h" nogil:
+    void *pm_wiped_memory(size_t length)
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
+    int munmap(void *addr, size_t length)
+    int madvise(void *addr, size_t length, int advice)
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
+    int MADV_DONTFORK
+    void *MAP_FAILED
+
+cdef extern from "<unistd.h>" nogil:
+    int getpid()
+
+
+# Wiped by a fork, so a child sees another generation than the mappings it inherited were born in.
+cdef uint64_t *_generation = <uint64_t *> pm_wiped_memory(sizeof(uint64_t))
+if _generation == NULL:
+    raise OSError(errno, f"madvise(MADV_WIPEONFORK): {os.strerror(errno)}")
+
+
+cdef uint64_t _current() noexcept nogil:
+    if _generation[0] == 0:
+        _generation[0] = (<uint64_t> time(NULL) << 32) | <uint64_t> getpid()
+    return _generation[0]
+
+
+cdef class Mapping:
+    """One private anonymous mapping, unmapped when the last buffer of it is gone.
+
+    It is not inherited by a fork. In a child an inherited object is dead: it refuses buffers, and
+    unmaps nothing, because what is at its address in the child belongs to somebody else.
+    """
+
+    cdef uint64_t _address
+    cdef uint64_t _nbytes
+    cdef uint64_t _born
+    cdef Py_ssize_t _exports
+    cdef object __weakref__
+
+    def __cinit__(self, *args, **kwargs):
+        self._address = 0
+        self._nbytes = 0
+        self._exports = 0
+
+    def _map(self, uint64_t nbytes, uint64_t alignment):
+        """Map `nbytes` at a multiple of `alignment`, both multiples of the page size."""
+        cdef uint64_t spare = alignment - <uint64_t> os.sysconf("SC_PAGESIZE")
+        cdef uint64_t start, lead
+        cdef void *found
+        if self._address:
+            raise ValueError("this mapping is mapped already")
+        if nbytes + spare < nbytes:
+            raise MemoryError(f"cannot map {nbytes} bytes: larger than any address space")
+        with nogil:
+            found = mmap(NULL, nbytes + spare, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if found == MAP_FAILED:
+            raise MemoryError(
+                f"cannot map {nbytes} bytes: {os.strerror(errno)}; see ulimit -v, "
+                "vm.overcommit_memory and vm.max_map_count"
+            )
+        start = <uintptr_t> found
+        lead = -start % alignment
+        if lead:
+            munmap(found, lead)
+        if spare > lead:
+            munmap(<void *> <uintptr_t> (start + lead + nbytes), spare - lead)
+        self._address = start + lead
+        self._nbytes = nbytes
+        self._born = _current()
+        if madvise(<void *> <uintptr_t> self._address, nbytes, MADV_DONTFORK):
+            code = errno
+            self._unmap()
+            raise OSError(code, f"madvise(MADV_DONTFORK): {os.strerror(code)}")
+
+    cdef void _unmap(self) noexcept:
+        if self._address and self._born == _current():
+            munmap(<void *> <uintptr_t> self._address, self._nbytes)
+        self._address = 0
+
+    def __dealloc__(self):
+        self._unmap()
+
+    @property
+    def address(self):
+        """Address of the first byte. ValueError once closed."""
+        if not self._address:
+            raise ValueError(f"{type(self).__name__} is closed")
+        return self._address
+
+    @property
+    def nbytes(self):
+        """Length in bytes, a whole number of pages."""
+        return self._nbytes
+
+    @property
+    def closed(self):
+        """Whether the mapping is gone, or belongs to the process this one was forked from."""
+        return not self._address or self._born != _current()
+
+    @property
+    def inherited(self):
+        """Whether it belongs to the process this one was forked from."""
+        return self._address and self._born != _current()
+
+    def close(self):
+        """Unmap. Twice is fine; BufferError while buffers of it are in use."""
+        if self._born != _current():
+            return
+        if self._exports:
+            raise BufferError(
+                f"cannot close {type(self).__name__}: {self._exports} buffers of it (arrays, "
+                "memoryviews) are still in use; delete them first"
+            )
+        self._unmap()
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        if not self._address:
+            raise ValueError(f"{type(self).__name__} is closed")
+        if self._born != _current():
+            raise ValueError(
+                f"{type(self).__name__} at {self._address:#x} belongs to the parent process: it is "
+                "not inherited by a fork; make a new one in the child"
+            )
+        PyBuffer_FillInfo(view, self, <void *> <uintptr_t> self._address, self._nbytes, 0, flags)
+        self._exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self._exports -= 1
+
+
+cdef class Hold:
+    """Holds the buffer of an object, so that its memory stays where it is.
+
+    `BufferError` where `writable` is asked of a read-only buffer, `TypeError` for an object with
+    no C-contiguous buffer.
+    """
+
+    cdef Py_buffer _view
+    cdef bint _held
+
+    def __cinit__(self, object buffer, bint writable=False):
+        self._held = False
+        if not PyObject_CheckBuffer(buffer):
+            raise TypeError(
+                f"{type(buffer).__name__} has no buffer: pass a Memory, a NumPy array, or another "
+                "object with a C-contiguous buffer"
+            )
+        PyObject_GetBuffer(buffer, &self._view, PyBUF_STRIDES)
+        self._held = True
+        if not PyBuffer_IsContiguous(&self._view, b"C"):
+            self.release()
+            raise TypeError(
+                f"the {type(buffer).__name__} is not C-contiguous, so it has gaps that are not its "
+                "own: pass a contiguous one"
+            )
+        if writable and self._view.readonly:
+            self.release()
+            raise BufferError(
+                f"the {type(buffer).__name__} is read-only: its pages may not be moved"
+            )
+
+    @property
+    def address(self):
+        """Address of the first byte."""
+        return <uintptr_t> self._view.buf
+
+    @property
+    def nbytes(self):
+        """Length in bytes."""
+        return self._view.len
+
+    def release(self):
+        """Let go of the buffer. Twice is fine."""
+        if self._held:
+            self._held = False
+            PyBuffer_Release(&self._view)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.release()
+
+    def __dealloc__(self):
+        self.release()

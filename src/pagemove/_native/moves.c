@@ -1,0 +1,397 @@
+#define _GNU_SOURCE
+#include "moves.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "look.h"
+#include "uapi.h"
+
+/* The longest stretch looked at before one kernel call: 4096 small pages. */
+#define LOOK_AHEAD(process) ((process)->page_size << 12)
+
+/* What a caller already knows, and already holds. */
+struct known {
+    uint64_t start, end;   /* the source pages the vector describes */
+    unsigned char *vector; /* 1: there when looked at, and not moved by us since */
+    int locked;            /* the stripes of everything in hand are held */
+};
+
+static int64_t kernel_move(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
+{
+    for (;;) {
+        /* Early checks leave .move alone, so it has to start at 0. The kernel's own
+         * ALLOW_SRC_HOLES is never passed: with the stale EAGAIN it can spin for ever. */
+        struct pm_uffdio_move arg = {.dst = dst, .src = src, .len = length};
+
+        if (!ioctl(process->uffd, PM_UFFDIO_MOVE, &arg))
+            return (int64_t)length;
+        if (errno != EAGAIN)
+            return -errno;
+        if (arg.move > 0)
+            return arg.move;
+        sched_yield();
+    }
+}
+
+/* Move pages that were there a moment ago, and see through the kernel's stale EAGAIN.
+ *
+ * An affected kernel may move a page and then find it at the destination and say EEXIST, or leave
+ * it out of a short count. A source page that was there before, is a hole now, and has a page at
+ * its destination, was moved. The zero page does not count: it is what a reader of the destination
+ * gets, and then a discarded source would look the same.
+ */
+static int64_t move_known(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
+{
+    int64_t moved = kernel_move(process, dst, src, length);
+    uint64_t done = moved > 0 ? (uint64_t)moved : 0;
+    int64_t unseen;
+
+    if (done == length || (moved < 0 && moved != -EEXIST))
+        return moved;
+    unseen = pm_look_holes(process, src + done, length - done);
+    if (unseen > 0)
+        done += pm_look_filled(process, dst + done, (uint64_t)unseen);
+    return done ? (int64_t)done : moved;
+}
+
+static uint64_t known_there(struct pm_process *process, const struct known *known, uint64_t src,
+                            uint64_t length)
+{
+    uint64_t page = process->page_size, at = 0;
+
+    if (known && known->vector && src >= known->start && src + length <= known->end) {
+        const unsigned char *vector = known->vector + (src - known->start) / page;
+        while (at < length && (vector[at / page] & 1))
+            at += page;
+        if (at)
+            return at;
+    }
+    return pm_look_there(process, src, length);
+}
+
+static void forget_moved(const struct known *known, uint64_t page, uint64_t dst, uint64_t src,
+                         uint64_t length)
+{
+    if (!known || !known->vector)
+        return;
+    for (uint64_t at = 0; at < length; at += page) {
+        if (src + at >= known->start && src + at < known->end)
+            known->vector[(src + at - known->start) / page] = 0;
+        if (dst + at >= known->start && dst + at < known->end)
+            known->vector[(dst + at - known->start) / page] = 1;
+    }
+}
+
+/* Whether both ranges lie within one mapping each, asked when the kernel is shown only a part. */
+static int inside_mappings(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
+{
+    return pm_look_one_vma(process, dst, length) != 0 && pm_look_one_vma(process, src, length) != 0;
+}
+
+/* One step without a look: kernels that tell the truth. */
+static int64_t step_plain(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
+{
+    return kernel_move(process, dst, src, length);
+}
+
+/* One step on a kernel with the stale EAGAIN: it is shown only pages known to be there. */
+static int64_t step_guarded(struct pm_process *process, const struct known *known, uint64_t dst,
+                            uint64_t src, uint64_t length, int *inside)
+{
+    uint64_t want = length < LOOK_AHEAD(process) ? length : LOOK_AHEAD(process);
+    uint64_t there = known_there(process, known, src, want);
+    int64_t moved;
+
+    if (!there) {
+        /* Without pagemap a swapped page looks like a hole; let the kernel say. */
+        return process->pagemap < 0 ? kernel_move(process, dst, src, process->page_size) : -ENOENT;
+    }
+    if (there < length && !*inside) {
+        if (!inside_mappings(process, dst, src, length))
+            return -EINVAL;
+        *inside = 1;
+    }
+    moved = move_known(process, dst, src, there);
+    if (moved > 0)
+        forget_moved(known, process->page_size, dst, src, (uint64_t)moved);
+    return moved;
+}
+
+/* One step where holes are allowed: skip a gap, or move a run. The kernel's flag would allocate
+ * page tables for every hole on both sides, besides the reason given in kernel_move. */
+static int64_t step_holes(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
+                          int *inside)
+{
+    int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN;
+    int64_t gap = pm_look_holes(process, src, length), free, moved;
+
+    if (gap < 0)
+        return gap;
+    if (gap) {
+        if (!*inside) {
+            /* Nothing is there to move: this asks the kernel whether it might be. A page that
+             * arrives meanwhile may move or not, it counts as moved either way. */
+            moved = kernel_move(process, dst, src, length);
+            if (moved > 0)
+                return moved;
+            if (moved != -ENOENT && moved != -EEXIST && moved != -EBUSY)
+                return moved;
+            *inside = 1;
+        }
+        free = pm_look_holes(process, dst, (uint64_t)gap);
+        return free ? free : -EEXIST;
+    }
+    moved = guarded ? step_guarded(process, NULL, dst, src, length, inside)
+                    : step_plain(process, dst, src, length);
+    /* Discarded between the look and the move: a hole, so look again. */
+    return moved == -ENOENT ? 0 : moved;
+}
+
+static int bad_arguments(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
+                         unsigned flags)
+{
+    uint64_t below = process->page_size - 1;
+
+    return ((dst | src | length) & below) || !length || dst + length < dst || src + length < src ||
+           (flags & ~(unsigned)PM_ALLOW_SRC_HOLES) || (dst >= src && dst < src + length);
+}
+
+/* On a kernel with CVE-2026-31397, a huge zero page must not be moved whole. */
+static int refuse_huge_zero(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
+{
+    uint64_t huge = process->huge_page_size;
+
+    if (!(process->quirks & PM_QUIRK_HUGE_ZERO) || !huge || (dst ^ src) & (huge - 1) ||
+        length < huge)
+        return 0;
+    return pm_look_huge_zero(process, src, length) != 0;
+}
+
+static int64_t move_all(struct pm_process *process, const struct known *known, uint64_t dst,
+                        uint64_t src, uint64_t length, unsigned flags)
+{
+    int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN, inside = 0;
+    uint64_t done = 0;
+    int64_t moved = 0;
+
+    while (done < length) {
+        if (flags & PM_ALLOW_SRC_HOLES)
+            moved = step_holes(process, dst + done, src + done, length - done, &inside);
+        else if (guarded)
+            moved = step_guarded(process, known, dst + done, src + done, length - done, &inside);
+        else
+            moved = step_plain(process, dst + done, src + done, length - done);
+        if (moved < 0)
+            break;
+        done += (uint64_t)moved;
+    }
+    return done ? (int64_t)done : moved;
+}
+
+static int64_t move_with(struct pm_process *process, const struct known *known, uint64_t dst,
+                         uint64_t src, uint64_t length, unsigned flags, int wait)
+{
+    int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN;
+    uint64_t stripes = 0;
+    int64_t moved;
+
+    if (bad_arguments(process, dst, src, length, flags))
+        return -EINVAL;
+    if (refuse_huge_zero(process, dst, src, length))
+        return -EOPNOTSUPP;
+    if (flags & PM_ALLOW_SRC_HOLES && process->pagemap < 0)
+        return -EOPNOTSUPP;
+    if (guarded && !(known && known->locked)) {
+        /* What was looked at must not be moved by another of our threads before the kernel is
+         * called, or both would believe that they moved it. */
+        stripes = pm_stripes_of(dst, length) | pm_stripes_of(src, length);
+        if (pm_stripes_lock(process, stripes, wait))
+            return -EWOULDBLOCK;
+    }
+    moved = move_all(process, known, dst, src, length, flags);
+    pm_stripes_unlock(process, stripes);
+    return moved;
+}
+
+int64_t pm_move(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
+                unsigned flags, int wait)
+{
+    return move_with(process, NULL, dst, src, length, flags, wait);
+}
+
+/* Index arrays stay the caller's, and another thread may write to them: read each index once. */
+static int64_t page_at(const int64_t *pages, size_t i)
+{
+    return __atomic_load_n(&pages[i], __ATOMIC_RELAXED);
+}
+
+static int outside(int64_t page, int64_t limit)
+{
+    return page < 0 || page >= limit;
+}
+
+int64_t pm_first_outside(const int64_t *pages, size_t count, int64_t limit)
+{
+    for (size_t i = 0; i < count; i++)
+        if (outside(page_at(pages, i), limit))
+            return (int64_t)i;
+    return -1;
+}
+
+/* A run of consecutive pages on both sides, to be moved by one call. */
+struct run {
+    uint64_t dst, src;
+    size_t count;
+};
+
+/* The longest run at `first`, up to `most` pages. 0, or -ERANGE. */
+static int find_run(const struct pm_many *many, size_t first, size_t most, struct run *run)
+{
+    int64_t dst = page_at(many->dst_pages, first), src = page_at(many->src_pages, first);
+    size_t n = 1;
+
+    if (outside(dst, many->dst_limit) || outside(src, many->src_limit))
+        return -ERANGE;
+    while (n < most && page_at(many->dst_pages, first + n) == dst + (int64_t)n &&
+           page_at(many->src_pages, first + n) == src + (int64_t)n &&
+           dst + (int64_t)n < many->dst_limit && src + (int64_t)n < many->src_limit)
+        n++;
+    run->dst = many->dst + (uint64_t)dst * many->unit;
+    run->src = many->src + (uint64_t)src * many->unit;
+    /* Page by page, a page moved early may be a source later in the same run: stop before that. */
+    if (run->dst > run->src && run->dst - run->src < n * many->unit) {
+        n = (run->dst - run->src) / many->unit;
+        n = n ? n : 1;
+    }
+    run->count = n;
+    return 0;
+}
+
+/* On an affected kernel: one look for many moves. mincore costs about a nanosecond a page where a
+ * look of its own costs hundreds, so it pays while the sources are not spread too thin. */
+enum { WINDOW = 1024, PAGES_PER_LOOK = 32 };
+
+struct window {
+    struct known known;
+    size_t end; /* index after the last one looked at */
+    uint64_t stripes;
+    size_t room; /* bytes of the vector */
+};
+
+static void window_close(struct pm_process *process, struct window *window)
+{
+    pm_stripes_unlock(process, window->stripes);
+    window->stripes = 0;
+    window->known.locked = 0;
+    window->known.start = window->known.end = 0;
+}
+
+/* Look at the sources of the next pages at once and hold their stripes until the window closes.
+ * Where that does not pay, or cannot be done, every page is looked at by itself. */
+static void window_open(struct pm_process *process, const struct pm_many *many, size_t first,
+                        struct window *window)
+{
+    int64_t low = INT64_MAX, high = 0;
+    uint64_t stripes = 0, pages;
+    size_t end = many->count - first < WINDOW ? many->count : first + WINDOW, i;
+
+    window->end = end;
+    if (end - first < 2 || many->flags & PM_ALLOW_SRC_HOLES)
+        return;
+    for (i = first; i < end; i++) {
+        int64_t src = page_at(many->src_pages, i), dst = page_at(many->dst_pages, i);
+        if (outside(src, many->src_limit) || outside(dst, many->dst_limit))
+            return;
+        low = src < low ? src : low;
+        high = src > high ? src : high;
+        stripes |= pm_stripes_of(many->src + (uint64_t)src * many->unit, many->unit) |
+                   pm_stripes_of(many->dst + (uint64_t)dst * many->unit, many->unit);
+    }
+    pages = (uint64_t)(high - low + 1) * (many->unit / process->page_size);
+    if (pages > (end - first) * PAGES_PER_LOOK)
+        return;
+    if (pages > window->room) {
+        unsigned char *vector = realloc(window->known.vector, pages);
+        if (!vector)
+            return;
+        window->known.vector = vector;
+        window->room = pages;
+    }
+    pm_stripes_lock(process, stripes, 1);
+    window->stripes = stripes;
+    window->known.start = many->src + (uint64_t)low * many->unit;
+    window->known.end = window->known.start + pages * process->page_size;
+    if (pm_look_resident(window->known.start, pages * process->page_size, window->known.vector)) {
+        window_close(process, window);
+        return;
+    }
+    window->known.locked = 1;
+}
+
+/* Move the rest of a run; many->partial says where in its first page to begin. */
+static int move_run(struct pm_process *process, struct pm_many *many, const struct known *known,
+                    const struct run *run)
+{
+    uint64_t length = run->count * many->unit, at = many->partial;
+    int64_t moved = 0;
+
+    while (at < length) {
+        moved = move_with(process, known, run->dst + at, run->src + at, length - at, many->flags,
+                          1);
+        if (moved < 0)
+            break;
+        at += (uint64_t)moved;
+        many->moved += (uint64_t)moved;
+    }
+    many->index += at / many->unit;
+    many->partial = at % many->unit;
+    return at < length ? (int)moved : 0;
+}
+
+/* Whether all that this call would touch was locked, and so may be moved without locking again:
+ * an index array that changes under us may lead elsewhere. */
+static const struct known *usable(const struct window *window, const struct run *run, uint64_t unit)
+{
+    uint64_t length = run->count * unit;
+    uint64_t stripes = pm_stripes_of(run->dst, length) | pm_stripes_of(run->src, length);
+
+    return window->known.locked && !(stripes & ~window->stripes) ? &window->known : NULL;
+}
+
+int pm_move_many(struct pm_process *process, struct pm_many *many)
+{
+    struct window window = {.end = many->index};
+    int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN, error = 0;
+    size_t singly_until = 0;
+    struct run run;
+
+    while (many->index < many->count && !error) {
+        size_t most = many->index < singly_until || many->partial ? 1 : many->count - many->index;
+        const struct known *known = NULL;
+
+        if (guarded && many->index >= window.end) {
+            window_close(process, &window);
+            window_open(process, many, many->index, &window);
+        }
+        error = find_run(many, many->index, most, &run);
+        if (error)
+            break;
+        if (guarded) {
+            known = usable(&window, &run, many->unit);
+            if (!known)
+                window_close(process, &window);
+        }
+        error = move_run(process, many, known, &run);
+        if (error == -EINVAL && run.count > 1 && !many->partial) {
+            /* The run may cross the border of two mappings, which single pages do not. */
+            singly_until = many->index + run.count;
+            error = 0;
+        }
+    }
+    window_close(process, &window);
+    free(window.known.vector);
+    return error;
+}

@@ -1,0 +1,272 @@
+#define _GNU_SOURCE
+#include "process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "uapi.h"
+
+enum { FRESH = 0, OPENING = 1, READY = 2 };
+
+/* The state lives in memory that a fork wipes: a child, however it was made, finds it fresh and
+ * opens its own. An inherited userfaultfd would act on the parent's memory. */
+static struct pm_process *state;
+
+/* Copied by a fork, unlike the state: tells the child which descriptors to close. */
+static int inherited[3] = {-1, -1, -1};
+
+void *pm_wiped_memory(size_t length)
+{
+    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (memory == MAP_FAILED)
+        return NULL;
+    if (madvise(memory, length, MADV_WIPEONFORK)) {
+        int error = errno;
+        munmap(memory, length);
+        errno = error;
+        return NULL;
+    }
+    return memory;
+}
+
+/* The number may have been closed and reused by the program since: close only what is ours. */
+static int is_ours(int fd, const char *target)
+{
+    char link[64], path[64];
+    ssize_t length;
+
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    length = readlink(path, link, sizeof link - 1);
+    if (length < 0)
+        return 0;
+    link[length] = 0;
+    return strstr(link, target) != NULL;
+}
+
+static void close_inherited(void)
+{
+    static const char *const target[3] = {"[userfaultfd]", "/pagemap", "/maps"};
+
+    for (int i = 0; i < 3; i++) {
+        if (inherited[i] >= 0 && is_ours(inherited[i], target[i]))
+            close(inherited[i]);
+        inherited[i] = -1;
+    }
+}
+
+uint32_t pm_quirks_of(const char *release)
+{
+    int major = 0, minor = 0, patch = 0;
+    uint32_t quirks = 0;
+
+    sscanf(release, "%d.%d.%d", &major, &minor, &patch);
+#define AT_LEAST(a, b) (major > (a) || (major == (a) && minor >= (b)))
+#define SERIES(a, b) (major == (a) && minor == (b))
+    if (!AT_LEAST(6, 8) || (SERIES(6, 8) && patch < 8 && !strchr(release, '-')))
+        quirks |= PM_QUIRK_REFUSE;
+    if (SERIES(6, 16) || SERIES(6, 17) || (SERIES(6, 18) && patch < 20) ||
+        (SERIES(6, 19) && patch < 10))
+        quirks |= PM_QUIRK_HUGE_ZERO;
+    if (AT_LEAST(6, 18))
+        quirks |= PM_QUIRK_STALE_EAGAIN;
+#undef AT_LEAST
+#undef SERIES
+    return quirks;
+}
+
+static uint64_t read_huge_page_size(void)
+{
+    unsigned long long bytes = 0;
+    FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "re");
+
+    if (file) {
+        if (fscanf(file, "%llu", &bytes) != 1)
+            bytes = 0;
+        fclose(file);
+    }
+    return bytes;
+}
+
+static int open_userfaultfd(void)
+{
+    /* No fault is ever delivered to it, so user mode is enough, and that needs no privilege. */
+    struct pm_uffdio_api api = {.api = PM_UFFD_API, .features = UINT64_C(1) << 16};
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | PM_UFFD_USER_MODE_ONLY);
+
+    if (fd < 0) {
+        int error = errno;
+        int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+        if (device < 0)
+            return -error;
+        fd = ioctl(device, PM_USERFAULTFD_IOC_NEW, O_CLOEXEC | PM_UFFD_USER_MODE_ONLY);
+        close(device);
+        if (fd < 0)
+            return -error;
+    }
+    if (ioctl(fd, PM_UFFDIO_API, &api)) {
+        close(fd);
+        return -ENOSYS; /* the kernel does not know UFFD_FEATURE_MOVE */
+    }
+    return fd;
+}
+
+/* A page that is a hole but has a page table: UFFDIO_MOVE from it looks at a destination, moves
+ * nothing, and says EEXIST or ENOENT. */
+static uint64_t make_scratch(uint64_t page_size)
+{
+    char *memory =
+        mmap(NULL, 2 * page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (memory == MAP_FAILED)
+        return 0;
+    madvise(memory, 2 * page_size, MADV_NOHUGEPAGE);
+    madvise(memory, 2 * page_size, MADV_DONTFORK);
+    /* Both pages share a table unless the second starts a new one; then populate the first. */
+    uint64_t table = page_size * (page_size / sizeof(uint64_t));
+    int apart = ((uint64_t)(uintptr_t)memory + page_size) % table == 0;
+    memory[apart ? 0 : page_size] = 1;
+    if (apart)
+        return 0;
+    return (uint64_t)(uintptr_t)memory;
+}
+
+static int open_all(struct pm_process *process)
+{
+    struct utsname name;
+
+    if (uname(&name))
+        return -errno;
+    process->quirks = pm_quirks_of(name.release);
+    if (process->quirks & PM_QUIRK_REFUSE)
+        return -ENOSYS;
+    process->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+    process->huge_page_size = read_huge_page_size();
+    process->uffd = open_userfaultfd();
+    if (process->uffd < 0)
+        return process->uffd;
+    process->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    process->maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    if (!process->scratch)
+        process->scratch = make_scratch(process->page_size);
+    for (int i = 0; i < PM_STRIPES; i++)
+        pthread_mutex_init(&process->stripes[i], NULL);
+    inherited[0] = process->uffd;
+    inherited[1] = process->pagemap;
+    inherited[2] = process->maps;
+    return 0;
+}
+
+static int map_state(void)
+{
+    static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
+    int error = 0;
+
+    pthread_mutex_lock(&once);
+    if (!state) {
+        state = pm_wiped_memory(sizeof *state);
+        error = state ? 0 : -errno;
+        if (state)
+            pthread_atfork(NULL, NULL, close_inherited);
+    }
+    pthread_mutex_unlock(&once);
+    return error;
+}
+
+int pm_process_get(struct pm_process **process)
+{
+    struct pm_process *mine = __atomic_load_n(&state, __ATOMIC_ACQUIRE);
+    uint32_t expected;
+    int error;
+
+    if (__builtin_expect(mine != NULL, 1)) {
+        if (__builtin_expect(__atomic_load_n(&mine->phase, __ATOMIC_ACQUIRE) == READY, 1)) {
+            *process = mine;
+            return 0;
+        }
+    } else {
+        error = map_state();
+        if (error)
+            return error;
+        mine = state;
+    }
+    for (;;) {
+        expected = FRESH;
+        if (__atomic_compare_exchange_n(&mine->phase, &expected, OPENING, 0, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE))
+            break;
+        if (expected == READY) {
+            *process = mine;
+            return 0;
+        }
+        sched_yield();
+    }
+    error = open_all(mine);
+    __atomic_store_n(&mine->phase, error ? FRESH : READY, __ATOMIC_RELEASE);
+    *process = mine;
+    return error;
+}
+
+void pm_process_reopen(void)
+{
+    uint32_t expected = READY;
+
+    if (!state)
+        return;
+    if (__atomic_compare_exchange_n(&state->phase, &expected, OPENING, 0, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE)) {
+        close_inherited();
+        __atomic_store_n(&state->phase, FRESH, __ATOMIC_RELEASE);
+    }
+}
+
+int pm_process_set_quirks(uint32_t quirks)
+{
+    struct pm_process *process;
+    int error = pm_process_get(&process);
+
+    if (!error)
+        process->quirks = quirks;
+    return error;
+}
+
+uint64_t pm_stripes_of(uint64_t start, uint64_t length)
+{
+    uint64_t first = start >> PM_STRIPE_SHIFT, last = (start + length - 1) >> PM_STRIPE_SHIFT;
+    uint64_t stripes = 0;
+
+    if (last - first >= PM_STRIPES)
+        return ~UINT64_C(0);
+    for (uint64_t block = first; block <= last; block++)
+        stripes |= UINT64_C(1) << (block % PM_STRIPES);
+    return stripes;
+}
+
+int pm_stripes_lock(struct pm_process *process, uint64_t stripes, int wait)
+{
+    uint64_t held = 0;
+
+    /* Always in ascending order, so two movers cannot wait for each other. */
+    for (uint64_t rest = stripes; rest; rest &= rest - 1) {
+        int i = __builtin_ctzll(rest);
+        if (wait) {
+            pthread_mutex_lock(&process->stripes[i]);
+        } else if (pthread_mutex_trylock(&process->stripes[i])) {
+            pm_stripes_unlock(process, held);
+            return -EBUSY;
+        }
+        held |= UINT64_C(1) << i;
+    }
+    return 0;
+}
+
+void pm_stripes_unlock(struct pm_process *process, uint64_t stripes)
+{
+    for (uint64_t rest = stripes; rest; rest &= rest - 1)
+        pthread_mutex_unlock(&process->stripes[__builtin_ctzll(rest)]);
+}

@@ -1,0 +1,142 @@
+"""The moves, for Python: integers in, (result, errno) out; what they mean is for `moving.py`."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset
+
+import os
+
+
+cdef extern from "process.h" nogil:
+    struct pm_process:
+        int uffd
+        uint32_t quirks
+    int pm_process_get(pm_process **process)
+    void pm_process_reopen()
+    int pm_process_set_quirks(uint32_t quirks)
+    uint32_t pm_quirks_of(const char *release)
+    int PM_QUIRK_STALE_EAGAIN
+    int PM_QUIRK_HUGE_ZERO
+    int PM_QUIRK_REFUSE
+
+cdef extern from "moves.h" nogil:
+    struct pm_many:
+        uint64_t dst, src, unit
+        int64_t dst_limit, src_limit
+        const int64_t *dst_pages
+        const int64_t *src_pages
+        size_t count
+        unsigned flags
+        size_t index
+        uint64_t partial, moved
+    int64_t pm_move(pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
+                    unsigned flags, int wait)
+    int pm_move_many(pm_process *process, pm_many *many)
+    int64_t pm_first_outside(const int64_t *pages, size_t count, int64_t limit)
+
+cdef extern from "hotcall.h":
+    struct PyMethodDef:
+        pass
+    PyMethodDef pm_hotcall_method
+    void pm_hotcall_set_fallback(object callable)
+
+cdef extern from "Python.h":
+    object PyCFunction_NewEx(PyMethodDef *method, void *self, object module)
+
+
+QUIRK_STALE_EAGAIN = PM_QUIRK_STALE_EAGAIN
+QUIRK_HUGE_ZERO = PM_QUIRK_HUGE_ZERO
+QUIRK_REFUSE = PM_QUIRK_REFUSE
+
+remap_anon_pages = PyCFunction_NewEx(&pm_hotcall_method, NULL, "pagemove")
+
+
+def set_fallback(callable):
+    """Set what answers the calls of `remap_anon_pages` that are not simple or do not succeed."""
+    pm_hotcall_set_fallback(callable)
+
+
+cdef int _process(pm_process **process) except -1:
+    cdef int error = pm_process_get(process)
+    if error:
+        raise OSError(-error, f"userfaultfd: {os.strerror(-error)}")
+    return 0
+
+
+def descriptor():
+    """Give the userfaultfd of this process, opened on the first call, and anew after a fork."""
+    cdef pm_process *process
+    _process(&process)
+    return process.uffd
+
+
+def reopen():
+    """Forget the descriptors: somebody closed them. The next call opens new ones."""
+    pm_process_reopen()
+
+
+def quirks():
+    """Give the known defects of the running kernel, as QUIRK_ bits."""
+    cdef pm_process *process
+    _process(&process)
+    return process.quirks
+
+
+def set_quirks(uint32_t quirks):
+    """Pretend to run on a kernel with these defects; for tests."""
+    cdef int error = pm_process_set_quirks(quirks)
+    if error:
+        raise OSError(-error, f"userfaultfd: {os.strerror(-error)}")
+
+
+def quirks_of(str release):
+    """Give the known defects of a kernel release, as QUIRK_ bits."""
+    cdef bytes text = release.encode()
+    cdef const char *name = text
+    return pm_quirks_of(name)
+
+
+def move(uint64_t dst, uint64_t src, uint64_t length, unsigned flags):
+    """Move pages; return the bytes moved, or minus the errno where nothing was."""
+    cdef pm_process *process
+    cdef int64_t result
+    _process(&process)
+    with nogil:
+        result = pm_move(process, dst, src, length, flags, 1)
+    return result
+
+
+def move_many(uint64_t dst, uint64_t src, uint64_t unit, int64_t dst_limit, int64_t src_limit,
+              uintptr_t dst_pages, uintptr_t src_pages, size_t count, unsigned flags,
+              size_t index, uint64_t partial):
+    """Go on with many moves from (index, partial); return (errno or 0, index, partial, moved).
+
+    `dst_pages` and `src_pages` are the addresses of `count` int64 indices, which the caller keeps
+    alive; `moved` counts the bytes of this call alone.
+    """
+    cdef pm_process *process
+    cdef pm_many many
+    cdef int error
+    _process(&process)
+    memset(&many, 0, sizeof(many))
+    many.dst = dst
+    many.src = src
+    many.unit = unit
+    many.dst_limit = dst_limit
+    many.src_limit = src_limit
+    many.dst_pages = <const int64_t *> dst_pages
+    many.src_pages = <const int64_t *> src_pages
+    many.count = count
+    many.flags = flags
+    many.index = index
+    many.partial = partial
+    with nogil:
+        error = pm_move_many(process, &many)
+    return -error, many.index, many.partial, many.moved
+
+
+def first_outside(uintptr_t pages, size_t count, int64_t limit):
+    """Give the position of the first of `count` int64 indices outside [0, limit), or -1."""
+    cdef int64_t result
+    with nogil:
+        result = pm_first_outside(<const int64_t *> pages, count, limit)
+    return result

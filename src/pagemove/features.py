@@ -1,0 +1,324 @@
+"""What this kernel and this process may do, and why not.
+
+Everything is found by trying it. Releases are compared for one purpose only: to name the known
+defects of a kernel, which cannot be tried without harm.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import mmap
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pagemove._native import calls, remap
+from pagemove._native.mapping import Hold
+from pagemove.errors import UnsupportedError
+from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas, open_proc
+from pagemove.remedies import DEFECTS, DEVICE, UFFD_FEATURES, Problem, problems_of
+
+_USER_MODE_ONLY = 1
+_MADV_GUARD_INSTALL = 102
+_PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFeatures:
+    """What this kernel and this process may do, as found at one moment.
+
+    Attributes
+    ----------
+    release : str
+        As `uname -r` has it.
+    page_size, huge_page_size : int
+        Bytes; a huge page of 0 bytes means that the kernel has none.
+    userfaultfd_syscall : bool
+        userfaultfd(2) opens one that also reports faults raised inside the kernel.
+    userfaultfd_user_mode : bool
+        userfaultfd(2) opens one with UFFD_USER_MODE_ONLY: enough to move pages.
+    userfaultfd_device : bool
+        /dev/userfaultfd opens one.
+    unprivileged_userfaultfd : int or None
+        The sysctl of that name; None where it cannot be read.
+    seccomp : int
+        0 no seccomp filter, 1 strict, 2 filtered.
+    uffd_features : tuple of str
+        The userfaultfd's features, without ``UFFD_FEATURE_``: ``"MOVE"`` ... Unknown ones are
+        ``"BIT_17"`` ... Empty where no userfaultfd can be opened.
+    pagemap_scan, procmap_query : bool
+        The ioctls of /proc/self/pagemap and /proc/self/maps.
+    guard_regions, vma_names : bool
+        MADV_GUARD_INSTALL; names for anonymous mappings (PR_SET_VMA_ANON_NAME).
+    thp : str
+        Transparent huge pages: ``"always"``, ``"madvise"``, ``"never"``, or ``""`` without them.
+    swap : int
+        Bytes of swap space.
+    ksm : str
+        Merging of equal pages: ``"running"``, ``"stopped"``, or ``""`` in a kernel without it.
+    max_map_count, vma_count : int
+        The most mappings that a process may have (vm.max_map_count), and how many this one had.
+    defects : tuple of str
+        Known defects of this kernel, by the names in `DEFECTS`.
+    problems : tuple of Problem
+        Everything that is missing, what `remap_anon_pages` needs first.
+    """
+
+    release: str
+    page_size: int
+    huge_page_size: int
+    userfaultfd_syscall: bool
+    userfaultfd_user_mode: bool
+    userfaultfd_device: bool
+    unprivileged_userfaultfd: int | None
+    seccomp: int
+    uffd_features: tuple[str, ...]
+    pagemap_scan: bool
+    procmap_query: bool
+    guard_regions: bool
+    vma_names: bool
+    thp: str
+    swap: int
+    ksm: str
+    max_map_count: int
+    vma_count: int
+    defects: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def remap_anon_pages(self) -> bool:
+        """Whether `pagemove.remap_anon_pages` can work here."""
+        return not any(problem.needed for problem in self.problems)
+
+    def require(self, *names: str) -> None:
+        """Raise unless everything named is there.
+
+        Parameters
+        ----------
+        *names : str
+            ``"remap_anon_pages"`` for all that the call needs, or any of ``REQUIRABLE``: the names
+            of `UFFD_FEATURES`, the yes-or-no attributes of this class, ``"huge_pages"``,
+            ``"swap"``, ``"ksm"``.
+
+        Raises
+        ------
+        UnsupportedError
+            Something is missing; the message has the remedy for each.
+        ValueError
+            No such name.
+        """
+        for name in names:
+            if name not in REQUIRABLE:
+                raise ValueError(f"unknown feature {name!r}; known: {', '.join(REQUIRABLE)}")
+        wanted = set(names)
+        if wanted.intersection(UFFD_FEATURES) and not self.uffd_features:
+            wanted.add("userfaultfd_user_mode")
+        found = [
+            problem
+            for problem in self.problems
+            if problem.name in wanted or (problem.needed and "remap_anon_pages" in wanted)
+        ]
+        if found:
+            text = "; ".join(
+                f"{each.name}: {each.missing}. Remedy: {each.remedy}" for each in found
+            )
+            raise UnsupportedError(found[0].errno, text)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give everything as JSON types; ``remap_anon_pages`` is the answer in one word."""
+        defects = [{"name": name, "consequence": DEFECTS[name]} for name in self.defects]
+        return {"remap_anon_pages": self.remap_anon_pages, **asdict(self), "defects": defects}
+
+
+#: The names that `KernelFeatures.require` knows.
+REQUIRABLE: tuple[str, ...] = (
+    "remap_anon_pages",
+    "userfaultfd_syscall",
+    "userfaultfd_user_mode",
+    "userfaultfd_device",
+    "pagemap_scan",
+    "procmap_query",
+    "guard_regions",
+    "vma_names",
+    "huge_pages",
+    "swap",
+    "ksm",
+    *UFFD_FEATURES,
+)
+
+
+def features(*, refresh: bool = False) -> KernelFeatures:
+    """Tell what this kernel and this process may do, and why not.
+
+    Parameters
+    ----------
+    refresh : bool
+        Look again, after the process has changed its user, its limits or its seccomp filter. Else
+        it looks once, and once more in a forked child.
+
+    Returns
+    -------
+    KernelFeatures
+        With a `Problem` for each thing that is missing.
+
+    Notes
+    -----
+    The first call costs about a millisecond. It opens descriptors and maps a page, and closes and
+    unmaps them again.
+
+    Examples
+    --------
+    >>> import pagemove
+    >>> pagemove.features().remap_anon_pages
+    True
+    """
+    if refresh:
+        _probe.cache_clear()
+    return _probe()
+
+
+def quirks(release: str) -> tuple[str, ...]:
+    """Name the known defects of a Linux release such as ``"6.18.44-generic"``.
+
+    The numbers decide, and the same code as guards the moves. A distribution that writes
+    ``6.8.0-51-generic`` does not say with which stable release it has caught up; see
+    docs/explanation for how such a kernel is judged. A release that cannot be read has every defect
+    that came before numbers were invented: it is refused.
+    """
+    bits = remap.quirks_of(release)
+    names = []
+    if bits & remap.QUIRK_REFUSE:
+        names.append("CVE-2024-27007")
+    if bits & remap.QUIRK_HUGE_ZERO:
+        names.append("CVE-2026-31397")
+    if bits & remap.QUIRK_STALE_EAGAIN:
+        # Both come from the same loop over the pages, which Linux 6.18 rewrote.
+        names += ["stale-EAGAIN", "holes-spin"]
+    return tuple(names)
+
+
+@functools.cache
+def _probe() -> KernelFeatures:
+    release = os.uname().release
+    doors = {
+        "userfaultfd_syscall": _try_door(lambda: calls.userfaultfd(os.O_CLOEXEC)),
+        "userfaultfd_user_mode": _try_door(
+            lambda: calls.userfaultfd(os.O_CLOEXEC | _USER_MODE_ONLY)
+        ),
+        "userfaultfd_device": _try_door(_open_device),
+    }
+    errors = {name: error for name, (error, _) in doors.items()}
+    offered = next((bits for error, bits in doors.values() if not error), 0)
+    names = dict(enumerate(UFFD_FEATURES))
+    guard_regions, vma_names = _try_page()
+    seccomp = _read("/proc/self/status").partition("\nSeccomp:")[2].split()
+    sysctl = _read("/proc/sys/vm/unprivileged_userfaultfd")
+    defects = quirks(release)
+    if offered and "MOVE" not in (names.get(bit) for bit in _bits(offered)):
+        defects = tuple(name for name in defects if name != "CVE-2024-27007")
+    found = KernelFeatures(
+        release=release,
+        page_size=PAGE_SIZE,
+        huge_page_size=HUGE_PAGE_SIZE,
+        userfaultfd_syscall=not errors["userfaultfd_syscall"],
+        userfaultfd_user_mode=not errors["userfaultfd_user_mode"],
+        userfaultfd_device=not errors["userfaultfd_device"],
+        unprivileged_userfaultfd=int(sysctl) if sysctl else None,
+        seccomp=int(seccomp[0]) if seccomp else 0,
+        uffd_features=tuple(names.get(bit, f"BIT_{bit}") for bit in _bits(offered)),
+        pagemap_scan=_try_pagemap_scan(),
+        procmap_query=_try_procmap_query(),
+        guard_regions=guard_regions,
+        vma_names=vma_names,
+        thp=_read("/sys/kernel/mm/transparent_hugepage/enabled")
+        .partition("[")[2]
+        .partition("]")[0],
+        swap=sum(int(line.split()[2]) << 10 for line in _read("/proc/swaps").splitlines()[1:]),
+        ksm={"1": "running", "": ""}.get(_read("/sys/kernel/mm/ksm/run"), "stopped"),
+        max_map_count=int(_read("/proc/sys/vm/max_map_count") or 0),
+        vma_count=count_vmas(),
+        defects=defects,
+        problems=(),
+    )
+    problems = sorted(problems_of(found, errors), key=lambda problem: not problem.needed)
+    return replace(found, problems=tuple(problems))
+
+
+os.register_at_fork(after_in_child=_probe.cache_clear)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _bits(word: int) -> list[int]:
+    return [bit for bit in range(64) if word >> bit & 1]
+
+
+def _open_device() -> int:
+    device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return calls.userfaultfd_new(device, os.O_CLOEXEC)
+    finally:
+        os.close(device)
+
+
+def _try_door(door: Callable[[], int]) -> tuple[int, int]:
+    """Open a userfaultfd; give (0, the features it offers) or (errno, 0)."""
+    try:
+        fd = door()
+    except OSError as error:
+        return error.errno or errno.EIO, 0
+    try:
+        return 0, calls.api(fd)[0]
+    except OSError as error:
+        return error.errno or errno.EIO, 0
+    finally:
+        os.close(fd)
+
+
+def _try_pagemap_scan() -> bool:
+    try:
+        with open_proc("pagemap") as pagemap:
+            calls.pagemap_scan(pagemap.fileno(), PAGE_SIZE, 2 * PAGE_SIZE, 1 << 3)
+    except OSError:
+        return False
+    return True
+
+
+def _try_procmap_query() -> bool:
+    query = bytearray(struct.pack("<Q96x", 104))
+    try:
+        with open_proc("maps") as maps:
+            fcntl.ioctl(maps, _PROCMAP_QUERY, query)
+    except OSError as error:
+        # Nothing is mapped at address 0, and the kernel knows enough to say so.
+        return error.errno == errno.ENOENT
+    return True
+
+
+def _try_page() -> tuple[bool, bool]:
+    """Try on a page of our own whether it can be a guard page, and whether it can have a name."""
+    with mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+        with Hold(page) as hold:
+            address = hold.address
+        return (
+            _succeeds(lambda: calls.madvise(address, PAGE_SIZE, _MADV_GUARD_INSTALL)),
+            _succeeds(lambda: calls.set_vma_name(address, PAGE_SIZE, b"pagemove")),
+        )
+
+
+def _succeeds(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except OSError:
+        return False
+    return True

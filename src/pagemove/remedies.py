@@ -1,0 +1,228 @@
+"""What can be missing, and the exact remedy for each."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pagemove.features import KernelFeatures
+
+DEVICE = "/dev/userfaultfd"
+
+#: The UFFD_FEATURE_ names in the order of their bits, and the first Linux with each.
+UFFD_FEATURES: dict[str, str] = {
+    "PAGEFAULT_FLAG_WP": "5.7 (on arm64 6.10)",
+    "EVENT_FORK": "4.11",
+    "EVENT_REMAP": "4.11",
+    "EVENT_REMOVE": "4.11",
+    "MISSING_HUGETLBFS": "4.11",
+    "MISSING_SHMEM": "4.11",
+    "EVENT_UNMAP": "4.11",
+    "SIGBUS": "4.14",
+    "THREAD_ID": "4.14",
+    "MINOR_HUGETLBFS": "5.13",
+    "MINOR_SHMEM": "5.14",
+    "EXACT_ADDRESS": "5.18",
+    "WP_HUGETLBFS_SHMEM": "5.19",
+    "WP_UNPOPULATED": "6.4",
+    "POISON": "6.6",
+    "WP_ASYNC": "6.7",
+    "MOVE": "6.8",
+}
+_NEEDED_FEATURES = ("PAGEFAULT_FLAG_WP", "MOVE")
+
+#: Known defects of Linux, and what pagemove does about each.
+DEFECTS: dict[str, str] = {
+    "CVE-2024-27007": "UFFDIO_MOVE can corrupt memory: pagemove refuses to use it",
+    "CVE-2026-31397": "UFFDIO_MOVE of a huge zero page maps memory that does not exist: "
+    "pagemove refuses to move huge zero pages",
+    "stale-EAGAIN": "UFFDIO_MOVE can report a page it has moved as EEXIST, or leave it out of a "
+    "short count: pagemove looks at the pages before each call, so that its answers are true",
+    "holes-spin": "UFFDIO_MOVE with ALLOW_SRC_HOLES can loop for ever when a page is discarded "
+    "meanwhile: pagemove never passes that flag and finds the holes itself",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is missing here, and what to do about it.
+
+    Attributes
+    ----------
+    name : str
+        What is missing, by the name that `KernelFeatures.require` takes.
+    missing : str
+        What was found, and why.
+    remedy : str
+        The commands, or the kernel, that put it right.
+    needed : bool
+        Whether `remap_anon_pages` cannot work without it.
+    errno : int
+        EPERM where it is refused, ENOSYS where the kernel does not have it.
+    """
+
+    name: str
+    missing: str
+    remedy: str
+    needed: bool = False
+    errno: int = errno.ENOSYS
+
+
+def problems_of(found: KernelFeatures, errors: dict[str, int]) -> Iterator[Problem]:
+    """Name all that is missing in `found`; `errors` has the errno of each way to a userfaultfd."""
+    yield from _door_problems(found, errors)
+    for name, since in UFFD_FEATURES.items():
+        if found.uffd_features and name not in found.uffd_features:
+            yield Problem(
+                name,
+                f"this kernel's userfaultfd does not have UFFD_FEATURE_{name}",
+                f"boot Linux {since} or later, built with what the feature is for",
+                needed=name in _NEEDED_FEATURES,
+            )
+    if "CVE-2024-27007" in found.defects:
+        yield Problem(
+            "CVE-2024-27007",
+            f"Linux {found.release} has this defect: {DEFECTS['CVE-2024-27007']}",
+            "boot Linux 6.8.8 or later",
+            needed=True,
+        )
+    if not found.pagemap_scan:
+        yield Problem(
+            "pagemap_scan",
+            "the PAGEMAP_SCAN ioctl of /proc/self/pagemap does not work: no looking for holes, "
+            "no page states",
+            "mount procfs on /proc; boot Linux 6.7 or later with CONFIG_PROC_PAGE_MONITOR=y",
+            needed=True,
+        )
+    if not found.procmap_query:
+        yield Problem(
+            "procmap_query",
+            "/proc/self/maps has no PROCMAP_QUERY ioctl: mappings are looked up by reading it all",
+            "boot Linux 6.11 or later",
+        )
+    if not found.guard_regions:
+        yield Problem(
+            "guard_regions",
+            "madvise(2) does not know MADV_GUARD_INSTALL",
+            "boot Linux 6.13 or later",
+        )
+    if not found.vma_names:
+        yield Problem(
+            "vma_names",
+            "anonymous mappings cannot have names in /proc/self/maps",
+            "boot a kernel built with CONFIG_ANON_VMA_NAME=y (Linux 5.17 or later)",
+        )
+    if found.thp in ("", "never"):
+        yield Problem(
+            "huge_pages",
+            "transparent huge pages are "
+            + ("switched off" if found.thp else "not in this kernel")
+            + ": Memory(huge_pages=True) gets ordinary pages",
+            "as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
+            if found.thp
+            else "boot a kernel built with CONFIG_TRANSPARENT_HUGEPAGE=y",
+        )
+    if not found.swap:
+        yield Problem(
+            "swap",
+            "no swap space: nothing is ever swapped out (moving pages does not need it)",
+            "as root: fallocate -l 1G /swapfile && chmod 600 /swapfile && mkswap /swapfile && "
+            "swapon /swapfile",
+        )
+    if not found.ksm:
+        yield Problem(
+            "ksm",
+            "the kernel does not merge equal pages (moving pages does not need it)",
+            "boot a kernel built with CONFIG_KSM=y",
+        )
+    if found.vma_count * 10 > found.max_map_count * 9:
+        yield Problem(
+            "max_map_count",
+            f"the process has {found.vma_count} mappings of at most {found.max_map_count}",
+            f"as root: sysctl -w vm.max_map_count={max(4 * found.max_map_count, 262144)}",
+            errno=errno.ENOMEM,
+        )
+
+
+_SECCOMP_REMEDY = (
+    "allow the system call userfaultfd in the seccomp filter: put "
+    '{"names": ["userfaultfd"], "action": "SCMP_ACT_ALLOW"} into "syscalls" of the profile and '
+    "start with docker run --security-opt seccomp=PROFILE.json (to try it out: --security-opt "
+    "seccomp=unconfined); in a systemd unit: SystemCallFilter=userfaultfd"
+)
+
+
+def _refusal(found: KernelFeatures, error: int) -> tuple[str, str]:
+    """Say why userfaultfd(2) failed, and what helps."""
+    if error in (errno.EPERM, errno.EACCES) and found.seccomp:
+        return "refused by the process's seccomp filter", _SECCOMP_REMEDY
+    if error in (errno.EPERM, errno.EACCES):
+        return (
+            "refused by a security module (the kernel itself allows it to everybody, and there is "
+            "no seccomp filter)",
+            "allow the process userfaultfd in the policy: SELinux class anon_inode, permission "
+            "create (ausearch -m avc -c python | audit2allow -M pagemove)",
+        )
+    if error == errno.ENOSYS and found.unprivileged_userfaultfd is not None:
+        # The kernel has the sysctl, so it has the call: the ENOSYS is a filter's.
+        return "hidden by the process's seccomp filter (ENOSYS, yet the kernel has it)", (
+            _SECCOMP_REMEDY
+        )
+    if error == errno.ENOSYS:
+        return "not in this kernel", "boot a kernel built with CONFIG_USERFAULTFD=y"
+    if error == errno.EINVAL:
+        return (
+            "this kernel does not know UFFD_USER_MODE_ONLY",
+            "boot Linux 5.11 or later, and 6.8.8 or later to move pages",
+        )
+    if error in (errno.EMFILE, errno.ENFILE):
+        return "no descriptor is free", "close descriptors, or raise the limit: ulimit -n 4096"
+    return f"failed: {os.strerror(error)}", "see userfaultfd(2)"
+
+
+def _door_problems(found: KernelFeatures, errors: dict[str, int]) -> Iterator[Problem]:
+    error = errors["userfaultfd_user_mode"]
+    if error:
+        why, remedy = _refusal(found, error)
+        yield Problem(
+            "userfaultfd_user_mode",
+            f"userfaultfd(2) with UFFD_USER_MODE_ONLY: {why}",
+            remedy,
+            needed=not found.userfaultfd_device,
+            errno=error,
+        )
+    error = errors["userfaultfd_syscall"]
+    if error and found.userfaultfd_user_mode and error == errno.EPERM:
+        yield Problem(
+            "userfaultfd_syscall",
+            "userfaultfd(2) only with UFFD_USER_MODE_ONLY, because vm.unprivileged_userfaultfd is "
+            f"{found.unprivileged_userfaultfd} and the process lacks CAP_SYS_PTRACE (moving pages "
+            "needs no more)",
+            "as root: sysctl -w vm.unprivileged_userfaultfd=1",
+            errno=error,
+        )
+    elif error:
+        why, remedy = _refusal(found, error)
+        yield Problem("userfaultfd_syscall", f"userfaultfd(2): {why}", remedy, errno=error)
+    error = errors["userfaultfd_device"]
+    if error:
+        missing, remedy = {
+            errno.ENOENT: (
+                "does not exist",
+                "boot Linux 6.1 or later; in a container: docker run --device /dev/userfaultfd",
+            ),
+            errno.EACCES: (
+                "may not be opened by this user",
+                "as root: chmod 666 /dev/userfaultfd (to keep it: a udev rule with "
+                'KERNEL=="userfaultfd", MODE="0666")',
+            ),
+            errno.EPERM: (
+                "is refused by the container's device rules",
+                "docker run --device /dev/userfaultfd",
+            ),
+        }.get(error, (f"failed: {os.strerror(error)}", "see userfaultfd(2)"))
+        yield Problem("userfaultfd_device", f"{DEVICE} {missing}", remedy, errno=error)
