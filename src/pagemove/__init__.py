@@ -17,15 +17,11 @@ from pagemove.introspect import (
     page_states,
     vmas,
 )
+from pagemove.many import move_many
+from pagemove.mapping_moves import mremap
 from pagemove.memory import Memory, empty
-from pagemove.moving import (
-    RAP_ALLOW_SRC_HOLES,
-    move,
-    move_many,
-    mremap,
-    remap_anon_pages,
-    unshare,
-)
+from pagemove.moving import RAP_ALLOW_SRC_HOLES, move, remap_anon_pages
+from pagemove.sharing import unshare
 
 __all__ = [
     "HUGE_PAGE_SIZE",

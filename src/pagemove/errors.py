@@ -54,7 +54,7 @@ class PageShared(RemapError):  # noqa: N818
 
 
 class UnsupportedError(RemapError):
-    """This kernel, or what this process may do on it, does not allow the call."""
+    """The kernel, or what this process may do on it, does not allow the call."""
 
 
 _CLASSES: dict[int, type[RemapError]] = {

@@ -11,6 +11,7 @@ import fcntl
 import functools
 import mmap
 import os
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -183,12 +184,12 @@ def features(*, refresh: bool = False) -> KernelFeatures:
 
 
 def quirks(release: str) -> tuple[str, ...]:
-    """Name the known defects of a Linux release such as ``"6.18.44-generic"``.
+    """Name the known defects of a Linux release such as ``"6.18.44-fc"``.
 
-    The numbers decide, and the same code as guards the moves. A distribution that writes
-    ``6.8.0-51-generic`` does not say with which stable release it has caught up; see
-    docs/explanation for how such a kernel is judged. A release that cannot be read has every defect
-    that came before numbers were invented: it is refused.
+    The numbers decide, in the same code that guards the moves. Some distributions stay at
+    ``6.8.0-51-generic`` and put fixes and features of later kernels into it, so the numbers say
+    little: such a kernel is taken to have every defect that it may have. `stable_release` knows
+    more where the kernel does. A text that is no release counts as older than any.
     """
     bits = remap.quirks_of(release)
     names = []
@@ -200,6 +201,17 @@ def quirks(release: str) -> tuple[str, ...]:
         # Both come from the same loop over the pages, which Linux 6.18 rewrote.
         names += ["stale-EAGAIN", "holes-spin"]
     return tuple(names)
+
+
+def stable_release(release: str, signature: str) -> str:
+    """Give the release by which a kernel's defects are judged.
+
+    That is `release`, as `uname -r` has it, unless `signature`, what Ubuntu's kernels show in
+    /proc/version_signature (``"Ubuntu 6.8.0-51.52-generic 6.8.12"``), ends with the stable release
+    that the kernel has caught up with.
+    """
+    last = signature.rpartition(" ")[2]
+    return last if re.fullmatch(r"\d+\.\d+\.\d+", last) else release
 
 
 @functools.cache
@@ -218,7 +230,7 @@ def _probe() -> KernelFeatures:
     guard_regions, vma_names = _try_page()
     seccomp = _read("/proc/self/status").partition("\nSeccomp:")[2].split()
     sysctl = _read("/proc/sys/vm/unprivileged_userfaultfd")
-    defects = quirks(release)
+    defects = quirks(stable_release(release, _read("/proc/version_signature")))
     if offered and "MOVE" not in (names.get(bit) for bit in _bits(offered)):
         defects = tuple(name for name in defects if name != "CVE-2024-27007")
     found = KernelFeatures(
@@ -241,7 +253,7 @@ def _probe() -> KernelFeatures:
         swap=sum(int(line.split()[2]) << 10 for line in _read("/proc/swaps").splitlines()[1:]),
         ksm={"1": "running", "": ""}.get(_read("/sys/kernel/mm/ksm/run"), "stopped"),
         max_map_count=int(_read("/proc/sys/vm/max_map_count") or 0),
-        vma_count=count_vmas(),
+        vma_count=_count_vmas(),
         defects=defects,
         problems=(),
     )
@@ -257,6 +269,13 @@ def _read(path: str) -> str:
         return Path(path).read_text().strip()
     except OSError:
         return ""
+
+
+def _count_vmas() -> int:
+    try:
+        return count_vmas()
+    except OSError:
+        return 0
 
 
 def _bits(word: int) -> list[int]:

@@ -213,7 +213,8 @@ class PageState(enum.IntFlag):
     #: The page is in swap. A marker without a page (poison, write protection of a hole) shows so
     #: too, and on Linux 6.13 and 6.14 a guard page.
     SWAPPED = 2
-    #: The page is the kernel's shared page of zeros: read, never written (Linux 6.7).
+    #: The page is the kernel's shared page of zeros: read, never written (Linux 6.7; for huge ones
+    #: 6.12.36, 6.15.5, 6.16).
     ZERO = 4
     #: The page is part of a huge page, mapped as one (Linux 6.7).
     HUGE = 8

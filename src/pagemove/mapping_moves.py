@@ -11,10 +11,10 @@ import numpy as np
 
 from pagemove import lowlevel
 from pagemove._native import remap
-from pagemove._native.mapping import Hold
 from pagemove.diagnosis import Failure, check_arguments, check_mappings
 from pagemove.introspect import PAGE_SIZE, PageState, find_vma, states_at
 from pagemove.memory import owner_at, register
+from pagemove.places import Place
 
 _PROT_NONE = 0
 
@@ -100,15 +100,10 @@ def mremap(
 def _address(argument: object, length: object) -> Iterator[int]:
     if not isinstance(length, int | np.integer):
         raise TypeError(f"length must be an integer, not {type(length).__name__}")
-    if isinstance(argument, int | np.integer):
-        yield int(argument)
-        return
-    if isinstance(argument, np.generic):
-        raise TypeError(f"{type(argument).__name__} is neither an address nor memory")
-    with Hold(argument, True) as hold:
-        if length > hold.nbytes:
-            raise ValueError(f"length {length} exceeds the {hold.nbytes} bytes of the buffer")
-        yield hold.address
+    with Place(argument) as at:
+        if at.nbytes is not None and length > at.nbytes:
+            raise ValueError(f"length {length} exceeds the {at.nbytes} bytes of the buffer")
+        yield at.address
 
 
 def _move_pages(dst: int, src: int, length: int) -> bool:
@@ -145,9 +140,7 @@ def _move_back(dst: int, src: int, moved: int) -> None:
         )
 
 
-def _move_mapping(
-    dst: int, src: int, length: int, *, keep_source: bool, no_replace: bool
-) -> None:
+def _move_mapping(dst: int, src: int, length: int, *, keep_source: bool, no_replace: bool) -> None:
     if no_replace:
         # The kernel has no MREMAP_NOREPLACE. A reservation that replaces nothing closes the gap
         # between looking and moving: what wipes it then is the move itself.

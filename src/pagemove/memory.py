@@ -132,9 +132,10 @@ class Memory(Mapping):
         needed = kind.itemsize * math.prod(operator.index(size) for size in sizes)
         if min(sizes, default=0) < 0 or start + needed > self.nbytes:
             raise ValueError(
-                f"shape {shape} of {kind} from byte {start} on does not fit into {self.nbytes} bytes"
+                f"shape {shape} of {kind} from byte {start} on does not fit into {self.nbytes} "
+                "bytes"
             )
-        return np.ndarray(shape, kind, buffer=memoryview(self), offset=start)  # type: ignore[arg-type]
+        return np.ndarray(shape, kind, buffer=memoryview(self), offset=start)
 
     def page_states(self) -> npt.NDArray[np.uint16]:
         """Give one `PageState` word a page; see `pagemove.page_states`."""
@@ -160,7 +161,9 @@ class Memory(Mapping):
         start = operator.index(offset)
         count = self.nbytes - start if length is None else operator.index(length)
         if start % PAGE_SIZE or count % PAGE_SIZE:
-            raise ValueError(f"offset {start} and length {count} must be whole {PAGE_SIZE}-byte pages")
+            raise ValueError(
+                f"offset {start} and length {count} must be whole {PAGE_SIZE}-byte pages"
+            )
         if start < 0 or count < 0 or start + count > self.nbytes:
             raise ValueError(
                 f"bytes {start} to {start + count} are not within the {self.nbytes} of the memory"

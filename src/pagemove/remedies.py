@@ -139,7 +139,7 @@ def problems_of(found: KernelFeatures, errors: dict[str, int]) -> Iterator[Probl
             "the kernel does not merge equal pages (moving pages does not need it)",
             "boot a kernel built with CONFIG_KSM=y",
         )
-    if found.vma_count * 10 > found.max_map_count * 9:
+    if found.max_map_count and found.vma_count * 10 > found.max_map_count * 9:
         yield Problem(
             "max_map_count",
             f"the process has {found.vma_count} mappings of at most {found.max_map_count}",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import resource
 
 import numpy as np
 import numpy.typing as npt
 
-from pagemove import lowlevel
+from pagemove._native import calls
 from pagemove._native.mapping import Hold
 from pagemove.diagnosis import Failure
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, PageState, states_at
@@ -72,7 +71,7 @@ def unshare(buffer: object, *, copy: bool = False) -> int:
 
 
 def _has(states: npt.NDArray[np.uint16], flag: PageState) -> npt.NDArray[np.bool_]:
-    return (states & np.uint16(flag)) != 0
+    return np.asarray((states & np.uint16(flag)) != 0, np.bool_)
 
 
 def _refuse_shared(start: int, pages: int) -> None:
@@ -96,9 +95,7 @@ def _refuse_shared(start: int, pages: int) -> None:
 def _make_exclusive(start: int, pages: int) -> int:
     """Write-touch the pages that are there, run by run; return how many needed it."""
     states = states_at(start, pages)
-    there = (
-        _has(states, PageState.PRESENT) | _has(states, PageState.SWAPPED)
-    ) & ~_has(states, PageState.ZERO)
+    there = _has(states, PageState.PRESENT | PageState.SWAPPED) & ~_has(states, PageState.ZERO)
     huge = there & _has(states, PageState.HUGE)
     made = _touch_runs(start, there & ~huge, PAGE_SIZE)
     return made + _touch_huge(start, huge)
@@ -111,7 +108,8 @@ def _runs(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
 
 def _touch_runs(start: int, mask: npt.NDArray[np.bool_], unit: int) -> int:
     return sum(
-        _populate(start + int(first) * unit, int(last - first) * unit) for first, last in _runs(mask)
+        _populate(start + int(first) * unit, int(last - first) * unit)
+        for first, last in _runs(mask)
     )
 
 
@@ -129,14 +127,11 @@ def _touch_huge(start: int, mask: npt.NDArray[np.bool_]) -> int:
 
 
 def _populate(address: int, length: int) -> int:
-    before = resource.getrusage(resource.RUSAGE_THREAD)
     try:
-        lowlevel.madvise(address, length, lowlevel.MADV_POPULATE_WRITE)
+        return calls.populate_write(address, length)
     except OSError as error:
         raise Failure(
             error.errno or errno.EINVAL,
             address,
             f"the pages at {address:#x} cannot be made writable: {error.strerror}",
         ) from None
-    after = resource.getrusage(resource.RUSAGE_THREAD)
-    return after.ru_minflt - before.ru_minflt + after.ru_majflt - before.ru_majflt

@@ -12,7 +12,8 @@ struct pattern {
     uint64_t anyof, all, none;
 };
 
-/* Find the first stretch of matching pages in [start, end). 1 and *region, 0 for none, or -errno. */
+/* Find the first stretch of matching pages in [start, end). 1 and *region, 0 for none, or -errno.
+ */
 static int scan(struct pm_process *process, uint64_t start, uint64_t end, struct pattern pattern,
                 struct pm_page_region *region)
 {
@@ -70,6 +71,23 @@ static int look_by_move(struct pm_process *process, uint64_t address)
     return -1;
 }
 
+size_t pm_leading_resident(const unsigned char *vector, size_t pages)
+{
+    const uint64_t low_bits = UINT64_C(0x0101010101010101);
+    uint64_t word;
+    size_t i = 0;
+
+    /* mincore(2) promises the lowest bit of each byte and nothing of the others. */
+    for (; i + sizeof word <= pages; i += sizeof word) {
+        memcpy(&word, vector + i, sizeof word);
+        if ((word & low_bits) != low_bits)
+            break;
+    }
+    while (i < pages && (vector[i] & 1))
+        i++;
+    return i;
+}
+
 uint64_t pm_look_there(struct pm_process *process, uint64_t start, uint64_t length)
 {
     unsigned char vector[4096];
@@ -81,15 +99,14 @@ uint64_t pm_look_there(struct pm_process *process, uint64_t start, uint64_t leng
             return there ? page : 0;
     }
     while (at < length) {
-        uint64_t pages = (length - at) / page, i = 0;
+        uint64_t pages = (length - at) / page, resident;
         if (pages > sizeof vector)
             pages = sizeof vector;
         if (pm_look_resident(start + at, pages * page, vector))
             break;
-        while (i < pages && (vector[i] & 1))
-            i++;
-        at += i * page;
-        if (i < pages)
+        resident = pm_leading_resident(vector, pages);
+        at += resident * page;
+        if (resident < pages)
             break;
     }
     /* mincore sees neither swapped pages nor markers. */
@@ -101,8 +118,7 @@ uint64_t pm_look_there(struct pm_process *process, uint64_t start, uint64_t leng
 int64_t pm_look_holes(struct pm_process *process, uint64_t start, uint64_t length)
 {
     struct pm_page_region region;
-    int found =
-        scan(process, start, start + length, (struct pattern){.anyof = ANY_PAGE}, &region);
+    int found = scan(process, start, start + length, (struct pattern){.anyof = ANY_PAGE}, &region);
 
     if (found < 0)
         return found;

@@ -24,4 +24,7 @@ int pm_look_one_vma(struct pm_process *process, uint64_t start, uint64_t length)
 /* mincore(2) into `vector`, a byte a page; 0 or -errno. */
 int pm_look_resident(uint64_t start, uint64_t length, unsigned char *vector);
 
+/* How many pages from the start of such a vector are in memory. */
+size_t pm_leading_resident(const unsigned char *vector, size_t pages);
+
 #endif

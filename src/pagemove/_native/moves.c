@@ -60,14 +60,12 @@ static int64_t move_known(struct pm_process *process, uint64_t dst, uint64_t src
 static uint64_t known_there(struct pm_process *process, const struct known *known, uint64_t src,
                             uint64_t length)
 {
-    uint64_t page = process->page_size, at = 0;
+    uint64_t page = process->page_size, resident;
 
     if (known && known->vector && src >= known->start && src + length <= known->end) {
-        const unsigned char *vector = known->vector + (src - known->start) / page;
-        while (at < length && (vector[at / page] & 1))
-            at += page;
-        if (at)
-            return at;
+        resident = pm_leading_resident(known->vector + (src - known->start) / page, length / page);
+        if (resident)
+            return resident * page;
     }
     return pm_look_there(process, src, length);
 }
@@ -339,8 +337,8 @@ static int move_run(struct pm_process *process, struct pm_many *many, const stru
     int64_t moved = 0;
 
     while (at < length) {
-        moved = move_with(process, known, run->dst + at, run->src + at, length - at, many->flags,
-                          1);
+        moved =
+            move_with(process, known, run->dst + at, run->src + at, length - at, many->flags, 1);
         if (moved < 0)
             break;
         at += (uint64_t)moved;

@@ -22,9 +22,9 @@ int64_t pm_move(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t
 
 /* One call of move_many: what to move, and how far it got. */
 struct pm_many {
-    uint64_t dst, src;             /* first byte of both buffers */
-    uint64_t unit;                 /* bytes of one page of the index arrays */
-    int64_t dst_limit, src_limit;  /* pages in each buffer */
+    uint64_t dst, src;            /* first byte of both buffers */
+    uint64_t unit;                /* bytes of one page of the index arrays */
+    int64_t dst_limit, src_limit; /* pages in each buffer */
     const int64_t *dst_pages, *src_pages;
     size_t count;
     unsigned flags;

@@ -1,6 +1,7 @@
 """The moves, for Python: integers in, (result, errno) out; what they mean is for `moving.py`."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 import os
@@ -105,17 +106,43 @@ def move(uint64_t dst, uint64_t src, uint64_t length, unsigned flags):
     return result
 
 
+cdef class Indices:
+    """An array of page numbers, held: contiguous, aligned, int64; anything else is refused."""
+
+    cdef Py_buffer _view
+    cdef const int64_t *pages
+    cdef size_t count
+
+    def __cinit__(self, object array):
+        PyObject_GetBuffer(array, &self._view, PyBUF_SIMPLE)
+        self.pages = <const int64_t *> self._view.buf
+        self.count = self._view.len // sizeof(int64_t)
+        if self._view.itemsize != sizeof(int64_t) or <uint64_t> self._view.buf % sizeof(int64_t):
+            raise TypeError("page numbers must be contiguous aligned int64")
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self._view)
+
+    def first_outside(self, int64_t limit):
+        """Give the position of the first index outside [0, limit), or -1."""
+        cdef int64_t result
+        with nogil:
+            result = pm_first_outside(self.pages, self.count, limit)
+        return result
+
+
 def move_many(uint64_t dst, uint64_t src, uint64_t unit, int64_t dst_limit, int64_t src_limit,
-              uintptr_t dst_pages, uintptr_t src_pages, size_t count, unsigned flags,
+              Indices dst_pages not None, Indices src_pages not None, unsigned flags,
               size_t index, uint64_t partial):
     """Go on with many moves from (index, partial); return (errno or 0, index, partial, moved).
 
-    `dst_pages` and `src_pages` are the addresses of `count` int64 indices, which the caller keeps
-    alive; `moved` counts the bytes of this call alone.
+    `moved` counts the bytes of this call alone.
     """
     cdef pm_process *process
     cdef pm_many many
     cdef int error
+    if dst_pages.count != src_pages.count:
+        raise ValueError("as many destinations as sources are needed")
     _process(&process)
     memset(&many, 0, sizeof(many))
     many.dst = dst
@@ -123,20 +150,12 @@ def move_many(uint64_t dst, uint64_t src, uint64_t unit, int64_t dst_limit, int6
     many.unit = unit
     many.dst_limit = dst_limit
     many.src_limit = src_limit
-    many.dst_pages = <const int64_t *> dst_pages
-    many.src_pages = <const int64_t *> src_pages
-    many.count = count
+    many.dst_pages = dst_pages.pages
+    many.src_pages = src_pages.pages
+    many.count = dst_pages.count
     many.flags = flags
     many.index = index
     many.partial = partial
     with nogil:
         error = pm_move_many(process, &many)
     return -error, many.index, many.partial, many.moved
-
-
-def first_outside(uintptr_t pages, size_t count, int64_t limit):
-    """Give the position of the first of `count` int64 indices outside [0, limit), or -1."""
-    cdef int64_t result
-    with nogil:
-        result = pm_first_outside(<const int64_t *> pages, count, limit)
-    return result

@@ -92,8 +92,9 @@ struct pm_uffd_msg {
 };
 _Static_assert(sizeof(struct pm_uffd_msg) == 32, "struct uffd_msg is 32 bytes");
 
-#define PM_SAME_LAYOUT(name) \
-    _Static_assert(sizeof(struct pm_##name) == sizeof(struct name), #name " has another size here")
+#define PM_SAME_LAYOUT(name)                                                                       \
+    _Static_assert(sizeof(struct pm_##name) == sizeof(struct name), #name " has another size "     \
+                                                                          "here")
 PM_SAME_LAYOUT(uffdio_api);
 PM_SAME_LAYOUT(uffdio_range);
 PM_SAME_LAYOUT(uffdio_register);
@@ -157,6 +158,9 @@ _Static_assert(sizeof(struct pm_procmap_query) == 104, "struct procmap_query is 
 #endif
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
 #endif
 #define PM_PR_SET_VMA 0x53564d41
 #define PM_PR_SET_VMA_ANON_NAME 0

@@ -48,5 +48,5 @@ cdef extern from "uapi.h" nogil:
     uint64_t PM_UFFD_API
     uint64_t PM_REGISTER_MODE_WP
     int PM_PR_SET_VMA, PM_PR_SET_VMA_ANON_NAME
-    int MAP_FIXED_NOREPLACE, MREMAP_DONTUNMAP
+    int MAP_FIXED_NOREPLACE, MREMAP_DONTUNMAP, MADV_POPULATE_WRITE
     long SYS_userfaultfd
