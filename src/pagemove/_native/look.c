@@ -55,19 +55,24 @@ int pm_look_resident(uint64_t start, uint64_t length, unsigned char *vector)
 
 /* UFFDIO_MOVE from a page that is always a hole moves nothing and looks at its destination first:
  * the cheapest exact answer there is for one page. It needs the page's mapping to be registered
- * with us; else -1. Measured on 6.18.44: 620 ns, mincore 940 ns. */
+ * with us; else -1, and the block is remembered, so that the next look does not try in vain.
+ * Measured on 6.18.44: 620 ns, mincore 940 ns. */
 static int look_by_move(struct pm_process *process, uint64_t address)
 {
     struct pm_uffdio_move arg = {
         .dst = address, .src = process->scratch, .len = process->page_size};
+    uint64_t block = address >> PM_STRIPE_SHIFT;
+    uint64_t *unregistered = &process->unregistered[block % PM_STRIPES];
 
-    if (!process->scratch)
+    if (!process->scratch || __atomic_load_n(unregistered, __ATOMIC_RELAXED) == block)
         return -1;
     ioctl(process->uffd, PM_UFFDIO_MOVE, &arg);
     if (errno == EEXIST)
         return 1;
     if (errno == ENOENT)
         return 0;
+    if (errno == EINVAL)
+        __atomic_store_n(unregistered, block, __ATOMIC_RELAXED);
     return -1;
 }
 

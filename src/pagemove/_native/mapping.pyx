@@ -10,7 +10,6 @@ from cpython.buffer cimport (
 )
 from libc.errno cimport errno
 from libc.stdint cimport uint64_t, uintptr_t
-from libc.time cimport time
 
 import os
 
@@ -26,8 +25,11 @@ cdef extern from "<sys/mman.h>" nogil:
     int MADV_DONTFORK
     void *MAP_FAILED
 
-cdef extern from "<unistd.h>" nogil:
-    int getpid()
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec, tv_nsec
+    int clock_gettime(int clock, timespec *now)
+    int CLOCK_MONOTONIC
 
 
 # Wiped by a fork, so a child sees another generation than the mappings it inherited were born in.
@@ -37,8 +39,11 @@ if _generation == NULL:
 
 
 cdef uint64_t _current() noexcept nogil:
+    cdef timespec now
     if _generation[0] == 0:
-        _generation[0] = (<uint64_t> time(NULL) << 32) | <uint64_t> getpid()
+        # A parent and its child cannot both come by here within a nanosecond.
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        _generation[0] = <uint64_t> now.tv_sec * 1000000000 + <uint64_t> now.tv_nsec
     return _generation[0]
 
 

@@ -129,18 +129,18 @@ static int64_t step_holes(struct pm_process *process, uint64_t dst, uint64_t src
     if (gap < 0)
         return gap;
     if (gap) {
-        if (!*inside) {
-            /* Nothing is there to move: this asks the kernel whether it might be. A page that
-             * arrives meanwhile may move or not, it counts as moved either way. */
-            moved = kernel_move(process, dst, src, length);
-            if (moved > 0)
-                return moved;
-            if (moved != -ENOENT && moved != -EEXIST && moved != -EBUSY)
-                return moved;
-            *inside = 1;
-        }
         free = pm_look_holes(process, dst, (uint64_t)gap);
-        return free ? free : -EEXIST;
+        if (free <= 0)
+            return free ? free : -EEXIST;
+        if (*inside)
+            return free;
+        /* Nothing was there to move: this asks the kernel whether it might be. A page that has
+         * arrived since may move or stay, for it was a hole when it was looked at. */
+        moved = kernel_move(process, dst, src, length);
+        if (moved < 0 && moved != -ENOENT && moved != -EEXIST && moved != -EBUSY)
+            return moved;
+        *inside = 1;
+        return moved > free ? moved : free;
     }
     moved = guarded ? step_guarded(process, NULL, dst, src, length, inside)
                     : step_plain(process, dst, src, length);
@@ -196,6 +196,8 @@ static int64_t move_with(struct pm_process *process, const struct known *known, 
     uint64_t stripes = 0;
     int64_t moved;
 
+    if (process->quirks & PM_QUIRK_REFUSE)
+        return -ENOSYS;
     if (bad_arguments(process, dst, src, length, flags))
         return -EINVAL;
     if (refuse_huge_zero(process, dst, src, length))
@@ -270,7 +272,7 @@ static int find_run(const struct pm_many *many, size_t first, size_t most, struc
 
 /* On an affected kernel: one look for many moves. mincore costs about a nanosecond a page where a
  * look of its own costs hundreds, so it pays while the sources are not spread too thin. */
-enum { WINDOW = 1024, PAGES_PER_LOOK = 32 };
+enum { WINDOW = 1024, PAGES_PER_LOOK = 32, LONG_RUN = 64 };
 
 struct window {
     struct known known;
@@ -370,14 +372,15 @@ int pm_move_many(struct pm_process *process, struct pm_many *many)
         size_t most = many->index < singly_until || many->partial ? 1 : many->count - many->index;
         const struct known *known = NULL;
 
-        if (guarded && many->index >= window.end) {
-            window_close(process, &window);
-            window_open(process, many, many->index, &window);
-        }
         error = find_run(many, many->index, most, &run);
         if (error)
             break;
         if (guarded) {
+            if (many->index >= window.end) {
+                window_close(process, &window);
+                if (run.count < LONG_RUN)
+                    window_open(process, many, many->index, &window);
+            }
             known = usable(&window, &run, many->unit);
             if (!known)
                 window_close(process, &window);

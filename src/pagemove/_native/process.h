@@ -23,7 +23,8 @@ struct pm_process {
     int maps;         /* /proc/self/maps, -1 likewise */
     uint64_t scratch; /* a page that is always a hole, with a page table */
     uint64_t page_size;
-    uint64_t huge_page_size; /* 0 where the kernel has no THP */
+    uint64_t huge_page_size;           /* 0 where the kernel has no THP */
+    uint64_t unregistered[PM_STRIPES]; /* blocks that were not ours to look into, by stripe */
     pthread_mutex_t stripes[PM_STRIPES];
 };
 
