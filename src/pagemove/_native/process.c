@@ -62,22 +62,46 @@ static void close_inherited(void)
 
 uint32_t pm_quirks_of(const char *release)
 {
-    int major = 0, minor = 0, patch = 0;
+    int major = 0, minor = 0, patch = 0, parsed = 0, kept_at_zero;
     uint32_t quirks = 0;
 
-    sscanf(release, "%d.%d.%d", &major, &minor, &patch);
+    /* "6.12.0-55.el10": a distribution that stays at .0 and says nothing of the fixes it has. */
+    kept_at_zero = sscanf(release, "%d.%d.%d%n", &major, &minor, &patch, &parsed) == 3 &&
+                   patch == 0 && release[parsed] == '-' && release[parsed + 1] >= '0' &&
+                   release[parsed + 1] <= '9';
 #define AT_LEAST(a, b) (major > (a) || (major == (a) && minor >= (b)))
 #define SERIES(a, b) (major == (a) && minor == (b))
-    if (!AT_LEAST(6, 8) || (SERIES(6, 8) && patch < 8 && !strchr(release, '-')))
+    if (!AT_LEAST(6, 8) || (SERIES(6, 8) && patch < 8))
         quirks |= PM_QUIRK_REFUSE;
     if (SERIES(6, 16) || SERIES(6, 17) || (SERIES(6, 18) && patch < 20) ||
-        (SERIES(6, 19) && patch < 10))
+        (SERIES(6, 19) && patch < 10) || kept_at_zero)
         quirks |= PM_QUIRK_HUGE_ZERO;
-    if (AT_LEAST(6, 18))
+    if (AT_LEAST(6, 18) || kept_at_zero)
         quirks |= PM_QUIRK_STALE_EAGAIN;
 #undef AT_LEAST
 #undef SERIES
     return quirks;
+}
+
+/* Ubuntu's releases stay at x.y.0 whatever fixes they have; their signature ends with the stable
+ * release that they have caught up with. */
+static uint32_t running_quirks(void)
+{
+    char signature[256] = "";
+    struct utsname name;
+    FILE *file = fopen("/proc/version_signature", "re");
+    int major, minor, patch;
+    char *last;
+
+    if (file) {
+        if (!fgets(signature, sizeof signature, file))
+            signature[0] = 0;
+        fclose(file);
+    }
+    last = strrchr(signature, ' ');
+    if (last && sscanf(last, "%d.%d.%d", &major, &minor, &patch) == 3)
+        return pm_quirks_of(last + 1);
+    return uname(&name) ? PM_QUIRK_REFUSE : pm_quirks_of(name.release);
 }
 
 static uint64_t read_huge_page_size(void)
@@ -138,11 +162,7 @@ static uint64_t make_scratch(uint64_t page_size)
 
 static int open_all(struct pm_process *process)
 {
-    struct utsname name;
-
-    if (uname(&name))
-        return -errno;
-    process->quirks = pm_quirks_of(name.release);
+    process->quirks = running_quirks();
     if (process->quirks & PM_QUIRK_REFUSE)
         return -ENOSYS;
     process->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
