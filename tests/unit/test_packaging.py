@@ -30,6 +30,8 @@ USE_IT = textwrap.dedent(
 
 def run(*command: str, cwd: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    # meson and cython are found by name.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=False
     )

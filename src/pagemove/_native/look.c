@@ -76,6 +76,13 @@ static int look_by_move(struct pm_process *process, uint64_t address)
     return -1;
 }
 
+int pm_look_mapped(struct pm_process *process, uint64_t page)
+{
+    unsigned char vector;
+
+    return pm_look_resident(page, process->page_size, &vector) != -ENOMEM;
+}
+
 size_t pm_leading_resident(const unsigned char *vector, size_t pages)
 {
     const uint64_t low_bits = UINT64_C(0x0101010101010101);

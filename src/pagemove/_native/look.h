@@ -21,6 +21,9 @@ int pm_look_huge_zero(struct pm_process *process, uint64_t start, uint64_t lengt
 /* Whether one mapping holds the whole range: 1, 0, or -errno where the kernel cannot tell. */
 int pm_look_one_vma(struct pm_process *process, uint64_t start, uint64_t length);
 
+/* Whether anything is mapped at a page. */
+int pm_look_mapped(struct pm_process *process, uint64_t page);
+
 /* mincore(2) into `vector`, a byte a page; 0 or -errno. */
 int pm_look_resident(uint64_t start, uint64_t length, unsigned char *vector);
 

@@ -139,6 +139,9 @@ static int64_t step_holes(struct pm_process *process, uint64_t dst, uint64_t src
         moved = kernel_move(process, dst, src, length);
         if (moved < 0 && moved != -ENOENT && moved != -EEXIST && moved != -EBUSY)
             return moved;
+        /* It says ENOENT of an address that is not mapped, too. */
+        if (moved == -ENOENT && !(pm_look_mapped(process, dst) && pm_look_mapped(process, src)))
+            return -EINVAL;
         *inside = 1;
         return moved > free ? moved : free;
     }
