@@ -316,11 +316,15 @@ def _try_pagemap_scan() -> bool:
 def _try_procmap_query() -> bool:
     query = bytearray(struct.pack("<Q96x", 104))
     try:
-        with open_proc("maps") as maps:
+        maps = open_proc("maps")
+    except OSError:
+        return False
+    with maps:
+        try:
             fcntl.ioctl(maps, _PROCMAP_QUERY, query)
-    except OSError as error:
-        # Nothing is mapped at address 0, and the kernel knows enough to say so.
-        return error.errno == errno.ENOENT
+        except OSError as error:
+            # Nothing is mapped at address 0, and a kernel that knows the ioctl says so.
+            return error.errno == errno.ENOENT
     return True
 
 

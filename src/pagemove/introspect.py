@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -224,6 +225,11 @@ class PageState(enum.IntFlag):
     WRITE_PROTECTED = 32
     #: A guard page (madvise(2), MADV_GUARD_INSTALL); never also SWAPPED (Linux 6.15).
     GUARD = 64
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        # A word out of `page_states` is NumPy's integer, which enum takes for no integer at all.
+        return super()._missing_(int(value) if isinstance(value, np.integer) else value)
 
 
 def page_states(buffer: object) -> npt.NDArray[np.uint16]:

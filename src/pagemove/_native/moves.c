@@ -118,6 +118,12 @@ static int64_t step_guarded(struct pm_process *process, const struct known *know
     return moved;
 }
 
+/* The kernel says ENOENT of a hole, and of an address where nothing is mapped. */
+static int unmapped(struct pm_process *process, uint64_t dst, uint64_t src)
+{
+    return !pm_look_mapped(process, dst) || !pm_look_mapped(process, src);
+}
+
 /* One step where holes are allowed: skip a gap, or move a run. The kernel's flag would allocate
  * page tables for every hole on both sides, besides the reason given in kernel_move. */
 static int64_t step_holes(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
@@ -139,16 +145,17 @@ static int64_t step_holes(struct pm_process *process, uint64_t dst, uint64_t src
         moved = kernel_move(process, dst, src, length);
         if (moved < 0 && moved != -ENOENT && moved != -EEXIST && moved != -EBUSY)
             return moved;
-        /* It says ENOENT of an address that is not mapped, too. */
-        if (moved == -ENOENT && !(pm_look_mapped(process, dst) && pm_look_mapped(process, src)))
+        if (moved == -ENOENT && unmapped(process, dst, src))
             return -EINVAL;
         *inside = 1;
         return moved > free ? moved : free;
     }
     moved = guarded ? step_guarded(process, NULL, dst, src, length, inside)
                     : step_plain(process, dst, src, length);
+    if (moved != -ENOENT)
+        return moved;
     /* Discarded between the look and the move: a hole, so look again. */
-    return moved == -ENOENT ? 0 : moved;
+    return unmapped(process, dst, src) ? -EINVAL : 0;
 }
 
 static int bad_arguments(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
