@@ -3,21 +3,13 @@
 
 #include <errno.h>
 #include <sched.h>
-#include <stdlib.h>
-#include <string.h>
 
+#include "known.h"
 #include "look.h"
 #include "uapi.h"
 
 /* The longest stretch looked at before one kernel call: 4096 small pages. */
 #define LOOK_AHEAD(process) ((process)->page_size << 12)
-
-/* What a caller already knows, and already holds. */
-struct known {
-    uint64_t start, end;   /* the source pages the vector describes */
-    unsigned char *vector; /* 1: there when looked at, and not moved by us since */
-    int locked;            /* the stripes of everything in hand are held */
-};
 
 static int64_t kernel_move(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
 {
@@ -57,7 +49,7 @@ static int64_t move_known(struct pm_process *process, uint64_t dst, uint64_t src
     return done ? (int64_t)done : moved;
 }
 
-static uint64_t known_there(struct pm_process *process, const struct known *known, uint64_t src,
+static uint64_t known_there(struct pm_process *process, const struct pm_known *known, uint64_t src,
                             uint64_t length)
 {
     uint64_t page = process->page_size, resident;
@@ -70,7 +62,7 @@ static uint64_t known_there(struct pm_process *process, const struct known *know
     return pm_look_there(process, src, length);
 }
 
-static void forget_moved(const struct known *known, uint64_t page, uint64_t dst, uint64_t src,
+static void forget_moved(const struct pm_known *known, uint64_t page, uint64_t dst, uint64_t src,
                          uint64_t length)
 {
     if (!known || !known->vector)
@@ -96,7 +88,7 @@ static int64_t step_plain(struct pm_process *process, uint64_t dst, uint64_t src
 }
 
 /* One step on a kernel with the stale EAGAIN: it is shown only pages known to be there. */
-static int64_t step_guarded(struct pm_process *process, const struct known *known, uint64_t dst,
+static int64_t step_guarded(struct pm_process *process, const struct pm_known *known, uint64_t dst,
                             uint64_t src, uint64_t length, int *inside)
 {
     uint64_t want = length < LOOK_AHEAD(process) ? length : LOOK_AHEAD(process);
@@ -178,7 +170,7 @@ static int refuse_huge_zero(struct pm_process *process, uint64_t dst, uint64_t s
     return pm_look_huge_zero(process, src, length) != 0;
 }
 
-static int64_t move_all(struct pm_process *process, const struct known *known, uint64_t dst,
+static int64_t move_all(struct pm_process *process, const struct pm_known *known, uint64_t dst,
                         uint64_t src, uint64_t length, unsigned flags)
 {
     int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN, inside = 0;
@@ -199,8 +191,8 @@ static int64_t move_all(struct pm_process *process, const struct known *known, u
     return done ? (int64_t)done : moved;
 }
 
-static int64_t move_with(struct pm_process *process, const struct known *known, uint64_t dst,
-                         uint64_t src, uint64_t length, unsigned flags, int wait)
+int64_t pm_move_with(struct pm_process *process, const struct pm_known *known, uint64_t dst,
+                     uint64_t src, uint64_t length, unsigned flags, int wait)
 {
     int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN;
     uint64_t stripes = 0;
@@ -229,180 +221,5 @@ static int64_t move_with(struct pm_process *process, const struct known *known, 
 int64_t pm_move(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
                 unsigned flags, int wait)
 {
-    return move_with(process, NULL, dst, src, length, flags, wait);
-}
-
-/* Index arrays stay the caller's, and another thread may write to them: read each index once. */
-static int64_t page_at(const int64_t *pages, size_t i)
-{
-    return __atomic_load_n(&pages[i], __ATOMIC_RELAXED);
-}
-
-static int outside(int64_t page, int64_t limit)
-{
-    return page < 0 || page >= limit;
-}
-
-int64_t pm_first_outside(const int64_t *pages, size_t count, int64_t limit)
-{
-    for (size_t i = 0; i < count; i++)
-        if (outside(page_at(pages, i), limit))
-            return (int64_t)i;
-    return -1;
-}
-
-/* A run of consecutive pages on both sides, to be moved by one call. */
-struct run {
-    uint64_t dst, src;
-    size_t count;
-};
-
-/* The longest run at `first`, up to `most` pages. 0, or -ERANGE. */
-static int find_run(const struct pm_many *many, size_t first, size_t most, struct run *run)
-{
-    int64_t dst = page_at(many->dst_pages, first), src = page_at(many->src_pages, first);
-    size_t n = 1;
-
-    if (outside(dst, many->dst_limit) || outside(src, many->src_limit))
-        return -ERANGE;
-    while (n < most && page_at(many->dst_pages, first + n) == dst + (int64_t)n &&
-           page_at(many->src_pages, first + n) == src + (int64_t)n &&
-           dst + (int64_t)n < many->dst_limit && src + (int64_t)n < many->src_limit)
-        n++;
-    run->dst = many->dst + (uint64_t)dst * many->unit;
-    run->src = many->src + (uint64_t)src * many->unit;
-    /* Page by page, a page moved early may be a source later in the same run: stop before that. */
-    if (run->dst > run->src && run->dst - run->src < n * many->unit) {
-        n = (run->dst - run->src) / many->unit;
-        n = n ? n : 1;
-    }
-    run->count = n;
-    return 0;
-}
-
-/* On an affected kernel: one look for many moves. mincore costs about a nanosecond a page where a
- * look of its own costs hundreds, so it pays while the sources are not spread too thin. */
-enum { WINDOW = 1024, PAGES_PER_LOOK = 32, LONG_RUN = 64 };
-
-struct window {
-    struct known known;
-    size_t end; /* index after the last one looked at */
-    uint64_t stripes;
-    size_t room; /* bytes of the vector */
-};
-
-static void window_close(struct pm_process *process, struct window *window)
-{
-    pm_stripes_unlock(process, window->stripes);
-    window->stripes = 0;
-    window->known.locked = 0;
-    window->known.start = window->known.end = 0;
-}
-
-/* Look at the sources of the next pages at once and hold their stripes until the window closes.
- * Where that does not pay, or cannot be done, every page is looked at by itself. */
-static void window_open(struct pm_process *process, const struct pm_many *many, size_t first,
-                        struct window *window)
-{
-    int64_t low = INT64_MAX, high = 0;
-    uint64_t stripes = 0, pages;
-    size_t end = many->count - first < WINDOW ? many->count : first + WINDOW, i;
-
-    window->end = end;
-    if (end - first < 2 || many->flags & PM_ALLOW_SRC_HOLES)
-        return;
-    for (i = first; i < end; i++) {
-        int64_t src = page_at(many->src_pages, i), dst = page_at(many->dst_pages, i);
-        if (outside(src, many->src_limit) || outside(dst, many->dst_limit))
-            return;
-        low = src < low ? src : low;
-        high = src > high ? src : high;
-        stripes |= pm_stripes_of(many->src + (uint64_t)src * many->unit, many->unit) |
-                   pm_stripes_of(many->dst + (uint64_t)dst * many->unit, many->unit);
-    }
-    pages = (uint64_t)(high - low + 1) * (many->unit / process->page_size);
-    if (pages > (end - first) * PAGES_PER_LOOK)
-        return;
-    if (pages > window->room) {
-        unsigned char *vector = realloc(window->known.vector, pages);
-        if (!vector)
-            return;
-        window->known.vector = vector;
-        window->room = pages;
-    }
-    pm_stripes_lock(process, stripes, 1);
-    window->stripes = stripes;
-    window->known.start = many->src + (uint64_t)low * many->unit;
-    window->known.end = window->known.start + pages * process->page_size;
-    if (pm_look_resident(window->known.start, pages * process->page_size, window->known.vector)) {
-        window_close(process, window);
-        return;
-    }
-    window->known.locked = 1;
-}
-
-/* Move the rest of a run; many->partial says where in its first page to begin. */
-static int move_run(struct pm_process *process, struct pm_many *many, const struct known *known,
-                    const struct run *run)
-{
-    uint64_t length = run->count * many->unit, at = many->partial;
-    int64_t moved = 0;
-
-    while (at < length) {
-        moved =
-            move_with(process, known, run->dst + at, run->src + at, length - at, many->flags, 1);
-        if (moved < 0)
-            break;
-        at += (uint64_t)moved;
-        many->moved += (uint64_t)moved;
-    }
-    many->index += at / many->unit;
-    many->partial = at % many->unit;
-    return at < length ? (int)moved : 0;
-}
-
-/* Whether all that this call would touch was locked, and so may be moved without locking again:
- * an index array that changes under us may lead elsewhere. */
-static const struct known *usable(const struct window *window, const struct run *run, uint64_t unit)
-{
-    uint64_t length = run->count * unit;
-    uint64_t stripes = pm_stripes_of(run->dst, length) | pm_stripes_of(run->src, length);
-
-    return window->known.locked && !(stripes & ~window->stripes) ? &window->known : NULL;
-}
-
-int pm_move_many(struct pm_process *process, struct pm_many *many)
-{
-    struct window window = {.end = many->index};
-    int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN, error = 0;
-    size_t singly_until = 0;
-    struct run run;
-
-    while (many->index < many->count && !error) {
-        size_t most = many->index < singly_until || many->partial ? 1 : many->count - many->index;
-        const struct known *known = NULL;
-
-        error = find_run(many, many->index, most, &run);
-        if (error)
-            break;
-        if (guarded) {
-            if (many->index >= window.end) {
-                window_close(process, &window);
-                if (run.count < LONG_RUN)
-                    window_open(process, many, many->index, &window);
-            }
-            known = usable(&window, &run, many->unit);
-            if (!known)
-                window_close(process, &window);
-        }
-        error = move_run(process, many, known, &run);
-        if (error == -EINVAL && run.count > 1 && !many->partial) {
-            /* The run may cross the border of two mappings, which single pages do not. */
-            singly_until = many->index + run.count;
-            error = 0;
-        }
-    }
-    window_close(process, &window);
-    free(window.known.vector);
-    return error;
+    return pm_move_with(process, NULL, dst, src, length, flags, wait);
 }
