@@ -122,8 +122,9 @@ def check_mappings(dst: int, src: int, length: int) -> None:
         raise Failure(
             errno.EINVAL,
             dst if locked[0] else src,
-            f"only the {which} is locked in memory (mlock): lock both sides, the destination with "
-            "mlock2(MLOCK_ONFAULT) so that it stays empty, or neither",
+            f"only the {which} {(dst if locked[0] else src):#x} is locked in memory (mlock): lock "
+            "both sides, the destination with mlock2(MLOCK_ONFAULT) so that it stays empty, or "
+            "neither",
         )
     try:
         register(at_dst.start, at_dst.end - at_dst.start)

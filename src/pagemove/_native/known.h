@@ -2,15 +2,22 @@
 #ifndef PAGEMOVE_KNOWN_H
 #define PAGEMOVE_KNOWN_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "process.h"
 
+/* Pages as one mincore(2) saw them, and our own moves since: a byte a page, 1 for there. */
+struct pm_seen {
+    uint64_t start, end;
+    unsigned char *vector;
+    size_t room; /* bytes of the vector */
+};
+
 /* What a caller already knows, and already holds. */
 struct pm_known {
-    uint64_t start, end;   /* the source pages the vector describes */
-    unsigned char *vector; /* 1: there when looked at, and not moved by us since */
-    int locked;            /* the stripes of everything in hand are held */
+    struct pm_seen dst, src;
+    int locked; /* the stripes of everything in hand are held */
 };
 
 /* pm_move with what is known beforehand; NULL: nothing. */

@@ -12,8 +12,15 @@ uint64_t pm_look_there(struct pm_process *process, uint64_t start, uint64_t leng
 /* Bytes from `start` in which every page is a hole, or -errno where that cannot be found out. */
 int64_t pm_look_holes(struct pm_process *process, uint64_t start, uint64_t length);
 
-/* Bytes from `start` in which every page is there and is not the zero page. */
-uint64_t pm_look_filled(struct pm_process *process, uint64_t start, uint64_t length);
+/* Bytes from the start in which every source page is there and every destination page a hole;
+ * else what the first pages say: -EEXIST or -ENOENT. */
+int64_t pm_look_pair(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length);
+
+/* Bytes from the start in which the pages, seen by pm_look_pair before, are at the destination now.
+ *
+ * The zero page counts as nothing on both sides: it is what another thread gets that reads a page
+ * after it has moved, or reads the destination of a page that was discarded. */
+uint64_t pm_look_moved(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length);
 
 /* Whether the range has a huge zero page in it: 1, 0, or -errno. */
 int pm_look_huge_zero(struct pm_process *process, uint64_t start, uint64_t length);

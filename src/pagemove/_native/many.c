@@ -55,15 +55,14 @@ static int find_run(const struct pm_many *many, size_t first, size_t most, struc
     return 0;
 }
 
-/* On an affected kernel: one look for many moves. mincore costs about a nanosecond a page where a
- * look of its own costs hundreds, so it pays while the sources are not spread too thin. */
-enum { WINDOW = 1024, PAGES_PER_LOOK = 32, LONG_RUN = 64 };
+/* On an affected kernel: one look for many moves. mincore costs 1 to 8 ns a page where a look of
+ * its own costs hundreds, so it pays while the pages are not spread too thin. */
+enum { WINDOW = 2048, PAGES_PER_LOOK = 16, LONG_RUN = 64 };
 
 struct window {
     struct pm_known known;
     size_t end; /* index after the last one looked at */
     uint64_t stripes;
-    size_t room; /* bytes of the vector */
 };
 
 static void window_close(struct pm_process *process, struct window *window)
@@ -71,49 +70,73 @@ static void window_close(struct pm_process *process, struct window *window)
     pm_stripes_unlock(process, window->stripes);
     window->stripes = 0;
     window->known.locked = 0;
-    window->known.start = window->known.end = 0;
+    window->known.src.end = window->known.src.start;
+    window->known.dst.end = window->known.dst.start;
 }
 
-/* Look at the sources of the next pages at once and hold their stripes until the window closes.
- * Where that does not pay, or cannot be done, every page is looked at by itself. */
+struct span {
+    int64_t low, high;
+};
+
+static void widen(struct span *span, int64_t page)
+{
+    span->low = page < span->low ? page : span->low;
+    span->high = page > span->high ? page : span->high;
+}
+
+/* Make room to see the pages of a span. 0, or -1: it would not pay, or there is no memory. */
+static int see(struct pm_seen *seen, uint64_t base, const struct span *span, uint64_t unit,
+               uint64_t page, uint64_t most)
+{
+    uint64_t pages = (uint64_t)(span->high - span->low + 1) * (unit / page);
+
+    if (pages > most)
+        return -1;
+    if (pages > seen->room) {
+        unsigned char *vector = realloc(seen->vector, pages);
+        if (!vector)
+            return -1;
+        seen->vector = vector;
+        seen->room = pages;
+    }
+    seen->start = base + (uint64_t)span->low * unit;
+    seen->end = seen->start + pages * page;
+    return 0;
+}
+
+/* Look at the next pages at once, and hold their stripes until the window closes. Where that does
+ * not pay, or cannot be done, every page is looked at by itself. */
 static void window_open(struct pm_process *process, const struct pm_many *many, size_t first,
                         struct window *window)
 {
-    int64_t low = INT64_MAX, high = 0;
-    uint64_t stripes = 0, pages;
     size_t end = many->count - first < WINDOW ? many->count : first + WINDOW, i;
+    struct span to = {.low = INT64_MAX}, of = {.low = INT64_MAX};
+    struct pm_seen *dst = &window->known.dst, *src = &window->known.src;
+    uint64_t page = process->page_size, stripes = 0, most = (end - first) * PAGES_PER_LOOK;
 
     window->end = end;
     if (end - first < 2 || many->flags & PM_ALLOW_SRC_HOLES)
         return;
     for (i = first; i < end; i++) {
-        int64_t src = page_at(many->src_pages, i), dst = page_at(many->dst_pages, i);
-        if (outside(src, many->src_limit) || outside(dst, many->dst_limit))
+        int64_t d = page_at(many->dst_pages, i), s = page_at(many->src_pages, i);
+        if (outside(d, many->dst_limit) || outside(s, many->src_limit))
             return;
-        low = src < low ? src : low;
-        high = src > high ? src : high;
-        stripes |= pm_stripes_of(many->src + (uint64_t)src * many->unit, many->unit) |
-                   pm_stripes_of(many->dst + (uint64_t)dst * many->unit, many->unit);
+        widen(&to, d);
+        widen(&of, s);
+        stripes |= pm_stripes_of(many->dst + (uint64_t)d * many->unit, many->unit) |
+                   pm_stripes_of(many->src + (uint64_t)s * many->unit, many->unit);
     }
-    pages = (uint64_t)(high - low + 1) * (many->unit / process->page_size);
-    if (pages > (end - first) * PAGES_PER_LOOK)
-        return;
-    if (pages > window->room) {
-        unsigned char *vector = realloc(window->known.vector, pages);
-        if (!vector)
-            return;
-        window->known.vector = vector;
-        window->room = pages;
-    }
-    pm_stripes_lock(process, stripes, 1);
-    window->stripes = stripes;
-    window->known.start = many->src + (uint64_t)low * many->unit;
-    window->known.end = window->known.start + pages * process->page_size;
-    if (pm_look_resident(window->known.start, pages * process->page_size, window->known.vector)) {
+    if (see(dst, many->dst, &to, many->unit, page, most) ||
+        see(src, many->src, &of, many->unit, page, most)) {
         window_close(process, window);
         return;
     }
+    pm_stripes_lock(process, stripes, 1);
+    window->stripes = stripes;
     window->known.locked = 1;
+    if (pm_look_resident(dst->start, dst->end - dst->start, dst->vector) ||
+        pm_look_resident(src->start, src->end - src->start, src->vector))
+        window_close(process, window);
 }
 
 /* Move the rest of a run; many->partial says where in its first page to begin. */
@@ -179,6 +202,7 @@ int pm_move_many(struct pm_process *process, struct pm_many *many)
         }
     }
     window_close(process, &window);
-    free(window.known.vector);
+    free(window.known.dst.vector);
+    free(window.known.src.vector);
     return error;
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <string.h>
 
 #include "known.h"
 #include "look.h"
@@ -28,51 +29,74 @@ static int64_t kernel_move(struct pm_process *process, uint64_t dst, uint64_t sr
     }
 }
 
-/* Move pages that were there a moment ago, and see through the kernel's stale EAGAIN.
+/* Move pages that pm_look_pair has seen, and see through the kernel's stale EAGAIN.
  *
  * An affected kernel may move a page and then find it at the destination and say EEXIST, or leave
- * it out of a short count. A source page that was there before, is a hole now, and has a page at
- * its destination, was moved. The zero page does not count: it is what a reader of the destination
- * gets, and then a discarded source would look the same.
- */
+ * it out of a short count. If the source page was there and the destination a hole before, and it
+ * is the other way round now, the page was moved. */
 static int64_t move_known(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
 {
     int64_t moved = kernel_move(process, dst, src, length);
     uint64_t done = moved > 0 ? (uint64_t)moved : 0;
-    int64_t unseen;
 
-    if (done == length || (moved < 0 && moved != -EEXIST))
+    if (done == length || (moved < 0 && moved != -EEXIST && moved != -ENOENT))
         return moved;
-    unseen = pm_look_holes(process, src + done, length - done);
-    if (unseen > 0)
-        done += pm_look_filled(process, dst + done, (uint64_t)unseen);
+    done += pm_look_moved(process, dst + done, src + done, length - done);
     return done ? (int64_t)done : moved;
 }
 
-static uint64_t known_there(struct pm_process *process, const struct pm_known *known, uint64_t src,
-                            uint64_t length)
+static size_t leading(const struct pm_seen *seen, uint64_t page, uint64_t start, uint64_t length,
+                      int there)
 {
-    uint64_t page = process->page_size, resident;
+    const unsigned char *vector = seen->vector + (start - seen->start) / page;
+    size_t pages = length / page, i = 0;
 
-    if (known && known->vector && src >= known->start && src + length <= known->end) {
-        resident = pm_leading_resident(known->vector + (src - known->start) / page, length / page);
-        if (resident)
-            return resident * page;
-    }
-    return pm_look_there(process, src, length);
+    if (there)
+        return pm_leading_resident(vector, pages);
+    while (i < pages && !(vector[i] & 1))
+        i++;
+    return i;
 }
 
-static void forget_moved(const struct pm_known *known, uint64_t page, uint64_t dst, uint64_t src,
-                         uint64_t length)
+static int has_seen(const struct pm_seen *seen, uint64_t start, uint64_t length)
 {
-    if (!known || !known->vector)
-        return;
-    for (uint64_t at = 0; at < length; at += page) {
-        if (src + at >= known->start && src + at < known->end)
-            known->vector[(src + at - known->start) / page] = 0;
-        if (dst + at >= known->start && dst + at < known->end)
-            known->vector[(dst + at - known->start) / page] = 1;
+    return seen->vector && start >= seen->start && start + length <= seen->end;
+}
+
+/* pm_look_pair, from what is known if that will do. */
+static int64_t look_pair(struct pm_process *process, const struct pm_known *known, uint64_t dst,
+                         uint64_t src, uint64_t length)
+{
+    uint64_t page = process->page_size, both;
+
+    if (known && has_seen(&known->dst, dst, length) && has_seen(&known->src, src, length)) {
+        both = leading(&known->src, page, src, length, 1) * page;
+        if (both)
+            both = leading(&known->dst, page, dst, both, 0) * page;
+        /* mincore sees neither swapped pages nor markers: look again before saying no. */
+        if (both)
+            return (int64_t)both;
     }
+    return pm_look_pair(process, dst, src, length);
+}
+
+static void mark(const struct pm_seen *seen, uint64_t page, uint64_t start, uint64_t length,
+                 unsigned char there)
+{
+    uint64_t from = start > seen->start ? start : seen->start;
+    uint64_t to = start + length < seen->end ? start + length : seen->end;
+
+    if (seen->vector && from < to)
+        memset(seen->vector + (from - seen->start) / page, there, (to - from) / page);
+}
+
+static void note_moved(const struct pm_known *known, uint64_t page, uint64_t dst, uint64_t src,
+                       uint64_t length)
+{
+    mark(&known->src, page, src, length, 0);
+    mark(&known->dst, page, src, length, 0);
+    mark(&known->src, page, dst, length, 1);
+    mark(&known->dst, page, dst, length, 1);
 }
 
 /* Whether both ranges lie within one mapping each, asked when the kernel is shown only a part. */
@@ -87,26 +111,41 @@ static int64_t step_plain(struct pm_process *process, uint64_t dst, uint64_t src
     return kernel_move(process, dst, src, length);
 }
 
-/* One step on a kernel with the stale EAGAIN: it is shown only pages known to be there. */
+/* How much to look at before one kernel call. */
+static uint64_t look_ahead(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
+{
+    uint64_t huge = process->huge_page_size, want = LOOK_AHEAD(process), beyond;
+
+    if (length < want)
+        want = length;
+    /* Where the ranges overlap, a page that has moved may have another in its place at once. */
+    if (dst < src && src - dst < want)
+        want = src - dst;
+    /* Do not split a huge page that could move whole. */
+    if (want < length && huge && !((dst ^ src) & (huge - 1))) {
+        beyond = (src + want) & (huge - 1);
+        want -= beyond < want ? beyond : 0;
+    }
+    return want;
+}
+
+/* One step on a kernel with the stale EAGAIN: it is shown only pages that were looked at. */
 static int64_t step_guarded(struct pm_process *process, const struct pm_known *known, uint64_t dst,
                             uint64_t src, uint64_t length, int *inside)
 {
-    uint64_t want = length < LOOK_AHEAD(process) ? length : LOOK_AHEAD(process);
-    uint64_t there = known_there(process, known, src, want);
+    int64_t both = look_pair(process, known, dst, src, look_ahead(process, dst, src, length));
     int64_t moved;
 
-    if (!there) {
-        /* Without pagemap a swapped page looks like a hole; let the kernel say. */
-        return process->pagemap < 0 ? kernel_move(process, dst, src, process->page_size) : -ENOENT;
-    }
-    if (there < length && !*inside) {
+    if (both < 0)
+        return both;
+    if ((uint64_t)both < length && !*inside) {
         if (!inside_mappings(process, dst, src, length))
             return -EINVAL;
         *inside = 1;
     }
-    moved = move_known(process, dst, src, there);
-    if (moved > 0)
-        forget_moved(known, process->page_size, dst, src, (uint64_t)moved);
+    moved = move_known(process, dst, src, (uint64_t)both);
+    if (moved > 0 && known)
+        note_moved(known, process->page_size, dst, src, (uint64_t)moved);
     return moved;
 }
 

@@ -49,15 +49,23 @@ static int is_ours(int fd, const char *target)
     return strstr(link, target) != NULL;
 }
 
+static const char *const target[3] = {"[userfaultfd]", "/pagemap", "/maps"};
+
 static void close_inherited(void)
 {
-    static const char *const target[3] = {"[userfaultfd]", "/pagemap", "/maps"};
-
     for (int i = 0; i < 3; i++) {
         if (inherited[i] >= 0 && is_ours(inherited[i], target[i]))
             close(inherited[i]);
         inherited[i] = -1;
     }
+}
+
+static int all_ours(void)
+{
+    for (int i = 0; i < 3; i++)
+        if (inherited[i] >= 0 && !is_ours(inherited[i], target[i]))
+            return 0;
+    return 1;
 }
 
 uint32_t pm_quirks_of(const char *release)
@@ -160,75 +168,85 @@ static uint64_t make_scratch(uint64_t page_size)
     return (uint64_t)(uintptr_t)memory;
 }
 
-static int open_all(struct pm_process *process)
+/* A file of /proc/self that may be missing: -1, unless it is only that descriptors ran out. */
+static int open_proc(const char *path, int *fd)
 {
-    process->quirks = running_quirks();
-    if (process->quirks & PM_QUIRK_REFUSE)
-        return -ENOSYS;
-    process->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
-    process->huge_page_size = read_huge_page_size();
-    process->uffd = open_userfaultfd();
-    if (process->uffd < 0)
-        return process->uffd;
-    process->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    process->maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-    if (!process->scratch)
-        process->scratch = make_scratch(process->page_size);
-    for (int i = 0; i < PM_STRIPES; i++)
-        pthread_mutex_init(&process->stripes[i], NULL);
-    inherited[0] = process->uffd;
-    inherited[1] = process->pagemap;
-    inherited[2] = process->maps;
-    return 0;
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    return *fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM) ? -errno : 0;
 }
 
-static int map_state(void)
+static void prepare(struct pm_process *process)
 {
-    static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
-    int error = 0;
+    process->quirks = running_quirks();
+    process->huge_page_size = read_huge_page_size();
+    for (int i = 0; i < PM_STRIPES; i++)
+        pthread_mutex_init(&process->stripes[i], NULL);
+    process->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+    process->scratch = make_scratch(process->page_size);
+}
 
-    pthread_mutex_lock(&once);
-    if (!state) {
-        state = pm_wiped_memory(sizeof *state);
-        error = state ? 0 : -errno;
-        if (state)
-            pthread_atfork(NULL, NULL, close_inherited);
-    }
-    pthread_mutex_unlock(&once);
+static int open_all(struct pm_process *process)
+{
+    int error;
+
+    /* Once in every process, but not again when descriptors are reopened: threads hold stripes. */
+    if (!process->page_size)
+        prepare(process);
+    if (process->quirks & PM_QUIRK_REFUSE)
+        return -ENOSYS;
+    process->uffd = inherited[0] = open_userfaultfd();
+    if (process->uffd < 0)
+        return process->uffd;
+    error = open_proc("/proc/self/pagemap", &process->pagemap);
+    inherited[1] = process->pagemap;
+    if (!error)
+        error = open_proc("/proc/self/maps", &process->maps);
+    inherited[2] = process->maps;
+    if (error)
+        close_inherited();
     return error;
+}
+
+int pm_process_start(void)
+{
+    struct pm_process *memory;
+
+    if (state)
+        return 0;
+    memory = pm_wiped_memory(sizeof *memory);
+    if (!memory)
+        return -errno;
+    if (pthread_atfork(NULL, NULL, close_inherited)) {
+        munmap(memory, sizeof *memory);
+        return -ENOMEM;
+    }
+    state = memory;
+    return 0;
 }
 
 int pm_process_get(struct pm_process **process)
 {
-    struct pm_process *mine = __atomic_load_n(&state, __ATOMIC_ACQUIRE);
-    uint32_t expected;
+    struct pm_process *mine;
+    uint32_t expected = FRESH;
     int error;
 
-    if (__builtin_expect(mine != NULL, 1)) {
-        if (__builtin_expect(__atomic_load_n(&mine->phase, __ATOMIC_ACQUIRE) == READY, 1)) {
-            *process = mine;
-            return 0;
-        }
-    } else {
-        error = map_state();
+    if (__builtin_expect(!state, 0)) {
+        error = pm_process_start();
         if (error)
             return error;
-        mine = state;
     }
-    for (;;) {
-        expected = FRESH;
-        if (__atomic_compare_exchange_n(&mine->phase, &expected, OPENING, 0, __ATOMIC_ACQ_REL,
-                                        __ATOMIC_ACQUIRE))
-            break;
-        if (expected == READY) {
-            *process = mine;
+    *process = mine = state;
+    if (__builtin_expect(__atomic_load_n(&mine->phase, __ATOMIC_ACQUIRE) == READY, 1))
+        return 0;
+    while (!__atomic_compare_exchange_n(&mine->phase, &expected, OPENING, 0, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
+        if (expected == READY)
             return 0;
-        }
+        expected = FRESH;
         sched_yield();
     }
     error = open_all(mine);
     __atomic_store_n(&mine->phase, error ? FRESH : READY, __ATOMIC_RELEASE);
-    *process = mine;
     return error;
 }
 
@@ -236,13 +254,15 @@ void pm_process_reopen(void)
 {
     uint32_t expected = READY;
 
-    if (!state)
+    if (!__atomic_compare_exchange_n(&state->phase, &expected, OPENING, 0, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_ACQUIRE))
         return;
-    if (__atomic_compare_exchange_n(&state->phase, &expected, OPENING, 0, __ATOMIC_ACQ_REL,
-                                    __ATOMIC_ACQUIRE)) {
-        close_inherited();
-        __atomic_store_n(&state->phase, FRESH, __ATOMIC_RELEASE);
+    if (all_ours()) {
+        __atomic_store_n(&state->phase, READY, __ATOMIC_RELEASE);
+        return;
     }
+    close_inherited();
+    __atomic_store_n(&state->phase, FRESH, __ATOMIC_RELEASE);
 }
 
 int pm_process_set_quirks(uint32_t quirks)

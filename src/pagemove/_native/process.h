@@ -18,13 +18,13 @@ enum { PM_STRIPES = 64, PM_STRIPE_SHIFT = 21 };
 struct pm_process {
     uint32_t phase; /* of its opening; zero in a page that a fork has wiped */
     uint32_t quirks;
-    int uffd;         /* knows the destinations; write-protect mode only */
-    int pagemap;      /* /proc/self/pagemap, -1 where it may not be opened */
-    int maps;         /* /proc/self/maps, -1 likewise */
-    uint64_t scratch; /* a page that is always a hole, with a page table */
+    uint32_t no_move_pages; /* move_pages(2) is missing or refused */
+    int uffd;               /* knows the destinations; write-protect mode only */
+    int pagemap;            /* /proc/self/pagemap, -1 where it may not be opened */
+    int maps;               /* /proc/self/maps, -1 likewise */
+    uint64_t scratch;       /* a page that is always a hole, with a page table */
     uint64_t page_size;
-    uint64_t huge_page_size;           /* 0 where the kernel has no THP */
-    uint64_t unregistered[PM_STRIPES]; /* blocks that were not ours to look into, by stripe */
+    uint64_t huge_page_size; /* 0 where the kernel has no THP */
     pthread_mutex_t stripes[PM_STRIPES];
 };
 
@@ -34,7 +34,11 @@ void *pm_wiped_memory(size_t length);
 /* Give this process's own state, opening what it needs. 0 and *process, or -errno. */
 int pm_process_get(struct pm_process **process);
 
-/* Forget a descriptor that somebody closed or replaced, so that the next get opens a new one. */
+/* Prepare for all that follows, once, before there are threads. 0 or -errno. */
+int pm_process_start(void);
+
+/* Somebody has closed or replaced a descriptor: forget them, so that the next get opens new ones.
+ * Does nothing where they are all in order, as when another thread has mended them already. */
 void pm_process_reopen(void);
 
 /* Set the quirks by hand: how the tests reach code for kernels other than the running one. */

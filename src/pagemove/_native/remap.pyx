@@ -12,6 +12,7 @@ cdef extern from "process.h" nogil:
         int uffd
         uint32_t quirks
     int pm_process_get(pm_process **process)
+    int pm_process_start()
     void pm_process_reopen()
     int pm_process_set_quirks(uint32_t quirks)
     uint32_t pm_quirks_of(const char *release)
@@ -47,6 +48,10 @@ cdef extern from "Python.h":
 QUIRK_STALE_EAGAIN = PM_QUIRK_STALE_EAGAIN
 QUIRK_HUGE_ZERO = PM_QUIRK_HUGE_ZERO
 QUIRK_REFUSE = PM_QUIRK_REFUSE
+
+cdef int _failed = pm_process_start()
+if _failed:
+    raise OSError(-_failed, f"madvise(MADV_WIPEONFORK): {os.strerror(-_failed)}")
 
 remap_anon_pages = PyCFunction_NewEx(&pm_hotcall_method, NULL, "pagemove")
 
