@@ -3,10 +3,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The editable install rebuilds native code on import, with the ninja and cython of the environment.
+# meson, ninja and cython are found by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
+PACKAGE := $(shell find src -name __pycache__ -prune -o -type f -print)
 SOURCES := $(wildcard src/pagemove/_native/*.pyx src/pagemove/_native/*.pxd)
 C_FILES := $(wildcard src/pagemove/_native/*.c src/pagemove/_native/*.h)
 
@@ -17,10 +18,10 @@ demo: $(BIN)/.installed
 	$(BIN)/pagemove compare --quick
 	$(BIN)/python examples/reorder_file.py
 
-test: $(BIN)/.test
+test: $(BIN)/.installed $(BIN)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: $(BIN)/.check $(BIN)/.test
+check: $(BIN)/.installed $(BIN)/.check $(BIN)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=src $(BIN)/mypy
@@ -28,16 +29,16 @@ check: $(BIN)/.check $(BIN)/.test
 	$(BIN)/cython-lint $(SOURCES)
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 
-bench: $(BIN)/.test
+bench: $(BIN)/.installed $(BIN)/.test
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-docs: $(BIN)/.docs
+docs: $(BIN)/.installed $(BIN)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 sanitize: $(BIN)/.installed
 	$(MAKE) -C tests/sanitize run
 
-wheel: $(BIN)/.test
+wheel: $(BIN)/.installed $(BIN)/.test
 	$(BIN)/python -m build --outdir dist
 
 format: $(BIN)/.check
@@ -52,11 +53,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 
-$(BIN)/.installed: pyproject.toml meson.build src/pagemove/_native/meson.build | $(BIN)/python
+# Not an editable install: that rebuilds on import, and tests start many interpreters at once.
+$(BIN)/.installed: pyproject.toml meson.build $(PACKAGE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --group build
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[plot]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -Cbuild-dir=build/release '.[plot]'
 	touch $@
 
-$(BIN)/.test $(BIN)/.check $(BIN)/.docs: $(BIN)/.%: $(BIN)/.installed
+# The tools of a task; the package itself is brought up to date besides.
+$(BIN)/.test $(BIN)/.check $(BIN)/.docs: $(BIN)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
