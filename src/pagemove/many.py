@@ -14,7 +14,8 @@ from pagemove._native import remap
 from pagemove.diagnosis import Failure, check_arguments, check_mappings, explain, unsupported
 from pagemove.errors import RemapError
 from pagemove.introspect import PAGE_SIZE
-from pagemove.moving import CLOSED, MENDINGS, RAP_ALLOW_SRC_HOLES
+from pagemove.memory import CLOSED
+from pagemove.moving import MENDINGS, RAP_ALLOW_SRC_HOLES
 from pagemove.places import Place
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import mmap as _mmap
 import operator
@@ -23,6 +24,9 @@ _NAME_FORBIDDEN = set("[]\\$`")
 _NAME_LONGEST = 79
 
 _LARGEST = 2**63 - 1
+
+#: What the kernel says of a descriptor that somebody has closed, or put another in the place of.
+CLOSED = (errno.EBADF, errno.ENOTTY)
 
 _live: weakref.WeakSet[Memory] = weakref.WeakSet()
 
@@ -244,7 +248,14 @@ def empty(
 
 def register(address: int, length: int) -> None:
     """Make a range a legal destination, leaving its faults alone: write-protect mode only."""
-    lowlevel.register(remap.descriptor(), address, length, lowlevel.UFFDIO_REGISTER_MODE_WP)
+    mode = lowlevel.UFFDIO_REGISTER_MODE_WP
+    try:
+        lowlevel.register(remap.descriptor(), address, length, mode)
+    except OSError as error:
+        if error.errno not in CLOSED:
+            raise
+        remap.reopen()
+        lowlevel.register(remap.descriptor(), address, length, mode)
 
 
 def owner_of(buffer: object) -> Memory | None:

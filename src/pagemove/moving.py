@@ -9,6 +9,7 @@ import numpy as np
 from pagemove._native import remap
 from pagemove._native.remap import remap_anon_pages
 from pagemove.diagnosis import Failure, check_arguments, check_mappings, explain, unsupported
+from pagemove.memory import CLOSED
 from pagemove.places import Place
 
 __all__ = ["RAP_ALLOW_SRC_HOLES", "move", "remap_anon_pages"]
@@ -18,8 +19,6 @@ RAP_ALLOW_SRC_HOLES = 1
 
 # A registration can be lost again while it is mended, if another thread maps over it: give up then.
 MENDINGS = 3
-
-CLOSED = (errno.EBADF, errno.ENOTTY)
 
 
 def _integer(name: str, value: object) -> int:
