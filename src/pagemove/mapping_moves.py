@@ -12,7 +12,7 @@ import numpy as np
 from pagemove import lowlevel
 from pagemove._native import remap
 from pagemove.diagnosis import Failure, check_arguments, check_mappings
-from pagemove.introspect import PAGE_SIZE, PageState, find_vma, states_at
+from pagemove.introspect import PAGE_SIZE, PageState, find_vma, states_at, vmas
 from pagemove.memory import owner_at, register
 from pagemove.places import Place
 
@@ -79,6 +79,9 @@ def mremap(
     'pages'
     >>> a.close(); b.close()
     """
+    if not isinstance(length, int | np.integer):
+        raise TypeError(f"length must be an integer, not {type(length).__name__}")
+    length = int(length)
     with _address(dst, length) as to, _address(src, length) as of:
         try:
             check_arguments(to, of, length, 0, 0)
@@ -97,9 +100,7 @@ def mremap(
 
 
 @contextlib.contextmanager
-def _address(argument: object, length: object) -> Iterator[int]:
-    if not isinstance(length, int | np.integer):
-        raise TypeError(f"length must be an integer, not {type(length).__name__}")
+def _address(argument: object, length: int) -> Iterator[int]:
     with Place(argument) as at:
         if at.nbytes is not None and length > at.nbytes:
             raise ValueError(f"length {length} exceeds the {at.nbytes} bytes of the buffer")
@@ -130,6 +131,7 @@ def _move_pages(dst: int, src: int, length: int) -> bool:
 
 def _move_back(dst: int, src: int, moved: int) -> None:
     """Undo a part that moved before a page changed under the detection."""
+    check_mappings(src, dst, moved)  # registers what is the destination now
     back = remap.move(src, dst, moved, 0)
     if back != moved:
         raise Failure(
@@ -141,6 +143,7 @@ def _move_back(dst: int, src: int, moved: int) -> None:
 
 
 def _move_mapping(dst: int, src: int, length: int, *, keep_source: bool, no_replace: bool) -> None:
+    gaps = _gaps(src, length) if no_replace else []
     if no_replace:
         # The kernel has no MREMAP_NOREPLACE. A reservation that replaces nothing closes the gap
         # between looking and moving: what wipes it then is the move itself.
@@ -166,11 +169,28 @@ def _move_mapping(dst: int, src: int, length: int, *, keep_source: bool, no_repl
             with contextlib.suppress(OSError):
                 lowlevel.munmap(dst, length)
         raise _mremap_failure(error, dst, src, length) from None
+    for start, end in gaps:
+        # Since Linux 6.17 mremap moves around gaps, and leaves the reservation there.
+        with contextlib.suppress(OSError):
+            lowlevel.munmap(dst + start - src, end - start)
     if owner_at(dst, length) is not None:
         # The mapping that came has not the settings that a Memory has.
         with contextlib.suppress(OSError):
             lowlevel.madvise(dst, length, _mmap.MADV_DONTFORK)
             register(dst, length)
+
+
+def _gaps(start: int, length: int) -> list[tuple[int, int]]:
+    """Find what is not mapped within a range."""
+    gaps, at = [], start
+    for vma in vmas():
+        if vma.end > at and vma.start < start + length:
+            if vma.start > at:
+                gaps.append((at, vma.start))
+            at = vma.end
+    if at < start + length:
+        gaps.append((at, start + length))
+    return gaps
 
 
 def _mremap_failure(error: OSError, dst: int, src: int, length: int) -> Failure:
