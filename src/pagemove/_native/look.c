@@ -49,9 +49,41 @@ static uint64_t scan_prefix(struct pm_process *process, uint64_t start, uint64_t
     return at - start;
 }
 
-int pm_look_resident(uint64_t start, uint64_t length, unsigned char *vector)
+static int look_resident(uint64_t start, uint64_t length, unsigned char *vector)
 {
     return mincore((void *)(uintptr_t)start, length, vector) ? -errno : 0;
+}
+
+int pm_look_at_all(struct pm_process *process, uint64_t start, uint64_t length, int sparse,
+                   unsigned char *vector)
+{
+    enum { REGIONS = 128 };
+    struct pm_page_region regions[REGIONS];
+    uint64_t page = process->page_size, at = start, end = start + length;
+
+    /* mincore takes 1 ns for a page and 8 for a hole, PAGEMAP_SCAN 12 and 1.5. */
+    if (!sparse || process->pagemap < 0)
+        return look_resident(start, length, vector);
+    memset(vector, 0, length / page);
+    while (at < end) {
+        struct pm_scan_arg arg = {
+            .size = sizeof arg,
+            .start = at,
+            .end = end,
+            .vec = (uint64_t)(uintptr_t)regions,
+            .vec_len = REGIONS,
+            .category_anyof_mask = ANY_PAGE,
+            .return_mask = PM_PAGE_IS_WPALLOWED,
+        };
+        int found = ioctl(process->pagemap, PM_PAGEMAP_SCAN, &arg);
+        if (found < 0)
+            return -errno;
+        for (int i = 0; i < found; i++)
+            memset(vector + (regions[i].start - start) / page, 1,
+                   (regions[i].end - regions[i].start) / page);
+        at = arg.walk_end;
+    }
+    return 0;
 }
 
 /* UFFDIO_MOVE from a page that is always a hole moves nothing and looks at its destination first:
@@ -79,7 +111,7 @@ static int look_at_page(struct pm_process *process, uint64_t address)
 
     if (there >= 0)
         return there;
-    if (!pm_look_resident(address, process->page_size, &vector) && vector & 1)
+    if (!look_resident(address, process->page_size, &vector) && vector & 1)
         return 1;
     return scan_prefix(process, address, process->page_size, (struct pattern){.anyof = ANY_PAGE}) !=
            0;
@@ -121,7 +153,7 @@ int pm_look_mapped(struct pm_process *process, uint64_t page)
 {
     unsigned char vector;
 
-    return pm_look_resident(page, process->page_size, &vector) != -ENOMEM;
+    return look_resident(page, process->page_size, &vector) != -ENOMEM;
 }
 
 size_t pm_leading_resident(const unsigned char *vector, size_t pages)
@@ -150,7 +182,7 @@ uint64_t pm_look_there(struct pm_process *process, uint64_t start, uint64_t leng
         uint64_t pages = (length - at) / page, resident;
         if (pages > sizeof vector)
             pages = sizeof vector;
-        if (pm_look_resident(start + at, pages * page, vector))
+        if (look_resident(start + at, pages * page, vector))
             break;
         resident = pm_leading_resident(vector, pages);
         at += resident * page;
@@ -173,6 +205,18 @@ int64_t pm_look_holes(struct pm_process *process, uint64_t start, uint64_t lengt
     return (int64_t)(found ? region.start - start : length);
 }
 
+/* Whether the block is mapped by one huge page. Asked of UFFDIO_MOVE, which checks the destination
+ * for one before all else, and from here on finds nothing to move. 490 ns, mincore 850. */
+static int is_huge_page(struct pm_process *process, uint64_t block)
+{
+    struct pm_uffdio_move arg = {
+        .dst = block, .src = process->tableless, .len = process->huge_page_size};
+
+    if (!process->tableless || block & (process->huge_page_size - 1))
+        return 0;
+    return ioctl(process->uffd, PM_UFFDIO_MOVE, &arg) && errno == EEXIST;
+}
+
 int64_t pm_look_pair(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
 {
     uint64_t there;
@@ -183,7 +227,10 @@ int64_t pm_look_pair(struct pm_process *process, uint64_t dst, uint64_t src, uin
         error = look_at_pair(process, dst, src);
         return error ? error : (int64_t)length;
     }
-    there = pm_look_there(process, src, length);
+    if (length == process->huge_page_size && is_huge_page(process, src))
+        there = length;
+    else
+        there = pm_look_there(process, src, length);
     holes = pm_look_holes(process, dst, there ? there : process->page_size);
     if (holes < 0) /* no pagemap */
         holes = look_at_page(process, dst) ? 0 : (int64_t)there;

@@ -31,8 +31,10 @@ int pm_look_one_vma(struct pm_process *process, uint64_t start, uint64_t length)
 /* Whether anything is mapped at a page. */
 int pm_look_mapped(struct pm_process *process, uint64_t page);
 
-/* mincore(2) into `vector`, a byte a page; 0 or -errno. */
-int pm_look_resident(uint64_t start, uint64_t length, unsigned char *vector);
+/* A byte a page into `vector`, 1 in the lowest bit for a page that is there; swapped pages and
+ * markers may come as holes. `sparse`: most are expected to be holes. 0 or -errno. */
+int pm_look_at_all(struct pm_process *process, uint64_t start, uint64_t length, int sparse,
+                   unsigned char *vector);
 
 /* How many pages from the start of such a vector are in memory. */
 size_t pm_leading_resident(const unsigned char *vector, size_t pages);

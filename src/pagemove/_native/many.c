@@ -55,9 +55,9 @@ static int find_run(const struct pm_many *many, size_t first, size_t most, struc
     return 0;
 }
 
-/* On an affected kernel: one look for many moves. mincore costs 1 to 8 ns a page where a look of
- * its own costs hundreds, so it pays while the pages are not spread too thin. */
-enum { WINDOW = 2048, PAGES_PER_LOOK = 16, LONG_RUN = 64 };
+/* On an affected kernel: one look for many moves. It costs a few ns a page where a look of its own
+ * costs hundreds, so it pays while the pages are not spread too thin. */
+enum { WINDOW = 2048, PAGES_PER_LOOK = 64, SPARSE = 3, LONG_RUN = 64 };
 
 struct window {
     struct pm_known known;
@@ -104,6 +104,14 @@ static int see(struct pm_seen *seen, uint64_t base, const struct span *span, uin
     return 0;
 }
 
+static int look_at(struct pm_process *process, struct pm_seen *seen, size_t moves)
+{
+    uint64_t length = seen->end - seen->start;
+    int sparse = length / process->page_size > moves * SPARSE;
+
+    return pm_look_at_all(process, seen->start, length, sparse, seen->vector);
+}
+
 /* Look at the next pages at once, and hold their stripes until the window closes. Where that does
  * not pay, or cannot be done, every page is looked at by itself. */
 static void window_open(struct pm_process *process, const struct pm_many *many, size_t first,
@@ -134,8 +142,7 @@ static void window_open(struct pm_process *process, const struct pm_many *many, 
     pm_stripes_lock(process, stripes, 1);
     window->stripes = stripes;
     window->known.locked = 1;
-    if (pm_look_resident(dst->start, dst->end - dst->start, dst->vector) ||
-        pm_look_resident(src->start, src->end - src->start, src->vector))
+    if (look_at(process, dst, end - first) || look_at(process, src, end - first))
         window_close(process, window);
 }
 

@@ -148,24 +148,25 @@ static int open_userfaultfd(void)
     return fd;
 }
 
-/* A page that is a hole but has a page table: UFFDIO_MOVE from it looks at a destination, moves
- * nothing, and says EEXIST or ENOENT. */
-static uint64_t make_scratch(uint64_t page_size)
+/* Sources for UFFDIO_MOVE that have nothing to move, so that it only looks at the destination: a
+ * page that is a hole but has a page table, and the room of a huge page that has not even that,
+ * with something beside it so that the level above exists. Neither is ever touched. */
+static void make_scratch(struct pm_process *process)
 {
-    char *memory =
-        mmap(NULL, 2 * page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint64_t page = process->page_size, block = page * (page / sizeof(uint64_t));
+    char *memory = mmap(NULL, 3 * block, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint64_t tableless;
 
     if (memory == MAP_FAILED)
-        return 0;
-    madvise(memory, 2 * page_size, MADV_NOHUGEPAGE);
-    madvise(memory, 2 * page_size, MADV_DONTFORK);
-    /* Both pages share a table unless the second starts a new one; then populate the first. */
-    uint64_t table = page_size * (page_size / sizeof(uint64_t));
-    int apart = ((uint64_t)(uintptr_t)memory + page_size) % table == 0;
-    memory[apart ? 0 : page_size] = 1;
-    if (apart)
-        return 0;
-    return (uint64_t)(uintptr_t)memory;
+        return;
+    madvise(memory, 3 * block, MADV_NOHUGEPAGE);
+    madvise(memory, 3 * block, MADV_DONTFORK);
+    tableless = ((uint64_t)(uintptr_t)memory + block - 1) & ~(block - 1);
+    process->scratch = tableless + block;
+    *(char *)(uintptr_t)(process->scratch + page) = 1;
+    if (process->huge_page_size == block)
+        process->tableless = tableless;
 }
 
 /* A file of /proc/self that may be missing: -1, unless it is only that descriptors ran out. */
@@ -182,7 +183,7 @@ static void prepare(struct pm_process *process)
     for (int i = 0; i < PM_STRIPES; i++)
         pthread_mutex_init(&process->stripes[i], NULL);
     process->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
-    process->scratch = make_scratch(process->page_size);
+    make_scratch(process);
 }
 
 static int open_all(struct pm_process *process)

@@ -23,6 +23,7 @@ struct pm_process {
     int pagemap;            /* /proc/self/pagemap, -1 where it may not be opened */
     int maps;               /* /proc/self/maps, -1 likewise */
     uint64_t scratch;       /* a page that is always a hole, with a page table */
+    uint64_t tableless;     /* the room of a huge page, always a hole, without one */
     uint64_t page_size;
     uint64_t huge_page_size; /* 0 where the kernel has no THP */
     pthread_mutex_t stripes[PM_STRIPES];

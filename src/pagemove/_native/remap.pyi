@@ -1,5 +1,7 @@
 from collections.abc import Callable
-from typing import Final, SupportsIndex
+from typing import Final, Self, SupportsIndex
+
+from typing_extensions import disjoint_base
 
 QUIRK_STALE_EAGAIN: Final[int]
 QUIRK_HUGE_ZERO: Final[int]
@@ -28,6 +30,7 @@ def move_many(
     partial: int,
 ) -> tuple[int, int, int, int]: ...
 
+@disjoint_base
 class Indices:
-    def __init__(self, array: object) -> None: ...
+    def __new__(cls, array: object) -> Self: ...
     def first_outside(self, limit: int) -> int: ...
