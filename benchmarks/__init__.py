@@ -1,0 +1,1 @@
+"""How the library compares with what it stands on; see README.md.  Run: python -m benchmarks."""
