@@ -16,29 +16,56 @@ True
 >>> os.close(fd)
 """
 
-from pagemove._native.calls import (
-    api,
-    continue_,
-    copy,
-    madvise,
-    mincore,
-    mmap,
-    move,
-    mprotect,
-    mremap,
-    munmap,
-    pagemap_scan,
-    poison,
-    read_events,
-    register,
-    set_vma_name,
-    unregister,
-    userfaultfd,
-    userfaultfd_new,
-    wake,
-    writeprotect,
-    zeropage,
-)
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from pagemove._native import calls
+from pagemove._native.calls import set_vma_name
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _of_integers(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Refuse what is not an integer: the native call would cut a float down to one."""
+
+    @functools.wraps(call)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        for value in (*args, *kwargs.values()):
+            if not isinstance(value, int | np.integer):
+                raise TypeError(
+                    f"{call.__name__} takes integers, not the {type(value).__name__} {value!r}"
+                )
+        return call(*args, **kwargs)
+
+    return checked
+
+
+api = _of_integers(calls.api)
+continue_ = _of_integers(calls.continue_)
+copy = _of_integers(calls.copy)
+madvise = _of_integers(calls.madvise)
+mincore = _of_integers(calls.mincore)
+mmap = _of_integers(calls.mmap)
+move = _of_integers(calls.move)
+mprotect = _of_integers(calls.mprotect)
+mremap = _of_integers(calls.mremap)
+munmap = _of_integers(calls.munmap)
+pagemap_scan = _of_integers(calls.pagemap_scan)
+poison = _of_integers(calls.poison)
+read_events = _of_integers(calls.read_events)
+register = _of_integers(calls.register)
+unregister = _of_integers(calls.unregister)
+userfaultfd = _of_integers(calls.userfaultfd)
+userfaultfd_new = _of_integers(calls.userfaultfd_new)
+wake = _of_integers(calls.wake)
+writeprotect = _of_integers(calls.writeprotect)
+zeropage = _of_integers(calls.zeropage)
 
 UFFD_USER_MODE_ONLY = 1
 

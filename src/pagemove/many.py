@@ -14,7 +14,7 @@ from pagemove._native import remap
 from pagemove.diagnosis import Failure, check_arguments, check_mappings, explain, unsupported
 from pagemove.errors import RemapError
 from pagemove.introspect import PAGE_SIZE
-from pagemove.memory import CLOSED
+from pagemove.memory import CLOSED, reopen
 from pagemove.moving import MENDINGS, RAP_ALLOW_SRC_HOLES
 from pagemove.places import Place
 
@@ -201,7 +201,7 @@ class _Many:
         length = self.unit - self.partial
         if mendings <= MENDINGS:
             if code in CLOSED:
-                remap.reopen()
+                reopen()
                 return
             if code == errno.EINVAL:
                 check_arguments(dst, src, length, 0, 0)

@@ -7,6 +7,7 @@ import errno
 import math
 import mmap as _mmap
 import operator
+import time
 import warnings
 import weakref
 from typing import Any, SupportsIndex
@@ -27,6 +28,10 @@ _LARGEST = 2**63 - 1
 
 #: What the kernel says of a descriptor that somebody has closed, or put another in the place of.
 CLOSED = (errno.EBADF, errno.ENOTTY)
+
+# When the descriptor was last opened anew, and for how many seconds the old one may linger.
+_reopened = -math.inf
+_LINGER = 1.0
 
 _live: weakref.WeakSet[Memory] = weakref.WeakSet()
 
@@ -246,16 +251,30 @@ def empty(
     return memory.asarray(kind, sizes)
 
 
+def reopen() -> None:
+    """Open the descriptor anew if somebody has closed it, or put another in its place."""
+    global _reopened
+    remap.reopen()
+    _reopened = time.monotonic()
+
+
 def register(address: int, length: int) -> None:
-    """Make a range a legal destination, leaving its faults alone: write-protect mode only."""
-    mode = lowlevel.UFFDIO_REGISTER_MODE_WP
-    try:
-        lowlevel.register(remap.descriptor(), address, length, mode)
-    except OSError as error:
-        if error.errno not in CLOSED:
-            raise
-        remap.reopen()
-        lowlevel.register(remap.descriptor(), address, length, mode)
+    """Make a range a legal destination, leaving its faults alone: write-protect mode only.
+
+    `OSError` as UFFDIO_REGISTER; EBUSY: somebody else's userfaultfd has it.
+    """
+    while True:
+        try:
+            lowlevel.register(remap.descriptor(), address, length, lowlevel.UFFDIO_REGISTER_MODE_WP)
+            return
+        except OSError as error:
+            if error.errno in CLOSED:
+                reopen()
+            elif error.errno == errno.EBUSY and time.monotonic() < _reopened + _LINGER:
+                # A thread inside a call on the closed descriptor keeps its registrations alive.
+                time.sleep(0.0005)
+            else:
+                raise
 
 
 def owner_of(buffer: object) -> Memory | None:

@@ -9,7 +9,7 @@ import numpy as np
 from pagemove._native import remap
 from pagemove._native.remap import remap_anon_pages
 from pagemove.diagnosis import Failure, check_arguments, check_mappings, explain, unsupported
-from pagemove.memory import CLOSED
+from pagemove.memory import CLOSED, reopen
 from pagemove.places import Place
 
 __all__ = ["RAP_ALLOW_SRC_HOLES", "move", "remap_anon_pages"]
@@ -58,7 +58,7 @@ def _move_mending(call: str, dst: int, src: int, length: int, flags: int) -> int
         if moved > 0:
             return moved
         if -moved in CLOSED:
-            remap.reopen()
+            reopen()
         elif moved == -errno.EINVAL:
             check_mappings(dst, src, length)
         else:
