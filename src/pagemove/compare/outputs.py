@@ -1,0 +1,21 @@
+"""Files that are to be written after minutes of measuring: refused before, where they cannot be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class UnusableOutput(ValueError):  # noqa: N818 (an argument, not a failure)
+    """A file of that name cannot be written, with the reason and the remedy."""
+
+
+def check_file(path: Path) -> None:
+    """Raise `UnusableOutput` unless a file can be written there."""
+    folder = path.parent
+    if path.is_dir():
+        raise UnusableOutput(f"{path} is a directory: name a file")
+    if not folder.is_dir():
+        raise UnusableOutput(f"there is no directory {folder}: create it first")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise UnusableOutput(f"{path} may not be written: choose another place")

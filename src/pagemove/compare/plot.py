@@ -1,0 +1,384 @@
+"""Draws the measured argument: one figure that speaks for itself."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pagemove.compare import means
+from pagemove.compare.costs import COLD, WARM, Costs
+from pagemove.compare.growth import MREMAP, MREMAP_KEPT, REMAP_ANON_PAGES, Mappings
+from pagemove.compare.outputs import UnusableOutput, check_file
+from pagemove.compare.scenarios import Argument
+from pagemove.compare.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SUFFIXES = (".png", ".svg")
+_OWN = means.RemapAnonPages.name
+_INK = "#222222"
+_FAINT = "#666666"
+_VERDICTS = {
+    Verdict.HOLDS: "#007A55",
+    Verdict.IN_PART: "#B07000",
+    Verdict.FAILS: "#B22222",
+    Verdict.UNMEASURED: _FAINT,
+}
+
+
+class _Curve(NamedTuple):
+    means: str
+    caches: str
+    label: str
+    colour: str
+    width: float
+    style: str
+
+
+# Colours that people with any colour vision can tell apart, after Okabe and Ito.
+_GREEN, _BLUE, _SKY, _RED, _ORANGE, _PINK = (
+    "#009E73",
+    "#0072B2",
+    "#56B4E9",
+    "#D55E00",
+    "#E69F00",
+    "#CC79A7",
+)
+_CURVES = (
+    _Curve(
+        means.MemcpyFresh.name, COLD, "copy into fresh memory,\ndiscard the source", _PINK, 1.6, "-"
+    ),
+    _Curve(means.UffdioCopy.name, COLD, "UFFDIO_COPY", _ORANGE, 1.6, "-"),
+    _Curve(means.Memcpy.name, COLD, "copy (memory there)", _RED, 2.4, "-"),
+    _Curve(means.Memcpy.name, WARM, "copy, caches warm", _RED, 1.4, ":"),
+    _Curve(means.Mremap.name, COLD, "mremap:\nmove the mapping", _BLUE, 2.4, "-"),
+    _Curve(_OWN, COLD, "remap_anon_pages:\nmove the pages", _GREEN, 3.6, "-"),
+)
+_GROWTH = {REMAP_ANON_PAGES: _GREEN, MREMAP_KEPT: _SKY, MREMAP: _BLUE}
+_BARS = (
+    (_OWN, "move the page", _GREEN),
+    (means.Mremap.name, "move the mapping", _BLUE),
+    (means.Memcpy.name, "copy", _RED),
+    (means.MemcpyFresh.name, "copy into fresh\nmemory, discard", _PINK),
+    (means.UffdioCopy.name, "UFFDIO_COPY", _ORANGE),
+)
+
+
+def check(path: Path) -> None:
+    """Raise `UnusableOutput` unless a figure can be drawn into that file."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UnusableOutput(f"{path} must end in {' or '.join(_SUFFIXES)}")
+    check_file(path)
+    try:
+        import matplotlib  # noqa: F401 (an extra, and slow to import)
+    except ImportError:
+        raise UnusableOutput(
+            "drawing needs matplotlib: install it with  pip install 'pagemove[plot]'"
+        ) from None
+
+
+def spread_apart(levels: list[float], gap: float) -> list[float]:
+    """Move labels apart until neighbours differ by `gap`; their order stays."""
+    placed = list(levels)
+    order = sorted(range(len(levels)), key=lambda number: levels[number])
+    for _ in range(200):
+        lacking = False
+        for low, high in itertools.pairwise(order):
+            lack = gap - (placed[high] - placed[low])
+            if lack > gap / 1000:
+                placed[low] -= lack / 2
+                placed[high] += lack / 2
+                lacking = True
+        if not lacking:
+            break
+    return placed
+
+
+def _nothing_there(axes: Axes, why: str) -> None:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, textwrap.fill(why, 40), ha="center", va="center", color=_FAINT)
+
+
+def _tidy(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK, labelsize=9)
+
+
+def _per_page(costs: Costs, curve: _Curve, *, sibling: bool) -> tuple[list[int], list[float]]:
+    found = costs.curve(curve.means, caches=curve.caches, sibling=sibling)
+    return [c.pages for c in found], [c.ns.median / 1000 / c.pages for c in found]
+
+
+def _quartiles(costs: Costs, curve: _Curve, *, sibling: bool) -> tuple[list[float], list[float]]:
+    found = costs.curve(curve.means, caches=curve.caches, sibling=sibling)
+    return (
+        [c.ns.lower / 1000 / c.pages for c in found],
+        [c.ns.upper / 1000 / c.pages for c in found],
+    )
+
+
+def _costs(axes: Axes, costs: Costs, *, sibling: bool) -> None:
+    title = "beside a running thread of the same process" if sibling else "alone"
+    _tidy(axes, f"Microseconds per page, {title}")
+    if sibling not in costs.companies():
+        _nothing_there(axes, "beside a running thread: needs a second CPU")
+        return
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    labelled: list[tuple[_Curve, int, float]] = []
+    for curve in _CURVES:
+        pages, us = _per_page(costs, curve, sibling=sibling)
+        if not pages:
+            continue
+        axes.plot(pages, us, curve.style, color=curve.colour, linewidth=curve.width)
+        axes.fill_between(
+            pages,
+            *_quartiles(costs, curve, sibling=sibling),
+            color=curve.colour,
+            alpha=0.13,
+            linewidth=0,
+        )
+        labelled.append((curve, pages[-1], us[-1]))
+    if not labelled:
+        _nothing_there(axes, "could not be measured")
+        return
+    ends = [math.log10(end) for _, _, end in labelled]
+    bottom, top = (math.log10(y) for y in axes.get_ylim())
+    for (curve, last, _), level in zip(
+        labelled, spread_apart(ends, (top - bottom) * 0.085), strict=True
+    ):
+        axes.annotate(
+            curve.label,
+            (last, 10**level),
+            xytext=(8, 0),
+            textcoords="offset points",
+            color=curve.colour,
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
+        )
+    _crossings(axes, costs, sibling=sibling)
+    ticks = [pages for pages in (1, 4, 16, 64, 256, 1024, 4096, 16384) if pages <= labelled[0][1]]
+    axes.set_xticks(ticks, [f"{pages:,}" for pages in ticks])
+    axes.set_xlabel("pages brought over by one operation", fontsize=9, color=_INK)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(visible=True, which="major", color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _height(costs: Costs, size: float, *, sibling: bool) -> float:
+    """Give the cost per page of remap_anon_pages at a size between the measured ones."""
+    pages, us = _per_page(costs, _CURVES[-1], sibling=sibling)
+    for (low, below), (high, above) in zip(
+        zip(pages, us, strict=True), zip(pages[1:], us[1:], strict=True), strict=False
+    ):
+        if low <= size <= high:
+            share = math.log(size / low) / math.log(high / low)
+            return math.exp(math.log(below) * (1 - share) + math.log(above) * share)
+    return us[-1]
+
+
+def _crossings(axes: Axes, costs: Costs, *, sibling: bool) -> None:
+    """Mark where moving pages overtakes copying, and mremap overtakes moving pages."""
+    wanted = (
+        (
+            means.Memcpy.name,
+            COLD,
+            _OWN,
+            "moving beats copying\nfrom {} pages on",
+            (-8, -44),
+            "right",
+        ),
+        (
+            means.Mremap.name,
+            COLD,
+            means.Mremap.name,
+            "mremap is cheaper\nfrom {} pages on",
+            (4, 40),
+            "left",
+        ),
+    )
+    for rival, caches, cheaper, text, offset, side in wanted:
+        for crossing in costs.crossings:
+            if (crossing.rival, crossing.caches, crossing.sibling) != (rival, caches, sibling):
+                continue
+            points = [point for point in crossing.points if point.cheaper == cheaper]
+            if not points:
+                continue
+            size = points[-1].size
+            where = (size, _height(costs, size, sibling=sibling))
+            axes.plot(*where, "o", color="white", markeredgecolor=_INK, markersize=7, zorder=5)
+            axes.annotate(
+                text.format(f"{size:,.0f}"),
+                where,
+                xytext=offset,
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=9,
+                color=_INK,
+                zorder=6,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
+                arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.8},
+            )
+
+
+def _growth(axes: Axes, data: Mappings) -> None:
+    _tidy(axes, "Mappings added by scattered one-page moves")
+    longest = max(growth.moves for growth in data.growths)
+    axes.axhline(data.limit, color=_FAINT, linewidth=1, linestyle="--")
+    axes.text(
+        longest,
+        data.limit * 1.02,
+        f"the kernel's limit: {data.limit:,}",
+        ha="right",
+        va="bottom",
+        fontsize=9,
+        color=_FAINT,
+    )
+    steepest_first = sorted(data.growths, key=lambda growth: -growth.per_move)
+    for number, growth in enumerate(steepest_first):
+        colour = _GROWTH[growth.means]
+        moves, added = zip((0, 0), *growth.points, strict=True)
+        axes.plot(moves, added, color=colour, linewidth=2.6, clip_on=False)
+        if growth.ended_by:
+            axes.plot(
+                moves[-1], added[-1], "X", color=colour, markersize=10, clip_on=False, zorder=5
+            )
+            text = f"{growth.means}: {growth.ended_by} after {growth.moves:,} moves"
+        else:
+            text = f"{growth.means}: {added[-1]:,} mappings after {growth.moves:,} moves"
+        axes.text(
+            0.99,
+            0.24 - 0.095 * number,
+            text,
+            ha="right",
+            fontsize=9,
+            color=colour,
+            transform=axes.transAxes,
+        )
+    axes.set_xlim(0, longest)
+    axes.set_ylim(0, max(data.limit, *(g.points[-1][1] for g in data.growths)) * 1.12)
+    axes.set_xlabel("moves made", fontsize=9, color=_INK)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def _huge_page(axes: Axes, costs: Costs) -> None:
+    found = [
+        (label, colour, ns.median / 1000)
+        for name, label, colour in _BARS
+        if (ns := costs.find(name, "one huge page", caches=COLD, sibling=False))
+    ]
+    if not found:
+        _nothing_there(axes, "one huge page: could not be measured")
+        return
+    _tidy(axes, "One huge page, microseconds")
+    labels, colours, times = zip(*reversed(found), strict=True)
+    axes.barh(labels, times, color=colours, height=0.62)
+    for row, us in enumerate(times):
+        axes.text(
+            us * 1.08, row, f"{us:,.0f}" if us >= 10 else f"{us:.1f}", va="center", fontsize=9
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(min(times) / 2, max(times) * 3)
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _claims(axes: Axes, argument: Argument) -> None:
+    axes.set_axis_off()
+    axes.set_title("The claims, judged", loc="left", fontsize=11, fontweight="bold", color=_INK)
+    level = 0.97
+    for scenario, finding in argument.findings:
+        lines = textwrap.wrap(scenario.claim, 62)
+        axes.text(0, level, "\n".join(lines), va="top", fontsize=8.2, color=_INK, linespacing=1.1)
+        level -= 0.047 * len(lines)
+        verdict = f"{scenario.who}: {finding.verdict.value}"
+        axes.text(
+            0,
+            level,
+            verdict,
+            va="top",
+            fontsize=8.2,
+            fontweight="bold",
+            color=_VERDICTS[finding.verdict],
+        )
+        level -= 0.068
+
+
+def draw(argument: Argument, path: Path) -> None:
+    """Draw the figure into a file whose name says its format; see `check`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 10), dpi=120, facecolor="white")
+    grid = figure.add_gridspec(
+        2,
+        12,
+        height_ratios=(1.25, 1),
+        hspace=0.3,
+        wspace=0.4,
+        left=0.05,
+        right=0.9,
+        top=0.88,
+        bottom=0.085,
+    )
+    here = argument.machine
+    figure.suptitle(
+        "Moving pages, moving mappings, copying: which is cheaper?",
+        x=0.05,
+        y=0.965,
+        ha="left",
+        fontsize=17,
+        fontweight="bold",
+        color=_INK,
+    )
+    figure.text(
+        0.05,
+        0.918,
+        f"Linux {here.kernel} on {here.architecture}, pages of {here.page_size // 1024} KiB. "
+        "Medians, with the middle half shaded; caches cold unless it says warm. Lower is better. "
+        "Measured by pagemove compare.",
+        fontsize=10,
+        color=_FAINT,
+    )
+    costs = argument.measured.get("costs")
+    if costs and costs.disturbed:
+        figure.text(
+            0.05,
+            0.015,
+            "Other processes disturbed this measurement: its thread had a CPU for only "
+            f"{costs.cpu_share:.0%} of the time. Repeat it on a quiet machine.",
+            fontsize=10,
+            color=_VERDICTS[Verdict.FAILS],
+        )
+    mappings = argument.measured.get("mappings")
+    left = figure.add_subplot(grid[0, :5])
+    right = figure.add_subplot(grid[0, 7:])
+    for axes, sibling in ((left, False), (right, True)):
+        if costs:
+            _costs(axes, costs, sibling=sibling)
+        else:
+            _nothing_there(axes, "costs could not be measured")
+    if costs and len(costs.companies()) == 2:
+        limits = [*left.get_ylim(), *right.get_ylim()]
+        for axes in (left, right):
+            axes.set_ylim(min(limits), max(limits))
+    growing = figure.add_subplot(grid[1, :4])
+    if mappings:
+        _growth(growing, mappings)
+    else:
+        _nothing_there(growing, "mappings could not be counted")
+    huge = figure.add_subplot(grid[1, 5:8])
+    if costs:
+        _huge_page(huge, costs)
+    else:
+        _nothing_there(huge, "costs could not be measured")
+    _claims(figure.add_subplot(grid[1, 8:]), argument)
+    figure.savefig(path)
