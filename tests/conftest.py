@@ -1,0 +1,101 @@
+"""What all tests share: needs declared as data, and no test leaves anything behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pagemove._native import remap
+from support import Area
+from support import needs as _needs
+from support.foreign import foreign as _foreign
+
+REQUIRE_FEATURES = os.environ.get("PAGEMOVE_REQUIRE_FEATURES", "") not in ("", "0")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "needs(*names): what the machine must have, by the names in tests/support/needs.py; the "
+        "test is skipped without, or fails where PAGEMOVE_REQUIRE_FEATURES=1",
+    )
+    config.add_cleanup(_needs.undo)
+
+
+def _names(item: pytest.Item) -> list[str]:
+    return [name for mark in item.iter_markers("needs") for name in mark.args]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    unknown = {name for item in items for name in _names(item)} - set(_needs.NEEDS)
+    if unknown:
+        raise pytest.UsageError(f"tests need what tests/support/needs.py does not know: {unknown}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for name in dict.fromkeys(_names(item)):
+        reason = _needs.missing(name)
+        if reason and REQUIRE_FEATURES and name not in _needs.MAY_LACK:
+            pytest.fail(f"needs {name}: {reason} (PAGEMOVE_REQUIRE_FEATURES is set)", pytrace=False)
+        if reason:
+            pytest.skip(f"needs {name}: {reason}")
+
+
+@pytest.fixture(autouse=True)
+def _quirks_restored() -> Iterator[None]:
+    """Take back what a test made the library believe of the kernel."""
+    before = None
+    with contextlib.suppress(OSError):
+        before = remap.quirks()
+    yield
+    if before is not None:
+        remap.set_quirks(before)
+
+
+@pytest.fixture
+def foreign() -> Iterator[Callable[..., Area]]:
+    """Make private anonymous memory that is no `Memory` (`support.foreign`), freed afterwards."""
+    with contextlib.ExitStack() as stack:
+        yield lambda pages=1, **how: stack.enter_context(_foreign(pages, **how))
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        # The descriptor of the listing itself is gone by now.
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def _unforked() -> int:
+    """Count the bytes that a fork leaves out: those of every `Memory`, and hardly any others."""
+    text = Path("/proc/self/smaps").read_text(errors="surrogateescape")
+    sizes = re.findall(r"(?m)^Size: +(\d+) kB\n(?:\w+:.*\n)*?VmFlags:.* dc(?: |$)", text)
+    return sum(int(size) << 10 for size in sizes)
+
+
+@pytest.fixture
+def no_leak() -> Iterator[None]:
+    """Fail a test after which descriptors, or the memory of a `Memory`, are left.
+
+    The library's own descriptors are opened first; it may open them anew (a test may have closed
+    them), so they are compared by what they are, not by number.
+    """
+    with contextlib.suppress(OSError):
+        remap.descriptor()
+    descriptors, memory = _descriptors(), _unforked()
+    yield
+    left = sorted(_descriptors().values())
+    assert left == sorted(descriptors.values()), "descriptors left open, or closed"
+    if _unforked() != memory:
+        # A caught exception keeps frames, and with them what they hold, until a collection.
+        gc.collect()
+    assert _unforked() == memory, "memory not freed"

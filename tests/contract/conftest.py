@@ -1,0 +1,27 @@
+"""Every test here is checked for descriptors and memory that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pagemove._native import remap
+
+pytest.register_assert_rewrite("contract.checks")
+
+
+@pytest.fixture(autouse=True)
+def _clean(no_leak: None) -> None:
+    return no_leak
+
+
+@pytest.fixture
+def guarded() -> Callable[[bool], None]:
+    """Choose the way of kernels with the stale-EAGAIN defect, or that of kernels without."""
+
+    def choose(guard: bool) -> None:
+        others = remap.quirks() & ~remap.QUIRK_STALE_EAGAIN
+        remap.set_quirks(others | (remap.QUIRK_STALE_EAGAIN if guard else 0))
+
+    return choose

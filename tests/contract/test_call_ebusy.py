@@ -1,0 +1,411 @@
+"""remap_anon_pages: pages shared with a forked child, merged by KSM, or pinned for I/O: EBUSY.
+
+And `unshare`, which makes what a fork has left shared exclusive again.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import time
+
+import numpy as np
+import pytest
+
+import pagemove
+from pagemove import (
+    HUGE_PAGE_SIZE,
+    PAGE_SIZE,
+    Memory,
+    PageState,
+    lowlevel,
+    remap_anon_pages,
+    unshare,
+)
+from support import at, child, fork, living_child, pattern, read, read_all, state, write
+from support.system import Ring
+
+from .checks import GUARDS, move_all, refusal, refuse, zeros
+
+pytestmark = pytest.mark.needs("move", "fork")
+
+_EBUSY = errno.EBUSY
+_EXCLUSIVE = PageState.EXCLUSIVE
+_HUGE_PAGES = HUGE_PAGE_SIZE // PAGE_SIZE
+_MERGEABLE, _UNMERGEABLE = 12, 13
+
+
+def nothing() -> None:
+    """What a child does whose only purpose is to have inherited something."""
+
+
+def frames(address: int, pages: int) -> list[int]:
+    """List page frame numbers; zeros for anyone but root."""
+    with open("/proc/self/pagemap", "rb") as pagemap:
+        pagemap.seek(address // PAGE_SIZE * 8)
+        words = np.frombuffer(pagemap.read(pages * 8), np.uint64)
+    return [int(word) & (1 << 55) - 1 for word in words]
+
+
+class TestShared:
+    """A page shared with a forked child is EBUSY (`PageShared`), while it lives and afterwards."""
+
+    @GUARDS
+    @pytest.mark.parametrize("flags", [0, 1])
+    @pytest.mark.parametrize("pages", [1, 3, 20])
+    def test_with_a_living_child(self, foreign, guarded, pages, flags, guard):
+        guarded(guard)
+        dst, src = foreign(pages), foreign(pages)
+        src.fill()
+        with living_child():
+            message = refuse(
+                _EBUSY, dst.address, src.address, dst.nbytes, flags, address=src.address
+            )
+        assert "forked process" in message
+        assert "unshare" in message
+
+    @GUARDS
+    @pytest.mark.parametrize("flags", [0, 1])
+    def test_with_a_child_that_has_ended(self, foreign, guarded, flags, guard):
+        guarded(guard)
+        dst, src = foreign(3), foreign(3)
+        src.fill()
+        child(nothing)
+        assert all(s & _EXCLUSIVE for s in src.states())
+        message = refuse(_EBUSY, dst.address, src.address, dst.nbytes, flags, address=src.address)
+        assert "unshare" in message
+
+    @GUARDS
+    def test_some_of_the_pages(self, foreign, guarded, guard):
+        guarded(guard)
+        dst, src = foreign(20), foreign(20)
+        write(src.page(7), 7)
+        with living_child():
+            for page in itertools.chain(range(7), range(8, 20)):
+                write(src.page(page), page)
+            assert remap_anon_pages(dst.address, src.address, dst.nbytes) == 7 * PAGE_SIZE
+            refuse(_EBUSY, dst.page(7), src.page(7), 13 * PAGE_SIZE, address=src.page(7))
+            move_all(dst.page(8), src.page(8), 12 * PAGE_SIZE)
+
+    def test_a_page_written_since_the_fork_moves(self, foreign):
+        dst, src = foreign(), foreign()
+        write(src.address, 1)
+        with living_child():
+            write(src.address, 2)
+            move_all(dst.address, src.address, PAGE_SIZE)
+
+    def test_the_child_keeps_what_it_inherited(self, foreign):
+        dst, src = foreign(), foreign()
+        write(src.address, 1)
+        with living_child() as one:
+            write(src.address, 2)
+            remap_anon_pages(dst.address, src.address, PAGE_SIZE)
+            assert one.run(read, src.address) == pattern(1)
+            assert one.run(read, dst.address) == zeros()
+
+    @pytest.mark.needs("thp")
+    @GUARDS
+    @pytest.mark.parametrize("lives", [True, False], ids=["living", "ended"])
+    def test_a_huge_page(self, foreign, guarded, guard, lives):
+        guarded(guard)
+        dst = foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        src = foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        src.advise(14)
+        src.fill()
+        with living_child() as one:
+            if not lives:
+                one.end()
+            refuse(_EBUSY, dst.address, src.address, HUGE_PAGE_SIZE, address=src.address)
+
+    def test_a_memory_is_not_shared_with_a_child(self):
+        with Memory(3 * PAGE_SIZE) as dst, Memory(3 * PAGE_SIZE) as src:
+            at(src.address, src.nbytes)[:] = 1
+            with living_child():
+                move_all(dst.address, src.address, src.nbytes)
+
+    def test_subprocesses_do_not_share(self, foreign):
+        import subprocess
+
+        dst, src = foreign(), foreign()
+        write(src.address, 1)
+        subprocess.run(["true"], check=True)
+        move_all(dst.address, src.address, PAGE_SIZE)
+
+    @GUARDS
+    @pytest.mark.needs("ksm")
+    def test_merged_by_ksm(self, foreign, guarded, guard):
+        guarded(guard)
+        dst, src = foreign(2), foreign(2)
+        for page in range(2):
+            write(src.page(page), 4711)
+        src.advise(_MERGEABLE)
+        wait_for(lambda: not any(s & _EXCLUSIVE for s in src.states()))
+        message = refuse(_EBUSY, dst.address, src.address, dst.nbytes, address=src.address)
+        assert "KSM" in message
+        src.advise(_UNMERGEABLE)
+        assert src.contents() == pattern(4711) * 2
+
+
+def wait_for(condition, seconds: float = 20.0) -> None:
+    """Wait for something that a kernel thread does in its own time."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "the kernel did not get to it"
+        time.sleep(0.002)
+
+
+class TestPinned:
+    """A page pinned for I/O is EBUSY; a buffer registered with io_uring stays pinned."""
+
+    @GUARDS
+    @pytest.mark.needs("io_uring")
+    @pytest.mark.parametrize("flags", [0, 1])
+    @pytest.mark.parametrize("pages", [1, 3, 20])
+    def test_a_registered_buffer(self, foreign, guarded, pages, flags, guard):
+        guarded(guard)
+        dst, src = foreign(pages), foreign(pages)
+        contents = src.fill()
+        with Ring() as ring:
+            ring.register(src.address, src.nbytes)
+            message = refuse(
+                _EBUSY, dst.address, src.address, dst.nbytes, flags, address=src.address
+            )
+            assert "pinned for I/O" in message
+            ring.unregister()
+        wait_for(lambda: _moves(dst.address, src.address, dst.nbytes))
+        assert dst.contents() == contents
+
+    @GUARDS
+    @pytest.mark.needs("io_uring")
+    def test_pages_around_a_pinned_one(self, foreign, guarded, guard):
+        guarded(guard)
+        dst, src = foreign(9), foreign(9)
+        src.fill()
+        with Ring() as ring:
+            ring.register(src.page(4), PAGE_SIZE)
+            assert remap_anon_pages(dst.address, src.address, dst.nbytes) == 4 * PAGE_SIZE
+            refuse(_EBUSY, dst.page(4), src.page(4), 5 * PAGE_SIZE, address=src.page(4))
+            move_all(dst.page(5), src.page(5), 4 * PAGE_SIZE)
+
+    @pytest.mark.needs("io_uring")
+    def test_io_into_a_pinned_page_arrives(self, foreign):
+        # What EBUSY is for: the frame stays where the device, or here a reader, expects it.
+        dst, src = foreign(), foreign()
+        src.fill()
+        with Ring() as ring:
+            ring.register(src.address, PAGE_SIZE)
+            with refusal(_EBUSY):
+                remap_anon_pages(dst.address, src.address, PAGE_SIZE)
+            write(src.address, 5)
+            assert read(src.address) == pattern(5)
+
+
+def _moves(dst: int, src: int, length: int) -> bool:
+    """Try to move all of it; the kernel unpins a registered buffer in its own time."""
+    done = 0
+    try:
+        while done < length:
+            done += remap_anon_pages(dst + done, src + done, length - done)
+    except pagemove.PageShared:
+        assert done == 0
+        return False
+    return True
+
+
+class TestDestinationFirst:
+    def test_an_occupied_destination_before_a_shared_source(self, foreign):
+        dst, src = foreign(), foreign()
+        src.fill()
+        with living_child():
+            write(dst.address, 9)
+            refuse(errno.EEXIST, dst.address, src.address, PAGE_SIZE, address=dst.address)
+
+
+class TestUnshare:
+    """Pages left shared by an exited child are made exclusive again, in place."""
+
+    @pytest.mark.parametrize("pages", [1, 3, 700])
+    def test_makes_them_exclusive_in_place(self, foreign, pages):
+        dst, src = foreign(pages), foreign(pages)
+        contents = src.fill()
+        before = frames(src.address, pages)
+        child(nothing)
+        assert unshare(src.array()) == pages
+        assert frames(src.address, pages) == before
+        assert src.contents() == contents
+        move_all(dst.address, src.address, src.nbytes)
+
+    def test_counts_only_what_was_shared(self, foreign):
+        src = foreign(10)
+        src.fill()
+        assert unshare(src.array()) == 0
+        child(nothing)
+        for page in (2, 5):
+            write(src.page(page), page)
+        assert unshare(src.array()) == 8
+        assert unshare(src.array()) == 0
+
+    def test_leaves_holes_and_zero_pages_as_they_are(self, foreign):
+        src = foreign(10)
+        for page in (1, 8):
+            write(src.page(page), page)
+        read(src.page(4), 1)
+        child(nothing)
+        before = src.states()
+        assert unshare(src.array()) == 2
+        assert src.states() == before
+
+    @pytest.mark.parametrize("pages", [1, 9])
+    def test_refuses_while_the_child_lives(self, foreign, pages):
+        src = foreign(pages)
+        contents = src.fill()
+        before = frames(src.address, pages)
+        with living_child() as one:
+            with refusal(_EBUSY, "unshare") as error:
+                unshare(src.array())
+            assert error().address == src.address
+            assert "copy=True" in str(error())
+            assert not any(s & _EXCLUSIVE for s in src.states())
+            assert one.run(read_all, src.address, pages) == contents
+        assert unshare(src.array()) == pages
+        assert frames(src.address, pages) == before
+
+    def test_refuses_all_if_one_page_is_shared_with_a_living_child(self, foreign):
+        src = foreign(8)
+        src.fill()
+        child(nothing)
+        write(src.page(5), 5)
+        with living_child():
+            for page in (0, 1, 2, 3, 4, 6, 7):
+                write(src.page(page), page)
+            with refusal(_EBUSY, "unshare") as error:
+                unshare(src.array())
+            assert error().address == src.page(5)
+
+    @pytest.mark.parametrize("pages", [1, 9])
+    def test_copies_on_request_while_the_child_lives(self, foreign, pages):
+        dst, src = foreign(pages), foreign(pages)
+        contents = src.fill()
+        with living_child() as one:
+            assert unshare(src.array(), copy=True) == pages
+            assert all(s & _EXCLUSIVE for s in src.states())
+            move_all(dst.address, src.address, src.nbytes)
+            assert one.run(read_all, src.address, pages) == contents
+
+    @pytest.mark.needs("thp")
+    @pytest.mark.parametrize("lives", [True, False], ids=["living", "ended"])
+    def test_a_huge_page(self, foreign, lives):
+        dst = foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        src = foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        src.advise(14)
+        contents = src.fill()
+        with living_child() as one:
+            if not lives:
+                one.end()
+            assert unshare(src.array(), copy=lives) == _HUGE_PAGES
+            move_all(dst.address, src.address, HUGE_PAGE_SIZE)
+            if lives:
+                assert one.run(read_all, src.address, _HUGE_PAGES) == contents
+        assert dst.contents() == contents
+
+    @pytest.mark.needs("thp")
+    def test_part_of_a_huge_page(self, foreign):
+        src = foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        src.advise(14)
+        src.fill()
+        child(nothing)
+        assert unshare(src.array()[: 10 * PAGE_SIZE]) >= 10
+        dst = foreign(10)
+        move_all(dst.address, src.address, 10 * PAGE_SIZE)
+
+    @pytest.mark.needs("swap")
+    def test_swapped_out_pages(self, foreign):
+        dst, src = foreign(3), foreign(3)
+        contents = src.fill()
+        child(nothing)
+        src.advise(lowlevel.MADV_PAGEOUT)
+        unshare(src.array())
+        move_all(dst.address, src.address, src.nbytes)
+        assert dst.contents() == contents
+
+    @pytest.mark.needs("ksm")
+    def test_merged_pages_are_copied_only_on_request(self, foreign):
+        dst, src = foreign(2), foreign(2)
+        for page in range(2):
+            write(src.page(page), 99)
+        src.advise(_MERGEABLE)
+        wait_for(lambda: not any(s & _EXCLUSIVE for s in src.states()))
+        with refusal(_EBUSY, "unshare"):
+            unshare(src.array())
+        # KSM must not merge them again before the move.
+        src.advise(_UNMERGEABLE)
+        unshare(src.array(), copy=True)
+        move_all(dst.address, src.address, src.nbytes)
+
+    def test_partial_pages_at_both_ends_count(self, foreign):
+        src = foreign(4)
+        src.fill()
+        child(nothing)
+        assert unshare(src.array()[PAGE_SIZE + 8 : 2 * PAGE_SIZE + 8]) == 2
+        assert unshare(src.array()) == 2
+
+    def test_memory_and_empty_buffers(self, foreign):
+        with Memory(PAGE_SIZE) as memory:
+            write(memory.address, 1)
+            assert unshare(memory) == 0
+        assert unshare(bytearray()) == 0
+        assert unshare(np.zeros(0)) == 0
+
+    def test_a_read_only_buffer_is_a_buffer_error(self):
+        with pytest.raises(BufferError):
+            unshare(b"read-only")
+
+    @pytest.mark.parametrize("wrong", [None, 4096, "text", [1], 1.5], ids=repr)
+    def test_anything_else_is_a_type_error(self, wrong):
+        with pytest.raises(TypeError):
+            unshare(wrong)
+
+    def test_copy_is_by_keyword_only(self, foreign):
+        with pytest.raises(TypeError):
+            unshare(foreign().array(), True)
+
+    def test_a_page_that_cannot_be_written(self, foreign):
+        src = foreign(2)
+        src.fill()
+        child(nothing)
+        lowlevel.mprotect(src.address, src.nbytes, 1)  # PROT_READ
+        with pytest.raises(pagemove.RemapError, match="unshare") as caught:
+            unshare(src.array())
+        assert caught.value.address == src.address
+        assert caught.value.moved == 0
+
+    def test_two_children_one_of_which_lives(self, foreign):
+        src = foreign(2)
+        src.fill()
+        with living_child(), living_child() as second:
+            second.end()
+            with refusal(_EBUSY, "unshare"):
+                unshare(src.array())
+        assert unshare(src.array()) == 2
+
+
+def test_the_page_of_a_grandchild_is_shared_too(foreign):
+    src = foreign()
+    src.fill()
+    out, into = os.pipe()
+    first = fork()
+    if not first:
+        os.close(into)
+        if not fork():
+            os.read(out, 1)
+        os._exit(0)
+    os.waitpid(first, 0)
+    os.close(out)
+    dst = foreign()
+    refuse(_EBUSY, dst.address, src.address, PAGE_SIZE, address=src.address)
+    with refusal(_EBUSY, "unshare"):
+        unshare(src.array())
+    os.close(into)
+    wait_for(lambda: state(src.address) & _EXCLUSIVE)
+    assert unshare(src.array()) == 1

@@ -1,0 +1,55 @@
+"""What tests of every kind share; ``tests`` is on the path, so ``from support import foreign``.
+
+==================  ===============================================================================
+``needs.py``        what a test may declare to need, how it is probed, and how it is provided
+``pages.py``        memory by its address: contents, page states, resident bytes, mappings
+``foreign.py``      private anonymous memory that is not a `Memory`, alone between guard gaps
+``children.py``     code in a child process: to its end with a deadline, or held alive
+``threads.py``      several functions at once, started together, their exceptions raised here
+``system.py``       system calls that neither Python nor pagemove has: mlock2, seccomp, io_uring
+==================  ===============================================================================
+"""
+
+from support.children import Child, ChildFailed, child, fork, living_child
+from support.foreign import Area, foreign
+from support.needs import NEEDS, missing
+from support.pages import (
+    at,
+    hole,
+    pattern,
+    read,
+    read_all,
+    rss,
+    smaps,
+    state,
+    states,
+    vmas_in,
+    write,
+    write_all,
+)
+from support.threads import together
+
+__all__ = [
+    "NEEDS",
+    "Area",
+    "Child",
+    "ChildFailed",
+    "at",
+    "child",
+    "foreign",
+    "fork",
+    "hole",
+    "living_child",
+    "missing",
+    "pattern",
+    "read",
+    "read_all",
+    "rss",
+    "smaps",
+    "state",
+    "states",
+    "together",
+    "vmas_in",
+    "write",
+    "write_all",
+]

@@ -1,0 +1,192 @@
+"""What a test needs of the machine: a name, a probe, and for swap and KSM the means to provide it.
+
+A test says so as data: ``@pytest.mark.needs("move", "thp")``. ``tests/conftest.py`` skips it with
+the reason where a probe gives one; with PAGEMOVE_REQUIRE_FEATURES=1 it fails it instead, except for
+what is in `MAY_LACK`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pagemove import HUGE_PAGE_SIZE, features
+from support import system
+
+SWAP_BYTES = 256 << 20
+_KSM = Path("/sys/kernel/mm/ksm")
+_KSM_HURRY = {"pages_to_scan": "5000", "sleep_millisecs": "5", "run": "1"}
+_HUGETLB_PAGES = Path("/proc/sys/vm/nr_hugepages")
+
+#: What gives its reason for missing, or None if it is there.
+Probe = Callable[[], "str | None"]
+
+_undo = contextlib.ExitStack()
+
+
+def _move() -> str | None:
+    found = features()
+    if found.remap_anon_pages:
+        return None
+    return next(problem.missing for problem in found.problems if problem.needed)
+
+
+def _feature(name: str) -> Probe:
+    def probe() -> str | None:
+        return None if name in features().uffd_features else f"no UFFD_FEATURE_{name}"
+
+    return probe
+
+
+def _thp() -> str | None:
+    if not HUGE_PAGE_SIZE:
+        return "a kernel without transparent huge pages"
+    return None if features().thp in ("always", "madvise") else "transparent huge pages are off"
+
+
+def _guard() -> str | None:
+    return None if features().guard_regions else "no MADV_GUARD_INSTALL (Linux 6.13)"
+
+
+def _userfaultfd_missing() -> str | None:
+    found = features()
+    doors = (found.userfaultfd_user_mode, found.userfaultfd_syscall, found.userfaultfd_device)
+    return None if any(doors) else "no userfaultfd can be opened"
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else "not root"
+
+
+def _fork() -> str | None:
+    return None if hasattr(os, "fork") else "no fork"
+
+
+def _two_cpus() -> str | None:
+    return None if len(os.sched_getaffinity(0)) > 1 else "one CPU only"
+
+
+def _vma_names() -> str | None:
+    return None if features().vma_names else "a kernel without CONFIG_ANON_VMA_NAME"
+
+
+def _pagemap_scan() -> str | None:
+    return None if features().pagemap_scan else "no PAGEMAP_SCAN (Linux 6.7)"
+
+
+def _stale_eagain() -> str | None:
+    has = "stale-EAGAIN" in features().defects
+    return None if has else "a kernel without the stale-EAGAIN defect"
+
+
+def _io_uring() -> str | None:
+    try:
+        with system.Ring():
+            return None
+    except OSError as error:
+        return f"io_uring cannot be used: {error.strerror}"
+
+
+@functools.cache
+def _swap() -> str | None:
+    """Find swap space, or make some for as long as the tests run."""
+    if Path("/proc/swaps").read_text().count("\n") > 1:
+        return None
+    if os.geteuid() != 0:
+        return "no swap, and not root, so none can be made"
+    last = "no directory to make it in"
+    for directory in (tempfile.gettempdir(), "/var/tmp"):
+        path = Path(directory) / f"pagemove-tests-{os.getpid()}.swap"
+        try:
+            with path.open("xb") as file:
+                path.chmod(0o600)
+                os.posix_fallocate(file.fileno(), 0, SWAP_BYTES)
+            subprocess.run(["mkswap", path], check=True, capture_output=True)
+            subprocess.run(["swapon", path], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            path.unlink(missing_ok=True)
+            last = str(getattr(error, "stderr", None) or error)
+            continue
+        _undo.callback(path.unlink, missing_ok=True)
+        _undo.callback(_swap_off, path)
+        features(refresh=True)
+        return None
+    return f"no swap, and none could be made: {last}"
+
+
+def _swap_off(path: Path) -> None:
+    subprocess.run(["swapoff", path], check=False, capture_output=True)
+
+
+@functools.cache
+def _ksm() -> str | None:
+    """Find KSM running, or start it for as long as the tests run."""
+    if not _KSM.is_dir():
+        return "a kernel without KSM"
+    try:
+        before = {name: (_KSM / name).read_text() for name in _KSM_HURRY}
+        for name, value in _KSM_HURRY.items():
+            (_KSM / name).write_text(value)
+            _undo.callback((_KSM / name).write_text, before[name])
+    except OSError as error:
+        return None if _ksm_runs() else f"KSM does not run and cannot be started: {error.strerror}"
+    return None
+
+
+def _ksm_runs() -> bool:
+    return (_KSM / "run").read_text().strip() == "1"
+
+
+@functools.cache
+def _hugetlb() -> str | None:
+    """Find a free hugetlb page, or reserve some for as long as the tests run."""
+    try:
+        before = _HUGETLB_PAGES.read_text()
+        if system.hugetlb_free():
+            return None
+        _HUGETLB_PAGES.write_text(str(int(before) + 4))
+    except OSError as error:
+        return f"no hugetlb pages: {error.strerror}"
+    _undo.callback(_HUGETLB_PAGES.write_text, before)
+    return None if system.hugetlb_free() else "no hugetlb pages could be reserved"
+
+
+#: Every name that a test may give to ``needs``.
+NEEDS: dict[str, Probe] = {
+    "fork": _fork,
+    "guard": _guard,
+    "hugetlb": _hugetlb,
+    "io_uring": _io_uring,
+    "ksm": _ksm,
+    "move": _move,
+    "pagemap_scan": _pagemap_scan,
+    "poison": _feature("POISON"),
+    "root": _root,
+    "seccomp": system.no_seccomp,
+    "stale_eagain": _stale_eagain,
+    "swap": _swap,
+    "thp": _thp,
+    "two_cpus": _two_cpus,
+    "userfaultfd_missing": _userfaultfd_missing,
+    "vma_names": _vma_names,
+    "wp_async": _feature("WP_ASYNC"),
+}
+
+#: What even the project's own machines may lack: their kernel, or where they run, may forbid it.
+#: So may a test of one kernel's defect on another kernel.
+MAY_LACK = frozenset({"ksm", "stale_eagain", "swap"})
+
+
+def missing(name: str) -> str | None:
+    """Say why the machine lacks `name`, or None where it has it or could be given it."""
+    return NEEDS[name]()
+
+
+def undo() -> None:
+    """Take back what was provided: swap off, KSM as before."""
+    _undo.close()

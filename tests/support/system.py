@@ -1,0 +1,124 @@
+"""System calls that neither Python nor pagemove has, and which the tests need."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+import struct
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+MLOCK_ONFAULT = 1
+
+_X86 = platform.machine() == "x86_64"
+_SYS_MLOCK2 = 325 if _X86 else 284
+_SYS_USERFAULTFD = 323 if _X86 else 282
+_AUDIT_ARCH = 0xC000003E if _X86 else 0xC00000B7
+_SYS_IO_URING_SETUP = 425
+_SYS_IO_URING_REGISTER = 427
+
+_PR_SET_DUMPABLE = 4
+_PR_SET_SECCOMP = 22
+_PR_SET_NO_NEW_PRIVS = 38
+_SECCOMP_MODE_FILTER = 2
+_SECCOMP_RET_ALLOW = 0x7FFF0000
+_SECCOMP_RET_ERRNO = 0x00050000
+
+
+def _checked(result: int, call: str) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{call}: {os.strerror(code)}")
+    return result
+
+
+def syscall(number: int, *args: int) -> int:
+    """Make a system call; OSError on failure."""
+    words = [ctypes.c_long(arg) for arg in args]
+    return _checked(_libc.syscall(ctypes.c_long(number), *words), f"syscall {number}")
+
+
+def mlock(address: int, nbytes: int, *, on_fault: bool = False) -> None:
+    """mlock2(2): lock, populating the range, or with `on_fault` what gets there later."""
+    syscall(_SYS_MLOCK2, address, nbytes, MLOCK_ONFAULT if on_fault else 0)
+
+
+def munlock(address: int, nbytes: int) -> None:
+    """munlock(2)."""
+    words = ctypes.c_void_p(address), ctypes.c_size_t(nbytes)
+    _checked(_libc.munlock(*words), "munlock")
+
+
+def set_dumpable() -> None:
+    """Give back what setuid takes away: one's own files under /proc/self."""
+    _checked(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+
+
+def no_seccomp() -> str | None:
+    """Say why a seccomp filter cannot be installed, or None if it can."""
+    status = Path("/proc/self/status").read_text()
+    return None if "\nSeccomp:" in status else "a kernel without seccomp"
+
+
+def refuse_userfaultfd(code: int) -> None:
+    """Install a seccomp filter that answers userfaultfd(2) with an errno. For ever: in a child."""
+    load, jump_equal, give = 0x20, 0x15, 0x06
+    rules = [
+        (load, 0, 0, 4),
+        (jump_equal, 1, 0, _AUDIT_ARCH),
+        (give, 0, 0, _SECCOMP_RET_ALLOW),
+        (load, 0, 0, 0),
+        (jump_equal, 0, 1, _SYS_USERFAULTFD),
+        (give, 0, 0, _SECCOMP_RET_ERRNO | code),
+        (give, 0, 0, _SECCOMP_RET_ALLOW),
+    ]
+    code_bytes = b"".join(struct.pack("=HBBI", *rule) for rule in rules)
+    buffer = ctypes.create_string_buffer(code_bytes, len(code_bytes))
+    program = struct.pack("=H6xQ", len(rules), ctypes.addressof(buffer))
+    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+    result = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0)
+    _checked(result, "prctl(PR_SET_SECCOMP)")
+
+
+def hugetlb_free() -> bool:
+    """Tell whether there is a hugetlb page to map."""
+    try:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000  # MAP_HUGETLB
+        with mmap.mmap(-1, 2 << 20, flags=flags):
+            return True
+    except OSError:
+        return False
+
+
+class Ring:
+    """An io_uring that does nothing but hold registered buffers, which pins their pages."""
+
+    def __init__(self) -> None:
+        self._params = ctypes.create_string_buffer(120)
+        self._fd = syscall(_SYS_IO_URING_SETUP, 4, ctypes.addressof(self._params))
+
+    def register(self, address: int, nbytes: int) -> None:
+        """Pin the pages of a range, faulting them in."""
+        vector = struct.pack("=QQ", address, nbytes)
+        buffer = ctypes.create_string_buffer(vector, len(vector))
+        syscall(_SYS_IO_URING_REGISTER, self._fd, 0, ctypes.addressof(buffer), 1)
+
+    def unregister(self) -> None:
+        """Unpin them; the kernel may finish it a little later."""
+        syscall(_SYS_IO_URING_REGISTER, self._fd, 1, 0, 0)
+
+    def close(self) -> None:
+        """Close it. Twice is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Ring:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

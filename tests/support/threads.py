@@ -1,0 +1,38 @@
+"""Several functions at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]:
+    """Run each function in a thread of its own, all started at one barrier; give their results.
+
+    An exception in any of them is raised here. A thread that does not end in time fails the test;
+    it is a daemon, so that the interpreter can still exit.
+    """
+    barrier = threading.Barrier(len(functions))
+    results: list[Any] = [None] * len(functions)
+    errors: list[BaseException] = []
+
+    def run(index: int, function: Callable[[], Any]) -> None:
+        try:
+            barrier.wait(deadline)
+            results[index] = function()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=item, daemon=True) for item in enumerate(functions)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(deadline)
+    if errors:
+        raise errors[0]
+    alive = [thread.name for thread in threads if thread.is_alive()]
+    assert not alive, f"threads that did not end within {deadline} s: {alive}"
+    return results
