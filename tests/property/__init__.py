@@ -1,0 +1,16 @@
+"""Tests with arguments and orders of events that nobody thought of (Hypothesis).
+
+``test_state_machine.py``, ``test_huge_machine.py``
+    Model (``tests/model``) and kernel side by side. ``arena.py`` has the areas in the kernel,
+    ``world.py`` the rules for all that can happen to them, ``machine.py`` those for the calls.
+``test_arguments.py``
+    Right, wrong and extreme arguments of every public function; the values are in ``values.py``.
+
+``PAGEMOVE_HYPOTHESIS_EXAMPLES=2000`` makes each of them try so many examples instead of the few
+that fit into an ordinary test run.
+"""
+
+import os
+
+#: Examples asked for in the environment, 0 for the default of each test.
+EXAMPLES = int(os.environ.get("PAGEMOVE_HYPOTHESIS_EXAMPLES", "0"))
