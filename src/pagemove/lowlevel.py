@@ -25,19 +25,18 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from pagemove._native import calls
-from pagemove._native.calls import set_vma_name
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 def _of_integers(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Refuse what is not an integer: the native call would cut a float down to one."""
+    """Refuse what is no integer (nor a name in bytes): the native call would cut a float to one."""
 
     @functools.wraps(call)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         for value in (*args, *kwargs.values()):
-            if not isinstance(value, int | np.integer):
+            if not isinstance(value, int | np.integer | bytes):
                 raise TypeError(
                     f"{call.__name__} takes integers, not the {type(value).__name__} {value!r}"
                 )
@@ -60,6 +59,7 @@ pagemap_scan = _of_integers(calls.pagemap_scan)
 poison = _of_integers(calls.poison)
 read_events = _of_integers(calls.read_events)
 register = _of_integers(calls.register)
+set_vma_name = _of_integers(calls.set_vma_name)
 unregister = _of_integers(calls.unregister)
 userfaultfd = _of_integers(calls.userfaultfd)
 userfaultfd_new = _of_integers(calls.userfaultfd_new)

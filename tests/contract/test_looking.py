@@ -90,7 +90,7 @@ class TestPageStates:
     def test_swapped(self, foreign):
         area = foreign(2)
         area.fill()
-        area.advise(lowlevel.MADV_PAGEOUT, 1, 1)
+        area.page_out(1, 1)
         assert [PageState(int(w)) for w in page_states(area.array())] == [
             PRESENT | EXCLUSIVE,
             SWAPPED,

@@ -28,13 +28,11 @@ from pagemove import (
 from pagemove._native import remap
 from support import at, child, hole, pattern, read, write, write_all
 from support.foreign import foreign as map_foreign
-from support.system import refuse_userfaultfd, set_dumpable
+from support.system import NOBODY, refuse_userfaultfd, set_dumpable
 
 from .checks import move_all
 
 pytestmark = pytest.mark.needs("fork")
-
-NOBODY = 65534
 
 CALLS: dict[str, Callable[[Memory, Memory], object]] = {
     "remap_anon_pages": lambda dst, src: remap_anon_pages(dst, src, dst.nbytes),

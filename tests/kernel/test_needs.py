@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pagemove import PAGE_SIZE, PageState, lowlevel
+from pagemove import PAGE_SIZE, PageState
 from support import ChildFailed, child, living_child, pattern, state, write
 from support.system import Ring
 
@@ -15,7 +15,7 @@ from support.system import Ring
 def test_swap_takes_a_page_and_gives_it_back(foreign):
     area = foreign(1)
     contents = area.fill()
-    area.advise(lowlevel.MADV_PAGEOUT)
+    area.page_out()
     assert state(area.address) & PageState.SWAPPED
     assert area.contents() == contents
 

@@ -233,8 +233,10 @@ def unshare(
         if entry.claim is Claim.SHARED:
             space.split(page, None)
             entry.folio = None
-        entry.swapped = False
         entry.own()
+    for entry in there.values():
+        # Whether a page in swap is shared cannot be told without reading it in.
+        entry.swapped = False
     return len(others)
 
 

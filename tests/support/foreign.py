@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pagemove import PAGE_SIZE, PageState, lowlevel
 from support import pages as _pages
+from support import system
 
 PROT_NONE = 0
 READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
@@ -80,6 +81,11 @@ class Area:
         """madvise(2) on all of it, or on `pages` pages from `first` on."""
         count = self.pages - first if pages is None else pages
         lowlevel.madvise(self.page(first), count * PAGE_SIZE, advice)
+
+    def page_out(self, first: int = 0, pages: int | None = None) -> None:
+        """Swap its pages out."""
+        count = self.pages - first if pages is None else pages
+        system.page_out(self.page(first), count * PAGE_SIZE)
 
     def discard(self, first: int = 0, pages: int | None = None) -> None:
         """Make its pages holes."""

@@ -9,6 +9,8 @@ import platform
 import struct
 from pathlib import Path
 
+from pagemove import lowlevel
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -21,9 +23,16 @@ _AUDIT_ARCH = 0xC000003E if _X86 else 0xC00000B7
 _SYS_IO_URING_SETUP = 425
 _SYS_IO_URING_REGISTER = 427
 
+NOBODY = 65534
+
 _PR_SET_DUMPABLE = 4
+_PR_SET_KEEPCAPS = 8
 _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
+_CAP_DAC_READ_SEARCH = 2
+_CAPABILITY_VERSION_3 = 0x20080522
 _SECCOMP_MODE_FILTER = 2
 _SECCOMP_RET_ALLOW = 0x7FFF0000
 _SECCOMP_RET_ERRNO = 0x00050000
@@ -53,9 +62,44 @@ def munlock(address: int, nbytes: int) -> None:
     _checked(_libc.munlock(*words), "munlock")
 
 
+def page_out(address: int, nbytes: int) -> None:
+    """Swap the pages of a range out: MADV_PAGEOUT on each CPU.
+
+    A page that is new waits in a list of the CPU that made it, where reclaim cannot take it from;
+    the advice empties that list for the CPU that it is given on.
+    """
+    before = os.sched_getaffinity(0)
+    try:
+        for cpu in before:
+            os.sched_setaffinity(0, {cpu})
+            lowlevel.madvise(address, nbytes, lowlevel.MADV_PAGEOUT)
+        # Once more for what the first CPU had to leave on the others' lists.
+        lowlevel.madvise(address, nbytes, lowlevel.MADV_PAGEOUT)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def set_dumpable() -> None:
     """Give back what setuid takes away: one's own files under /proc/self."""
     _checked(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+
+
+def become_nobody() -> None:
+    """Give up every privilege but reading files, here and in what this process executes.
+
+    The interpreter and the tests may lie where only their owner may read, and reading files has
+    nothing to do with moving pages.
+    """
+    os.setgroups([])
+    _checked(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl(PR_SET_KEEPCAPS)")
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    one = 1 << _CAP_DAC_READ_SEARCH
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    capabilities = struct.pack("=6I", one, one, one, 0, 0, 0)
+    _checked(_libc.capset(header, capabilities), "capset")
+    raised = _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH, 0, 0)
+    _checked(raised, "prctl(PR_CAP_AMBIENT)")
 
 
 def no_seccomp() -> str | None:
