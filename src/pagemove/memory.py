@@ -144,7 +144,10 @@ class Memory(Mapping):
                 f"shape {shape} of {kind} from byte {start} on does not fit into {self.nbytes} "
                 "bytes"
             )
-        return np.ndarray(shape, kind, buffer=memoryview(self), offset=start)
+        # frombuffer holds a buffer of the memory for as long as it lives; ndarray alone would keep
+        # the object, but not keep it from being closed.
+        whole = np.frombuffer(self, np.uint8)
+        return np.ndarray(shape, kind, buffer=whole, offset=start)
 
     def page_states(self) -> npt.NDArray[np.uint16]:
         """Give one `PageState` word a page; see `pagemove.page_states`."""

@@ -17,8 +17,9 @@ __all__ = ["RAP_ALLOW_SRC_HOLES", "move", "remap_anon_pages"]
 #: Skip holes in the source and count them as moved. The value of 2014; the kernel's own differs.
 RAP_ALLOW_SRC_HOLES = 1
 
-# A registration can be lost again while it is mended, if another thread maps over it: give up then.
-MENDINGS = 3
+# A registration can be lost again while it is mended, if another thread maps over it or has closed
+# the descriptor. Where the mappings are to blame the mending itself says so, and at once.
+MENDINGS = 20
 
 
 def _integer(name: str, value: object) -> int:

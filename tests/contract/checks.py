@@ -25,6 +25,8 @@ CLASSES = {
 
 #: With the look before each call that the stale-EAGAIN defect needs, and without (`guarded`).
 
+GUARDS = pytest.mark.parametrize("guard", [True, False], ids=["guarded", "plain"])
+
 _NO_FLAG = PageState(0)
 
 # What moves along with a page, and is to be seen at its new place.

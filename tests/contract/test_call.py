@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import mmap
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -98,7 +99,7 @@ def test_moves_many_pages_of_all_kinds_of_arguments(argument, kind):
 
 
 def _move_between(dst: Any, to: int, src: Any, of: int, length: int) -> None:
-    lowlevel.madvise(to, length, 4)  # MADV_DONTNEED
+    lowlevel.madvise(to, length, mmap.MADV_DONTNEED)
     write_all(of, length // PAGE_SIZE)
     before = look(to, of, length)
     assert remap_anon_pages(dst, src, length) == length
@@ -136,7 +137,7 @@ def test_moves_two_mebibytes(foreign, huge, aligned):
     dst = foreign(pages, align=HUGE_PAGE_SIZE)
     src = foreign(pages + 1, align=HUGE_PAGE_SIZE)
     if huge:
-        src.advise(14)  # MADV_HUGEPAGE
+        src.advise(mmap.MADV_HUGEPAGE)
     of = src.address if aligned else src.page(1)
     src.fill()
     assert bool(src.states()[0] & pagemove.PageState.HUGE) == huge

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import itertools
+import mmap
 import os
-import time
 
 import pytest
 
@@ -18,7 +18,7 @@ from pagemove import (
     remap_anon_pages,
     unshare,
 )
-from support import at, child, fork, living_child, pattern, read, state, write
+from support import at, child, fork, living_child, pattern, read, state, wait_for, write
 from support.system import Ring
 
 from .checks import GUARDS, move_all, refusal, refuse, zeros
@@ -28,7 +28,6 @@ pytestmark = pytest.mark.needs("move", "fork")
 _EBUSY = errno.EBUSY
 _EXCLUSIVE = PageState.EXCLUSIVE
 _HUGE_PAGES = HUGE_PAGE_SIZE // PAGE_SIZE
-_MERGEABLE, _UNMERGEABLE = 12, 13
 
 
 def nothing() -> None:
@@ -98,7 +97,7 @@ class TestShared:
         guarded(guard)
         dst = foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
         src = foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
-        src.advise(14)
+        src.advise(mmap.MADV_HUGEPAGE)
         src.fill()
         with living_child() as one:
             if not lives:
@@ -126,20 +125,12 @@ class TestShared:
         dst, src = foreign(2), foreign(2)
         for page in range(2):
             write(src.page(page), 4711)
-        src.advise(_MERGEABLE)
+        src.advise(mmap.MADV_MERGEABLE)
         wait_for(lambda: not any(s & _EXCLUSIVE for s in src.states()))
         message = refuse(_EBUSY, dst.address, src.address, dst.nbytes, address=src.address)
         assert "KSM" in message
-        src.advise(_UNMERGEABLE)
+        src.advise(mmap.MADV_UNMERGEABLE)
         assert src.contents() == pattern(4711) * 2
-
-
-def wait_for(condition, seconds: float = 20.0) -> None:
-    """Wait for something that a kernel thread does in its own time."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "the kernel did not get to it"
-        time.sleep(0.002)
 
 
 class TestPinned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ from .checks import GUARDS, check_moved, look, move_all, refuse
 pytestmark = pytest.mark.needs("move", "thp")
 
 _PAGES = HUGE_PAGE_SIZE // PAGE_SIZE
-_HUGEPAGE = 14
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def huge(foreign):
 
     def make(number: int, *, filled: bool = False, extra: int = 0) -> Area:
         area = foreign(number * _PAGES + extra, align=HUGE_PAGE_SIZE)
-        area.advise(_HUGEPAGE)
+        area.advise(mmap.MADV_HUGEPAGE)
         if filled:
             area.fill()
             for page in range(0, number * _PAGES, _PAGES):
@@ -143,7 +143,7 @@ def test_an_occupied_destination_within_the_range_of_one(huge, guarded, guard):
     guarded(guard)
     dst, src = huge(1), huge(1, filled=True)
     contents = src.contents()
-    dst.advise(15)  # MADV_NOHUGEPAGE
+    dst.advise(mmap.MADV_NOHUGEPAGE)
     write(dst.page(100), 5)
     moved = remap_anon_pages(dst.address, src.address, HUGE_PAGE_SIZE)
     assert moved == 100 * PAGE_SIZE
@@ -157,7 +157,7 @@ def test_an_occupied_destination_within_the_range_of_one(huge, guarded, guard):
 def test_huge_and_small_pages_mixed(huge, guarded, guard):
     guarded(guard)
     dst, src = huge(3), huge(3, filled=True)
-    src.advise(15, _PAGES, _PAGES)
+    src.advise(mmap.MADV_NOHUGEPAGE, _PAGES, _PAGES)
     src.discard(_PAGES, _PAGES)
     for page in range(_PAGES, 2 * _PAGES):
         write(src.page(page), page)

@@ -57,7 +57,7 @@ class TestPageStates:
             (0, PAGE_SIZE + 1, 2),
             (1, PAGE_SIZE, 2),
             (PAGE_SIZE - 1, 2, 2),
-            (8, 3 * PAGE_SIZE, 4),
+            (8, 3 * PAGE_SIZE, mmap.MADV_DONTNEED),
             (5, 0, 0),
         ],
     )
@@ -99,7 +99,7 @@ class TestPageStates:
     @pytest.mark.needs("thp")
     def test_huge(self, foreign):
         area = foreign(2 * HUGE_PAGE_SIZE // PAGE_SIZE, align=HUGE_PAGE_SIZE)
-        area.advise(14, 0, area.pages // 2)  # MADV_HUGEPAGE
+        area.advise(mmap.MADV_HUGEPAGE, 0, area.pages // 2)
         area.fill()
         words = page_states(area.array())
         assert [bool(word & HUGE) for word in words[[0, 77, 511, 512, 600]]] == [

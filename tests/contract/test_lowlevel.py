@@ -302,7 +302,7 @@ def test_anything_but_integers_in_range_is_refused(wrong):
         lambda: lowlevel.userfaultfd(wrong if wrong != -1 else 2**40),
         lambda: lowlevel.register(-1, wrong, PAGE_SIZE, WP),
         lambda: lowlevel.move(-1, 0, wrong, PAGE_SIZE),
-        lambda: lowlevel.madvise(wrong, PAGE_SIZE, 4),
+        lambda: lowlevel.madvise(wrong, PAGE_SIZE, mmap.MADV_DONTNEED),
     ):
         with pytest.raises((TypeError, OverflowError)):
             call()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 
 import numpy as np
 import pytest
@@ -270,7 +271,7 @@ class TestArguments:
     def test_mappings_are_checked(self, foreign):
         dst, src = foreign(2), foreign(2)
         src.fill()
-        lowlevel.mprotect(src.address, src.nbytes, 1)  # PROT_READ
+        lowlevel.mprotect(src.address, src.nbytes, mmap.PROT_READ)
         with refusal(errno.EINVAL, "move") as error:
             move(dst.array(), src.array())
         assert error().address == src.address

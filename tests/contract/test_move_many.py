@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 
 import numpy as np
 import pytest
@@ -198,8 +199,8 @@ class TestAsIfPageByPage:
         guarded(guard)
         dst, src = foreign(12), foreign(12)
         whole = src.fill()
-        dst.advise(10, 0, 5)  # MADV_DONTFORK: a mapping of its own
-        src.advise(10, 7, 5)
+        dst.advise(mmap.MADV_DONTFORK, 0, 5)  # a mapping of its own
+        src.advise(mmap.MADV_DONTFORK, 7, 5)
         pages = np.arange(12)
         assert move_many(dst.array(), src.array(), pages, pages) == dst.nbytes
         assert dst.contents() == whole
@@ -318,7 +319,7 @@ class TestErrors:
         with pytest.raises(RemapError) as caught:
             move_many(np.ones(40 << 20, np.uint8)[:PAGE_SIZE], src.array(), [0], [0])
         assert caught.value.errno == errno.EINVAL
-        lowlevel.mprotect(src.address, src.nbytes, 1)  # PROT_READ
+        lowlevel.mprotect(src.address, src.nbytes, mmap.PROT_READ)
         with refusal(errno.EINVAL, "move_many") as error:
             move_many(foreign(2).array(), src.array(), [0, 1], [0, 1])
         assert error().index == 0

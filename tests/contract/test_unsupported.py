@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -202,7 +203,7 @@ class TestHugeZeroPage:
         pages = HUGE_PAGE_SIZE // PAGE_SIZE
         dst = foreign(2 * pages, align=HUGE_PAGE_SIZE)
         src = foreign(2 * pages, align=HUGE_PAGE_SIZE)
-        src.advise(14)  # MADV_HUGEPAGE
+        src.advise(mmap.MADV_HUGEPAGE)
         assert read(src.address, 1) == b"\0"
         state = src.states()[0]
         if not state & PageState.HUGE or not state & PageState.ZERO:

@@ -1,5 +1,6 @@
 """The tests' own ground: what `needs` provides is really there, and children are really ended."""
 
+import mmap
 import os
 import signal
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from pagemove import PAGE_SIZE, PageState
-from support import ChildFailed, child, living_child, pattern, state, write
+from support import ChildFailed, child, living_child, pattern, state, wait_for, write
 from support.system import Ring
 
 
@@ -25,13 +26,10 @@ def test_ksm_merges_equal_pages(foreign):
     area = foreign(2)
     for page in range(2):
         write(area.page(page), 7)
-    area.advise(12)  # MADV_MERGEABLE
-    limit = time.monotonic() + 20
-    while state(area.address) & PageState.EXCLUSIVE:
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    area.advise(mmap.MADV_MERGEABLE)
+    wait_for(lambda: not state(area.address) & PageState.EXCLUSIVE)
     assert area.contents() == pattern(7) * 2
-    area.advise(13)  # MADV_UNMERGEABLE
+    area.advise(mmap.MADV_UNMERGEABLE)
 
 
 @pytest.mark.needs("io_uring")

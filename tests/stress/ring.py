@@ -90,6 +90,16 @@ class Ring:
                 self.begin()
                 return
 
+    @property
+    def address(self) -> int:
+        """Address of the first page of both places."""
+        return self.memory.address
+
+    @property
+    def pages(self) -> int:
+        """Pages of both places."""
+        return len(self.words)
+
     def close(self) -> None:
         """Free the memory."""
         del self.words

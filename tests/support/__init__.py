@@ -27,7 +27,7 @@ from support.pages import (
     write,
     write_all,
 )
-from support.threads import together
+from support.threads import together, wait_for
 
 __all__ = [
     "NEEDS",
@@ -50,6 +50,7 @@ __all__ = [
     "states",
     "together",
     "vmas_in",
+    "wait_for",
     "write",
     "write_all",
 ]

@@ -1,8 +1,9 @@
-"""Several functions at once."""
+"""Several functions at once, and waiting for what happens in its own time."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,3 +37,11 @@ def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]
     alive = [thread.name for thread in threads if thread.is_alive()]
     assert not alive, f"threads that did not end within {deadline} s: {alive}"
     return results
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for what a kernel thread does in its own time; fail the test if it does not."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"waited {seconds} s in vain"
+        time.sleep(0.002)
