@@ -146,7 +146,7 @@ class Memory(Mapping):
             )
         # frombuffer holds a buffer of the memory for as long as it lives; ndarray alone would keep
         # the object, but not keep it from being closed.
-        whole = np.frombuffer(self, np.uint8)
+        whole = np.frombuffer(memoryview(self), np.uint8)
         return np.ndarray(shape, kind, buffer=whole, offset=start)
 
     def page_states(self) -> npt.NDArray[np.uint16]:

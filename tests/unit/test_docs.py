@@ -1,0 +1,212 @@
+"""What the documents say is run: sessions, scripts, commands, links, names and paths."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import pagemove
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts),
+]
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(pagemove.__path__, "pagemove.")
+    if not module.name.endswith("__main__")
+]
+MAP = re.compile(r"^(?P<indent> *)(?P<path>[\w./]+)(?:  +\S.*)?$", re.MULTILINE)
+
+#: What a page's sessions need beyond moving pages.
+NEEDS = {"huge-pages.md": ["thp"]}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page: its language, its text, and the lines it has there."""
+
+    page: Path
+    language: str
+    first: int
+    lines: list[str]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines) + "\n"
+
+    @property
+    def is_session(self) -> bool:
+        return self.language == "python" and self.text.lstrip().startswith(">>>")
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.first}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    opened: Block | None = None
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        fence = line.lstrip().startswith("```")
+        if opened is None:
+            if fence:
+                opened = Block(page, line.strip().strip("`"), number + 1, [])
+        elif fence:
+            yield opened
+            opened = None
+        else:
+            opened.lines.append(line)
+    assert opened is None, f"{page}: the last block is never closed"
+
+
+ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def _marked(pages: list[Path]) -> list[object]:
+    return [
+        pytest.param(
+            page,
+            id=str(page.relative_to(ROOT)),
+            marks=pytest.mark.needs("move", *NEEDS.get(page.name, ())),
+        )
+        for page in pages
+    ]
+
+
+def _of_language(*languages: str) -> list[object]:
+    return [pytest.param(b, id=str(b)) for b in ALL_BLOCKS if b.language in languages]
+
+
+def _run(command: list[str], directory: Path) -> None:
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "page", _marked([page for page in PAGES if any(b.is_session for b in blocks(page))])
+)
+def test_sessions_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    lines = [""] * len(page.read_text().splitlines())
+    for block in blocks(page):
+        if block.is_session:
+            # In the same lines as on the page, so that doctest names the right one.
+            lines[block.first - 1 : block.first - 1 + len(block.lines)] = block.lines
+    text = tmp_path / page.with_suffix(".txt").name
+    text.write_text("\n".join(lines) + "\n")
+    # In a process of its own, because pages fork and open userfaultfds.
+    options = [part for name in ("ELLIPSIS", "NORMALIZE_WHITESPACE") for part in ("-o", name)]
+    _run([sys.executable, "-W", "error", "-m", "doctest", *options, text.name], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=str(block), marks=pytest.mark.needs("move"))
+        for block in ALL_BLOCKS
+        if block.language == "python" and not block.is_session
+    ],
+)
+def test_scripts_run(block: Block, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(block.text)
+    _run([sys.executable, "-W", "error", script.name], tmp_path)
+
+
+@pytest.mark.needs("move")
+@pytest.mark.parametrize("name", ["pagemove", *MODULES])
+def test_docstring_examples_run(name: str) -> None:
+    module = importlib.import_module(name)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for example in doctest.DocTestFinder().find(module):
+        runner.run(example, out=said.append)
+    assert not runner.failures, "".join(said)
+
+
+@pytest.mark.parametrize("name", sorted(pagemove.__all__))
+def test_every_public_name_is_in_the_reference_and_has_a_docstring(name: str) -> None:
+    reference = "".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
+    assert re.search(rf"\b{name}\b", reference)
+    thing = getattr(pagemove, name)
+    if callable(thing):
+        assert thing.__doc__
+        if not isinstance(thing, type):
+            assert ">>> " in thing.__doc__, "no example"
+
+
+@pytest.mark.parametrize("block", _of_language("json"))
+def test_json_is_json(block: Block) -> None:
+    json.loads(block.text)
+
+
+def _commands(program: str) -> list[object]:
+    return [
+        pytest.param(line[2:].split()[1:], id=f"{block}:{line[2:]}")
+        for block in ALL_BLOCKS
+        if block.language == "console"
+        for line in block.lines
+        if line.startswith(f"$ {program} ") or line == f"$ {program}"
+    ]
+
+
+@pytest.mark.parametrize("arguments", _commands("pagemove"))
+def test_commands_exist_with_their_options(arguments: list[str]) -> None:
+    words = [word for word in arguments if re.fullmatch(r"[a-z]+", word)][:1]
+    options = [word for word in arguments if word.startswith("--")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pagemove", *words, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "NO_COLOR": "1", "TERMINAL_WIDTH": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(option in done.stdout for option in options)
+
+
+@pytest.mark.parametrize("arguments", _commands("make"))
+def test_make_targets_exist(arguments: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for word in arguments:
+        if "=" not in word:
+            assert re.search(rf"^{word}\b.*:", makefile, re.MULTILINE), word
+
+
+@pytest.mark.parametrize("page", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in PAGES])
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_map_in_contributing_is_true() -> None:
+    """Every path of the map is there, and every module of the package is in it."""
+    trees = [b for b in blocks(ROOT / "CONTRIBUTING.md") if b.language == "text"]
+    named: set[Path] = set()
+    for tree in trees:
+        stack: list[tuple[int, Path]] = [(-1, ROOT)]
+        for line in MAP.finditer(tree.text):
+            indent = len(line["indent"])
+            while stack[-1][0] >= indent:
+                stack.pop()
+            path = stack[-1][1] / line["path"]
+            assert path.exists(), path
+            named.add(path)
+            stack.append((indent, path))
+    package = ROOT / "src" / "pagemove"
+    kinds = (".py", ".pyx", ".c")
+    for file in package.rglob("*"):
+        if file.suffix in kinds and file.name not in ("__init__.py", "__main__.py"):
+            assert file in named, f"{file.relative_to(ROOT)} is not in the map"
