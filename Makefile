@@ -9,7 +9,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 
 PACKAGE := $(shell find src -name __pycache__ -prune -o -type f -print)
 SOURCES := $(wildcard src/pagemove/_native/*.pyx src/pagemove/_native/*.pxd)
-C_FILES := $(wildcard src/pagemove/_native/*.c src/pagemove/_native/*.h)
+C_FILES := $(shell git ls-files "*.c" "*.h")
 
 .PHONY: demo test check bench docs sanitize wheel format clean
 
@@ -17,6 +17,7 @@ demo: $(BIN)/.installed
 	$(BIN)/pagemove doctor
 	$(BIN)/pagemove compare --quick
 	$(BIN)/python examples/reorder_file.py
+	$(BIN)/python examples/compact_heap.py
 
 test: $(BIN)/.installed $(BIN)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -86,8 +86,7 @@ class Memory(Mapping):
         length = -(-asked // PAGE_SIZE) * PAGE_SIZE
         aligned_huge = HUGE_PAGE_SIZE and length >= HUGE_PAGE_SIZE
         self._map(length, HUGE_PAGE_SIZE if aligned_huge else PAGE_SIZE)
-        self._asked = asked
-        self._warn = True
+        self._array_nbytes = 0  # of the one array that `empty` has made in it
         advice = _mmap.MADV_HUGEPAGE if huge_pages else _mmap.MADV_NOHUGEPAGE
         with contextlib.suppress(OSError):  # EINVAL: a kernel without THP
             lowlevel.madvise(self.address, length, advice)
@@ -197,7 +196,7 @@ class Memory(Mapping):
         return f"<Memory of {self.nbytes} bytes at {self.address:#x}>"
 
     def __del__(self) -> None:
-        if not self.closed and self._warn:
+        if not self.closed and not self._array_nbytes:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 
 
@@ -250,7 +249,7 @@ def empty(
         raise ValueError(f"negative dimension in shape {shape}")
     nbytes = kind.itemsize * math.prod(sizes)
     memory = Memory(max(nbytes, 1), huge_pages=huge_pages)
-    memory._warn = False
+    memory._array_nbytes = max(nbytes, 1)
     return memory.asarray(kind, sizes)
 
 
@@ -310,7 +309,9 @@ def spare_tail(buffer: object, end: int) -> int:
     address after the buffer's last byte.
     """
     memory = owner_of(buffer)
-    if memory is None or memory.closed or end != memory.address + memory._asked:
+    if memory is None or memory.closed or not memory._array_nbytes:
+        return 0
+    if end != memory.address + memory._array_nbytes:
         return 0
     return -end % PAGE_SIZE
 

@@ -24,7 +24,6 @@ CLASSES = {
 }
 
 #: With the look before each call that the stale-EAGAIN defect needs, and without (`guarded`).
-
 GUARDS = pytest.mark.parametrize("guard", [True, False], ids=["guarded", "plain"])
 
 _NO_FLAG = PageState(0)

@@ -37,9 +37,10 @@ _LARGE = 40 << 20
 def _aligned_slice(pages: int) -> np.ndarray:
     """Whole pages inside an array that NumPy has allocated itself."""
     backing = np.empty(_LARGE, np.uint8)
-    # Not zeros: NumPy asks for huge pages, and a kernel that splits one frees its zero pages.
-    backing[: 4 << 20] = 1
     start = -backing.ctypes.data % PAGE_SIZE + 16 * PAGE_SIZE
+    # NumPy asks for huge pages. A kernel thread may put one together again from what was split.
+    whole = backing.ctypes.data + start, _LARGE - 32 * PAGE_SIZE
+    lowlevel.madvise(*whole, mmap.MADV_NOHUGEPAGE)
     return backing[start : start + pages * PAGE_SIZE]
 
 

@@ -101,9 +101,10 @@ class TestPartialLastPage:
             with pytest.raises(ValueError, match="bytes"):
                 move(memory, array)
 
-    def test_part_of_a_memory_is_no_whole_page(self):
-        # What is after the part belongs to the user of the Memory.
-        with Memory(PAGE_SIZE) as dst, Memory(PAGE_SIZE) as src:
+    @pytest.mark.parametrize("asked", [PAGE_SIZE, 100])
+    def test_part_of_a_memory_is_no_whole_page(self, asked):
+        # What is after the part belongs to the user of the Memory, whatever length was asked for.
+        with Memory(asked) as dst, Memory(asked) as src:
             write(src.address, 1)
             with refusal(errno.EINVAL, "move"):
                 move(dst.asarray(np.uint8, 100), src.asarray(np.uint8, 100))

@@ -109,16 +109,17 @@ def _move_one(
     if not whole:
         space.split(src, None)
         space.note_table(dst)
-    _check_claim(page, happened=happened, asked=asked)
+    _check_claim(space, page, happened=happened, asked=asked)
     if whole:
         for step in range(HUGE):
             moved = space.pages[dst + step] = space.pages.pop(src + step)
             if space.has_table(dst):
                 moved.huge = None
+                moved.perhaps_zero = moved.kind is Kind.ANON and not moved.token
         return HUGE
     space.split(src)
     _break_up(space, page)
-    page.huge = False
+    page.folio, page.huge = None, False
     space.pages[dst] = space.pages.pop(src)
     return 1
 
@@ -129,7 +130,7 @@ def _whole(space: AddressSpace, dst: int, src: int, left: int) -> bool:
     return not any(dst + step in space.pages for step in range(HUGE))
 
 
-def _check_claim(page: Page, *, happened: bool, asked: bool) -> None:
+def _check_claim(space: AddressSpace, page: Page, *, happened: bool, asked: bool) -> None:
     if page.kind is not Kind.ANON or page.claim is Claim.MINE:
         return
     if page.claim is not Claim.UNKNOWN and not page.perhaps_zero:
@@ -138,19 +139,20 @@ def _check_claim(page: Page, *, happened: bool, asked: bool) -> None:
         raise ValueError("only the kernel knows whether this page can move")
     if not happened:
         page.claim = Claim.SHARED if page.sharers else Claim.LEFT
+        _break_up(space, page)
         raise CallError(errno.EBUSY)
     page.own()
 
 
 def _break_up(space: AddressSpace, page: Page) -> None:
-    """Break up the memory of a huge page, which moving one page of it does."""
-    if page.folio is None:
-        return
-    folio = page.folio
-    for other in space.pages.values():
-        if other.folio is folio:
-            other.folio = None
-            other.perhaps_zero = not other.token
+    """Break up the memory of a huge page, which moving one page of it does.
+
+    The kernel maps the zero page then in place of every page that holds nothing but zeros.
+    """
+    if page.folio is not None:
+        for other in space.pages.values():
+            if other.folio is page.folio:
+                other.perhaps_zero = not other.token
 
 
 def move(

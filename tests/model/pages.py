@@ -58,7 +58,7 @@ class Page:
     #: Mapped by one entry for the whole huge page; None where the kernel may have split it or not.
     huge: bool | None = False
     folio: Folio | None = None
-    #: The kernel maps the zero page instead, where it splits a huge page with a page of zeros.
+    #: Of a huge page that was broken up: the kernel may have mapped the zero page in its place.
     perhaps_zero: bool = False
     #: The other process had it in swap when it was forked: what is mapped once need not be mine.
     swapped_at_fork: bool = False

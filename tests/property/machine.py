@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from hypothesis import note
@@ -101,10 +101,10 @@ class Machine(World):
         else:
             self.remap(dst * PAGE, src * PAGE, count * PAGE, int(how == "holes"))
 
-    # Hypothesis chooses among rules evenly; this one is what all the others are there for.
-    move_likely_again = rule(
-        to=number, to_at=number, of=number, of_at=number, length=number, how=ways
-    )(lambda self, **drawn: self.move_likely(**drawn))
+    @rule(to=number, to_at=number, of=number, of_at=number, length=number, how=ways)
+    def move_likely_again(self, **drawn: Any) -> None:
+        """Hypothesis chooses among rules evenly; this is what all others are there for."""
+        self.move_likely(**drawn)
 
     def preferred(self, pages: list[int]) -> list[int]:
         """Choose among the pages a move could begin at."""

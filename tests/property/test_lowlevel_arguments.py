@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
@@ -16,30 +17,32 @@ from pagemove import lowlevel
 
 from . import EXAMPLES
 from .ground import Ground
-from .values import ODD, SMALL, UNMAPPED, Value, describe
+from .values import ODD, SMALL, UNMAPPED, Value, describe, same
 
+NULL = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 # Closed, not a number a descriptor can have, and /dev/null, which answers ENOTTY to every ioctl.
 FDS: list[Value] = [
-    *(lambda g, n=n: n for n in (-1, 999_999, 2**31 - 1, 2**31, 2**64, -(2**31) - 1, True + 10**6)),
-    *(3 * [lambda g: NULL]),
+    *same(-1, 999_999, 2**31 - 1, 2**31, 2**64, -(2**31) - 1),
+    *same(NULL, NULL, NULL),
     *ODD,
 ]
-NULL = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-
-_INTEGERS = (0, 1, 2, PAGE, -1, 2**31 - 1, 2**31, 2**32, 2**63, 2**64 - 1, 2**64, 2**200)
 #: Any integer at all: the descriptor makes it harmless.
-WORDS: list[Value] = [*(lambda g, n=n: n for n in _INTEGERS), lambda g: g.foreign, *ODD]
+WORDS: list[Value] = [
+    *same(0, 1, 2, PAGE, -1, 2**31 - 1, 2**31, 2**32, 2**63, 2**64 - 1, 2**64, 2**200),
+    lambda ground: ground.foreign,
+    *ODD,
+]
 # An advice that changes something would change whatever a mistake in the address led to.
-ADVICES: list[Value] = [*(lambda g, n=n: n for n in (0, 20, -1, 99, 2**31, 2**64)), *ODD]
-PROTECTIONS: list[Value] = [*(lambda g, n=n: n for n in (0, 1, 3, 2**31, -(2**40))), *ODD]
+ADVICES: list[Value] = [*same(0, 20, -1, 99, 2**31, 2**64), *ODD]
+PROTECTIONS: list[Value] = [*same(0, 1, 3, 2**31, -(2**40)), *ODD]
 # Never MAP_FIXED (0x10), so that an address is a wish only.
 MAPS: list[Value] = [
-    *(lambda g, n=n: n for n in (0, 1, 2, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 2**31, 2**64)),
+    *same(0, 1, 2, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 2**31, 2**64),
     *ODD,
 ]
-REMAPS: list[Value] = [*(lambda g, n=n: n for n in (0, 1, 4, 5, 8, -1, 2**31, 2**64)), *ODD]
-NAMES: list[Value] = [*(lambda g, n=n: n for n in (b"", b"x", b"[", b"\0", b"x" * 99, "x")), *ODD]
-SCANNED: list[Value] = [*(lambda g, n=n: n for n in (0, PAGE, 1, 2**47, 2**64)), *ODD]
+REMAPS: list[Value] = [*same(0, 1, 4, 5, 8, -1, 2**31, 2**64), *ODD]
+NAMES: list[Value] = [*same(b"", b"x", b"[", b"\0", b"x" * 99, "x"), *ODD]
+SCANNED: list[Value] = [*same(0, PAGE, 1, 2**47, 2**64), *ODD]
 
 CALLS: dict[str, list[list[Value]]] = {
     "userfaultfd": [WORDS],
@@ -102,3 +105,12 @@ def test_any_arguments(ground: Ground, name: str, data: st.DataObject) -> None:
         if name in UNDO:
             UNDO[name](result, arguments)
     ground.check(0)
+
+
+@pytest.mark.parametrize("value", [1.5, 1.0, np.float64(1), np.complex64(1), np.str_("1"), "1"])
+@pytest.mark.parametrize("name", [name for name in CALLS if hasattr(lowlevel, name)])
+def test_integers_only(ground: Ground, name: str, value: object) -> None:
+    first = [pool[0](ground) for pool in CALLS[name]]
+    for at in range(len(first)):
+        with pytest.raises(TypeError):
+            getattr(lowlevel, name)(*first[:at], value, *first[at + 1 :])

@@ -32,13 +32,26 @@ def describe(arguments: Iterable[Any]) -> list[str]:
     ]
 
 
-def _same(*values: Any) -> list[Value]:
-    return [lambda _, value=value: value for value in values]
+def same(*values: Any) -> list[Value]:
+    """Give each of some values that are safe to share."""
+
+    def give(value: Any) -> Value:
+        return lambda _: value
+
+    return [give(value) for value in values]
+
+
+def _within(where: str, offset: int, kind: Callable[[int], Any]) -> Value:
+    return lambda ground: kind(getattr(ground, where) + offset)
 
 
 def _read_only(array: Any) -> Any:
     array.flags.writeable = False
     return array
+
+
+def _array(items: list[int], dtype: str) -> Value:
+    return lambda _: np.array(items, dtype)
 
 
 def _released() -> memoryview:
@@ -62,34 +75,34 @@ class Liar:
 
 #: Of no use to anybody.
 ODD: list[Value] = [
-    *_same(None, "x", "", b"x", 1.5, -0.0, math.nan, math.inf, 1j, (), (1,), [], {}, ..., int),
-    *_same(np.float64(PAGE), np.float64(math.nan), np.bool_(True), np.str_("x")),
-    *_same(np.datetime64(1, "s"), np.complex64(1)),
+    *same(None, "x", "", b"x", 1.5, -0.0, math.nan, math.inf, 1j, (), (1,), [], {}, ..., int),
+    *same(np.float64(PAGE), np.float64(math.nan), np.bool_(True), np.str_("x")),
+    *same(np.datetime64(1, "s"), np.complex64(1)),
     lambda _: object(),
     lambda _: iter([1]),
 ]
 
 #: Integers that are no addresses of anything.
-_NOWHERE: list[Value] = _same(1, 0x1000, 0x1001, _KERNEL, _KERNEL + 1, 2**47, *_EXTREME)
+_NOWHERE: list[Value] = same(1, 0x1000, 0x1001, _KERNEL, _KERNEL + 1, 2**47, *_EXTREME)
 
 UNMAPPED: list[Value] = [*_NOWHERE, *ODD]
 
 #: Where `mremap` must not succeed in putting anything.
 UNUSABLE: list[Value] = [
-    *_same(1, 0x1001, _KERNEL, _KERNEL + 1, *(value for value in _EXTREME if value != 2**31)),
+    *same(1, 0x1001, _KERNEL, _KERNEL + 1, *(value for value in _EXTREME if value != 2**31)),
     *ODD,
 ]
 
 _ADDRESSES: list[Value] = [
     *(
-        lambda g, page=page, where=where, kind=kind: kind(getattr(g, where) + page * PAGE)
+        _within(where, page * PAGE, kind)
         for where in ("foreign", "owned")
         for page in range(4)
         for kind in (int, np.uint64, np.int64)
     ),
     lambda g: g.foreign + 1,
     lambda g: g.owned + PAGE // 2,
-    *_same(True, np.int8(-1), np.uint8(255), np.int64(-(2**63)), np.uint64(2**64 - 1)),
+    *same(True, np.int8(-1), np.uint8(255), np.int64(-(2**63)), np.uint64(2**64 - 1)),
 ]
 
 _BUFFERS: list[Value] = [
@@ -143,29 +156,27 @@ PLACES: list[Value] = [*_ADDRESSES, *_BUFFERS, *_OTHER_BUFFERS, *_NOWHERE, *ODD]
 BUFFERS: list[Value] = [*_BUFFERS, *_BUFFERS, *_OTHER_BUFFERS, *_ADDRESSES[:4], *ODD]
 
 LENGTHS: list[Value] = [
-    *_same(*(3 * [PAGE, 2 * PAGE, 4 * PAGE])),
-    *_same(0, 1, 8, PAGE - 1, PAGE + 1, -PAGE, -1, 2**31, *_EXTREME),
-    *_same(np.int64(PAGE), np.uint64(2 * PAGE), np.uint64(2**64 - PAGE), np.int16(PAGE), True),
+    *same(*(3 * [PAGE, 2 * PAGE, 4 * PAGE])),
+    *same(0, 1, 8, PAGE - 1, PAGE + 1, -PAGE, -1, 2**31, *_EXTREME),
+    *same(np.int64(PAGE), np.uint64(2 * PAGE), np.uint64(2**64 - PAGE), np.int16(PAGE), True),
     lambda _: np.array(PAGE),
     lambda _: Liar(),
     *ODD,
 ]
 
 #: Lengths for calls on what is unmapped: the large ones wrap around, or are in no address space.
-SMALL: list[Value] = _same(
-    0, 1, PAGE, 2 * PAGE, -1, 2**64 - 1, 2**64, 2**200, *(v(None) for v in ODD)
-)
+SMALL: list[Value] = [*same(0, 1, PAGE, 2 * PAGE, -1, 2**64 - 1, 2**64, 2**200), *ODD]
 
-FLAGS: list[Value] = [*_same(0, 0, 0, 1, 1, 1, 2, 3, 4, True, np.int64(1), *_EXTREME), *ODD]
+FLAGS: list[Value] = [*same(0, 0, 0, 1, 1, 1, 2, 3, 4, True, np.int64(1), *_EXTREME), *ODD]
 
-TRUTHS: list[Value] = [*_same(False, False, True, True, 0, 2, np.bool_(True)), *ODD]
+TRUTHS: list[Value] = [*same(False, False, True, True, 0, 2, np.bool_(True)), *ODD]
 
 INDICES: list[Value] = [
-    *_same([0], [1], [0, 2], [1, 3], [2, 0], [5, 3, 1], [0, 1, 2, 3], [3, 2, 1, 0], [0, 0]),
-    *_same((0, 1), range(2), [], [-1], [0, -1], [7, 8], [0, 2**40], [2**63], [2**64], [2**200]),
-    *_same([True, False], [1.0], [math.nan], ["1"], [None], [[0, 1]], [[0], [1, 2]], "01", b"01"),
+    *same([0], [1], [0, 2], [1, 3], [2, 0], [5, 3, 1], [0, 1, 2, 3], [3, 2, 1, 0], [0, 0]),
+    *same((0, 1), range(2), [], [-1], [0, -1], [7, 8], [0, 2**40], [2**63], [2**64], [2**200]),
+    *same([True, False], [1.0], [math.nan], ["1"], [None], [[0, 1]], [[0], [1, 2]], "01", b"01"),
     *(
-        lambda _, dtype=dtype: np.array([1, 3], dtype)
+        _array([1, 3], dtype)
         for dtype in ("i1", "u1", "i2", "u4", "i8", "u8", ">i8", ">u2", "f8", "c16", "?", "M8[s]")
     ),
     lambda _: np.array([1, 3], object),
@@ -190,16 +201,16 @@ INDICES: list[Value] = [
 ]
 
 PAGE_SIZES: list[Value] = [
-    *_same(*(6 * [PAGE]), 2 * PAGE, 4 * PAGE, 0, 1, -PAGE, PAGE + 1, PAGE << 50, *_EXTREME),
-    *_same(np.int64(PAGE), np.uint16(PAGE), True),
+    *same(*(6 * [PAGE]), 2 * PAGE, 4 * PAGE, 0, 1, -PAGE, PAGE + 1, PAGE << 50, *_EXTREME),
+    *same(np.int64(PAGE), np.uint16(PAGE), True),
     lambda _: np.array(PAGE),
     lambda _: Liar(),
     *ODD,
 ]
 
 SIZES: list[Value] = [
-    *_same(1, PAGE, PAGE + 1, 3 * PAGE, 2**21, 0, -1, 2**46, 2**47, 2**62, *_EXTREME),
-    *_same(np.int64(PAGE), True),
+    *same(1, PAGE, PAGE + 1, 3 * PAGE, 2**21, 0, -1, 2**46, 2**47, 2**62, *_EXTREME),
+    *same(np.int64(PAGE), True),
     lambda _: np.array(PAGE),
     lambda _: Liar(),
     *ODD,
@@ -207,21 +218,21 @@ SIZES: list[Value] = [
 
 SHAPES: list[Value] = [
     *SIZES,
-    *_same((), (0,), (3, 5), [4, 4], (2, -1), (2**40, 0), (2**40, 2**40), (1,) * 64, (1,) * 65),
-    *_same((1.5,), (None,), ("x",), (2**200,), {}, np.int64(3)),
+    *same((), (0,), (3, 5), [4, 4], (2, -1), (2**40, 0), (2**40, 2**40), (1,) * 64, (1,) * 65),
+    *same((1.5,), (None,), ("x",), (2**200,), {}, np.int64(3)),
     lambda _: np.array([2, 3]),
     lambda _: iter((2, 3)),
 ]
 
 DTYPES: list[Value] = [
-    *_same(float, int, bool, "u1", ">f4", "V7", "V0", "S", "U3", "M8[s]", np.uint8, np.float16),
-    *_same([("a", "i4"), ("b", "f8")], object, "O", "nonsense", str, bytes, complex, ("u1", 3)),
-    *_same([("a", "i4"), ("b", "O")], np.dtype("c16"), -1, 2**70),
+    *same(float, int, bool, "u1", ">f4", "V7", "V0", "S", "U3", "M8[s]", np.uint8, np.float16),
+    *same([("a", "i4"), ("b", "f8")], object, "O", "nonsense", str, bytes, complex, ("u1", 3)),
+    *same([("a", "i4"), ("b", "O")], np.dtype("c16"), -1, 2**70),
     *ODD,
 ]
 
 NAMES: list[Value] = [
-    *_same(
+    *same(
         None, "x", "", "a" * 79, "a" * 80, "a b", "[x]", "\\", "`", "$", "\n", "\0", "é", "\ud800"
     ),
     *ODD,

@@ -69,8 +69,8 @@ void case_mappings(uint64_t seed)
         CHECK(pm_move(library(), gap, area_at(&src, 0), page, flags, WAIT) < 0);
         CHECK(pm_move(library(), area_at(&dst, 0), gap, page, flags, WAIT) < 0);
         CHECK(pm_move(library(), area_at(&dst, 7), area_at(&src, 3), 2 * page, flags, WAIT) < 0);
-        CHECK(mmap((void *)(uintptr_t)gap, page, PROT_NONE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+        CHECK(mmap((void *)(uintptr_t)gap, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+                   -1, 0) != MAP_FAILED);
     }
     CHECK(!mprotect((void *)(uintptr_t)area_at(&dst, 4), page, PROT_READ));
     CHECK(move(&dst, 4, &src, 3, 1, 0) == -EINVAL);

@@ -59,7 +59,8 @@ void case_first_use(uint64_t seed)
     CHECK(open_userfaultfds() == 1);
 }
 
-/* Moves its page to and fro, and mends what the main thread breaks, as the callers of pm_move do. */
+/* Moves its page to and fro, and mends what the main thread breaks, as the callers of pm_move do.
+ */
 struct mender {
     struct area *area;
     size_t first;
@@ -74,8 +75,7 @@ static void mend_step(void *argument)
     size_t from = mender->first, to = from + 1;
 
     for (int way = 0; way < 2; way++) {
-        int64_t moved =
-            pm_move(library(), area_at(area, to), area_at(area, from), page, 0, 1);
+        int64_t moved = pm_move(library(), area_at(area, to), area_at(area, from), page, 0, 1);
         if (moved < 0) {
             struct pm_uffdio_register arg = {
                 .range = {.start = area_at(area, 0), .len = area->pages * page},

@@ -70,8 +70,8 @@ static void bounce(struct member *member)
         };
         size_t first = random_below(&member->seed, OWN);
         for (size_t i = 0; i < first; i++)
-            CHECK(pm_move(library(), area_at(dst, (size_t)pages[i]),
-                          area_at(src, (size_t)pages[i]), many.unit, 0, 1) == (int64_t)many.unit);
+            CHECK(pm_move(library(), area_at(dst, (size_t)pages[i]), area_at(src, (size_t)pages[i]),
+                          many.unit, 0, 1) == (int64_t)many.unit);
         many.index = first;
         CHECK(!pm_move_many(library(), &many) && many.moved == (OWN - first) * many.unit);
         CHECK(area_look(dst, (size_t)pages[first]) == (uint64_t)pages[first] + 1);
@@ -144,7 +144,8 @@ static size_t the_winner(const struct team *team, int64_t losers, int64_t or_els
             CHECK(winner == THREADS, "threads %zu and %zu both say they moved it", winner, i);
             winner = i;
         } else {
-            CHECK(answer == losers || answer == or_else, "thread %zu: %s", i, strerror((int)-answer));
+            CHECK(answer == losers || answer == or_else, "thread %zu: %s", i,
+                  strerror((int)-answer));
         }
     }
     CHECK(winner < THREADS, "nobody says they moved it");

@@ -88,8 +88,8 @@ struct area area_make(size_t pages, int huge)
 {
     size_t page = library()->page_size, align = huge ? library()->huge_page_size : page;
     size_t length = pages * page;
-    char *found = mmap(NULL, length + align + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-                       0);
+    char *found =
+        mmap(NULL, length + align + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct area area = {.pages = pages, .tokens = calloc(pages, sizeof *area.tokens)};
 
     CHECK(found != MAP_FAILED && area.tokens);

@@ -29,12 +29,19 @@ class Ring:
     """
 
     def __init__(
-        self, span: int, *, distance: int | None = None, order: list[int] | None = None
+        self,
+        span: int,
+        *,
+        distance: int | None = None,
+        order: list[int] | None = None,
+        zeros: tuple[int, ...] = (),
     ) -> None:
         self.count = span if order is None else len(order)
         self.distance = span if distance is None else distance
         self.order = np.arange(span) if order is None else np.array(order)
         self._span = span
+        self._tokens = np.arange(1, self.count + 1, dtype=np.uint64)
+        self._tokens[np.isin(self.order, zeros)] = 0
         pages = span + self.distance
         self.memory = Memory(pages * PAGE_SIZE)
         self.words = self.memory.asarray(np.uint64, (pages, _WORDS))
@@ -54,22 +61,29 @@ class Ring:
     def begin(self) -> None:
         """Fill the place in which the pages are, and nothing else."""
         self.memory.discard()
-        self.place(self.side)[self.order, 0] = np.arange(self.count) + 1
+        pages = self.place(self.side)
+        for page, token in zip(self.order, self._tokens, strict=True):
+            if token:
+                pages[page, 0] = token
+            else:
+                pages[page].sum()
 
     def tells_the_truth(self, moved: int) -> bool:
         """Compare what is there with `moved` pages, in their order, having moved."""
-        expected = np.zeros(len(self.words), np.uint64)
-        of, to = self.side * self.distance, (1 - self.side) * self.distance
-        tokens = np.arange(self.count) + 1
-        expected[of + self.order] = tokens
-        for page, token in zip(self.order[:moved], tokens, strict=False):
-            expected[of + page] = 0
-            expected[to + page] = token
+        expected = np.zeros(self.pages, bool)
+        words = np.zeros(self.pages, np.uint64)
+        at = np.array([self.side, 1 - self.side]) * self.distance
+        for i, page in enumerate(self.order + at[0]):
+            expected[page] = True
+            words[page] = self._tokens[i]
+        for i, page in enumerate(self.order[:moved]):
+            expected[page + at] = False, True
+            words[page + at] = 0, self._tokens[i]
         resident = lowlevel.mincore(self.memory.address, self.memory.nbytes)
         there = (np.frombuffer(resident, np.uint8) & 1) != 0
-        if not np.array_equal(there, expected != 0):
+        if not np.array_equal(there, expected):
             return False
-        return bool(np.array_equal(self.words[there, 0], expected[there]))
+        return bool(np.array_equal(self.words[there, 0], words[there]))
 
     def turn(self) -> None:
         """Go on after all pages have moved: from where they are, or, if places overlap, up again."""
@@ -89,6 +103,8 @@ class Ring:
             if not whole:
                 self.begin()
                 return
+        # Touched lately, or there is nothing for a sibling in MADV_COLD to change.
+        self.place(self.side)[:, 0].sum()
 
     @property
     def address(self) -> int:

@@ -91,8 +91,8 @@ static void step(struct sibling *me, uint64_t *seed)
     case COUNT: {
         /* The page may leave between the two lines: then this counts in the page that comes. */
         uint64_t *const *table = (uint64_t *const *)me->start;
-        uint64_t *counters = __atomic_load_n(&table[random_below(seed, me->pages)],
-                                             __ATOMIC_ACQUIRE);
+        uint64_t *counters =
+            __atomic_load_n(&table[random_below(seed, me->pages)], __ATOMIC_ACQUIRE);
         __atomic_fetch_add(&counters[me->number], 1, __ATOMIC_SEQ_CST);
         me->found++;
         break;

@@ -43,6 +43,7 @@ class Form:
     span: int = 1
     distance: int | None = None
     order: list[int] | None = field(default=None, repr=False)
+    zeros: tuple[int, ...] = ()
 
 
 _SHUFFLED = np.random.default_rng(1).permutation(48).tolist()
@@ -56,8 +57,9 @@ FORMS = {
     "short run": Form(integers(0), 16),
     "long run": Form(integers(0), 64),
     "long run, holes": Form(integers(1), 64),
-    "overlap by one page": Form(integers(0), 32, 1),
-    "overlap by eight pages": Form(buffers(0), 64, 8),
+    "run with zero pages": Form(integers(0), 20, zeros=(5, 12)),
+    "overlap by one page": Form(integers(0), 3, 1),
+    "overlap by eight pages": Form(buffers(0), 16, 8),
     "move": Form(whole(False), 32),
     "move, holes": Form(whole(True), 32),
     "move_many, scattered": Form(many(False), 48, order=_SHUFFLED),
@@ -93,7 +95,7 @@ def _without_and_with(form: Form) -> tuple[int, int, int]:
     without = having = calls = 0
     end = time.monotonic() + _SECONDS
     paces = cycle(_PACES)
-    ring = Ring(form.span, distance=form.distance, order=form.order)
+    ring = Ring(form.span, distance=form.distance, order=form.order, zeros=form.zeros)
     with apart() as cpu, Sibling(COLD, ring.address, ring.pages, cpu=cpu) as sibling:
         while without < _ENOUGH and time.monotonic() < end:
             remap.set_quirks(guarded & ~remap.QUIRK_STALE_EAGAIN)

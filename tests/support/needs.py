@@ -21,6 +21,7 @@ from support import system
 SWAP_BYTES = 256 << 20
 _KSM = Path("/sys/kernel/mm/ksm")
 _KSM_HURRY = {"pages_to_scan": "5000", "sleep_millisecs": "5", "run": "1"}
+_KHUGEPAGED_SLEEP = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs")
 _HUGETLB_PAGES = Path("/proc/sys/vm/nr_hugepages")
 
 #: What gives its reason for missing, or None if it is there.
@@ -43,10 +44,18 @@ def _feature(name: str) -> Probe:
     return probe
 
 
+@functools.cache
 def _thp() -> str | None:
+    """Find huge pages, and keep khugepaged from making more while the tests look at small ones."""
     if not HUGE_PAGE_SIZE:
         return "a kernel without transparent huge pages"
-    return None if features().thp in ("always", "madvise") else "transparent huge pages are off"
+    if features().thp not in ("always", "madvise"):
+        return "transparent huge pages are off"
+    with contextlib.suppress(OSError):
+        before = _KHUGEPAGED_SLEEP.read_text()
+        _KHUGEPAGED_SLEEP.write_text("3600000")
+        _undo.callback(_KHUGEPAGED_SLEEP.write_text, before)
+    return None
 
 
 def _guard() -> str | None:

@@ -133,20 +133,19 @@ static int ask_both(struct pm_process *process, uint64_t dst, uint64_t src, int 
     return 0;
 }
 
-static int look_at_pair(struct pm_process *process, uint64_t dst, uint64_t src)
+static int look_at_pair(struct pm_process *process, uint64_t dst, uint64_t src, unsigned *saw)
 {
-    int status[2], occupied, there;
+    int status[2];
 
-    if (ask_both(process, dst, src, status)) {
-        occupied = look_at_page(process, dst);
-        there = look_at_page(process, src);
-    } else {
-        /* ENOENT is said of swapped pages too, and EFAULT of the zero page. A destination that is
-         * taken for a hole the kernel refuses; a source that is there must not be overlooked. */
-        occupied = status[0] != -ENOENT;
-        there = status[1] >= 0 || look_at_page(process, src);
+    if (!ask_both(process, dst, src, status) && status[1] >= 0) {
+        /* ENOENT is said of swapped pages and markers too, EFAULT of the zero page. */
+        *saw = PM_SAW_RESIDENT;
+        return status[0] == -ENOENT ? 0 : -EEXIST;
     }
-    return occupied ? -EEXIST : there ? 0 : -ENOENT;
+    *saw = PM_SAW_ZERO;
+    if (look_at_page(process, dst))
+        return -EEXIST;
+    return look_at_page(process, src) ? 0 : -ENOENT;
 }
 
 int pm_look_mapped(struct pm_process *process, uint64_t page)
@@ -217,16 +216,18 @@ static int is_huge_page(struct pm_process *process, uint64_t block)
     return ioctl(process->uffd, PM_UFFDIO_MOVE, &arg) && errno == EEXIST;
 }
 
-int64_t pm_look_pair(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
+int64_t pm_look_pair(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
+                     unsigned *saw)
 {
     uint64_t there;
     int64_t holes;
     int error;
 
     if (length == process->page_size) {
-        error = look_at_pair(process, dst, src);
+        error = look_at_pair(process, dst, src, saw);
         return error ? error : (int64_t)length;
     }
+    *saw = 0;
     if (length == process->huge_page_size && is_huge_page(process, src))
         there = length;
     else
@@ -239,9 +240,13 @@ int64_t pm_look_pair(struct pm_process *process, uint64_t dst, uint64_t src, uin
     return there ? holes : -ENOENT;
 }
 
-uint64_t pm_look_moved(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
+uint64_t pm_look_moved(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
+                       unsigned saw)
 {
-    const struct pattern filled = {.anyof = ANY_PAGE, .none = PM_PAGE_IS_PFNZERO};
+    uint64_t any = saw & PM_SAW_RESIDENT ? PM_PAGE_IS_PRESENT : ANY_PAGE;
+    const struct pattern arrived = {.anyof = any, .none = PM_PAGE_IS_PFNZERO};
+    const struct pattern stayed = {.anyof = ANY_PAGE,
+                                   .none = saw & PM_SAW_ZERO ? 0 : PM_PAGE_IS_PFNZERO};
     struct pm_page_region region;
     uint64_t page = process->page_size, at = 0;
 
@@ -250,9 +255,9 @@ uint64_t pm_look_moved(struct pm_process *process, uint64_t dst, uint64_t src, u
             at += page;
         return at;
     }
-    if (scan(process, src, src + length, filled, &region) == 1)
+    if (scan(process, src, src + length, stayed, &region) == 1)
         length = region.start - src;
-    return length ? scan_prefix(process, dst, length, filled) : 0;
+    return length ? scan_prefix(process, dst, length, arrived) : 0;
 }
 
 int pm_look_huge_zero(struct pm_process *process, uint64_t start, uint64_t length)

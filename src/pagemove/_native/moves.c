@@ -34,14 +34,15 @@ static int64_t kernel_move(struct pm_process *process, uint64_t dst, uint64_t sr
  * An affected kernel may move a page and then find it at the destination and say EEXIST, or leave
  * it out of a short count. If the source page was there and the destination a hole before, and it
  * is the other way round now, the page was moved. */
-static int64_t move_known(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
+static int64_t move_known(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
+                          unsigned saw)
 {
     int64_t moved = kernel_move(process, dst, src, length);
     uint64_t done = moved > 0 ? (uint64_t)moved : 0;
 
     if (done == length || (moved < 0 && moved != -EEXIST && moved != -ENOENT))
         return moved;
-    done += pm_look_moved(process, dst + done, src + done, length - done);
+    done += pm_look_moved(process, dst + done, src + done, length - done, saw);
     return done ? (int64_t)done : moved;
 }
 
@@ -65,7 +66,7 @@ static int has_seen(const struct pm_seen *seen, uint64_t start, uint64_t length)
 
 /* pm_look_pair, from what is known if that will do. */
 static int64_t look_pair(struct pm_process *process, const struct pm_known *known, uint64_t dst,
-                         uint64_t src, uint64_t length)
+                         uint64_t src, uint64_t length, unsigned *saw)
 {
     uint64_t page = process->page_size, both;
 
@@ -74,10 +75,11 @@ static int64_t look_pair(struct pm_process *process, const struct pm_known *know
         if (both)
             both = leading(&known->dst, page, dst, both, 0) * page;
         /* mincore sees neither swapped pages nor markers: look again before saying no. */
+        *saw = PM_SAW_RESIDENT;
         if (both)
             return (int64_t)both;
     }
-    return pm_look_pair(process, dst, src, length);
+    return pm_look_pair(process, dst, src, length, saw);
 }
 
 static void mark(const struct pm_seen *seen, uint64_t page, uint64_t start, uint64_t length,
@@ -133,8 +135,9 @@ static uint64_t look_ahead(struct pm_process *process, uint64_t dst, uint64_t sr
 static int64_t step_guarded(struct pm_process *process, const struct pm_known *known, uint64_t dst,
                             uint64_t src, uint64_t length, int *inside)
 {
-    int64_t both = look_pair(process, known, dst, src, look_ahead(process, dst, src, length));
-    int64_t moved;
+    uint64_t want = look_ahead(process, dst, src, length);
+    unsigned saw;
+    int64_t both = look_pair(process, known, dst, src, want, &saw), moved;
 
     if (both < 0)
         return both;
@@ -143,7 +146,7 @@ static int64_t step_guarded(struct pm_process *process, const struct pm_known *k
             return -EINVAL;
         *inside = 1;
     }
-    moved = move_known(process, dst, src, (uint64_t)both);
+    moved = move_known(process, dst, src, (uint64_t)both, saw);
     if (moved > 0 && known)
         note_moved(known, process->page_size, dst, src, (uint64_t)moved);
     return moved;

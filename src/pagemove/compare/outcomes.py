@@ -21,7 +21,7 @@ from pagemove.introspect import count_vmas, find_vma, states_at
 REMAP_ANON_PAGES = "remap_anon_pages"
 MREMAP = "mremap"
 MREMAP_KEPT = "mremap, source kept"
-MREMAP_DETECTING = "mremap(detect=True)"
+MREMAP_DETECTING = "mremap, detecting"
 
 SOURCE_AFTERWARDS = "source afterwards"
 DESTINATION_OCCUPIED = "destination occupied"

@@ -186,46 +186,35 @@ def _height(costs: Costs, size: float, *, sibling: bool) -> float:
 def _crossings(axes: Axes, costs: Costs, *, sibling: bool) -> None:
     """Mark where moving pages overtakes copying, and mremap overtakes moving pages."""
     wanted = (
-        (
-            means.Memcpy.name,
-            COLD,
-            _OWN,
-            "moving beats copying\nfrom {} pages on",
-            (-8, -44),
-            "right",
-        ),
-        (
-            means.Mremap.name,
-            COLD,
-            means.Mremap.name,
-            "mremap is cheaper\nfrom {} pages on",
-            (4, 40),
-            "left",
-        ),
+        (means.Memcpy.name, _OWN, "moving beats copying\nfrom {} pages on"),
+        (means.Mremap.name, means.Mremap.name, "mremap is cheaper\nfrom {} pages on"),
     )
-    for rival, caches, cheaper, text, offset, side in wanted:
+    marks = []
+    for rival, cheaper, text in wanted:
         for crossing in costs.crossings:
-            if (crossing.rival, crossing.caches, crossing.sibling) != (rival, caches, sibling):
+            if (crossing.rival, crossing.caches, crossing.sibling) != (rival, COLD, sibling):
                 continue
-            points = [point for point in crossing.points if point.cheaper == cheaper]
-            if not points:
-                continue
-            size = points[-1].size
-            where = (size, _height(costs, size, sibling=sibling))
-            axes.plot(*where, "o", color="white", markeredgecolor=_INK, markersize=7, zorder=5)
-            axes.annotate(
-                text.format(f"{size:,.0f}"),
-                where,
-                xytext=offset,
-                textcoords="offset points",
-                ha=side,
-                va="center",
-                fontsize=9,
-                color=_INK,
-                zorder=6,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
-                arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.8},
-            )
+            sizes = [point.size for point in crossing.points if point.cheaper == cheaper]
+            if sizes:
+                marks.append((sizes[-1], text.format(f"{sizes[-1]:,.0f}")))
+    # Below the curves there is room; the mark further left gets the upper place, so that no line
+    # down to a text runs through another text.
+    for (size, text), level in zip(sorted(marks), (0.22, 0.07), strict=False):
+        where = (size, _height(costs, size, sibling=sibling))
+        axes.plot(*where, "o", color="white", markeredgecolor=_INK, markersize=7, zorder=5)
+        axes.annotate(
+            text,
+            where,
+            xytext=(size, level),
+            textcoords=axes.get_xaxis_transform(),
+            ha="right",
+            va="center",
+            fontsize=9,
+            color=_INK,
+            zorder=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
+            arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.8, "relpos": (1, 1)},
+        )
 
 
 def _growth(axes: Axes, data: Mappings) -> None:
@@ -278,7 +267,7 @@ def _huge_page(axes: Axes, costs: Costs) -> None:
     if not found:
         _nothing_there(axes, "one huge page: could not be measured")
         return
-    _tidy(axes, "One huge page, microseconds")
+    _tidy(axes, "One huge page, microseconds (logarithmic)")
     labels, colours, times = zip(*reversed(found), strict=True)
     axes.barh(labels, times, color=colours, height=0.62)
     for row, us in enumerate(times):

@@ -51,7 +51,7 @@ _DETECTION_ROWS = (
 )
 # "mremap(detect=True)," without a break.
 _NAME_WIDTH = 20
-_SITUATION_WIDTH = 11
+_SITUATION_WIDTH = 12
 _COMPANY = {False: "alone", True: "beside a running thread"}
 
 
@@ -96,13 +96,11 @@ def _text_table(title: str, *columns: str, narrow: int | None = None) -> Table:
         box=box.SIMPLE_HEAD,
         title=title,
         title_justify="left",
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
+        padding=0,
     )
     table.add_column(columns[0], max_width=narrow)
     for column in columns[1:]:
-        table.add_column(column)
+        table.add_column(column, min_width=max(map(len, column.split())))
     return table
 
 

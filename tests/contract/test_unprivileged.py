@@ -1,0 +1,116 @@
+"""The call's tests again, as a user who may nothing, with vm.unprivileged_userfaultfd=0.
+
+UFFD_USER_MODE_ONLY suffices for moving pages.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import missing
+from support.system import NOBODY
+
+pytestmark = [pytest.mark.needs("move", "root"), pytest.mark.timeout(900)]
+
+_HERE = Path(__file__).parent
+_MODULES = [
+    *sorted(path.name for path in _HERE.glob("test_call*.py")),
+    "test_forked_children.py",
+    "test_huge_pages.py",
+    "test_move.py",
+    "test_move_many.py",
+    "test_registration.py",
+]
+_SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
+
+_LAUNCHER = """
+import os, sys
+from support.system import become_nobody
+become_nobody()
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+_CHECK = """
+import errno, os
+import pagemove
+from pagemove import lowlevel
+assert os.getuid() == 65534
+try:
+    lowlevel.userfaultfd(os.O_CLOEXEC)
+except OSError as error:
+    assert error.errno == errno.EPERM
+else:
+    raise AssertionError("this user may open any userfaultfd")
+found = pagemove.features()
+assert found.remap_anon_pages and found.userfaultfd_user_mode
+assert not found.userfaultfd_syscall and not found.userfaultfd_device
+print(found.unprivileged_userfaultfd)
+"""
+
+
+@pytest.fixture(scope="module")
+def restricted() -> Iterator[None]:
+    """Forbid what the sysctl can forbid."""
+    before = _SYSCTL.read_text()
+    _SYSCTL.write_text("0")
+    yield
+    _SYSCTL.write_text(before)
+
+
+@pytest.fixture
+def run(restricted, tmp_path):
+    """Run the interpreter as nobody."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        parent.chmod(parent.stat().st_mode | 0o011)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join([str(_HERE.parent), *filter(None, sys.path)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": str(home),
+        "TMPDIR": str(home),
+    }
+
+    def run(*arguments: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-c", _LAUNCHER, *arguments],
+            env=environment,
+            cwd=_HERE.parent.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    return run
+
+
+def test_nobody_may_open_a_userfaultfd_for_user_mode_only(run):
+    assert run("-c", _CHECK).strip() == "0"
+
+
+@pytest.mark.parametrize("module", _MODULES)
+def test_the_tests_of_the_call_pass(run, module):
+    # What only root can provide is there already when they run.
+    for name in ("swap", "ksm", "hugetlb"):
+        missing(name)
+    options = ["-q", "-rs", "-p", "no:cacheprovider", "--timeout=120"]
+    # Every pair of kinds of arguments once, as root, is enough.
+    options += ["-k", "not between_all_kinds"]
+    output = run("-m", "pytest", *options, str(_HERE / module))
+    passed = re.search(r"(\d+) passed", output)
+    assert passed
+    assert int(passed[1]) > 10
+    # Nothing that concerns moving pages was skipped for want of a privilege.
+    for reason in re.findall(r"needs (\w+):", output):
+        assert reason in ("root", "swap", "ksm", "hugetlb", "seccomp", "io_uring"), output
