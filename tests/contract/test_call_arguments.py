@@ -20,9 +20,9 @@ _WHOLE_SPACE = 2**64
 
 
 @pytest.fixture
-def pair(foreign) -> tuple[Area, Area]:
+def pair(area) -> tuple[Area, Area]:
     """A destination of holes and a source of pages: a move between them works."""
-    dst, src = foreign(4), foreign(4)
+    dst, src = area(4), area(4)
     src.fill()
     return dst, src
 
@@ -111,32 +111,32 @@ class TestOverlap:
         ("distance", "pages"), [(1, 2), (1, 3), (2, 3), (3, 4), (1, 40), (39, 40)]
     )
     @pytest.mark.parametrize("flags", [0, 1])
-    def test_forward_overlap(self, foreign, distance, pages, flags):
-        area = foreign(pages + distance)
-        write_all(area.address, pages)
+    def test_forward_overlap(self, area, distance, pages, flags):
+        whole = area(pages + distance)
+        write_all(whole.address, pages)
         error = refuse(
-            _EINVAL, area.page(distance), area.address, pages * PAGE_SIZE, flags,
-            address=area.page(distance),
+            _EINVAL, whole.page(distance), whole.address, pages * PAGE_SIZE, flags,
+            address=whole.page(distance),
         )  # fmt: skip
         assert "inside the source" in error
 
     @pytest.mark.parametrize("flags", [0, 1])
-    def test_forward_overlap_with_holes(self, foreign, flags):
-        area = foreign(6)
-        write(area.page(1), 1)
-        refuse(_EINVAL, area.page(2), area.address, 3 * PAGE_SIZE, flags)
+    def test_forward_overlap_with_holes(self, area, flags):
+        whole = area(6)
+        write(whole.page(1), 1)
+        refuse(_EINVAL, whole.page(2), whole.address, 3 * PAGE_SIZE, flags)
 
     @pytest.mark.parametrize("pages", [1, 3, 40])
     @pytest.mark.parametrize("flags", [0, 1])
-    def test_destination_is_the_source(self, foreign, pages, flags):
-        area = foreign(pages)
-        area.fill()
-        refuse(_EINVAL, area.address, area.address, area.nbytes, flags, address=area.address)
+    def test_destination_is_the_source(self, area, pages, flags):
+        whole = area(pages)
+        whole.fill()
+        refuse(_EINVAL, whole.address, whole.address, whole.nbytes, flags, address=whole.address)
 
-    def test_ranges_that_touch_do_not_overlap(self, foreign):
-        area = foreign(4)
-        write_all(area.address, 2)
-        move_all(area.page(2), area.address, 2 * PAGE_SIZE)
+    def test_ranges_that_touch_do_not_overlap(self, area):
+        whole = area(4)
+        write_all(whole.address, 2)
+        move_all(whole.page(2), whole.address, 2 * PAGE_SIZE)
 
 
 class TestOrderOfChecks:

@@ -57,9 +57,9 @@ class TestOccupiedDestination:
     @pytest.mark.parametrize("flags", [0, 1])
     @pytest.mark.parametrize("pages", [1, 3, 20])
     @pytest.mark.parametrize("what", KINDS)
-    def test_in_its_first_page(self, foreign, guarded, what, pages, flags, guard):
+    def test_in_its_first_page(self, area, guarded, what, pages, flags, guard):
         guarded(guard)
-        dst, src = foreign(pages), foreign(pages)
+        dst, src = area(pages), area(pages)
         src.fill()
         self.put(what, dst, 0)
         message = refuse(
@@ -71,9 +71,9 @@ class TestOccupiedDestination:
     @GUARDS
     @pytest.mark.parametrize("flags", [0, 1])
     @pytest.mark.parametrize("what", KINDS)
-    def test_in_a_later_page(self, foreign, guarded, what, flags, guard):
+    def test_in_a_later_page(self, area, guarded, what, flags, guard):
         guarded(guard)
-        dst, src = foreign(20), foreign(20)
+        dst, src = area(20), area(20)
         contents = src.fill()
         self.put(what, dst, 13)
         kept = state(dst.page(13))
@@ -87,8 +87,8 @@ class TestOccupiedDestination:
         assert read_all(src.page(13), 7) == contents[13 * PAGE_SIZE :]
 
     @pytest.mark.needs("swap")
-    def test_its_swapped_out_contents_are_kept(self, foreign):
-        dst, src = foreign(), foreign()
+    def test_its_swapped_out_contents_are_kept(self, area):
+        dst, src = area(), area()
         write(src.address, 1)
         self.put("a swap entry", dst, 0)
         refuse(errno.EEXIST, dst.address, src.address, PAGE_SIZE, address=dst.address)
@@ -98,10 +98,10 @@ class TestOccupiedDestination:
     @pytest.mark.needs("thp")
     @pytest.mark.parametrize("pages", [1, 20, _HUGE_PAGES])
     @pytest.mark.parametrize("offset", [0, 5])
-    def test_a_huge_page(self, foreign, guarded, pages, offset, guard):
+    def test_a_huge_page(self, area, guarded, pages, offset, guard):
         guarded(guard)
-        dst = foreign(2 * _HUGE_PAGES, align=HUGE_PAGE_SIZE)
-        src = foreign(pages, align=HUGE_PAGE_SIZE)
+        dst = area(2 * _HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        src = area(pages, align=HUGE_PAGE_SIZE)
         dst.advise(mmap.MADV_HUGEPAGE)
         dst.fill(500)
         assert state(dst.address) & PageState.HUGE
@@ -115,10 +115,10 @@ class TestOccupiedDestination:
 
     @GUARDS
     @pytest.mark.needs("thp")
-    def test_a_huge_zero_page(self, foreign, guarded, guard):
+    def test_a_huge_zero_page(self, area, guarded, guard):
         guarded(guard)
-        dst = foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
-        src = foreign(2)
+        dst = area(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        src = area(2)
         dst.advise(mmap.MADV_HUGEPAGE)
         read_touch(dst.address)
         src.fill()
@@ -133,9 +133,9 @@ class TestBoth:
     @pytest.mark.parametrize("page_table", [True, False], ids=["page table", "no page table"])
     @pytest.mark.parametrize("pages", [1, 3, 20])
     @pytest.mark.parametrize("kind", ["a page", "the zero page"])
-    def test_in_the_first_page(self, foreign, guarded, page_table, flags, guard, pages, kind):
+    def test_in_the_first_page(self, area, guarded, page_table, flags, guard, pages, kind):
         guarded(guard)
-        dst, src = foreign(pages), foreign(pages + 1, align=2 << 20)
+        dst, src = area(pages), area(pages + 1, align=2 << 20)
         if page_table:
             write(src.page(pages), 1)
         write(dst.address, 9) if kind == "a page" else read_touch(dst.address)
@@ -144,9 +144,9 @@ class TestBoth:
     @GUARDS
     @pytest.mark.parametrize("flags", [0, 1])
     @pytest.mark.parametrize("page_table", [True, False], ids=["page table", "no page table"])
-    def test_holes_before_an_occupied_page(self, foreign, guarded, flags, guard, page_table):
+    def test_holes_before_an_occupied_page(self, area, guarded, flags, guard, page_table):
         guarded(guard)
-        dst, src = foreign(20), foreign(21, align=2 << 20)
+        dst, src = area(20), area(21, align=2 << 20)
         if page_table:
             write(src.page(20), 1)
         write(dst.page(7), 9)
@@ -158,9 +158,9 @@ class TestBoth:
         refuse(errno.EEXIST, dst.page(7), src.page(7), PAGE_SIZE, flags, address=dst.page(7))
 
     @GUARDS
-    def test_pages_then_both(self, foreign, guarded, guard):
+    def test_pages_then_both(self, area, guarded, guard):
         guarded(guard)
-        dst, src = foreign(20), foreign(20)
+        dst, src = area(20), area(20)
         src.fill()
         src.discard(5, 1)
         write(dst.page(5), 9)
@@ -171,10 +171,10 @@ class TestBoth:
     @pytest.mark.parametrize("flags", [0, 1])
     @pytest.mark.needs("guard")
     def test_an_occupied_destination_and_a_guard_page_in_the_source(
-        self, foreign, guarded, flags, guard
+        self, area, guarded, flags, guard
     ):
         guarded(guard)
-        dst, src = foreign(), foreign()
+        dst, src = area(), area()
         write(dst.address, 1)
         src.advise(lowlevel.MADV_GUARD_INSTALL)
         refuse(errno.EEXIST, dst.address, src.address, PAGE_SIZE, flags, address=dst.address)

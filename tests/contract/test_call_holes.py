@@ -48,9 +48,9 @@ class TestHolesAllowed:
         ],
         ids=str,
     )
-    def test_skipped_and_counted(self, foreign, guarded, kept, guard):
+    def test_skipped_and_counted(self, area, guarded, kept, guard):
         guarded(guard)
-        dst, src = foreign(20), foreign(20)
+        dst, src = area(20), area(20)
         for page in kept:
             write(src.page(page), page)
         before = look(dst.address, src.address, dst.nbytes)
@@ -66,17 +66,17 @@ class TestHolesAllowed:
 
     @GUARDS
     @pytest.mark.parametrize("pages", [1, 16, 17, 5000])
-    def test_nothing_but_holes(self, foreign, guarded, pages, guard):
+    def test_nothing_but_holes(self, area, guarded, pages, guard):
         guarded(guard)
-        dst, src = foreign(pages), foreign(pages)
+        dst, src = area(pages), area(pages)
         moved = remap_anon_pages(dst.address, src.address, dst.nbytes, RAP_ALLOW_SRC_HOLES)
         assert moved == dst.nbytes
         assert hole(dst.address, pages)
         assert hole(src.address, pages)
 
-    def test_large_holes_cost_no_page_tables(self, foreign):
+    def test_large_holes_cost_no_page_tables(self, area):
         # The kernel's own flag allocates them on both sides: 2 x 128 tables here.
-        dst, src = foreign(1 << 16, align=2 << 20), foreign(1 << 16, align=2 << 20)
+        dst, src = area(1 << 16, align=2 << 20), area(1 << 16, align=2 << 20)
         write(src.page(40_000), 1)
         remap_anon_pages(dst.address, src.address, PAGE_SIZE, RAP_ALLOW_SRC_HOLES)
         before = _page_tables()
@@ -87,35 +87,35 @@ class TestHolesAllowed:
 
     @GUARDS
     @pytest.mark.parametrize("overlap", [1, 4])
-    def test_backward_overlap_with_holes(self, foreign, guarded, overlap, guard):
+    def test_backward_overlap_with_holes(self, area, guarded, overlap, guard):
         guarded(guard)
-        area = foreign(20 + overlap)
+        whole = area(20 + overlap)
         kept = [page for page in range(overlap, 20 + overlap) if page % 3]
         for page in kept:
-            write(area.page(page), page)
-        area.discard(0, overlap)
+            write(whole.page(page), page)
+        whole.discard(0, overlap)
         moved = remap_anon_pages(
-            area.address, area.page(overlap), 20 * PAGE_SIZE, RAP_ALLOW_SRC_HOLES
+            whole.address, whole.page(overlap), 20 * PAGE_SIZE, RAP_ALLOW_SRC_HOLES
         )
         # As by pages in order: a page that has moved on leaves its place free for the next.
         assert moved == 20 * PAGE_SIZE
         expected = [page + overlap in kept for page in range(20)]
-        assert [bool(s) for s in area.states()] == expected + [False] * overlap
+        assert [bool(s) for s in whole.states()] == expected + [False] * overlap
         for page in kept:
-            assert read(area.page(page - overlap)) == pattern(page)
+            assert read(whole.page(page - overlap)) == pattern(page)
 
     @GUARDS
-    def test_no_hole_at_all(self, foreign, guarded, guard):
+    def test_no_hole_at_all(self, area, guarded, guard):
         guarded(guard)
-        dst, src = foreign(20), foreign(20)
+        dst, src = area(20), area(20)
         src.fill()
         move_all(dst.address, src.address, dst.nbytes, RAP_ALLOW_SRC_HOLES)
 
     @pytest.mark.needs("swap")
     @GUARDS
-    def test_a_swapped_out_page_is_no_hole(self, foreign, guarded, guard):
+    def test_a_swapped_out_page_is_no_hole(self, area, guarded, guard):
         guarded(guard)
-        dst, src = foreign(3), foreign(3)
+        dst, src = area(3), area(3)
         write(src.page(1), 4)
         src.page_out(1, 1)
         remap_anon_pages(dst.address, src.address, dst.nbytes, RAP_ALLOW_SRC_HOLES)
@@ -124,10 +124,10 @@ class TestHolesAllowed:
 
     @GUARDS
     @pytest.mark.needs("thp")
-    def test_holes_between_huge_pages(self, foreign, guarded, guard):
+    def test_holes_between_huge_pages(self, area, guarded, guard):
         guarded(guard)
-        dst = foreign(4 * _HUGE_PAGES, align=HUGE_PAGE_SIZE)
-        src = foreign(4 * _HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        dst = area(4 * _HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        src = area(4 * _HUGE_PAGES, align=HUGE_PAGE_SIZE)
         src.advise(mmap.MADV_HUGEPAGE)
         for number in (1, 3):
             at(src.page(number * _HUGE_PAGES), HUGE_PAGE_SIZE)[:] = number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import mmap
 
 import numpy as np
@@ -106,9 +107,13 @@ class TestPartialLastPage:
         # What is after the part belongs to the user of the Memory, whatever length was asked for.
         with Memory(asked) as dst, Memory(asked) as src:
             write(src.address, 1)
+            to, of = dst.asarray(np.uint8, 100), src.asarray(np.uint8, 100)
             with refusal(errno.EINVAL, "move"):
-                move(dst.asarray(np.uint8, 100), src.asarray(np.uint8, 100))
+                move(to, of)
             assert read(src.address) == pattern(1)
+            # The error keeps the frames it passed through, and these their arrays, until now.
+            del to, of
+            gc.collect()
 
     def test_arrays_of_somebody_else_have_none(self):
         dst, src = np.zeros(100), pagemove.empty(100)

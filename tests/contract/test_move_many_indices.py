@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pagemove import PAGE_SIZE, Memory, RemapError, move_many, page_states, remap_anon_pages
+from pagemove._native import remap
 from support import hole, pattern, read, read_all, together, write, write_all
 
 from .checks import GUARDS, signature
@@ -265,8 +266,6 @@ class TestChangedMeanwhile:
 
     def test_changed_before_the_call_goes_on(self, foreign, monkeypatch):
         # Deterministic: changed between the check of all indices and the first move.
-        from pagemove._native import remap
-
         dst, src = foreign(8), foreign(8)
         src.fill()
         to, of = np.arange(4), np.arange(4)
@@ -291,8 +290,6 @@ class TestChangedMeanwhile:
     @GUARDS
     def test_each_index_is_checked_again(self, foreign, monkeypatch, guarded, side, wild, guard):
         guarded(guard)
-        from pagemove._native import remap
-
         # 200 pages of room around, so that a page moved wrongly would have where to go.
         dst, src = foreign(408), foreign(408)
         src.fill()
@@ -310,6 +307,28 @@ class TestChangedMeanwhile:
         assert (caught.value.index, caught.value.moved) == (5, 5 * PAGE_SIZE)
         assert [bool(s) for s in dst.states()] == [200 <= page < 205 for page in range(408)]
         assert [not s for s in src.states()] == [200 <= page < 205 for page in range(408)]
+
+    @GUARDS
+    def test_a_run_that_grows_beyond_the_buffers_ends_with_them(
+        self, foreign, monkeypatch, guarded, guard
+    ):
+        guarded(guard)
+        dst, src = foreign(24), foreign(24)
+        src.fill()
+        inner = slice(8 * PAGE_SIZE, 16 * PAGE_SIZE)
+        to, of = np.arange(12) % 8, np.arange(12) % 8
+        native = remap.move_many
+
+        def late(*args):
+            to[:] = of[:] = np.arange(12)
+            return native(*args)
+
+        monkeypatch.setattr(remap, "move_many", late)
+        with pytest.raises(RemapError) as caught:
+            move_many(dst.array()[inner], src.array()[inner], to, of)
+        assert (caught.value.index, caught.value.moved) == (8, 8 * PAGE_SIZE)
+        assert [bool(s) for s in dst.states()] == [8 <= page < 16 for page in range(24)]
+        assert [not s for s in src.states()] == [8 <= page < 16 for page in range(24)]
 
 
 class TestWithoutTheInterpreter:

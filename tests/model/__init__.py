@@ -9,7 +9,7 @@ in ``tests/property`` can run it beside the kernel and compare outcomes, content
 ``pages.py``      one page of a page table: what it holds, and who else has it
 ``space.py``      `AddressSpace`: page tables, and everything that changes them but moving
 ``moves.py``      `remap_anon_pages`, `move`, `move_many`, `unshare`
-``test_model.py`` the contract's tables, asked of the model alone
+``test_*.py``     the contract's tables, asked of the model alone
 ================  =================================================================================
 
 Pages are numbered by address: page `n` is the bytes from ``n * PAGE`` on. A hole is a page number

@@ -95,6 +95,10 @@ class Mappings:
         """Return how a page is mapped, or None."""
         return self._mappings.get(page)
 
+    def inherited(self, page: int) -> bool:
+        """Whether a child of fork has the page too."""
+        return self._mappings[page].inherited
+
     def vma_at(self, page: int) -> Vma | None:
         """Return the mapping that has the page, or None."""
         mapping = self._mappings.get(page)
@@ -164,7 +168,7 @@ class Mappings:
     def _find_bounds(self, first: int, count: int, *, edges: bool = False) -> None:
         for page in range(first, first + count + 1):
             left, right = self._mappings.get(page - 1), self._mappings.get(page)
-            was_bound = page in self._bounds
+            was_bound = page in self._bounds or page in self._optional
             self._optional.discard(page)
             if left is None and right is None:
                 self._bounds.discard(page)

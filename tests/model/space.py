@@ -253,7 +253,7 @@ class AddressSpace(Mappings):
         self._last_child += 1
         self._children.add(self._last_child)
         for page, entry in self.pages.items():
-            if self._mappings[page].inherited:
+            if self.inherited(page):
                 entry.fork(self._last_child)
         return self._last_child
 

@@ -59,6 +59,15 @@ def test_only_bounds_that_can_be_are_adopted(space: AddressSpace) -> None:
     assert [vma.length for vma in space.vmas(A, COUNT)] == [2, 6]
 
 
+def test_what_the_kernel_chose_can_be_told_after_several_changes(space: AddressSpace) -> None:
+    space.protect(A + 2, 1, "r")
+    space.protect(A + 2, 1, "rw")
+    space.lock(A, COUNT)
+    assert len(space.vmas(A, COUNT)) == 1
+    space.adopt_bounds(A, COUNT, [A, A + 2, A + 3, A + COUNT])
+    assert len(space.vmas(A, COUNT)) == 3
+
+
 # Page states.
 
 
@@ -153,3 +162,12 @@ def test_what_splits_a_huge_page(huge: AddressSpace, change: str) -> None:
     arguments = ("r",) if change == "protect" else ()
     getattr(huge, change)(HA + 3, 2, *arguments)
     assert True not in marks(huge, HA)
+
+
+def test_a_page_of_zeros_in_a_broken_huge_page(huge: AddressSpace) -> None:
+    remap(huge, HB + 1, HA, 1)
+    zero = int(State.PRESENT | State.ZERO)
+    huge.adopt_states(HA + 1, [zero])
+    assert huge.pages[HA + 1].kind is Kind.ZERO
+    with pytest.raises(Impossible):
+        huge.adopt_states(HA + 5, [zero])

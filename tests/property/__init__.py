@@ -3,8 +3,9 @@
 ``test_state_machine.py``, ``test_huge_machine.py``
     Model (``tests/model``) and kernel side by side. ``arena.py`` has the areas in the kernel,
     ``world.py`` the rules for all that can happen to them, ``machine.py`` those for the calls.
-``test_arguments.py``
-    Right, wrong and extreme arguments of every public function; the values are in ``values.py``.
+``test_arguments.py``, ``test_lowlevel_arguments.py``
+    Right, wrong and extreme arguments of every public function; the values are in ``values.py``,
+    the memory they may name, with canaries around it, in ``ground.py``.
 
 ``PAGEMOVE_HYPOTHESIS_EXAMPLES=2000`` makes each of them try so many examples instead of the few
 that fit into an ordinary test run.

@@ -32,6 +32,11 @@ _MAPS_LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (\S{3})", re.MULTILINE)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def _words(first: int, count: int) -> npt.NDArray[np.uint64]:
+    raw = (ctypes.c_uint64 * (count * PAGE // 8)).from_address(first * PAGE)
+    return np.frombuffer(memoryview(raw), np.uint64).reshape(count, PAGE // 8)
+
+
 @dataclass(frozen=True, slots=True)
 class Area:
     """Pages of the machine: foreign memory in the arena, or a `Memory`."""
@@ -47,8 +52,7 @@ class Area:
 
     def words(self) -> npt.NDArray[np.uint64]:
         """View it, one row a page."""
-        raw = (ctypes.c_uint64 * (self.count * PAGE // 8)).from_address(self.address)
-        return np.frombuffer(memoryview(raw), np.uint64).reshape(self.count, PAGE // 8)
+        return _words(self.first, self.count)
 
     def buffer(self, offset: int = 0, count: int | None = None) -> Any:
         """Give pages of it as an object with a writable buffer."""
@@ -174,19 +178,24 @@ class Arena:
         """UFFDIO_POISON, by that userfaultfd."""
         lowlevel.poison(self._elsewhere(), first * PAGE, count * PAGE)
 
-    def fork(self) -> None:
-        """Fork a child that lives until it is ended."""
+    def fork(self, held: list[tuple[int, int]]) -> None:
+        """Fork a child that lives until it is ended, and then has to have held on to its memory.
+
+        `held` lists (page, token): what the child inherits, and the parent's moves must not reach.
+        """
         orders, write = os.pipe()
         pid = fork()
         if not pid:
+            status = 1
             try:
                 # Nobody but the test itself may keep a child waiting, should the test be killed.
                 os.close(write)
                 for child in self.children:
                     os.close(child.orders)
                 os.read(orders, 1)
+                status = int(not all((_words(page, 1) == token).all() for page, token in held))
             finally:
-                os._exit(0)
+                os._exit(status)
         os.close(orders)
         self.children.append(Child(pid, write))
 

@@ -155,8 +155,12 @@ class Machine(World):
         holes: bool,
     ) -> None:
         """Move scattered pages; with `runs` each of the first pairs is the start of a run."""
+        # A page across two mappings that merge as the first of them is registered: or do not.
+        area = self.area(to)
+        large = large and len(self.space.vmas(area.first, area.count)) == 1
         pages = self.LARGE if large else 1
-        limits = [min(self.area(which).count // pages, 127) for which in (to, of)]
+        most = np.iinfo(dtype).max
+        limits = [min(self.area(which).count // pages, most) for which in (to, of)]
         chosen = [(self.index(a, pages), self.index(b, pages)) for a, b in pairs]
         if runs is not None:
             chosen = [(a + i * runs[0], b + i * runs[1]) for a, b in chosen[:3] for i in range(4)]

@@ -247,7 +247,14 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: len(self.children) < 2)
     @rule()
     def fork(self) -> None:
-        self.arena.fork()
+        held = [
+            (page, entry.token)
+            for page, entry in self.space.pages.items()
+            if self.space.inherited(page)
+            and not entry.swapped
+            and self.touchable(page, write=False)
+        ]
+        self.arena.fork(held)
         self.children.append(self.space.fork())
 
     @precondition(lambda self: self.children)

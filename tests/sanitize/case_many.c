@@ -128,7 +128,7 @@ static void index_stretches(struct work *work, uint64_t *seed, size_t longest)
 /* Few pages, so that the same page is source and destination again and again. */
 void case_many_small(uint64_t seed)
 {
-    for (int round = 0; round < 400; round++) {
+    for (int round = 0; round < 300; round++) {
         struct work work = work_make(6 + random_below(&seed, 12), 6 + random_below(&seed, 12),
                                      1 + random_below(&seed, 3), 1 + random_below(&seed, 24));
         if (random_below(&seed, 2))
@@ -182,12 +182,12 @@ void case_many_dense(uint64_t seed)
 /* Sources so far apart that each page is looked at by itself, and windows of both kinds. */
 void case_many_sparse(uint64_t seed)
 {
-    enum { PAGES = 70000, COUNT = 1500 };
+    enum { PAGES = 40000, COUNT = 1500 };
     struct work work = work_make(PAGES, COUNT, 1, COUNT);
 
     for (int round = 0; round < 2; round++) {
         for (size_t i = 0; i < COUNT; i++) {
-            size_t from = i < 1100 || round ? i * 46 + random_below(&seed, 46) : 60000 + i;
+            size_t from = i < 1100 || round ? i * 26 + random_below(&seed, 26) : 30000 + i;
             work.src_pages[i] = (int64_t)from;
             work.dst_pages[i] = (int64_t)(COUNT - 1 - i);
             area_fill(&work.src, from, i + 1);

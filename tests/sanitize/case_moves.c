@@ -7,7 +7,7 @@
 #include "cases.h"
 #include "driver.h"
 
-enum { WAIT = 1, ROUNDS = 300 };
+enum { WAIT = 1, ROUNDS = 150 };
 
 /* Move, and demand the answer. ENOENT and EEXIST of a hole onto an occupied page are told apart by
  * the caller of pm_move, not by pm_move. */
@@ -198,12 +198,12 @@ void case_huge_pages(uint64_t seed)
         return;
     src = area_make(4 * each, HUGE_PAGES);
     dst = area_make(4 * each, HUGE_PAGES);
-    for (int round = 0; round < 6; round++) {
+    for (int round = 0; round < 4; round++) {
         size_t from = round & 1 ? random_below(&seed, each) : 0;
         size_t to = round & 2 ? random_below(&seed, each) : 0;
         for (size_t i = 0; i < src.pages; i++)
             area_fill(&src, i, i + 1);
-        compare(&dst, to, &src, from, 3 * each, round & 4 ? PM_ALLOW_SRC_HOLES : 0);
+        compare(&dst, to, &src, from, 3 * each, round & 1 ? PM_ALLOW_SRC_HOLES : 0);
         area_discard(&src, 0, src.pages);
         area_discard(&dst, 0, dst.pages);
     }

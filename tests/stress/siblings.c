@@ -62,8 +62,8 @@ static void fork_once(void)
         waitpid(child, NULL, 0);
 }
 
-/* What changes an entry once must come between two looks at it: too often is too early, for then it
- * has changed before. How often is right depends on the mover. */
+/* MADV_COLD changes an entry once, and must come between two looks at it: too often is too early,
+ * for then it has changed before. Others leave the movers some time. */
 static void pause_a_little(uint64_t *seed, uint64_t most)
 {
     for (volatile uint64_t left = random_below(seed, most + 1); left; left--)
@@ -77,7 +77,6 @@ static void step(struct sibling *me, uint64_t *seed)
     switch (me->kind) {
     case COLD:
         madvise(me->start, me->pages * me->page_size, MADV_COLD);
-        pause_a_little(seed, __atomic_load_n(&me->pause, __ATOMIC_RELAXED));
         break;
     case DISCARD:
         madvise(page, me->page_size, MADV_DONTNEED);
@@ -116,6 +115,7 @@ static void *run(void *argument)
     }
     while (!__atomic_load_n(&me->stop, __ATOMIC_ACQUIRE)) {
         step(me, &seed);
+        pause_a_little(&seed, __atomic_load_n(&me->pause, __ATOMIC_RELAXED));
         __atomic_fetch_add(&me->steps, 1, __ATOMIC_RELAXED);
     }
     return NULL;

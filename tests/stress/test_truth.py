@@ -27,8 +27,8 @@ pytestmark = [
 ]
 
 # As many wrong answers without the guard make as many calls with it a test of the guard.
-_ENOUGH = 5
-_SECONDS = 3.0
+_ENOUGH = 3
+_SECONDS = 2.0
 _BURSTS = 2
 # A sibling provokes most if it comes about once a call; how long a call takes differs by form,
 # machine and moment, so the tests go through these paces and stay at one while it bites.
@@ -71,7 +71,7 @@ FORMS = {
 
 def _raw_lies() -> tuple[int, int]:
     calls = wrong = 0
-    end = time.monotonic() + 3 * _SECONDS
+    end = time.monotonic() + 4 * _SECONDS
     with Memory(2 * PAGE_SIZE) as memory, apart() as cpu:
         memoryview(memory)[0] = 1
         with Sibling(COLD, memory.address, 2, cpu=cpu):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import os
 import platform
 import struct
+import time
 from pathlib import Path
 
-from pagemove import lowlevel
+from pagemove import PAGE_SIZE, PageState, lowlevel
+from pagemove.introspect import states_at
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -63,18 +66,20 @@ def munlock(address: int, nbytes: int) -> None:
 
 
 def page_out(address: int, nbytes: int) -> None:
-    """Swap the pages of a range out: MADV_PAGEOUT on each CPU.
+    """Swap the pages of a range out: MADV_PAGEOUT on each CPU, until none is left in memory.
 
     A page that is new waits in a list of the CPU that made it, where reclaim cannot take it from;
-    the advice empties that list for the CPU that it is given on.
+    the advice empties that list for the CPU that it is given on. Others may hold a page meanwhile.
     """
     before = os.sched_getaffinity(0)
+    limit = time.monotonic() + 10
     try:
-        for cpu in before:
+        for cpu in itertools.cycle(before):
             os.sched_setaffinity(0, {cpu})
             lowlevel.madvise(address, nbytes, lowlevel.MADV_PAGEOUT)
-        # Once more for what the first CPU had to leave on the others' lists.
-        lowlevel.madvise(address, nbytes, lowlevel.MADV_PAGEOUT)
+            if not (states_at(address, nbytes // PAGE_SIZE) & PageState.PRESENT).any():
+                break
+            assert time.monotonic() < limit, "the kernel does not swap these pages out"
     finally:
         os.sched_setaffinity(0, before)
 

@@ -34,6 +34,7 @@ from pagemove.compare.verdicts import Finding, Verdict
 from pagemove.remedies import Problem
 
 
+@pytest.mark.needs("move")
 class TestRun:
     def argued(self, monkeypatch, measure):
         for key in scenarios.MEASUREMENTS:

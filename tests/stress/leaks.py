@@ -1,0 +1,84 @@
+"""Whether something grows when a function is called again and again."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import sys
+from collections.abc import Callable
+
+from pagemove.introspect import count_vmas
+
+#: What leaks every call shows in so many calls; what the interpreter keeps for itself does not.
+CALLS = 80
+_ATTEMPTS = 4
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012 (ctypes wants it so)
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
+def _allocated() -> int:
+    """Bytes that malloc has given out; 0 with a C library that does not tell."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0
+    mallinfo.restype = _Mallinfo
+    found = mallinfo()
+    return int(found.uordblks + found.hblkhd)
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1])
+
+
+def _now() -> dict[str, int]:
+    gc.collect()
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "mappings": count_vmas(),
+        "resident pages": _resident(),
+        "objects": sys.getallocatedblocks(),
+        "bytes of malloc": _allocated(),
+    }
+
+
+def growth(function: Callable[[], object]) -> dict[str, int]:
+    """Give what grows by at least half a unit a call (malloc: 8 bytes), in every attempt.
+
+    Each attempt makes more calls than the last, so that what only fills up, a cache or a free list,
+    is told from what is lost.
+    """
+    growing: dict[str, int] = {}
+    for attempt in range(_ATTEMPTS):
+        calls = CALLS * (attempt + 1)
+        function()
+        before = _now()
+        for _ in range(calls):
+            function()
+        after = _now()
+        growing = {
+            name: after[name] - before[name]
+            for name in before
+            if after[name] - before[name] >= calls * (8 if name == "bytes of malloc" else 0.5)
+        }
+        if not growing:
+            break
+    return growing
