@@ -65,7 +65,8 @@ static uint64_t *word_of(int place, size_t page)
 }
 
 /* What the first word of a page is, wherever the page is. In a run the middle one is the kernel's
- * page of zeros: that moves by itself, so a run takes three steps, and can be hit behind the first. */
+ * page of zeros: that moves by itself, so a run takes three steps, and can be hit behind the first.
+ */
 static uint64_t contents(size_t page)
 {
     return pages > 1 && page == RUN / 2 ? 0 : page + 1;
@@ -130,8 +131,8 @@ struct tally {
 /* Move all pages from one place to the other, and compare what the kernel says with what is. */
 static int move_and_compare(int from, struct tally *tally)
 {
-    struct move arg = {(uintptr_t)word_of(!from, 0), (uintptr_t)word_of(from, 0),
-                       pages * page_size, 0, 0};
+    struct move arg = {(uintptr_t)word_of(!from, 0), (uintptr_t)word_of(from, 0), pages * page_size,
+                       0, 0};
     int failed = ioctl(uffd, MOVE, &arg), error = failed ? errno : 0;
     size_t said = failed && arg.moved <= 0 ? 0 : (size_t)(failed ? arg.moved : (int64_t)arg.len);
     size_t done = 0;
@@ -194,8 +195,8 @@ static void provoke(double limit, const cpu_set_t *cpus)
 /* In a child, which is killed when it makes no progress: there is no other way to end it. */
 static void watch(double limit, const cpu_set_t *cpus)
 {
-    atomic_ulong *calls = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
-                               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    atomic_ulong *calls =
+        mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     double end = now() + limit, still = now();
     unsigned long before = 0;
     pid_t child = fork();
@@ -205,7 +206,8 @@ static void watch(double limit, const cpu_set_t *cpus)
     if (!child) {
         /* What is open belongs to the parent's memory. */
         pthread_t sibling;
-        uint64_t api[3] = {0xAA, 1 << 16, 0}, wp[4] = {(uintptr_t)memory, 2 * RUN * page_size, 2, 0};
+        uint64_t api[3] = {0xAA, 1 << 16, 0},
+                 wp[4] = {(uintptr_t)memory, 2 * RUN * page_size, 2, 0};
         uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | 1);
         if (uffd < 0 || ioctl(uffd, _IOWR(0xAA, 0x3F, uint64_t[3]), api) ||
             ioctl(uffd, _IOWR(0xAA, 0x00, uint64_t[4]), wp))
@@ -243,14 +245,15 @@ int main(int argc, char **argv)
 
     page_size = (size_t)sysconf(_SC_PAGESIZE);
     pages = strcmp(mode, "run") ? 1 : RUN;
-    memory = mmap(NULL, 2 * RUN * page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                  -1, 0);
+    memory =
+        mmap(NULL, 2 * RUN * page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED || madvise(memory, 2 * RUN * page_size, MADV_NOHUGEPAGE))
         give_up("mmap");
     uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | 1 /* UFFD_USER_MODE_ONLY */);
     if (uffd < 0 || ioctl(uffd, _IOWR(0xAA, 0x3F, uint64_t[3]), api))
         give_up("userfaultfd, UFFDIO_API with UFFD_FEATURE_MOVE");
-    /* For write protection only: then a first touch still gets a page of zeros, and nobody waits. */
+    /* For write protection only: then a first touch still gets a page of zeros, and nobody waits.
+     */
     wp[0] = (uintptr_t)memory;
     wp[1] = 2 * RUN * page_size;
     wp[2] = 2; /* UFFDIO_REGISTER_MODE_WP */

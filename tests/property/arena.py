@@ -101,7 +101,7 @@ class Arena:
             self.map(at, count, "rw")
             at += size
         for count in owned:
-            memory = pagemove.Memory(count * PAGE, huge_pages=huge)
+            memory = pagemove.Memory(count * PAGE)
             self.areas.append(Area(memory.address // PAGE, count, memory))
         self.children: list[Child] = []
         self._other: int | None = None
@@ -134,6 +134,13 @@ class Arena:
         finally:
             if fd >= 0:
                 os.close(fd)
+        if kind == "anonymous":
+            self.allow_huge(first, count, allowed=False)
+
+    def allow_huge(self, first: int, count: int, *, allowed: bool) -> None:
+        """Let memory have huge pages, or not: then khugepaged has nothing to do there either."""
+        with contextlib.suppress(OSError):  # EINVAL: a kernel without them
+            self.advise(first, count, mmap.MADV_HUGEPAGE if allowed else mmap.MADV_NOHUGEPAGE)
 
     def unmap(self, first: int, count: int) -> None:
         """munmap(2)."""

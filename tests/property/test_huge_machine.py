@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -36,23 +35,18 @@ class HugeMachine(Machine):
     STRIDE: ClassVar[int] = 64
 
     def with_huge_pages(self, which: int, touch: Callable[[], None]) -> None:
-        area = self.area(which)
-        self.allow(area.first, area.count, mmap.MADV_HUGEPAGE)
+        self.allow_huge(which, allowed=True)
         try:
             touch()
         finally:
-            self.allow(area.first, area.count, mmap.MADV_NOHUGEPAGE)
+            self.allow_huge(which, allowed=False)
 
-    def allow(self, first: int, count: int, advice: int) -> None:
-        for vma in self.space.vmas(first, count):
+    def allow_huge(self, which: int, *, allowed: bool) -> None:
+        area = self.area(which)
+        for vma in self.space.vmas(area.first, area.count):
             if vma.mapping.movable:
-                self.arena.advise(vma.start, vma.length, advice)
-        self.space.may_merge(first, count)
-
-    def __init__(self) -> None:
-        super().__init__()
-        for area in self.arena.areas:
-            self.allow(area.first, area.count, mmap.MADV_NOHUGEPAGE)
+                self.arena.allow_huge(vma.start, vma.length, allowed=allowed)
+        self.space.may_merge(area.first, area.count)
 
     @rule(which=number, at=number)
     def write_huge(self, which: int, at: int) -> None:
@@ -61,10 +55,6 @@ class HugeMachine(Machine):
     @rule(which=number, at=number)
     def read_huge(self, which: int, at: int) -> None:
         self.with_huge_pages(which, lambda: self.read(which, at, 1))
-
-    def mapped(self, which: int) -> None:
-        area = self.area(which)
-        self.allow(area.first, area.count, mmap.MADV_NOHUGEPAGE)
 
     def preferred(self, pages: list[int]) -> list[int]:
         return [page for page in pages if page % HUGE == 0] or pages

@@ -33,6 +33,15 @@ class SwapMachine(Machine):
         self.space.page_out(int(page) for page in gone if not self.has(int(page), 1, Kind.POISON))
 
 
+class PlainMachine(Machine):
+    """The same on the way the library goes on kernels without defects: nothing is looked at first.
+
+    What the defect spoils needs another thread, so the answers are true here too.
+    """
+
+    QUIRKS = 0
+
+
 class TestMachine(Machine.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(max_examples=EXAMPLES or 100, stateful_step_count=40, deadline=None)
 
@@ -40,3 +49,7 @@ class TestMachine(Machine.TestCase):  # type: ignore[misc,valid-type]
 @pytest.mark.needs("swap")
 class TestSwapMachine(SwapMachine.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(max_examples=EXAMPLES or 40, stateful_step_count=40, deadline=None)
+
+
+class TestPlainMachine(PlainMachine.TestCase):  # type: ignore[misc,valid-type]
+    settings = settings(max_examples=EXAMPLES or 30, stateful_step_count=40, deadline=None)

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import pagemove
 from model import PAGE, AddressSpace, Kind, Registration, State
 from pagemove import lowlevel
+from pagemove._native import remap
 from support import missing
 
 from .arena import Area, Arena, expected_vma
@@ -44,12 +45,16 @@ class World(RuleBasedStateMachine):
     TOUCHED: ClassVar[int] = 8
     #: Words of a page between those compared after every step; in the end all are.
     STRIDE: ClassVar[int] = 1
+    #: The kernel's defects that the library is to reckon with; None for those it has.
+    QUIRKS: ClassVar[int | None] = None
 
     def __init__(self) -> None:
         super().__init__()
         assert {state.name: int(state) for state in State} == {
             state.name: int(state) for state in pagemove.PageState
         }
+        if self.QUIRKS is not None:
+            remap.set_quirks(self.QUIRKS)
         self.arena = Arena(self.FOREIGN, self.OWNED, huge=self.WITH_HUGE)
         self.space = AddressSpace()
         self.space.map(self.arena.first, self.arena.count, "", anonymous=False)
@@ -189,10 +194,6 @@ class World(RuleBasedStateMachine):
         if self.foreign(which):
             self.arena.map(first, count, prot, kind)
             self.space.map(first, count, prot, anonymous=kind == "anonymous")
-            self.mapped(which)
-
-    def mapped(self, which: int) -> None:
-        """Do what an area needs that has fresh memory in it."""
 
     @rule(which=number, at=number, length=number)
     def unmap(self, which: int, at: int, length: int) -> None:
@@ -208,7 +209,6 @@ class World(RuleBasedStateMachine):
         if area.memory is None:
             self.arena.map(area.first, area.count, "rw")
             self.space.map(area.first, area.count)
-            self.mapped(which)
         else:
             self.arena.unlock(area.first, area.count)
             self.space.unlock(area.first, area.count)

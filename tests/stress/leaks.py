@@ -16,7 +16,7 @@ _ATTEMPTS = 4
 
 
 class _Mallinfo(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 (ctypes wants it so)
+    _fields_ = [
         (name, ctypes.c_size_t)
         for name in (
             "arena",

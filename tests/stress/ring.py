@@ -86,7 +86,7 @@ class Ring:
         return bool(np.array_equal(self.words[there, 0], words[there]))
 
     def turn(self) -> None:
-        """Go on after all pages have moved: from where they are, or, if places overlap, up again."""
+        """Go on when all pages have moved: from where they are; if places overlap, up again."""
         if not self.overlaps:
             self.side = 1 - self.side
             return
@@ -142,8 +142,7 @@ def integers(flags: int) -> Ask:
         try:
             return remap_anon_pages(*_ends(ring), flags) // PAGE_SIZE
         except RemapError as error:
-            assert error.moved == 0
-            return 0
+            return error.moved
 
     return ask
 
@@ -173,6 +172,11 @@ def whole(holes: bool) -> Ask:
     return ask
 
 
+def _index(error: RemapError) -> int:
+    assert error.moved == (error.index or 0) * PAGE_SIZE
+    return error.moved // PAGE_SIZE
+
+
 def many(holes: bool) -> Ask:
     """Ask move_many, in the ring's order."""
 
@@ -181,8 +185,7 @@ def many(holes: bool) -> Ask:
         try:
             return move_many(dst, src, ring.order, ring.order, holes=holes) // PAGE_SIZE
         except RemapError as error:
-            assert error.moved == (error.index or 0) * PAGE_SIZE
-            return error.moved // PAGE_SIZE
+            return _index(error)
 
     return ask
 

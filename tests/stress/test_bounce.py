@@ -23,7 +23,7 @@ def _everything_at_once() -> int:
     """Four threads with pages of their own between the same two areas, by every call there is."""
     shape = (_THREADS * _PAGES, _WORDS)
     one, other = Memory(shape[0] * PAGE_SIZE), Memory(shape[0] * PAGE_SIZE)
-    areas = [one.asarray(np.uint64, shape), other.asarray(np.uint64, shape)]
+    areas = [memory.asarray(np.uint64, shape) for memory in (one, other)]
     areas[0][:] = np.arange(1, shape[0] + 1)[:, None]
     end = time.monotonic() + _SECONDS
 
@@ -33,7 +33,7 @@ def _everything_at_once() -> int:
         tokens = np.arange(first + 1, first + _PAGES + 1)
         side = rounds = 0
         while time.monotonic() < end:
-            dst, src = areas[1 - side][first : first + _PAGES], areas[side][first : first + _PAGES]
+            dst, src = (areas[s][first : first + _PAGES] for s in (1 - side, side))
             way = rng.integers(4)
             if way == 0:
                 order = rng.permutation(_PAGES)
@@ -44,8 +44,8 @@ def _everything_at_once() -> int:
                 for page in rng.permutation(_PAGES):
                     assert remap_anon_pages(dst[page], src[page], PAGE_SIZE) == PAGE_SIZE
             else:
-                at = [int(array.ctypes.data) for array in (dst, src)]
-                assert remap_anon_pages(*at, src.nbytes) == src.nbytes
+                to, of = int(dst.ctypes.data), int(src.ctypes.data)
+                assert remap_anon_pages(to, of, src.nbytes) == src.nbytes
             assert np.array_equal(dst[:, 0], tokens)
             assert np.array_equal(dst[:, -1], tokens)
             side = 1 - side
@@ -53,10 +53,10 @@ def _everything_at_once() -> int:
         return rounds
 
     rounds = together(*(partial(bounce, i) for i in range(_THREADS)))
-    del areas
+    areas.clear()
     one.close()
     other.close()
-    return min(rounds)
+    return int(min(rounds))
 
 
 def test_threads_bounce_pages_by_every_call() -> None:

@@ -103,8 +103,7 @@ def _many(counters: Counters, pages: npt.NDArray[np.int64]) -> int:
     try:
         return move_many(counters.areas[to], counters.areas[of], pages, pages) // PAGE_SIZE
     except DestinationMapped as error:
-        assert error.index is not None
-        return error.index
+        return error.index or 0
 
 
 def _whole(counters: Counters, pages: npt.NDArray[np.int64]) -> int:

@@ -30,9 +30,14 @@ _STILL = 1.0  # of CPU time without a call that comes back
 
 
 def _by_the_kernels_flag(counter: int) -> None:
-    with Memory(PAGE_SIZE) as src, Memory(PAGE_SIZE) as dst, apart() as cpu:
-        with Sibling(DISCARD, src.address, 1, cpu=cpu):
-            library().raw_holes(remap.descriptor(), dst.address, src.address, _CALLS, counter)
+    uffd = remap.descriptor()
+    with (
+        Memory(PAGE_SIZE) as src,
+        Memory(PAGE_SIZE) as dst,
+        apart() as cpu,
+        Sibling(DISCARD, src.address, 1, cpu=cpu),
+    ):
+        library().raw_holes(uffd, dst.address, src.address, _CALLS, counter)
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -44,12 +44,12 @@ def _each(offered: int, fd: int, src: int, dst: int) -> None:
         lowlevel.poison(fd, dst + 3 * page, page)
     lowlevel.wake(fd, dst, page)
     assert lowlevel.read_events(fd) == []
-    for call in (lowlevel.copy, lowlevel.move):
+    for between in (lowlevel.copy, lowlevel.move):
         with pytest.raises(OSError, match="UFFDIO"):
-            call(fd, dst, src, page)
-    for call in (lowlevel.zeropage, lowlevel.continue_, lowlevel.poison):
+            between(fd, dst, src, page)
+    for within in (lowlevel.zeropage, lowlevel.continue_, lowlevel.poison):
         with pytest.raises(OSError, match="UFFDIO"):
-            call(fd, dst, page)
+            within(fd, dst, page)
     with pytest.raises(OSError, match="UFFDIO_REGISTER"):
         lowlevel.register(fd, 1, page, _MISSING_AND_WP)
     with pytest.raises(ValueError, match="most"):

@@ -1,4 +1,4 @@
-"""Others who want the same pages: movers, discards and forks. Every answer agrees with the contents."""
+"""Others who want the same pages: movers, discards, forks. Answers agree with the contents."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pagemove import (
@@ -24,7 +25,7 @@ from pagemove import (
     unshare,
 )
 from pagemove._native import remap
-from support import child, foreign, fork, together
+from support import child, foreign, together
 
 from .siblings import DISCARD, FORK, Sibling
 
@@ -49,13 +50,12 @@ def _many_backwards(dst: Memory, src: Memory, pages: int) -> int:
     try:
         return move_many(dst, src, order, order) // PAGE_SIZE
     except (SourceHole, DestinationMapped) as error:
-        assert error.index is not None
-        return error.index
+        return error.index or 0
 
 
-def _present(memory: Memory) -> np.ndarray:
+def _present(memory: Memory) -> npt.NDArray[np.bool_]:
     resident = lowlevel.mincore(memory.address, memory.nbytes)
-    return (np.frombuffer(resident, np.uint8) & 1) != 0
+    return np.array(np.frombuffer(resident, np.uint8) & 1, bool)
 
 
 def _race(mover: Mover, pages: int, same_place: bool) -> None:
@@ -178,9 +178,12 @@ def _fork_while_moving() -> tuple[int, int]:
             while page < pages:
                 at = page * PAGE_SIZE
                 try:
-                    page += remap_anon_pages(
-                        dst.address + at, src.address + at, (pages - page) * PAGE_SIZE
-                    ) // PAGE_SIZE
+                    page += (
+                        remap_anon_pages(
+                            dst.address + at, src.address + at, (pages - page) * PAGE_SIZE
+                        )
+                        // PAGE_SIZE
+                    )
                 except PageShared:
                     shared += 1
                     with contextlib.suppress(PageShared):
@@ -239,7 +242,7 @@ def _children_that_move() -> int:
     assert one.asarray(np.uint64, (threads * pages, _WORDS))[:, 0].all()
     one.close()
     other.close()
-    return min(rounds)
+    return int(min(rounds))
 
 
 @pytest.mark.needs("fork")

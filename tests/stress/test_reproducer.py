@@ -36,7 +36,8 @@ def _run(program: Path, mode: str, seconds: int) -> str:
 @pytest.mark.needs("move")
 @pytest.mark.parametrize("mode", ["page", "run"])
 def test_no_page_is_lost(program: Path, mode: str) -> None:
-    found = re.search(r"wrong answers: (\d+) of (\d+) calls; no page was lost", _run(program, mode, 2))
+    out = _run(program, mode, 2)
+    found = re.search(r"wrong answers: (\d+) of (\d+) calls; no page was lost", out)
     assert found is not None
     assert int(found[2]) > 0
 
