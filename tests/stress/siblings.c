@@ -17,8 +17,11 @@
 #ifndef MADV_COLD
 #define MADV_COLD 20
 #endif
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
 
-enum { COLD, DISCARD, READ, TOUCH, COUNT, FORK };
+enum { COLD, PAGEOUT, DISCARD, READ, COUNT, FORK };
 
 struct sibling {
     int kind, cpu;
@@ -78,14 +81,14 @@ static void step(struct sibling *me, uint64_t *seed)
     case COLD:
         madvise(me->start, me->pages * me->page_size, MADV_COLD);
         break;
+    case PAGEOUT:
+        madvise(me->start, me->pages * me->page_size, MADV_PAGEOUT);
+        break;
     case DISCARD:
         madvise(page, me->page_size, MADV_DONTNEED);
         break;
     case READ:
         me->found += mixed((const volatile uint64_t *)page, me->page_size / sizeof(uint64_t));
-        break;
-    case TOUCH:
-        (void)*(volatile char *)page;
         break;
     case COUNT: {
         /* The page may leave between the two lines: then this counts in the page that comes. */

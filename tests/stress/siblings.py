@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-COLD, DISCARD, READ, TOUCH, COUNT, FORK = range(6)
+COLD, PAGEOUT, DISCARD, READ, COUNT, FORK = range(6)
 
 _SOURCE = Path(__file__).with_name("siblings.c")
 _FLAGS = ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]

@@ -72,7 +72,7 @@ int pm_look_at_all(struct pm_process *process, uint64_t start, uint64_t length, 
             .end = end,
             .vec = (uint64_t)(uintptr_t)regions,
             .vec_len = REGIONS,
-            .category_anyof_mask = ANY_PAGE,
+            .category_anyof_mask = PM_PAGE_IS_PRESENT, /* as mincore sees it */
             .return_mask = PM_PAGE_IS_WPALLOWED,
         };
         int found = ioctl(process->pagemap, PM_PAGEMAP_SCAN, &arg);

@@ -41,7 +41,7 @@ int pm_look_one_vma(struct pm_process *process, uint64_t start, uint64_t length)
 int pm_look_mapped(struct pm_process *process, uint64_t page);
 
 /* A byte a page into `vector`, 1 in the lowest bit for a page that is there; swapped pages and
- * markers may come as holes. `sparse`: most are expected to be holes. 0 or -errno. */
+ * markers come as holes. `sparse`: most are expected to be holes. 0 or -errno. */
 int pm_look_at_all(struct pm_process *process, uint64_t start, uint64_t length, int sparse,
                    unsigned char *vector);
 

@@ -107,12 +107,6 @@ static int inside_mappings(struct pm_process *process, uint64_t dst, uint64_t sr
     return pm_look_one_vma(process, dst, length) != 0 && pm_look_one_vma(process, src, length) != 0;
 }
 
-/* One step without a look: kernels that tell the truth. */
-static int64_t step_plain(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
-{
-    return kernel_move(process, dst, src, length);
-}
-
 /* How much to look at before one kernel call. */
 static uint64_t look_ahead(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
 {
@@ -185,7 +179,7 @@ static int64_t step_holes(struct pm_process *process, uint64_t dst, uint64_t src
         return moved > free ? moved : free;
     }
     moved = guarded ? step_guarded(process, NULL, dst, src, length, inside)
-                    : step_plain(process, dst, src, length);
+                    : kernel_move(process, dst, src, length);
     if (moved != -ENOENT)
         return moved;
     /* Discarded between the look and the move: a hole, so look again. */
@@ -225,7 +219,7 @@ static int64_t move_all(struct pm_process *process, const struct pm_known *known
         else if (guarded)
             moved = step_guarded(process, known, dst + done, src + done, length - done, &inside);
         else
-            moved = step_plain(process, dst + done, src + done, length - done);
+            moved = kernel_move(process, dst + done, src + done, length - done);
         if (moved < 0)
             break;
         done += (uint64_t)moved;
