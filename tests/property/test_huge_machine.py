@@ -64,4 +64,4 @@ class HugeMachine(Machine):
 
 
 class TestHugeMachine(HugeMachine.TestCase):  # type: ignore[misc,valid-type]
-    settings = settings(max_examples=EXAMPLES or 40, stateful_step_count=30, deadline=None)
+    settings = settings(max_examples=EXAMPLES or 30, stateful_step_count=30, deadline=None)

@@ -43,12 +43,12 @@ class PlainMachine(Machine):
 
 
 class TestMachine(Machine.TestCase):  # type: ignore[misc,valid-type]
-    settings = settings(max_examples=EXAMPLES or 100, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=EXAMPLES or 80, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.needs("swap")
 class TestSwapMachine(SwapMachine.TestCase):  # type: ignore[misc,valid-type]
-    settings = settings(max_examples=EXAMPLES or 40, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=EXAMPLES or 30, stateful_step_count=40, deadline=None)
 
 
 class TestPlainMachine(PlainMachine.TestCase):  # type: ignore[misc,valid-type]

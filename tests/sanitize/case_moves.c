@@ -7,7 +7,7 @@
 #include "cases.h"
 #include "driver.h"
 
-enum { WAIT = 1, ROUNDS = 150 };
+enum { WAIT = 1, ROUNDS = 100 };
 
 /* Move, and demand the answer. ENOENT and EEXIST of a hole onto an occupied page are told apart by
  * the caller of pm_move, not by pm_move. */

@@ -99,7 +99,7 @@ static void mend_step(void *argument)
 /* Somebody closes all descriptors, as a daemon does when it starts. */
 void case_closed(uint64_t seed)
 {
-    enum { MENDERS = 3, CLOSINGS = 40 };
+    enum { MENDERS = 3, CLOSINGS = 25 };
     struct area area = area_make(2 * MENDERS, SMALL_PAGES);
     struct mender menders[MENDERS];
     struct sibling siblings[MENDERS];
@@ -136,7 +136,7 @@ void case_closed(uint64_t seed)
             _exit(__LINE__ % 200 + 1);                                                             \
     } while (0)
 
-enum { FORKS = 60, CHILD_SECONDS = 20 };
+enum { FORKS = 30, CHILD_SECONDS = 20 };
 
 static void bounce_step(void *argument)
 {

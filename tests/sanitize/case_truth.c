@@ -220,7 +220,7 @@ static long compare(const struct form *form, const cpu_set_t *cpus)
     };
     struct cold cold = {.cpus = cpus, .area = &bounce.area, .seed = 1, .pause = paces[0]};
     struct sibling sibling;
-    double end = seconds() + 0.35;
+    double end = seconds() + 0.25;
     long provoked = 0;
 
     begin(form, &bounce.area, at);

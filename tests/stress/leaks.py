@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pagemove.introspect import count_vmas
 
 #: What leaks every call shows in so many calls; what the interpreter keeps for itself does not.
-CALLS = 80
+CALLS = 50
 _ATTEMPTS = 4
 
 

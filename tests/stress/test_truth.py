@@ -28,7 +28,7 @@ pytestmark = [
 
 # As many wrong answers without the guard make as many calls with it a test of the guard.
 _ENOUGH = 3
-_SECONDS = 2.0
+_SECONDS = 1.6
 _BURSTS = 2
 # A sibling provokes most if it comes about once a call; how long a call takes differs by form,
 # machine and moment, so the tests go through these paces and stay at one while it bites.
@@ -113,9 +113,7 @@ def _without_and_with(form: Form) -> tuple[int, int, int]:
 @pytest.mark.parametrize("name", FORMS)
 def test_every_answer_is_true(name: str, provoked: None) -> None:
     without, having, calls = child(_without_and_with, FORMS[name], deadline=40)
-    assert having == 0, f"{having} wrong answers in {calls} calls"
-    if not without:
-        pytest.skip(f"true even without the guard in {calls} calls: not provoked")
+    assert having == 0, f"{having} wrong answers in {calls} calls, {without} without the guard"
 
 
 def test_without_the_guard_answers_are_wrong(provoked: None) -> None:

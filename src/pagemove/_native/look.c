@@ -133,16 +133,16 @@ static int ask_both(struct pm_process *process, uint64_t dst, uint64_t src, int 
     return 0;
 }
 
-static int look_at_pair(struct pm_process *process, uint64_t dst, uint64_t src, unsigned *saw)
+static int look_at_pair(struct pm_process *process, uint64_t dst, uint64_t src, int *zero)
 {
     int status[2];
 
     if (!ask_both(process, dst, src, status) && status[1] >= 0) {
         /* ENOENT is said of swapped pages and markers too, EFAULT of the zero page. */
-        *saw = PM_SAW_RESIDENT;
+        *zero = 0;
         return status[0] == -ENOENT ? 0 : -EEXIST;
     }
-    *saw = PM_SAW_ZERO;
+    *zero = 1;
     if (look_at_page(process, dst))
         return -EEXIST;
     return look_at_page(process, src) ? 0 : -ENOENT;
@@ -217,17 +217,17 @@ static int is_huge_page(struct pm_process *process, uint64_t block)
 }
 
 int64_t pm_look_pair(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
-                     unsigned *saw)
+                     int *zero)
 {
     uint64_t there;
     int64_t holes;
     int error;
 
     if (length == process->page_size) {
-        error = look_at_pair(process, dst, src, saw);
+        error = look_at_pair(process, dst, src, zero);
         return error ? error : (int64_t)length;
     }
-    *saw = 0;
+    *zero = 0;
     if (length == process->huge_page_size && is_huge_page(process, src))
         there = length;
     else
@@ -241,12 +241,11 @@ int64_t pm_look_pair(struct pm_process *process, uint64_t dst, uint64_t src, uin
 }
 
 uint64_t pm_look_moved(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
-                       unsigned saw)
+                       int zero)
 {
-    uint64_t any = saw & PM_SAW_RESIDENT ? PM_PAGE_IS_PRESENT : ANY_PAGE;
-    const struct pattern arrived = {.anyof = any, .none = PM_PAGE_IS_PFNZERO};
-    const struct pattern stayed = {.anyof = ANY_PAGE,
-                                   .none = saw & PM_SAW_ZERO ? 0 : PM_PAGE_IS_PFNZERO};
+    /* Reclaim may have swapped the page out meanwhile; then it is the entry that has moved. */
+    const struct pattern arrived = {.anyof = ANY_PAGE, .none = PM_PAGE_IS_PFNZERO};
+    const struct pattern stayed = {.anyof = ANY_PAGE, .none = zero ? 0 : PM_PAGE_IS_PFNZERO};
     struct pm_page_region region;
     uint64_t page = process->page_size, at = 0;
 

@@ -12,16 +12,11 @@ uint64_t pm_look_there(struct pm_process *process, uint64_t start, uint64_t leng
 /* Bytes from `start` in which every page is a hole, or -errno where that cannot be found out. */
 int64_t pm_look_holes(struct pm_process *process, uint64_t start, uint64_t length);
 
-/* What a look at a pair of ranges leaves open. */
-enum {
-    PM_SAW_RESIDENT = 1, /* the sources are in memory; a destination may be swapped, or a marker */
-    PM_SAW_ZERO = 2,     /* the source may be the zero page */
-};
-
 /* Bytes from the start in which every source page is there and every destination page a hole;
- * else what the first pages say: -EEXIST or -ENOENT. *saw gets what is left open. */
+ * else what the first pages say: -EEXIST or -ENOENT. *zero: the source may be the zero page. A
+ * swapped destination, or a marker, may pass for a hole: the kernel will refuse it. */
 int64_t pm_look_pair(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
-                     unsigned *saw);
+                     int *zero);
 
 /* Bytes from the start in which the pages, seen by pm_look_pair before, are at the destination now.
  *
@@ -29,7 +24,7 @@ int64_t pm_look_pair(struct pm_process *process, uint64_t dst, uint64_t src, uin
  * discarded source would look the same. It counts as nothing at the source too, as what a reader
  * gets after the page has moved, unless it may have been there before. */
 uint64_t pm_look_moved(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
-                       unsigned saw);
+                       int zero);
 
 /* Whether the range has a huge zero page in it: 1, 0, or -errno. */
 int pm_look_huge_zero(struct pm_process *process, uint64_t start, uint64_t length);

@@ -35,14 +35,14 @@ static int64_t kernel_move(struct pm_process *process, uint64_t dst, uint64_t sr
  * it out of a short count. If the source page was there and the destination a hole before, and it
  * is the other way round now, the page was moved. */
 static int64_t move_known(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
-                          unsigned saw)
+                          int zero)
 {
     int64_t moved = kernel_move(process, dst, src, length);
     uint64_t done = moved > 0 ? (uint64_t)moved : 0;
 
     if (done == length || (moved < 0 && moved != -EEXIST && moved != -ENOENT))
         return moved;
-    done += pm_look_moved(process, dst + done, src + done, length - done, saw);
+    done += pm_look_moved(process, dst + done, src + done, length - done, zero);
     return done ? (int64_t)done : moved;
 }
 
@@ -66,7 +66,7 @@ static int has_seen(const struct pm_seen *seen, uint64_t start, uint64_t length)
 
 /* pm_look_pair, from what is known if that will do. */
 static int64_t look_pair(struct pm_process *process, const struct pm_known *known, uint64_t dst,
-                         uint64_t src, uint64_t length, unsigned *saw)
+                         uint64_t src, uint64_t length, int *zero)
 {
     uint64_t page = process->page_size, both;
 
@@ -75,11 +75,11 @@ static int64_t look_pair(struct pm_process *process, const struct pm_known *know
         if (both)
             both = leading(&known->dst, page, dst, both, 0) * page;
         /* mincore sees neither swapped pages nor markers: look again before saying no. */
-        *saw = PM_SAW_RESIDENT;
+        *zero = 0;
         if (both)
             return (int64_t)both;
     }
-    return pm_look_pair(process, dst, src, length, saw);
+    return pm_look_pair(process, dst, src, length, zero);
 }
 
 static void mark(const struct pm_seen *seen, uint64_t page, uint64_t start, uint64_t length,
@@ -130,8 +130,8 @@ static int64_t step_guarded(struct pm_process *process, const struct pm_known *k
                             uint64_t src, uint64_t length, int *inside)
 {
     uint64_t want = look_ahead(process, dst, src, length);
-    unsigned saw;
-    int64_t both = look_pair(process, known, dst, src, want, &saw), moved;
+    int zero;
+    int64_t both = look_pair(process, known, dst, src, want, &zero), moved;
 
     if (both < 0)
         return both;
@@ -140,7 +140,7 @@ static int64_t step_guarded(struct pm_process *process, const struct pm_known *k
             return -EINVAL;
         *inside = 1;
     }
-    moved = move_known(process, dst, src, (uint64_t)both, saw);
+    moved = move_known(process, dst, src, (uint64_t)both, zero);
     if (moved > 0 && known)
         note_moved(known, process->page_size, dst, src, (uint64_t)moved);
     return moved;
@@ -170,7 +170,9 @@ static int64_t step_holes(struct pm_process *process, uint64_t dst, uint64_t src
             return free;
         /* Nothing was there to move: this asks the kernel whether it might be. A page that has
          * arrived since may move or stay, for it was a hole when it was looked at. */
-        moved = kernel_move(process, dst, src, length);
+        if (guarded && !inside_mappings(process, dst, src, length))
+            return -EINVAL;
+        moved = kernel_move(process, dst, src, guarded ? process->page_size : length);
         if (moved < 0 && moved != -ENOENT && moved != -EEXIST && moved != -EBUSY)
             return moved;
         if (moved == -ENOENT && unmapped(process, dst, src))
