@@ -21,9 +21,9 @@ _EINVAL = errno.EINVAL
 
 
 @pytest.fixture
-def pair(foreign) -> tuple[Area, Area]:
+def pair(area) -> tuple[Area, Area]:
     """A destination of holes and a source of pages: a move between them works."""
-    dst, src = foreign(4), foreign(4)
+    dst, src = area(4), area(4)
     src.fill()
     return dst, src
 
@@ -34,8 +34,8 @@ class TestNotMapped:
     @pytest.mark.parametrize("unmapped", [0, 1], ids=["destination", "source"])
     @pytest.mark.parametrize("flags", [0, 1])
     @pytest.mark.parametrize("pages", [1, 20])
-    def test_not_mapped_at_all(self, foreign, unmapped, flags, pages):
-        sides = [foreign(pages), foreign(pages)]
+    def test_not_mapped_at_all(self, area, unmapped, flags, pages):
+        sides = [area(pages), area(pages)]
         sides[1].fill()
         sides[unmapped].unmap()
         address = sides[unmapped].address
@@ -47,8 +47,8 @@ class TestNotMapped:
     @pytest.mark.parametrize("short", [0, 1], ids=["destination", "source"])
     @pytest.mark.parametrize("flags", [0, 1])
     @pytest.mark.parametrize("pages", [4, 24])
-    def test_the_end_is_not_mapped(self, foreign, short, flags, pages):
-        sides = [foreign(pages), foreign(pages)]
+    def test_the_end_is_not_mapped(self, area, short, flags, pages):
+        sides = [area(pages), area(pages)]
         sides[1].fill()
         cut = sides[short].page(pages - 1)
         sides[short].unmap(pages - 1)
@@ -60,30 +60,30 @@ class TestNotMapped:
     @pytest.mark.parametrize("split", [0, 1], ids=["destination", "source"])
     @pytest.mark.parametrize("flags", [0, 1])
     @pytest.mark.parametrize("populated", [True, False], ids=["pages", "holes"])
-    def test_two_neighbouring_mappings(self, foreign, split, flags, populated):
-        sides = [foreign(4), foreign(4)]
+    def test_two_neighbouring_mappings(self, area, split, flags, populated):
+        sides = [area(4), area(4)]
         if populated:
             sides[1].fill()
         sides[split].advise(mmap.MADV_DONTFORK, 2, 2)
         border = sides[split].page(2)
         refuse(_EINVAL, sides[0].address, sides[1].address, 4 * PAGE_SIZE, flags, address=border)
 
-    def test_each_part_of_two_mappings_moves(self, foreign):
-        dst, src = foreign(4), foreign(4)
+    def test_each_part_of_two_mappings_moves(self, area):
+        dst, src = area(4), area(4)
         src.fill()
         src.advise(mmap.MADV_DONTFORK, 2, 2)
         for half in (0, 2):
             move_all(dst.page(half), src.page(half), 2 * PAGE_SIZE)
 
     @pytest.mark.parametrize("flags", [0, 1])
-    def test_a_hole_before_the_end_of_the_mapping_does_not_hide_it(self, foreign, flags):
+    def test_a_hole_before_the_end_of_the_mapping_does_not_hide_it(self, area, flags):
         # The kernel would stop at the hole and never see that the rest is not mapped.
-        dst, src = foreign(3), foreign(4)
+        dst, src = area(3), area(4)
         write(src.address, 1)
         refuse(_EINVAL, dst.address, src.address, 4 * PAGE_SIZE, flags, address=dst.end)
 
-    def test_a_gap_of_reserved_addresses(self, foreign):
-        dst, src = foreign(2), foreign(2)
+    def test_a_gap_of_reserved_addresses(self, area):
+        dst, src = area(2), area(2)
         src.fill()
         refuse(_EINVAL, dst.end, src.address, PAGE_SIZE, address=dst.end)
         refuse(_EINVAL, dst.address, src.end, PAGE_SIZE, address=src.end)
@@ -123,9 +123,9 @@ class TestProtections:
             lowlevel.mprotect(area.address, area.nbytes, mmap.PROT_READ)
         refuse(_EINVAL, pair[0].address, pair[1].address, PAGE_SIZE, address=pair[0].address)
 
-    def test_both_writable_and_executable_move(self, foreign):
+    def test_both_writable_and_executable_move(self, area):
         protection = READ_WRITE | mmap.PROT_EXEC
-        dst, src = foreign(2, protection=protection), foreign(2, protection=protection)
+        dst, src = area(2, protection=protection), area(2, protection=protection)
         src.fill()
         move_all(dst.address, src.address, 2 * PAGE_SIZE)
 
@@ -167,6 +167,12 @@ class TestLocked:
 
 class TestSomebodyElsesUserfaultfd:
     """Destination registered with somebody else's userfaultfd: EINVAL, saying so."""
+
+    @pytest.fixture
+    def pair(self, foreign) -> tuple[Area, Area]:
+        dst, src = foreign(4), foreign(4)
+        src.fill()
+        return dst, src
 
     @pytest.fixture
     def other(self):

@@ -189,6 +189,11 @@ class TestStaleMemory:
         move_all(dst.address, src.address, dst.nbytes)
 
 
+def _filled(area: Area) -> Area:
+    area.fill()
+    return area
+
+
 class TestDescriptor:
     """The userfaultfd of the process: its own, closed on exec, mended when somebody closes it."""
 
@@ -285,6 +290,10 @@ class TestDescriptor:
                 os.close(number)
 
             together(*(lambda a=a, run=bounce: run(*a) for a in areas), close)
+            # Where the threads were through before it was closed, nobody has noticed yet.
+            remap_anon_pages(
+                *(area.address for area in (foreign(1), _filled(foreign(1)))), PAGE_SIZE
+            )
         assert _userfaultfds() == 1
 
     def test_closed_between_the_move_and_the_registration(self, foreign, monkeypatch):

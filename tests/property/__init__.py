@@ -13,5 +13,12 @@ that fit into an ordinary test run.
 
 import os
 
+from hypothesis import settings
+
 #: Examples asked for in the environment, 0 for the default of each test.
 EXAMPLES = int(os.environ.get("PAGEMOVE_HYPOTHESIS_EXAMPLES", "0"))
+
+# The same examples on every run of continuous integration; new ones everywhere else.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
