@@ -144,18 +144,22 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot)
     return 0;
 }
 
-static void describe(const struct pg_region *region, uint32_t number, int error, uint64_t tries)
+static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
 {
     const char *cause =
         error == PG_SHORT ? "the file is shorter than when it was opened" : strerror(error);
+    char text[PG_TEXT];
 
+    /* Of what the helper says, the first line has the cause. */
+    pg_store_text(&region->store, text);
+    text[strcspn(text, "\n")] = 0;
     /* One write: lines of several threads do not mix. */
     dprintf(2,
-            "pagemove: cannot read %llu bytes at offset %llu of %s: %s (tried %llu times); whoever "
-            "touches them gets SIGBUS\n",
+            "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); "
+            "whoever touches them gets SIGBUS\n",
             (unsigned long long)region->block_size,
             (unsigned long long)(number * region->block_size), region->store.label, cause,
-            (unsigned long long)tries);
+            *text ? ": " : "", text, (unsigned long long)tries);
 }
 
 /* Give a block up. Whoever waits for it, or touches it later, is told by the kernel. */
@@ -243,10 +247,13 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
 {
     struct pg_job job = {.entry = entry,
                          .number = region->blocks.at[entry].number,
-                         .slot = pg_slot_for_block(region),
+                         .slot = PG_NO_SLOT,
                          .began = began};
     int error, fresh;
 
+    pg_note_needed(region, job.number);
+    if (!pg_has_helper(region))
+        job.slot = pg_slot_for_block(region);
     if (job.slot != PG_NO_SLOT) {
         fresh = pg_is_fresh_slot(&region->frames, job.slot);
         pthread_mutex_unlock(&region->lock);

@@ -1,0 +1,501 @@
+#define _GNU_SOURCE
+#include "channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "store.h"
+
+extern char **environ;
+
+enum { CONTROL_FD = 3, START_SECONDS = 30, MESSAGE = PG_TEXT + 16, STUCK_LOOK_MS = 10 };
+
+/* ns: a store that is to be tried once only still needs time to answer. */
+#define LEAST_PATIENCE UINT64_C(1000000000)
+
+struct request {
+    uint32_t operation, unused;
+    uint64_t offset, length;
+};
+
+struct answer {
+    int32_t error;
+    uint32_t text_length; /* bytes of explanation that follow */
+};
+
+enum line_state { FREE, BUSY, STUCK };
+
+/* STUCK: no answer came in time. It may be used again when the late answer has arrived. */
+struct line {
+    int socket;
+    unsigned generation;
+    enum line_state state;
+};
+
+struct pg_channel {
+    pthread_mutex_t lock;
+    pthread_cond_t freed;
+    struct line *lines;
+    int *sockets; /* of the present helper, for lines that still have an older one */
+    unsigned generation;
+    uint32_t count;
+    int memfd, config, control;
+    pid_t pid;
+    uint64_t buffer_size, timeout;
+    char **argv;
+    int restarts_left, stopping;
+    uint64_t restarts;
+    int dead; /* the errno that everybody gets from now on */
+};
+
+static uint64_t now(void)
+{
+    struct timespec at;
+
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return (uint64_t)at.tv_sec * 1000000000 + (uint64_t)at.tv_nsec;
+}
+
+static int wait_readable(int fd, uint64_t deadline)
+{
+    struct pollfd polled = {fd, POLLIN, 0};
+
+    for (;;) {
+        uint64_t at = now();
+        int left = at < deadline ? (int)((deadline - at + 999999) / 1000000) : 0;
+        int ready = poll(&polled, 1, left);
+        if (ready > 0)
+            return 0;
+        if (ready == 0)
+            return -ETIMEDOUT;
+        if (errno != EINTR)
+            return -errno;
+    }
+}
+
+/* One answer, explanation and all. 0 or what the helper says, -EPIPE where it has ended. */
+static int receive(int fd, uint64_t deadline, char text[PG_TEXT])
+{
+    char message[MESSAGE];
+    struct answer answer;
+    ssize_t got;
+    int error = wait_readable(fd, deadline);
+    size_t length;
+
+    text[0] = 0;
+    if (error)
+        return error;
+    do
+        got = recv(fd, message, sizeof message, 0);
+    while (got < 0 && errno == EINTR);
+    if (got < (ssize_t)sizeof answer)
+        return -EPIPE;
+    memcpy(&answer, message, sizeof answer);
+    length = (size_t)got - sizeof answer;
+    if (length > answer.text_length)
+        length = answer.text_length;
+    if (length >= PG_TEXT)
+        length = PG_TEXT - 1;
+    memcpy(text, message + sizeof answer, length);
+    text[length] = 0;
+    return answer.error > 0 ? -answer.error : 0;
+}
+
+static void end_helper(struct pg_channel *channel)
+{
+    if (channel->control >= 0)
+        close(channel->control); /* it ends when it sees this */
+    channel->control = -1;
+    if (channel->pid <= 0)
+        return;
+    for (int tries = 0; tries < 200; tries++) {
+        struct timespec pause = {0, 5000000};
+        if (waitpid(channel->pid, NULL, WNOHANG) != 0) {
+            channel->pid = 0;
+            return;
+        }
+        nanosleep(&pause, NULL);
+    }
+    kill(channel->pid, SIGKILL);
+    waitpid(channel->pid, NULL, 0);
+    channel->pid = 0;
+}
+
+/* Hand the helper what it needs: its configuration, the memory, and its ends of all lines. */
+static int send_descriptors(int control, const struct pg_channel *channel, const int *theirs)
+{
+    uint64_t numbers[2] = {channel->count, channel->buffer_size};
+    struct iovec vector = {numbers, sizeof numbers};
+    size_t count = channel->count + 2;
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int) * (PG_LINES + 2))];
+    } space = {.bytes = {0}};
+    struct msghdr message = {.msg_iov = &vector,
+                             .msg_iovlen = 1,
+                             .msg_control = space.bytes,
+                             .msg_controllen = CMSG_SPACE(sizeof(int) * count)};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    int *descriptors = (int *)(void *)CMSG_DATA(header);
+
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int) * count);
+    memcpy(&descriptors[0], &channel->config, sizeof(int));
+    memcpy(&descriptors[1], &channel->memfd, sizeof(int));
+    memcpy(&descriptors[2], theirs, channel->count * sizeof(int));
+    return sendmsg(control, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+static int spawn(struct pg_channel *channel, int control)
+{
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t none, all;
+    int error;
+
+    sigemptyset(&none);
+    sigfillset(&all);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_init(&attributes);
+    /* The thread that starts it may be one that takes no signals. */
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setsigdefault(&attributes, &all);
+    posix_spawn_file_actions_adddup2(&actions, control, CONTROL_FD);
+    error =
+        posix_spawn(&channel->pid, channel->argv[0], &actions, &attributes, channel->argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+    return -error;
+}
+
+static void close_all(const int *descriptors, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (descriptors[i] >= 0)
+            close(descriptors[i]);
+}
+
+/* Start a helper, and wait until it has its store. */
+static int start(struct pg_channel *channel, char text[PG_TEXT])
+{
+    int theirs[PG_LINES], pair[2], control[2], error = 0;
+    uint32_t made = 0;
+
+    text[0] = 0;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control))
+        return -errno;
+    /* dup2 onto itself would leave it closed on exec. */
+    if (control[1] == CONTROL_FD) {
+        control[1] = fcntl(CONTROL_FD, F_DUPFD_CLOEXEC, CONTROL_FD + 1);
+        close(CONTROL_FD);
+    }
+    for (; made < channel->count && !error; made++) {
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair)) {
+            error = -errno;
+            break;
+        }
+        channel->sockets[made] = pair[0];
+        theirs[made] = pair[1];
+    }
+    channel->control = control[0];
+    if (!error)
+        error = send_descriptors(control[0], channel, theirs);
+    if (!error)
+        error = spawn(channel, control[1]);
+    close(control[1]);
+    close_all(theirs, made);
+    if (!error)
+        error = receive(control[0], now() + START_SECONDS * UINT64_C(1000000000), text);
+    if (error) {
+        close_all(channel->sockets, made);
+        for (uint32_t i = 0; i < channel->count; i++)
+            channel->sockets[i] = -1;
+        end_helper(channel);
+        return error;
+    }
+    channel->generation++;
+    return 0;
+}
+
+/* The helper of a generation has ended: start another, if that is still allowed. */
+static void note_death(struct pg_channel *channel, unsigned generation)
+{
+    char text[PG_TEXT];
+
+    if (channel->dead || channel->stopping || channel->generation != generation)
+        return;
+    end_helper(channel);
+    for (uint32_t i = 0; i < channel->count; i++) {
+        /* Lines that have not been used have theirs here. */
+        if (channel->sockets[i] >= 0)
+            close(channel->sockets[i]);
+        channel->sockets[i] = -1;
+    }
+    if (channel->restarts_left-- <= 0) {
+        channel->dead = EPIPE;
+        return;
+    }
+    channel->restarts++;
+    channel->dead = -start(channel, text);
+}
+
+/* Late answers make stuck lines free again. */
+static void look_at_stuck(struct pg_channel *channel)
+{
+    char text[PG_TEXT];
+
+    for (uint32_t i = 0; i < channel->count; i++) {
+        struct line *line = &channel->lines[i];
+        if (line->state == STUCK && (line->generation != channel->generation ||
+                                     receive(line->socket, 0, text) != -ETIMEDOUT))
+            line->state = FREE;
+    }
+}
+
+static struct line *free_line(struct pg_channel *channel)
+{
+    for (uint32_t i = 0; i < channel->count; i++)
+        if (channel->lines[i].state == FREE)
+            return &channel->lines[i];
+    return NULL;
+}
+
+/* A line for this thread alone. 0 or -errno. */
+static int take_line(struct pg_channel *channel, uint64_t deadline, struct line **taken)
+{
+    struct line *line = NULL;
+    int error = 0;
+
+    pthread_mutex_lock(&channel->lock);
+    while (!error && !line) {
+        look_at_stuck(channel);
+        line = free_line(channel);
+        if (channel->stopping)
+            error = -ESHUTDOWN;
+        else if (channel->dead)
+            error = -channel->dead;
+        else if (!line && now() >= deadline)
+            error = -ETIMEDOUT;
+        else if (!line) {
+            uint64_t look = now() + STUCK_LOOK_MS * UINT64_C(1000000);
+            struct timespec at = {(time_t)(look / 1000000000), (long)(look % 1000000000)};
+            pthread_cond_timedwait(&channel->freed, &channel->lock, &at);
+        }
+    }
+    if (!error) {
+        uint32_t i = (uint32_t)(line - channel->lines);
+        if (line->generation != channel->generation) {
+            if (line->socket >= 0)
+                close(line->socket);
+            line->socket = channel->sockets[i];
+            channel->sockets[i] = -1;
+            line->generation = channel->generation;
+        }
+        line->state = BUSY;
+        *taken = line;
+    }
+    pthread_mutex_unlock(&channel->lock);
+    return error;
+}
+
+static void give_line(struct pg_channel *channel, struct line *line, int error)
+{
+    pthread_mutex_lock(&channel->lock);
+    line->state = error == -ETIMEDOUT ? STUCK : FREE;
+    if (error == -EPIPE)
+        note_death(channel, line->generation);
+    pthread_cond_signal(&channel->freed);
+    pthread_mutex_unlock(&channel->lock);
+}
+
+static int ask(struct pg_channel *channel, const struct line *line, struct request request,
+               char text[PG_TEXT])
+{
+    if (send(line->socket, &request, sizeof request, MSG_NOSIGNAL) < 0)
+        return errno == ECONNRESET ? -EPIPE : -errno;
+    return receive(line->socket, now() + channel->timeout, text);
+}
+
+/* Where in the memfd a line's bytes are. */
+static uint64_t buffer_of(const struct pg_channel *channel, const struct line *line)
+{
+    return (uint64_t)(line - channel->lines) * channel->buffer_size;
+}
+
+/* Copy between pieces, from byte `from` of them on, and the line's buffer. */
+static int exchange(const struct pg_channel *channel, const struct line *line, int to_buffer,
+                    const struct pg_piece *pieces, uint64_t from, uint64_t length)
+{
+    uint64_t at = buffer_of(channel, line);
+
+    for (; length; pieces++) {
+        uint64_t here = pieces->length > from ? pieces->length - from : 0;
+        char *address = (char *)pieces->address + from;
+        here = here < length ? here : length;
+        from = here ? 0 : from - pieces->length;
+        for (uint64_t done = 0; done < here;) {
+            ssize_t n =
+                to_buffer ? pwrite(channel->memfd, address + done, here - done, (off_t)(at + done))
+                          : pread(channel->memfd, address + done, here - done, (off_t)(at + done));
+            if (n <= 0)
+                return n ? -errno : -EIO;
+            done += (uint64_t)n;
+        }
+        at += here;
+        length -= here;
+    }
+    return 0;
+}
+
+static uint64_t total_length(const struct pg_piece *pieces, size_t count)
+{
+    uint64_t total = 0;
+
+    for (size_t i = 0; i < count; i++)
+        total += pieces[i].length;
+    return total;
+}
+
+int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
+                    const struct pg_piece *pieces, size_t count, char text[PG_TEXT])
+{
+    uint64_t total = total_length(pieces, count), done = 0, part;
+    struct line *line;
+    int error = take_line(channel, now() + channel->timeout, &line);
+
+    text[0] = 0;
+    if (error)
+        return error;
+    do {
+        part = total - done < channel->buffer_size ? total - done : channel->buffer_size;
+        if (operation == PG_OP_WRITE)
+            error = exchange(channel, line, 1, pieces, done, part);
+        if (!error)
+            error = ask(channel, line,
+                        (struct request){(uint32_t)operation, 0, offset + done, part}, text);
+        if (!error && operation == PG_OP_READ)
+            error = exchange(channel, line, 0, pieces, done, part);
+        done += part;
+    } while (!error && done < total);
+    give_line(channel, line, error);
+    return error;
+}
+
+uint64_t pg_channel_bytes(const struct pg_channel *channel)
+{
+    return channel->count * channel->buffer_size;
+}
+
+uint64_t pg_channel_restarts(const struct pg_channel *channel)
+{
+    return __atomic_load_n(&channel->restarts, __ATOMIC_RELAXED);
+}
+
+static char **copy_arguments(const char *const *argv)
+{
+    size_t count = 0;
+    char **copy;
+
+    while (argv[count])
+        count++;
+    copy = calloc(count + 1, sizeof *copy);
+    for (size_t i = 0; copy && i < count; i++)
+        copy[i] = strdup(argv[i]);
+    return copy;
+}
+
+int pg_channel_open(const struct pg_helper *helper, uint64_t timeout_ns, struct pg_channel **opened,
+                    char text[PG_TEXT])
+{
+    struct pg_channel *channel = calloc(1, sizeof *channel);
+    pthread_condattr_t monotonic;
+    int error = 0;
+
+    text[0] = 0;
+    if (!channel)
+        return -ENOMEM;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&channel->lock, NULL);
+    pthread_cond_init(&channel->freed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    channel->count = helper->lines < PG_LINES ? helper->lines : PG_LINES;
+    channel->buffer_size = helper->buffer_size;
+    channel->timeout = timeout_ns > LEAST_PATIENCE ? timeout_ns : LEAST_PATIENCE;
+    channel->restarts_left = helper->restarts;
+    channel->control = channel->config = channel->memfd = -1;
+    channel->lines = calloc(channel->count, sizeof *channel->lines);
+    channel->sockets = calloc(channel->count, sizeof *channel->sockets);
+    for (uint32_t i = 0; channel->lines && channel->sockets && i < channel->count; i++)
+        channel->lines[i].socket = channel->sockets[i] = -1;
+    channel->argv = copy_arguments(helper->argv);
+    channel->config = fcntl(helper->config_fd, F_DUPFD_CLOEXEC, CONTROL_FD + 1);
+    channel->memfd = memfd_create("pagemove helper", MFD_CLOEXEC);
+    if (!channel->lines || !channel->sockets || !channel->argv || channel->config < 0 ||
+        channel->memfd < 0 || ftruncate(channel->memfd, (off_t)pg_channel_bytes(channel)))
+        error = errno ? -errno : -ENOMEM;
+    if (!error)
+        error = start(channel, text);
+    if (error) {
+        pg_channel_close(channel, 0);
+        return error;
+    }
+    *opened = channel;
+    return 0;
+}
+
+void pg_channel_stop(struct pg_channel *channel)
+{
+    pthread_mutex_lock(&channel->lock);
+    channel->stopping = 1;
+    for (uint32_t i = 0; i < channel->count; i++)
+        if (channel->lines[i].socket >= 0)
+            shutdown(channel->lines[i].socket, SHUT_RDWR);
+    pthread_cond_broadcast(&channel->freed);
+    pthread_mutex_unlock(&channel->lock);
+}
+
+void pg_channel_forget(struct pg_channel *channel)
+{
+    for (uint32_t i = 0; i < channel->count; i++) {
+        if (channel->lines && channel->lines[i].socket >= 0)
+            close(channel->lines[i].socket);
+        if (channel->sockets && channel->sockets[i] >= 0)
+            close(channel->sockets[i]);
+    }
+    if (channel->control >= 0)
+        close(channel->control);
+    channel->control = -1;
+    channel->count = 0;
+}
+
+void pg_channel_close(struct pg_channel *channel, int inherited)
+{
+    if (!inherited)
+        end_helper(channel);
+    pg_channel_forget(channel);
+    if (channel->memfd >= 0)
+        close(channel->memfd);
+    if (channel->config >= 0)
+        close(channel->config);
+    for (char **argument = channel->argv; argument && *argument; argument++)
+        free(*argument);
+    free(channel->argv);
+    free(channel->lines);
+    free(channel->sockets);
+    free(channel);
+}
