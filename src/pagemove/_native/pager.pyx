@@ -1,0 +1,287 @@
+"""The pager, for Python: starts and stops it, asks it for things, reads its counters."""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.errno cimport EFBIG
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+
+import errno as _errno
+import os
+
+
+cdef extern from "process.h" nogil:
+    void *pm_wiped_memory(size_t length)
+
+cdef extern from "pager/pager.h" nogil:
+    enum:
+        PG_READ, PG_FAILURES, PG_BUCKETS
+    struct pg_injection:
+        int operation, kind
+        uint64_t first, count
+        int64_t value
+    struct pg_config:
+        int fd
+        uint64_t offset, nbytes
+        const char *label
+        int mode
+        uint64_t block_size, limit, timeout_ns
+        int read_ahead
+        const char *spill_directory
+        const char *name
+        const pg_injection *injections
+        size_t injection_count
+    struct pg_counters:
+        uint64_t faults, write_faults, rescued, prefetched, evicted, written_back
+        uint64_t resident, dirty
+        uint64_t bytes_read, bytes_written, retries, errors
+    struct pg_failure:
+        uint64_t sequence
+        int operation, error
+        uint64_t offset, tries
+    struct pg_region:
+        pass
+    int pg_open(const pg_config *config, pg_region **region)
+    void pg_close(pg_region *region)
+    uint64_t pg_address(const pg_region *region)
+    int pg_kernel_faults(const pg_region *region)
+    int pg_prefetch(pg_region *region, uint64_t offset, uint64_t length, int wait)
+    int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
+    int pg_flush(pg_region *region)
+    void pg_counters_of "pg_counters"(pg_region *region, pg_counters *counters)
+    size_t pg_failures(pg_region *region, pg_failure *failures)
+    void pg_histogram(pg_region *region, uint64_t *counts)
+    uint64_t pg_bucket_limit(size_t bucket)
+    uint64_t pg_state_bytes(pg_region *region)
+
+
+# Wiped by a fork: in a child it is another process's number, and what is inherited is dead.
+cdef uint64_t *_owner = <uint64_t *> pm_wiped_memory(sizeof(uint64_t))
+if _owner == NULL:
+    raise MemoryError("no memory that a fork wipes (madvise MADV_WIPEONFORK)")
+
+
+cdef uint64_t _process():
+    if _owner[0] == 0:
+        _owner[0] = <uint64_t> os.getpid()
+    return _owner[0]
+
+
+cdef class Pager:
+    """One region of paged memory, with the threads that serve it.
+
+    Integers in, integers out; what the words mean to people is in `pagemove.paging`. It is not
+    inherited by a fork: in a child it refuses everything, and closing it does nothing.
+    """
+
+    cdef pg_region *_region
+    cdef uint64_t _nbytes
+    cdef uint64_t _block_size
+    cdef uint64_t _born
+    cdef int _mode
+    cdef Py_ssize_t _exports
+    cdef Py_ssize_t _calls
+    cdef object __weakref__
+
+    def __cinit__(self, *args, **kwargs):
+        self._region = NULL
+        self._born = _process()
+
+    def __init__(self, int fd, uint64_t nbytes, bytes label, *, int mode, uint64_t block_size,
+                 uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
+                 uint64_t offset=0, object injection=(), bytes name=b""):
+        cdef pg_config config
+        cdef pg_injection *injections
+        cdef int status
+        if self._region != NULL:
+            raise ValueError("this pager is open already")
+        if nbytes == 0:
+            raise ValueError("nbytes must be positive, not 0")
+        rules = [tuple(rule) for rule in injection]
+        injections = <pg_injection *> calloc(len(rules) + 1, sizeof(pg_injection))
+        if injections == NULL:
+            raise MemoryError
+        try:
+            for i, (operation, first, count, kind, value) in enumerate(rules):
+                injections[i].operation = operation
+                injections[i].first = first
+                injections[i].count = count
+                injections[i].kind = kind
+                injections[i].value = value
+            config.fd = fd
+            config.offset = offset
+            config.nbytes = nbytes
+            config.label = label
+            config.mode = mode
+            config.block_size = block_size
+            config.limit = limit
+            config.timeout_ns = timeout_ns
+            config.read_ahead = read_ahead
+            config.spill_directory = spill_directory
+            config.name = name
+            config.injections = injections
+            config.injection_count = len(rules)
+            with nogil:
+                status = pg_open(&config, &self._region)
+        finally:
+            free(injections)
+        if status == -EFBIG:
+            raise OSError(EFBIG, "more blocks than can be numbered: choose a larger block size")
+        if status:
+            self._region = NULL
+            raise OSError(-status, f"cannot set up paged memory: {os.strerror(-status)}")
+        self._nbytes = nbytes
+        self._block_size = block_size
+        self._mode = mode
+
+    def __dealloc__(self):
+        # In a forked child there is nothing to close, and there are no threads to wait for.
+        if self._region != NULL and self._born == _owner[0]:
+            pg_close(self._region)
+        self._region = NULL
+
+    cdef pg_region *_open(self) except NULL:
+        if self._region == NULL:
+            raise ValueError(f"{type(self).__name__} is closed")
+        if self._born != _process():
+            raise ValueError(
+                f"{type(self).__name__} belongs to the parent process: it is not inherited by a "
+                "fork; open the store anew in the child"
+            )
+        return self._region
+
+    @property
+    def address(self):
+        """Address of the first byte. ValueError once closed."""
+        return pg_address(self._open())
+
+    @property
+    def nbytes(self):
+        """Length in bytes, that of the store."""
+        return self._nbytes
+
+    @property
+    def block_size(self):
+        """Bytes that arrive and leave together."""
+        return self._block_size
+
+    @property
+    def closed(self):
+        """Whether the region is gone, or belongs to the process this one was forked from."""
+        return self._region == NULL or self._born != _process()
+
+    @property
+    def inherited(self):
+        """Whether it belongs to the process this one was forked from."""
+        return self._region != NULL and self._born != _process()
+
+    @property
+    def kernel_faults(self):
+        """Whether faults raised inside system calls are served too."""
+        return bool(pg_kernel_faults(self._open()))
+
+    def prefetch(self, uint64_t offset, uint64_t length, bint wait):
+        """Read the blocks of a range ahead; with `wait`, until they are there or have failed."""
+        cdef pg_region *region = self._open()
+        self._calls += 1
+        try:
+            with nogil:
+                pg_prefetch(region, offset, length, wait)
+        finally:
+            self._calls -= 1
+
+    def evict(self, uint64_t offset, uint64_t length):
+        """Take blocks that touch a range away. 0, or the errno of one that could not be written."""
+        cdef pg_region *region = self._open()
+        cdef int status
+        self._calls += 1
+        try:
+            with nogil:
+                status = pg_evict(region, offset, length)
+        finally:
+            self._calls -= 1
+        return _errno_of(status)
+
+    def flush(self):
+        """Make changes durable. 0, or an errno; `failures` tells of which block."""
+        cdef pg_region *region = self._open()
+        cdef int status
+        self._calls += 1
+        try:
+            with nogil:
+                status = pg_flush(region)
+        finally:
+            self._calls -= 1
+        return _errno_of(status)
+
+    def counters(self):
+        """Give all counters by name."""
+        cdef pg_counters counters
+        pg_counters_of(self._open(), &counters)
+        return {
+            "faults": counters.faults,
+            "write_faults": counters.write_faults,
+            "rescued": counters.rescued,
+            "prefetched": counters.prefetched,
+            "evicted": counters.evicted,
+            "written_back": counters.written_back,
+            "resident": counters.resident,
+            "dirty": counters.dirty,
+            "bytes_read": counters.bytes_read,
+            "bytes_written": counters.bytes_written,
+            "retries": counters.retries,
+            "errors": counters.errors,
+        }
+
+    def histogram(self):
+        """Give (upper limit in ns, number of faults) for each range of latencies that had some."""
+        cdef uint64_t counts[PG_BUCKETS]
+        pg_histogram(self._open(), counts)
+        return [(pg_bucket_limit(i), counts[i]) for i in range(PG_BUCKETS) if counts[i]]
+
+    def failures(self):
+        """Give (sequence, operation, offset, errno or 0 for too little, tries) of the newest."""
+        cdef pg_failure failures[PG_FAILURES]
+        cdef size_t count = pg_failures(self._open(), failures)
+        return [
+            (failures[i].sequence, failures[i].operation, failures[i].offset, failures[i].error,
+             failures[i].tries)
+            for i in range(count)
+        ]
+
+    def state_bytes(self):
+        """Bytes of memory that the state of blocks takes."""
+        return pg_state_bytes(self._open())
+
+    def close(self):
+        """End the threads and unmap; does not flush. Twice is fine; BufferError while in use."""
+        cdef pg_region *region = self._region
+        if region == NULL or self._born != _process():
+            return
+        if self._exports:
+            raise BufferError(
+                f"cannot close {type(self).__name__}: {self._exports} buffers of it (arrays, "
+                "memoryviews) are still in use; delete them first"
+            )
+        if self._calls:
+            raise BufferError(
+                f"cannot close {type(self).__name__}: another thread is in a call of it; wait for "
+                "that first"
+            )
+        self._region = NULL
+        with nogil:
+            pg_close(region)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        cdef uint64_t address = pg_address(self._open())
+        PyBuffer_FillInfo(
+            view, self, <void *> <uintptr_t> address, self._nbytes, self._mode == PG_READ, flags
+        )
+        self._exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self._exports -= 1
+
+
+cdef int _errno_of(int status):
+    # Beyond all errnos: a store that took less than it was given.
+    return 0 if status == 0 else -status if -status < 4096 else _errno.EIO

@@ -1,0 +1,317 @@
+/* Read-ahead: recognize where a reader is going, and be there first. */
+#include <stdlib.h>
+
+#include "region.h"
+
+enum {
+    FARTHEST_STRIDE =
+        64,          /* blocks; farther apart, two touches have nothing to do with each other */
+    CHUNK = 2 << 20, /* bytes of one read */
+};
+
+/* How many steps the touch of a block takes a stream further; 0: it is not part of it. */
+static int64_t steps(const struct pg_stream *stream, int64_t number)
+{
+    int64_t distance = number - stream->last, covered;
+
+    if (stream->run < 2 || distance % stream->stride)
+        return 0;
+    distance /= stream->stride;
+    covered = (stream->ahead - stream->last) / stream->stride;
+    return distance >= 1 && distance <= (covered > 0 ? covered : 0) + 1 ? distance : 0;
+}
+
+static struct pg_stream *continued(struct pg_region *region, int64_t number)
+{
+    for (int i = 0; i < PG_STREAMS; i++)
+        if (steps(&region->streams[i], number))
+            return &region->streams[i];
+    return NULL;
+}
+
+/* A second touch near a first one: perhaps there is a stride. */
+static struct pg_stream *perhaps_begun(struct pg_region *region, int64_t number)
+{
+    struct pg_stream *best = NULL;
+
+    for (int i = 0; i < PG_STREAMS; i++) {
+        struct pg_stream *stream = &region->streams[i];
+        int64_t distance = llabs(number - stream->last);
+        if (stream->run == 1 && distance && distance <= FARTHEST_STRIDE &&
+            (!best || distance < llabs(number - best->last)))
+            best = stream;
+    }
+    return best;
+}
+
+static struct pg_stream *replaced(struct pg_region *region)
+{
+    struct pg_stream *oldest = &region->streams[0];
+
+    for (int i = 1; i < PG_STREAMS; i++)
+        if (region->streams[i].used < oldest->used)
+            oldest = &region->streams[i];
+    return oldest;
+}
+
+static struct pg_stream *follow(struct pg_region *region, int64_t number)
+{
+    struct pg_stream *stream = continued(region, number);
+
+    if (stream) {
+        stream->run += (uint32_t)steps(stream, number);
+        stream->last = number;
+        return stream;
+    }
+    stream = perhaps_begun(region, number);
+    if (stream) {
+        stream->stride = number - stream->last;
+        stream->last = stream->ahead = number;
+        stream->run = 2;
+        return stream;
+    }
+    stream = replaced(region);
+    *stream = (struct pg_stream){.last = number, .ahead = number, .run = 1};
+    return stream;
+}
+
+/* One step further has followed two by chance more often than not, unless it is to the next block.
+ */
+static int is_certain(const struct pg_stream *stream)
+{
+    return stream->run >= (llabs(stream->stride) == 1 ? 2 : 3);
+}
+
+static void ask(struct pg_region *region, struct pg_stream *stream)
+{
+    int64_t left = (stream->ahead - stream->last) / stream->stride, first, room, count;
+
+    if (left < 0)
+        left = 0;
+    if (left > stream->window / 2 || region->request_count == PG_REQUESTS)
+        return;
+    stream->window = stream->window ? 2 * stream->window : 2;
+    if (stream->window > region->window_most)
+        stream->window = region->window_most;
+    first = stream->last + (left + 1) * stream->stride;
+    room = stream->stride > 0 ? region->nblocks - 1 - first : first;
+    count = stream->window - left;
+    if (room < 0 || count < 1)
+        return;
+    if (count > room / llabs(stream->stride) + 1)
+        count = room / llabs(stream->stride) + 1;
+    stream->ahead = first + (count - 1) * stream->stride;
+    region->requests[region->request_count++] = (struct pg_request){
+        .next = first,
+        .stride = stream->stride,
+        .count = (uint32_t)count,
+        .marker = stream->ahead -
+                  (count <= stream->window / 2 ? count - 1 : stream->window / 2) * stream->stride,
+        .sequential = 1};
+    pthread_cond_signal(&region->work);
+}
+
+int pg_note_touch(struct pg_region *region, uint32_t number)
+{
+    struct pg_stream *stream = follow(region, number);
+
+    stream->used = region->counters.faults;
+    if (region->read_ahead && is_certain(stream))
+        ask(region, stream);
+    return stream->run >= region->scan_run;
+}
+
+/* Blocks that follow each other in the store, on their way into slots. */
+struct chunk {
+    pg_entry entries[PG_PIECES];
+    uint16_t slots[PG_PIECES];
+    uint32_t first;
+    size_t count;
+};
+
+/* Begin a block at either end of the chunk. 0, or -1: the chunk is to end before it. Lets go. */
+static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t number,
+                       int sequential)
+{
+    uint16_t slot = pg_slot_for_block(region);
+    pg_entry entry;
+
+    if (slot == PG_NO_SLOT)
+        return -1;
+    /* The lock was let go: somebody may have been faster. */
+    entry =
+        pg_find(&region->blocks, number) == PG_NONE ? pg_begin(&region->blocks, number) : PG_NONE;
+    if (entry == PG_NONE) {
+        pg_slot_back(region, slot, !pg_is_fresh_slot(&region->frames, slot));
+        return -1;
+    }
+    if (sequential)
+        region->blocks.at[entry].flags |= PG_SEQUENCE;
+    if (chunk->count && number < chunk->first) {
+        for (size_t i = chunk->count; i; i--) {
+            chunk->entries[i] = chunk->entries[i - 1];
+            chunk->slots[i] = chunk->slots[i - 1];
+        }
+        chunk->entries[0] = entry;
+        chunk->slots[0] = slot;
+    } else {
+        chunk->entries[chunk->count] = entry;
+        chunk->slots[chunk->count] = slot;
+    }
+    chunk->first = chunk->count && chunk->first < number ? chunk->first : number;
+    chunk->count++;
+    return 0;
+}
+
+static void collect(struct pg_region *region, struct pg_request *request, struct chunk *chunk)
+{
+    size_t most = CHUNK / region->block_size;
+
+    chunk->count = 0;
+    if (most > PG_PIECES)
+        most = PG_PIECES;
+    if (llabs(request->stride) != 1)
+        most = 1;
+    while (request->count && chunk->count < most) {
+        uint32_t number = (uint32_t)request->next;
+        int known = pg_find(&region->blocks, number) != PG_NONE;
+        if (chunk->count &&
+            (known || pg_is_spilled(region, number) != pg_is_spilled(region, chunk->first)))
+            return;
+        if (!known && begin_block(region, chunk, number, request->sequential)) {
+            /* No memory for it now, or somebody else has begun it. */
+            if (pg_find(&region->blocks, number) == PG_NONE)
+                request->count = 0;
+            return;
+        }
+        request->next += request->stride;
+        request->count--;
+    }
+}
+
+static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int marker,
+                    int sequential)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    struct pg_job job = {.entry = entry, .number = block->number, .slot = slot, .began = pg_now()};
+
+    region->counters.prefetched++;
+    if (block->flags & PG_WANTED) {
+        pg_do_job(region, job);
+    } else if (marker) {
+        block->slot = slot;
+        pg_become(&region->blocks, entry, PG_EVICTING);
+        if (region->limited)
+            pg_push_tail(&region->blocks, PG_STANDBY, entry);
+    } else if (!pg_install(region, entry, slot)) {
+        pg_enlist(region, entry, sequential);
+    } else if (block->flags & PG_WANTED) {
+        pg_do_job(region, job);
+    } else {
+        pg_become(&region->blocks, entry, PG_ABSENT);
+        pg_slot_back(region, slot, 1);
+    }
+}
+
+/* Not read: forget it, unless somebody waits by now. */
+static void did_not_arrive(struct pg_region *region, pg_entry entry, uint16_t slot)
+{
+    struct pg_job job = {.entry = entry,
+                         .number = region->blocks.at[entry].number,
+                         .slot = PG_NO_SLOT,
+                         .began = pg_now()};
+
+    pg_slot_back(region, slot, !pg_is_fresh_slot(&region->frames, slot));
+    if (!(region->blocks.at[entry].flags & PG_WANTED))
+        pg_become(&region->blocks, entry, PG_ABSENT);
+    else if (pg_put_job(region, job))
+        pg_do_job(region, job);
+}
+
+/* Read one chunk of a request, which is shortened by that. Lets go. */
+static void read_chunk(struct pg_region *region, struct pg_request *request)
+{
+    struct chunk chunk;
+    int error;
+
+    collect(region, request, &chunk);
+    if (!chunk.count)
+        return;
+    pthread_mutex_unlock(&region->lock);
+    error = pg_read_blocks(region, chunk.first, chunk.slots, chunk.count, 0);
+    pthread_mutex_lock(&region->lock);
+    for (size_t i = 0; i < chunk.count; i++) {
+        if (error)
+            did_not_arrive(region, chunk.entries[i], chunk.slots[i]);
+        else
+            arrived(region, chunk.entries[i], chunk.slots[i],
+                    (int64_t)chunk.first + (int64_t)i == request->marker, request->sequential);
+    }
+    if (error)
+        request->count = 0;
+}
+
+void pg_read_ahead(struct pg_region *region)
+{
+    struct pg_request request = region->requests[0];
+
+    region->ahead_busy = 1;
+    region->request_count--;
+    for (uint32_t i = 0; i < region->request_count; i++)
+        region->requests[i] = region->requests[i + 1];
+    while (request.count && !region->stop)
+        read_chunk(region, &request);
+    region->ahead_busy = 0;
+}
+
+/* Read a block that could not be read ahead, with all patience, and wait for it. Lets go. */
+static void insist(struct pg_region *region, uint32_t number)
+{
+    pg_entry entry = pg_find(&region->blocks, number);
+    struct pg_job job = {.number = number, .slot = PG_NO_SLOT, .began = pg_now()};
+
+    if (entry == PG_NONE) {
+        job.entry = entry = pg_begin(&region->blocks, number);
+        if (entry == PG_NONE)
+            return;
+        pg_do_job(region, job);
+    }
+    for (;;) {
+        entry = pg_find(&region->blocks, number);
+        if (entry == PG_NONE || region->blocks.at[entry].state != PG_FILLING)
+            return;
+        pthread_cond_wait(&region->changed, &region->lock);
+    }
+}
+
+int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
+{
+    uint64_t first = offset / region->block_size;
+    uint64_t end = (offset + length + region->block_size - 1) / region->block_size;
+    /* More than fits would only push out its own beginning. */
+    uint64_t most = region->limited ? region->frames.limit - region->frames.limit / 4 : end;
+    struct pg_request request = {.next = (int64_t)first, .stride = 1, .marker = -1};
+
+    if (end > region->nblocks)
+        end = region->nblocks;
+    if (first >= end)
+        return 0;
+    if (end - first > most)
+        end = first + most;
+    request.count = (uint32_t)(end - first);
+    pthread_mutex_lock(&region->lock);
+    if (!wait) {
+        if (region->request_count < PG_REQUESTS) {
+            region->requests[region->request_count++] = request;
+            pthread_cond_signal(&region->work);
+        }
+        pthread_mutex_unlock(&region->lock);
+        return 0;
+    }
+    while (request.count)
+        read_chunk(region, &request);
+    for (uint64_t number = first; number < end; number++)
+        insist(region, (uint32_t)number);
+    pthread_mutex_unlock(&region->lock);
+    return 0;
+}

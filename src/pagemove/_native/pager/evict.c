@@ -1,0 +1,223 @@
+/* Blocks leave: moved out first, which is atomic, and only then looked at. */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "region.h"
+
+/* Forget a block whose frame is in a slot. */
+static void drop(struct pg_region *region, pg_entry entry)
+{
+    pg_note_evicted(region, region->blocks.at[entry].number);
+    if (region->blocks.at[entry].flags & PG_UNSYNCED)
+        region->unsynced_evicted = 1;
+    region->counters.evicted++;
+    pg_become(&region->blocks, entry, PG_ABSENT);
+}
+
+/* A page of it is pinned: what has left comes back. It may have been written in between. */
+static void return_pinned(struct pg_region *region, const struct pg_out *out)
+{
+    pg_put_back(region, out);
+    pg_give_empty(&region->frames, out->slot);
+    if (pg_writable(region))
+        pg_set_dirty(&region->blocks, out->entry, 1);
+    pg_enlist(region, out->entry, 0);
+}
+
+/* Move a resident block out. 0, or -errno: it is resident as before. */
+static int take_out(struct pg_region *region, pg_entry entry, struct pg_out *out)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    unsigned pages = (unsigned)(region->block_size / region->uffd.page_size);
+    int error;
+
+    *out = (struct pg_out){
+        .entry = entry, .number = block->number, .slot = pg_slot_to_move_into(region)};
+    if (out->slot == PG_NO_SLOT)
+        return -EAGAIN;
+    pg_unlist(&region->blocks, entry);
+    error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot),
+                        pg_block_address(region, block->number), region->block_size, &out->pages);
+    if (error) {
+        return_pinned(region, out);
+        return error;
+    }
+    out->whole = 1;
+    for (unsigned page = 0; page < pages; page++)
+        out->whole &= pg_has(&out->pages, page);
+    block->slot = out->slot;
+    pg_become(&region->blocks, entry, PG_EVICTING);
+    return 0;
+}
+
+void pg_settle(struct pg_region *region, const struct pg_out *out)
+{
+    int sequential = region->blocks.at[out->entry].flags & PG_SEQUENCE;
+
+    if (!out->whole) {
+        /* The user has discarded a part, and the store has the rest. */
+        drop(region, out->entry);
+        pg_give_up(&region->frames, out->slot);
+    } else if (sequential) {
+        drop(region, out->entry);
+        pg_give_full(&region->frames, out->slot);
+    } else {
+        pg_push_tail(&region->blocks, PG_STANDBY, out->entry);
+    }
+}
+
+/* Move some blocks out, so that slots become full or blocks go on standby. Returns how many have
+ * left. Lets go. */
+static unsigned evict_some(struct pg_region *region, unsigned most)
+{
+    struct pg_out outs[PG_BATCH], *out = outs;
+    unsigned left = 0, refused = 0;
+    int error;
+
+    while (left < most && refused < 2 * PG_BATCH) {
+        pg_entry entry = pg_victim(region);
+        if (entry == PG_NONE)
+            break;
+        error = take_out(region, entry, out);
+        if (error == -EAGAIN)
+            break;
+        if (error) {
+            refused++;
+            continue;
+        }
+        left++;
+        if (region->blocks.at[entry].flags & PG_DIRTY) {
+            pg_become(&region->blocks, entry, PG_WRITING);
+            out++;
+        } else {
+            pg_settle(region, out);
+        }
+    }
+    if (out > outs)
+        pg_write_evicted(region, outs, (size_t)(out - outs));
+    return left;
+}
+
+static unsigned batch(const struct pg_region *region)
+{
+    uint64_t blocks = (UINT64_C(1) << 20) / region->block_size;
+
+    blocks = blocks < region->frames.limit / 8 ? blocks : region->frames.limit / 8;
+    return blocks < 1 ? 1 : blocks < PG_BATCH ? (unsigned)blocks : PG_BATCH;
+}
+
+uint16_t pg_reclaim(struct pg_region *region)
+{
+    struct pg_blocks *blocks = &region->blocks;
+    uint16_t slot;
+    pg_entry entry;
+
+    if (blocks->length[PG_STANDBY] < region->standby_wanted) {
+        evict_some(region, batch(region));
+        slot = pg_take_full(&region->frames);
+        if (slot != PG_NO_SLOT)
+            return slot;
+    }
+    entry = blocks->head[PG_STANDBY];
+    if (entry == PG_NONE)
+        return PG_NO_SLOT;
+    slot = blocks->at[entry].slot;
+    drop(region, entry);
+    return slot;
+}
+
+/* Take one block away, and its memory too. 0, or -errno. Lets go. */
+static int evict_one(struct pg_region *region, pg_entry entry)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    struct pg_out out;
+    int error;
+
+    if (block->state == PG_ERROR) {
+        /* This takes the poison away: the next touch reads anew. */
+        madvise((void *)(uintptr_t)pg_block_address(region, block->number), region->block_size,
+                MADV_DONTNEED);
+        pg_become(&region->blocks, entry, PG_ABSENT);
+        return 0;
+    }
+    if (block->state == PG_RESIDENT) {
+        error = take_out(region, entry, &out);
+        if (error)
+            return error;
+        if (block->flags & PG_DIRTY) {
+            pg_become(&region->blocks, entry, PG_WRITING);
+            pg_write_evicted(region, &out, 1);
+            if (out.error)
+                return out.error;
+            /* The lock was let go: whoever has touched it since has it back. */
+            return -EAGAIN;
+        }
+        if (!out.whole) {
+            pg_settle(region, &out);
+            return 0;
+        }
+    }
+    pg_unlist(&region->blocks, entry);
+    {
+        uint16_t slot = block->slot;
+        drop(region, entry);
+        pg_slot_back(region, slot, 0);
+    }
+    return 0;
+}
+
+/* Whether the block's state is somebody else's now, so that one has to wait. */
+static int is_busy(const struct pg_block *block)
+{
+    return block->state == PG_FILLING || block->state == PG_WRITING || block->flags & PG_FLUSHING;
+}
+
+static int evict_number(struct pg_region *region, uint32_t number)
+{
+    unsigned tries = 0;
+
+    for (;;) {
+        pg_entry entry = pg_find(&region->blocks, number);
+        int error;
+
+        if (entry == PG_NONE)
+            return 0;
+        if (is_busy(&region->blocks.at[entry])) {
+            pthread_cond_wait(&region->changed, &region->lock);
+            continue;
+        }
+        error = evict_one(region, entry);
+        /* A block that others touch all the time need not be taken away more than once. */
+        if (error != -EAGAIN || ++tries == 3)
+            return error == -EAGAIN ? 0 : error;
+    }
+}
+
+int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
+{
+    uint64_t first = offset / region->block_size;
+    uint64_t end = (offset + length + region->block_size - 1) / region->block_size;
+    int error = 0, failed;
+
+    pthread_mutex_lock(&region->lock);
+    for (uint64_t number = first; number < end; number++) {
+        /* Of a large range only the blocks that there are. */
+        if (end - number > region->blocks.used)
+            break;
+        failed = evict_number(region, (uint32_t)number);
+        error = error ? error : failed;
+        first = number + 1;
+    }
+    for (pg_entry entry = 0; first < end && entry < region->blocks.used; entry++) {
+        const struct pg_block *block = &region->blocks.at[entry];
+        if (block->state == PG_ABSENT || block->number < first || block->number >= end)
+            continue;
+        failed = evict_number(region, block->number);
+        error = error ? error : failed;
+    }
+    /* What was kept for reuse is part of what the caller wants back. */
+    for (uint16_t slot; (slot = pg_take_full(&region->frames)) != PG_NO_SLOT;)
+        pg_give_up(&region->frames, slot);
+    pthread_mutex_unlock(&region->lock);
+    return error;
+}

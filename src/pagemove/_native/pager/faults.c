@@ -1,0 +1,122 @@
+/* The event loop: one thread that answers faults, and waits for nothing else. */
+#include <errno.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "../uapi.h"
+#include "region.h"
+
+enum { EVENTS = 16 };
+
+#define FLAG_WRITE UINT64_C(1)
+#define FLAG_WP UINT64_C(2)
+
+/* A page of a resident block: the event is late, or the user has discarded the page. */
+static void fault_resident(struct pg_region *region, pg_entry entry, uint64_t address,
+                           uint64_t began)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    uint64_t page = address & ~(region->uffd.page_size - 1);
+
+    if (pg_is_there(&region->uffd, page)) {
+        pg_wake(&region->uffd, page, region->uffd.page_size);
+        return;
+    }
+    region->counters.faults++;
+    pg_unlist(&region->blocks, entry);
+    block->flags |= PG_PATCH;
+    pg_become(&region->blocks, entry, PG_FILLING);
+    pg_fill(region, entry, began);
+}
+
+/* The first write to a block that is write-protected because it is clean. */
+static void fault_protected(struct pg_region *region, pg_entry entry, uint64_t address)
+{
+    struct pg_block *block;
+
+    if (entry == PG_NONE || region->blocks.at[entry].state != PG_RESIDENT) {
+        /* It has left meanwhile: the thread will find it missing. */
+        pg_wake(&region->uffd, address & ~(region->uffd.page_size - 1), region->uffd.page_size);
+        return;
+    }
+    block = &region->blocks.at[entry];
+    region->counters.write_faults++;
+    pg_set_dirty(&region->blocks, entry, 1);
+    pg_protect(&region->uffd, pg_block_address(region, block->number), region->block_size, 0);
+}
+
+static void fault_missing(struct pg_region *region, uint32_t number, uint64_t address, int write,
+                          uint64_t began)
+{
+    pg_entry entry = pg_find(&region->blocks, number);
+    struct pg_block *block;
+    int sequential;
+
+    if (entry != PG_NONE && region->blocks.at[entry].state == PG_RESIDENT) {
+        fault_resident(region, entry, address, began);
+        return;
+    }
+    region->counters.faults++;
+    sequential = pg_note_touch(region, number);
+    if (entry == PG_NONE) {
+        pg_note_missed(region, number);
+        entry = pg_begin(&region->blocks, number);
+        if (entry == PG_NONE) {
+            /* No memory for its state: let the thread try again. */
+            pg_wake(&region->uffd, address & ~(region->uffd.page_size - 1), region->uffd.page_size);
+            return;
+        }
+        region->blocks.at[entry].flags = sequential ? PG_SEQUENCE : 0;
+        region->blocks.at[entry].flags |= write ? PG_STORED : 0;
+        pg_fill(region, entry, began);
+        return;
+    }
+    block = &region->blocks.at[entry];
+    block->flags |= write ? PG_WANTED | PG_STORED : PG_WANTED;
+    if (block->state == PG_EVICTING) {
+        struct pg_job job = {.entry = entry, .number = number, .slot = block->slot, .began = began};
+        region->counters.rescued++;
+        pg_unlist(&region->blocks, entry);
+        pg_become(&region->blocks, entry, PG_FILLING);
+        pg_do_job(region, job);
+    } else if (block->state == PG_ERROR) {
+        /* The poison was discarded: that asks for another try. */
+        pg_become(&region->blocks, entry, PG_FILLING);
+        pg_fill(region, entry, began);
+    }
+}
+
+static void fault(struct pg_region *region, const struct pm_uffd_msg *message, uint64_t began)
+{
+    uint64_t flags = message->arg[0], address = message->arg[1];
+    uint32_t number = (uint32_t)((address - region->base) / region->block_size);
+
+    if (flags & FLAG_WP)
+        fault_protected(region, pg_find(&region->blocks, number), address);
+    else
+        fault_missing(region, number, address, (flags & FLAG_WRITE) != 0, began);
+}
+
+void *pg_serve(void *argument)
+{
+    struct pg_region *region = argument;
+    struct pm_uffd_msg messages[EVENTS];
+    struct pollfd polled[2] = {{region->uffd.region, POLLIN, 0}, {region->wakeup, POLLIN, 0}};
+
+    for (;;) {
+        ssize_t got;
+        uint64_t began;
+        poll(polled, 2, -1);
+        if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
+            return NULL;
+        got = read(region->uffd.region, messages, sizeof messages);
+        if (got <= 0)
+            continue;
+        began = pg_now();
+        pthread_mutex_lock(&region->lock);
+        for (size_t i = 0; i < (size_t)got / sizeof messages[0]; i++)
+            if (messages[i].event == PM_UFFD_EVENT_PAGEFAULT)
+                fault(region, &messages[i], began);
+        pthread_mutex_unlock(&region->lock);
+    }
+}

@@ -1,0 +1,270 @@
+/* Blocks arrive: read into a slot, then moved or copied into the region. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "region.h"
+
+/* Below this, copying a new block out of a warm slot is cheaper than having the kernel fault in
+ * fresh memory for the read, and moving that. */
+enum { MOVE_FRESH_FROM = 16384 };
+
+uint16_t pg_slot_for_block(struct pg_region *region)
+{
+    uint16_t slot = pg_take_full(&region->frames);
+
+    if (slot == PG_NO_SLOT)
+        slot = pg_take_fresh(&region->frames);
+    if (slot == PG_NO_SLOT && region->limited)
+        slot = pg_reclaim(region);
+    return slot;
+}
+
+uint16_t pg_slot_to_move_into(struct pg_region *region)
+{
+    uint16_t slot = pg_take_vault(&region->frames), full;
+
+    while (slot == PG_NO_SLOT && (full = pg_take_full(&region->frames)) != PG_NO_SLOT) {
+        pg_give_up(&region->frames, full);
+        slot = pg_take_vault(&region->frames);
+    }
+    return slot;
+}
+
+void pg_slot_back(struct pg_region *region, uint16_t slot, int whole)
+{
+    /* Without a limit nothing leaves to make use of many of these again. */
+    if (whole && (region->limited || region->frames.full < PG_BATCH))
+        pg_give_full(&region->frames, slot);
+    else
+        pg_give_up(&region->frames, slot);
+    pthread_cond_broadcast(&region->changed);
+}
+
+int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
+                   int nowait)
+{
+    struct pg_piece pieces[PG_PIECES];
+    struct pg_store *store = pg_is_spilled(region, first) ? &region->spill : &region->store;
+    uint64_t offset = first * region->block_size, bytes = count * region->block_size;
+    int error;
+
+    for (size_t i = 0; i < count; i++)
+        pieces[i] = (struct pg_piece){(void *)(uintptr_t)pg_slot_address(&region->frames, slots[i]),
+                                      region->block_size};
+    error = pg_store_read(store, offset, pieces, count, nowait);
+    if (!error)
+        __atomic_add_fetch(&region->counters.bytes_read,
+                           offset + bytes > region->nbytes ? region->nbytes - offset : bytes,
+                           __ATOMIC_RELAXED);
+    return error;
+}
+
+int pg_make_room(struct pg_region *region)
+{
+    while (!pg_has_room(&region->frames)) {
+        uint16_t slot = pg_take_full(&region->frames);
+        if (slot == PG_NO_SLOT && region->limited)
+            slot = pg_reclaim(region);
+        if (slot == PG_NO_SLOT)
+            return -EAGAIN;
+        pg_give_up(&region->frames, slot);
+    }
+    return 0;
+}
+
+static int install_copy(struct pg_region *region, uint64_t address, uint16_t slot, int protect)
+{
+    int error = pg_make_room(region);
+
+    if (error)
+        return error;
+    error = pg_copy_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
+                       region->block_size, protect);
+    if (error)
+        return error;
+    region->frames.total++;
+    pg_give_full(&region->frames, slot);
+    return 0;
+}
+
+static int install_move(struct pg_region *region, uint64_t address, uint16_t slot)
+{
+    int left = pg_move_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
+                          region->block_size);
+
+    if (left < 0)
+        return left;
+    if (left) {
+        region->frames.total++; /* there was a part of the block before, which counts whole */
+        pg_give_up(&region->frames, slot);
+    } else {
+        pg_give_empty(&region->frames, slot);
+    }
+    return 0;
+}
+
+/* Pages of a resident block that the user has discarded: only these are filled in. */
+static int install_patch(struct pg_region *region, pg_entry entry, uint64_t address, uint16_t slot)
+{
+    int protect = pg_writable(region) && !(region->blocks.at[entry].flags & PG_DIRTY);
+    int error = pg_copy_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
+                           region->block_size, protect);
+
+    if (!error)
+        pg_give_full(&region->frames, slot);
+    return error;
+}
+
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    uint64_t address = pg_block_address(region, block->number);
+    int stored, protect, error;
+
+    if (block->flags & PG_PATCH) {
+        error = install_patch(region, entry, address, slot);
+    } else {
+        stored = block->flags & PG_STORED;
+        protect = pg_writable(region) && !stored;
+        if (protect || (region->block_size < MOVE_FRESH_FROM && !region->limited))
+            error = install_copy(region, address, slot, protect);
+        else
+            error = install_move(region, address, slot);
+        if (!error && stored && pg_writable(region))
+            pg_set_dirty(&region->blocks, entry, 1);
+    }
+    if (error)
+        return error;
+    block->slot = PG_NO_SLOT;
+    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED | PG_PATCH);
+    pg_become(&region->blocks, entry, PG_RESIDENT);
+    pthread_cond_broadcast(&region->changed);
+    return 0;
+}
+
+static void describe(const struct pg_region *region, uint32_t number, int error, uint64_t tries)
+{
+    const char *cause =
+        error == PG_SHORT ? "the file is shorter than when it was opened" : strerror(error);
+
+    /* One write: lines of several threads do not mix. */
+    dprintf(2,
+            "pagemove: cannot read %llu bytes at offset %llu of %s: %s (tried %llu times); whoever "
+            "touches them gets SIGBUS\n",
+            (unsigned long long)region->block_size,
+            (unsigned long long)(number * region->block_size), region->store.label, cause,
+            (unsigned long long)tries);
+}
+
+/* Give a block up. Whoever waits for it, or touches it later, is told by the kernel. */
+static void fail(struct pg_region *region, pg_entry entry, int error, uint64_t tries)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    int patch = block->flags & PG_PATCH;
+
+    describe(region, block->number, error, tries);
+    pg_note_failure(region, PG_OP_READ, block->number, error, tries);
+    region->counters.errors++;
+    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED | PG_PATCH | PG_SEQUENCE);
+    pg_become(&region->blocks, entry, patch ? PG_RESIDENT : PG_ERROR);
+    if (patch)
+        pg_enlist(region, entry, 0);
+    pg_poison(&region->uffd, pg_block_address(region, block->number), region->block_size);
+    pthread_cond_broadcast(&region->changed);
+}
+
+/* 1, 2, 4 ... ms, at most a quarter of a second. */
+static uint64_t backoff(uint64_t tries)
+{
+    return UINT64_C(1000000) << (tries > 8 ? 8 : tries ? tries - 1 : 0);
+}
+
+/* Try again later, or never. */
+static void put_off(struct pg_region *region, struct pg_job job, int error, uint64_t pause)
+{
+    uint64_t now = pg_now(), deadline = job.began + region->timeout;
+
+    if (now < deadline) {
+        job.not_before = now + pause < deadline ? now + pause : deadline;
+        if (!pg_put_job(region, job))
+            return;
+    }
+    if (job.slot != PG_NO_SLOT)
+        pg_slot_back(region, job.slot, 1);
+    fail(region, job.entry, error, job.tries);
+}
+
+/* Install what is in job.slot. */
+static void finish(struct pg_region *region, struct pg_job job)
+{
+    int sequential = region->blocks.at[job.entry].flags & PG_SEQUENCE;
+    int error = pg_install(region, job.entry, job.slot);
+
+    if (!error) {
+        pg_enlist(region, job.entry, sequential);
+        pg_note_latency(region, pg_now() - job.began);
+    } else {
+        put_off(region, job, error == -EAGAIN ? ENOMEM : -error, 1000000);
+    }
+}
+
+void pg_do_job(struct pg_region *region, struct pg_job job)
+{
+    int error, fresh;
+
+    if (job.slot != PG_NO_SLOT) {
+        finish(region, job);
+        return;
+    }
+    job.slot = pg_slot_for_block(region);
+    if (job.slot == PG_NO_SLOT) {
+        /* All that is resident is dirty, and the store does not take it; or it is in use. */
+        put_off(region, job, region->write_error ? region->write_error : ENOMEM, 1000000);
+        return;
+    }
+    fresh = pg_is_fresh_slot(&region->frames, job.slot);
+    pthread_mutex_unlock(&region->lock);
+    error = pg_read_blocks(region, job.number, &job.slot, 1, 0);
+    pthread_mutex_lock(&region->lock);
+    if (!error) {
+        finish(region, job);
+        return;
+    }
+    pg_slot_back(region, job.slot, !fresh);
+    job.slot = PG_NO_SLOT;
+    job.tries++;
+    region->counters.retries++;
+    put_off(region, job, -error, backoff(job.tries));
+}
+
+void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
+{
+    struct pg_job job = {.entry = entry,
+                         .number = region->blocks.at[entry].number,
+                         .slot = pg_slot_for_block(region),
+                         .began = began};
+    int error, fresh;
+
+    if (job.slot != PG_NO_SLOT) {
+        fresh = pg_is_fresh_slot(&region->frames, job.slot);
+        pthread_mutex_unlock(&region->lock);
+        error = pg_read_blocks(region, job.number, &job.slot, 1, 1);
+        pthread_mutex_lock(&region->lock);
+        if (!error) {
+            finish(region, job);
+            return;
+        }
+        pg_slot_back(region, job.slot, !fresh);
+        job.slot = PG_NO_SLOT;
+        if (error != -EAGAIN) {
+            job.tries = 1;
+            region->counters.retries++;
+            job.not_before = pg_now() + backoff(1);
+        }
+    }
+    /* Somebody else waits for the device, so that other faults need not. */
+    if (pg_put_job(region, job))
+        pg_do_job(region, job);
+}

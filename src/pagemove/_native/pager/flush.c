@@ -1,0 +1,235 @@
+/* Make durable what was stored so far, while threads go on storing. */
+#include <errno.h>
+#include <time.h>
+
+#include "region.h"
+
+/* A copy of the block's present contents in a slot of the vault; the block itself is clean from
+ * here on, and mapped again: whoever waited for it meanwhile did so for microseconds. Lets go. */
+static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    uint64_t address = pg_block_address(region, block->number), page = region->uffd.page_size;
+    unsigned pages = (unsigned)(region->block_size / page), first, end;
+    int error = pg_make_room(region);
+
+    if (error)
+        return error;
+    *out = (struct pg_out){.entry = entry, .number = block->number, .whole = 1};
+    if (block->state != PG_RESIDENT || !(block->flags & PG_DIRTY))
+        return 1;
+    out->slot = pg_slot_to_move_into(region);
+    if (out->slot == PG_NO_SLOT)
+        return -EAGAIN;
+    error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot), address,
+                        region->block_size, &out->pages);
+    for (first = 0; first < pages && !error; first = end) {
+        int there = pg_has(&out->pages, first);
+        for (end = first + 1; end < pages && pg_has(&out->pages, end) == there; end++)
+            ;
+        out->whole &= there;
+        if (there)
+            error = pg_copy_in(&region->uffd, address + first * page,
+                               pg_slot_address(&region->frames, out->slot) + first * page,
+                               (end - first) * page, 1);
+    }
+    if (error) {
+        /* Pages that were copied already are there, and their like stays behind. */
+        pg_put_back(region, out);
+        region->frames.total++;
+        pg_give_up(&region->frames, out->slot);
+        return error;
+    }
+    region->frames.total++;
+    pg_set_dirty(&region->blocks, entry, 0);
+    return 0;
+}
+
+static void settle(struct pg_region *region, const struct pg_out *out)
+{
+    struct pg_block *block = &region->blocks.at[out->entry];
+
+    block->flags &= (uint8_t)~PG_FLUSHING;
+    if (out->error)
+        pg_set_dirty(&region->blocks, out->entry, 1);
+    else
+        block->flags |= PG_UNSYNCED;
+    pg_slot_back(region, out->slot, out->whole);
+}
+
+/* Blocks that have been copied, and what came of those before. */
+struct sweep {
+    struct pg_out outs[PG_BATCH];
+    size_t count;
+    int error;
+    uint32_t failed; /* number of a block that could not be written */
+};
+
+static void note_error(struct sweep *sweep, int error, uint32_t number)
+{
+    if (!error)
+        return;
+    sweep->error = error;
+    sweep->failed = number;
+}
+
+/* Write what has been copied. Lets go. */
+static void write_copies(struct pg_region *region, struct sweep *sweep)
+{
+    unsigned epoch;
+
+    if (!sweep->count)
+        return;
+    epoch = pg_begin_write(region);
+    pthread_mutex_unlock(&region->lock);
+    pg_write_back(region, sweep->outs, sweep->count);
+    pthread_mutex_lock(&region->lock);
+    pg_end_write(region, epoch, sweep->outs, sweep->count);
+    for (size_t i = 0; i < sweep->count; i++) {
+        note_error(sweep, sweep->outs[i].error, sweep->outs[i].number);
+        settle(region, &sweep->outs[i]);
+    }
+    sweep->count = 0;
+}
+
+/* Copy one dirty block, writing others first if that takes room. Lets go. */
+static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry entry)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    int error;
+
+    block->flags |= PG_FLUSHING;
+    error = snapshot(region, entry, &sweep->outs[sweep->count]);
+    if (error == -EAGAIN && sweep->count) {
+        write_copies(region, sweep);
+        error = snapshot(region, entry, &sweep->outs[0]);
+    }
+    if (!error) {
+        sweep->count++;
+        return;
+    }
+    block->flags &= (uint8_t)~PG_FLUSHING;
+    pthread_cond_broadcast(&region->changed);
+    if (error < 0)
+        note_error(sweep, error, block->number);
+}
+
+/* Once over all dirty blocks. 0, or the last error of those that stay dirty. Lets go. */
+static int write_dirty(struct pg_region *region, uint32_t *failed)
+{
+    struct sweep sweep = {.count = 0};
+
+    for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
+        struct pg_block *block = &region->blocks.at[entry];
+        /* One that is being filled in, where the user has discarded a page, is dirty as well. */
+        while (block->state == PG_FILLING && block->flags & PG_DIRTY)
+            pthread_cond_wait(&region->changed, &region->lock);
+        if (block->state != PG_RESIDENT || !(block->flags & PG_DIRTY))
+            continue;
+        add_copy(region, &sweep, entry);
+        if (sweep.count == PG_BATCH)
+            write_copies(region, &sweep);
+    }
+    write_copies(region, &sweep);
+    *failed = sweep.failed;
+    return sweep.error;
+}
+
+/* Wait for write-backs that have begun before. Lets go. */
+static void wait_for_evictions(struct pg_region *region)
+{
+    unsigned before = region->epoch++ & 1;
+
+    while (region->writing[before])
+        pthread_cond_wait(&region->changed, &region->lock);
+}
+
+static void pause_for(uint64_t nanoseconds)
+{
+    struct timespec pause = {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
+
+    nanosleep(&pause, NULL);
+}
+
+static int write_all(struct pg_region *region)
+{
+    uint64_t deadline = pg_now() + region->timeout, pause = 1000000, tries = 0;
+    uint32_t number = 0;
+    int error;
+
+    for (;;) {
+        /* A block that was on its way out at its turn, and could not be written, is back. */
+        uint64_t failures = region->write_failures;
+        error = write_dirty(region, &number);
+        wait_for_evictions(region);
+        if (!error && region->write_failures == failures)
+            return 0;
+        error = error ? error : region->write_error ? -region->write_error : -EIO;
+        tries++;
+        if (pg_now() >= deadline)
+            break;
+        pthread_mutex_unlock(&region->lock);
+        pause_for(pause);
+        pthread_mutex_lock(&region->lock);
+        pause = pause < 250000000 ? 2 * pause : pause;
+    }
+    pg_note_failure(region, PG_OP_WRITE, number, -error, tries);
+    region->counters.errors++;
+    return error;
+}
+
+/* After a sync that failed nobody knows what has arrived: write again what still can be. */
+static void forget_written(struct pg_region *region)
+{
+    for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
+        struct pg_block *block = &region->blocks.at[entry];
+        if (block->state == PG_RESIDENT && block->flags & PG_UNSYNCED)
+            pg_set_dirty(&region->blocks, entry, 1);
+    }
+    region->sync_lost |= region->unsynced_evicted;
+}
+
+static void note_synced(struct pg_region *region)
+{
+    for (pg_entry entry = 0; entry < region->blocks.used; entry++)
+        region->blocks.at[entry].flags &= (uint8_t)~PG_UNSYNCED;
+}
+
+static int sync_all(struct pg_region *region)
+{
+    int error, evicted = region->unsynced_evicted;
+
+    if (region->sync_lost) {
+        error = -EIO;
+    } else {
+        region->unsynced_evicted = 0;
+        pthread_mutex_unlock(&region->lock);
+        error = pg_store_sync(&region->store);
+        pthread_mutex_lock(&region->lock);
+        if (!error) {
+            note_synced(region);
+            return 0;
+        }
+        region->unsynced_evicted |= evicted;
+        forget_written(region);
+    }
+    pg_note_failure(region, PG_OP_SYNC, 0, -error, 1);
+    region->counters.errors++;
+    return error;
+}
+
+int pg_flush(struct pg_region *region)
+{
+    int error;
+
+    if (region->mode != PG_WRITE)
+        return 0;
+    pthread_mutex_lock(&region->flush_lock);
+    pthread_mutex_lock(&region->lock);
+    error = write_all(region);
+    if (!error)
+        error = sync_all(region);
+    pthread_mutex_unlock(&region->lock);
+    pthread_mutex_unlock(&region->flush_lock);
+    return error;
+}

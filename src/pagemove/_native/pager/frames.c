@@ -1,0 +1,153 @@
+#define _GNU_SOURCE
+#include "frames.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "../uapi.h"
+#include "blocks.h"
+
+#define HUGE_SIZE (UINT64_C(2) << 20)
+
+static uint64_t round_up(uint64_t value)
+{
+    return (value + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1);
+}
+
+/* Slots of both kinds in one mapping, each kind at a multiple of 2 MiB. */
+static uint64_t staging_length(const struct pg_frames *frames)
+{
+    return round_up(frames->vault_slots * frames->block_size) +
+           round_up(frames->nursery_slots * frames->block_size);
+}
+
+uint64_t pg_map_aligned(uint64_t length)
+{
+    char *found = mmap(NULL, length + HUGE_SIZE, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint64_t start, lead;
+
+    if (found == MAP_FAILED)
+        return 0;
+    start = round_up((uint64_t)(uintptr_t)found);
+    lead = start - (uint64_t)(uintptr_t)found;
+    if (lead)
+        munmap(found, lead);
+    munmap((void *)(uintptr_t)(start + length), HUGE_SIZE - lead);
+    /* A child made by fork has neither the pager nor its threads. */
+    if (madvise((void *)(uintptr_t)start, length, MADV_DONTFORK)) {
+        int error = errno;
+        munmap((void *)(uintptr_t)start, length);
+        errno = error;
+        return 0;
+    }
+    return start;
+}
+
+int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_t block_size,
+                   uint32_t limit, uint16_t vault_slots, uint16_t nursery_slots)
+{
+    size_t slots = (size_t)vault_slots + nursery_slots;
+    int advice = block_size >= HUGE_SIZE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE, error;
+
+    *frames = (struct pg_frames){.block_size = block_size,
+                                 .limit = limit,
+                                 .vault_slots = vault_slots,
+                                 .nursery_slots = nursery_slots,
+                                 .empty_vault = vault_slots,
+                                 .empty_nursery = nursery_slots};
+    frames->stack = calloc(2 * slots, sizeof *frames->stack);
+    frames->vault = pg_map_aligned(staging_length(frames));
+    if (!frames->stack || !frames->vault) {
+        error = errno ? -errno : -ENOMEM;
+        pg_frames_free(frames);
+        return error;
+    }
+    frames->nursery = frames->vault + round_up(vault_slots * block_size);
+    madvise((void *)(uintptr_t)frames->vault, staging_length(frames), advice);
+    error = pg_register(uffd->staging, frames->vault, round_up(vault_slots * block_size),
+                        PM_REGISTER_MODE_MISSING);
+    if (error) {
+        pg_frames_free(frames);
+        return error;
+    }
+    for (size_t i = 0; i < slots; i++)
+        frames->stack[i] = (uint16_t)i;
+    return 0;
+}
+
+void pg_frames_free(struct pg_frames *frames)
+{
+    if (frames->vault)
+        munmap((void *)(uintptr_t)frames->vault, staging_length(frames));
+    free(frames->stack);
+    memset(frames, 0, sizeof *frames);
+}
+
+uint64_t pg_slot_address(const struct pg_frames *frames, uint16_t slot)
+{
+    if (slot < frames->vault_slots)
+        return frames->vault + slot * frames->block_size;
+    return frames->nursery + (uint64_t)(slot - frames->vault_slots) * frames->block_size;
+}
+
+int pg_is_fresh_slot(const struct pg_frames *frames, uint16_t slot)
+{
+    return slot >= frames->vault_slots;
+}
+
+/* The three stacks, one behind the other: vault, nursery, full. */
+static uint16_t *nursery_stack(struct pg_frames *frames)
+{
+    return frames->stack + frames->vault_slots;
+}
+
+static uint16_t *full_stack(struct pg_frames *frames)
+{
+    return frames->stack + frames->vault_slots + frames->nursery_slots;
+}
+
+uint16_t pg_take_full(struct pg_frames *frames)
+{
+    return frames->full ? full_stack(frames)[--frames->full] : PG_NO_SLOT;
+}
+
+int pg_has_room(const struct pg_frames *frames)
+{
+    return frames->total < frames->limit;
+}
+
+uint16_t pg_take_fresh(struct pg_frames *frames)
+{
+    if (!pg_has_room(frames) || !frames->empty_nursery)
+        return PG_NO_SLOT;
+    frames->total++;
+    return nursery_stack(frames)[--frames->empty_nursery];
+}
+
+uint16_t pg_take_vault(struct pg_frames *frames)
+{
+    return frames->empty_vault ? frames->stack[--frames->empty_vault] : PG_NO_SLOT;
+}
+
+void pg_give_full(struct pg_frames *frames, uint16_t slot)
+{
+    full_stack(frames)[frames->full++] = slot;
+}
+
+void pg_give_empty(struct pg_frames *frames, uint16_t slot)
+{
+    if (slot < frames->vault_slots)
+        frames->stack[frames->empty_vault++] = slot;
+    else
+        nursery_stack(frames)[frames->empty_nursery++] = slot;
+}
+
+void pg_give_up(struct pg_frames *frames, uint16_t slot)
+{
+    madvise((void *)(uintptr_t)pg_slot_address(frames, slot), frames->block_size, MADV_DONTNEED);
+    frames->total--;
+    pg_give_empty(frames, slot);
+}

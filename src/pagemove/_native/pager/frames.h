@@ -1,0 +1,54 @@
+/* Frames: a block's worth of physical pages each, recycled under the limit.
+ *
+ * A frame is either mapped in the region or fills a slot of the staging area. There are two kinds
+ * of slots: those of the vault, where a touch of an empty slot is an error (blocks leave into
+ * these), and those of the nursery, which get fresh memory by being written to. */
+#ifndef PAGEMOVE_PAGER_FRAMES_H
+#define PAGEMOVE_PAGER_FRAMES_H
+
+#include <stdint.h>
+
+#include "uffd.h"
+
+struct pg_frames {
+    uint64_t vault, nursery; /* addresses of slot 0 of each */
+    uint64_t block_size;
+    uint32_t limit, total; /* frames allowed, frames there are */
+    uint16_t vault_slots, nursery_slots;
+    uint16_t *stack; /* empty vault slots, empty nursery slots, full slots without a meaning */
+    uint16_t empty_vault, empty_nursery, full;
+};
+
+/* Map private anonymous memory at a multiple of 2 MiB that a fork does not inherit. 0: errno says
+ * why not. */
+uint64_t pg_map_aligned(uint64_t length);
+
+int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_t block_size,
+                   uint32_t limit, uint16_t vault_slots, uint16_t nursery_slots);
+void pg_frames_free(struct pg_frames *frames);
+
+uint64_t pg_slot_address(const struct pg_frames *frames, uint16_t slot);
+
+/* Whether a slot has to be written whole before it is there whole. */
+int pg_is_fresh_slot(const struct pg_frames *frames, uint16_t slot);
+
+/* A full slot that nobody needs; PG_NO_SLOT if there is none. */
+uint16_t pg_take_full(struct pg_frames *frames);
+
+/* An empty slot to fill with fresh memory, counted as a frame from now on; PG_NO_SLOT at the limit.
+ */
+uint16_t pg_take_fresh(struct pg_frames *frames);
+
+/* An empty slot of the vault to move a block into. */
+uint16_t pg_take_vault(struct pg_frames *frames);
+
+/* Whether another frame is allowed. */
+int pg_has_room(const struct pg_frames *frames);
+
+/* Give slots back: full with a frame to be recycled, empty because the frame has moved, or to be
+ * emptied, frame and all. */
+void pg_give_full(struct pg_frames *frames, uint16_t slot);
+void pg_give_empty(struct pg_frames *frames, uint16_t slot);
+void pg_give_up(struct pg_frames *frames, uint16_t slot);
+
+#endif

@@ -1,0 +1,96 @@
+/* The pager: memory whose blocks arrive from a store on first touch and can be taken away again.
+ *
+ * Never includes Python.h: nothing on the way of a fault can wait for the interpreter. Functions
+ * return 0 or -errno unless they say otherwise; all but pg_open and pg_close may be called by any
+ * thread at any time, but not by a thread that holds what a touching thread may need.
+ */
+#ifndef PAGEMOVE_PAGER_H
+#define PAGEMOVE_PAGER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum pg_mode {
+    PG_READ = 0,    /* nothing is ever written */
+    PG_WRITE = 1,   /* changes go to the store */
+    PG_PRIVATE = 2, /* changes stay with the region, in an unnamed file when they have to leave */
+};
+
+enum pg_operation { PG_OP_READ = 0, PG_OP_WRITE = 1, PG_OP_SYNC = 2 };
+
+enum pg_injected { PG_INJECT_ERRNO = 0, PG_INJECT_SHORT = 1, PG_INJECT_DELAY = 2 };
+
+/* A fault of the store that tests ask for: calls [first, first+count) of an operation, counted
+ * from 0; count 0 means for ever. */
+struct pg_injection {
+    int operation, kind;
+    uint64_t first, count;
+    int64_t value; /* errno; bytes to leave out; nanoseconds */
+};
+
+struct pg_config {
+    int fd;          /* of the store; duplicated */
+    uint64_t offset; /* of the store's first byte in the file */
+    uint64_t nbytes; /* of the store; what lies beyond in the last block reads as zeros */
+    const char *label;
+    int mode;
+    uint64_t block_size; /* a power of two, from the page size to 2 MiB */
+    uint64_t limit;      /* bytes resident at any moment, staging included; 0: none */
+    uint64_t timeout_ns; /* how long a failing store is tried again */
+    int read_ahead;
+    const char *spill_directory; /* for PG_PRIVATE */
+    const char *name;            /* in /proc/self/maps, where the kernel can */
+    const struct pg_injection *injections;
+    size_t injection_count;
+};
+
+struct pg_counters {
+    uint64_t faults, write_faults, rescued, prefetched, evicted, written_back;
+    uint64_t resident, dirty; /* bytes */
+    uint64_t bytes_read, bytes_written, retries, errors;
+};
+
+struct pg_failure {
+    uint64_t sequence;
+    int operation, error; /* an errno; 0: the store gave or took less than it should */
+    uint64_t offset, tries;
+};
+
+enum { PG_FAILURES = 64, PG_BUCKETS = 256 };
+
+struct pg_region;
+
+int pg_open(const struct pg_config *config, struct pg_region **region);
+
+/* Unmap and free. Changes that were not flushed are lost. In a forked child it only frees. */
+void pg_close(struct pg_region *region);
+
+uint64_t pg_address(const struct pg_region *region);
+
+/* Whether faults raised inside the kernel (read(2) into the region) are served: they are not
+ * where the process may only have UFFD_USER_MODE_ONLY. */
+int pg_kernel_faults(const struct pg_region *region);
+
+/* Read blocks of a range ahead; with `wait`, return when all are there or have failed. */
+int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
+
+/* Take blocks that touch the range away, changed ones after writing them back. */
+int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length);
+
+/* Make durable what was stored before. Blocks that cannot be written stay as they are. */
+int pg_flush(struct pg_region *region);
+
+void pg_counters(struct pg_region *region, struct pg_counters *counters);
+
+/* The newest failures, oldest first; at most PG_FAILURES. Returns how many. */
+size_t pg_failures(struct pg_region *region, struct pg_failure *failures);
+
+/* Fault latency: counts[i] faults took less than pg_bucket_limit(i) nanoseconds, but no less than
+ * the limit of the bucket before. */
+void pg_histogram(struct pg_region *region, uint64_t counts[PG_BUCKETS]);
+uint64_t pg_bucket_limit(size_t bucket);
+
+/* Bytes of memory that the state of blocks takes. */
+uint64_t pg_state_bytes(struct pg_region *region);
+
+#endif

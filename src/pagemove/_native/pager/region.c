@@ -1,0 +1,260 @@
+/* A region's life: opened, closed, and not inherited by a fork. */
+#define _GNU_SOURCE
+#include "region.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../uapi.h"
+
+enum { STACK = 256 << 10, MOST_SLOTS = 4096 };
+
+/* All regions of this process, so that a forked child can let go of their descriptors: as long as
+ * somebody holds one, threads that wait for a page of a dead parent would never be told. */
+static pthread_mutex_t regions_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct pg_region *regions;
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&regions_lock);
+}
+
+static void after_fork(void)
+{
+    pthread_mutex_unlock(&regions_lock);
+}
+
+static void in_child(void)
+{
+    for (struct pg_region *region = regions; region; region = region->next) {
+        region->inherited = 1;
+        pg_uffd_close(&region->uffd);
+        close(region->wakeup);
+    }
+    regions = NULL;
+    pthread_mutex_unlock(&regions_lock);
+}
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, in_child);
+}
+
+static void enter(struct pg_region *region)
+{
+    pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&regions_lock);
+    region->next = regions;
+    region->link = &regions;
+    if (regions)
+        regions->link = &region->next;
+    regions = region;
+    pthread_mutex_unlock(&regions_lock);
+}
+
+static void leave(struct pg_region *region)
+{
+    pthread_mutex_lock(&regions_lock);
+    if (region->link) {
+        *region->link = region->next;
+        if (region->next)
+            region->next->link = region->link;
+    }
+    pthread_mutex_unlock(&regions_lock);
+}
+
+static void init_locks(struct pg_region *region)
+{
+    pthread_condattr_t monotonic;
+
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&region->lock, NULL);
+    pthread_mutex_init(&region->flush_lock, NULL);
+    pthread_cond_init(&region->changed, &monotonic);
+    pthread_cond_init(&region->work, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+}
+
+static uint64_t spilled_bytes(const struct pg_region *region)
+{
+    return (region->nblocks / 64 + 1) * sizeof *region->spilled;
+}
+
+static int map_region(struct pg_region *region, const char *name)
+{
+    uint64_t mode = PM_REGISTER_MODE_MISSING;
+    int error;
+
+    region->length = region->nblocks * region->block_size;
+    region->base = pg_map_aligned(region->length);
+    if (!region->base)
+        return -errno;
+    /* Nobody but the pager puts pages here together; huge ones arrive as they are. */
+    madvise((void *)(uintptr_t)region->base, region->length, MADV_NOHUGEPAGE);
+    if (name && *name)
+        prctl(PM_PR_SET_VMA, PM_PR_SET_VMA_ANON_NAME, region->base, region->length, name);
+    if (pg_writable(region))
+        mode |= PM_REGISTER_MODE_WP;
+    error = pg_register(region->uffd.region, region->base, region->length, mode);
+    if (error || region->mode != PG_PRIVATE)
+        return error;
+    region->spilled = mmap(NULL, spilled_bytes(region), PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (region->spilled == MAP_FAILED) {
+        region->spilled = NULL;
+        return -errno;
+    }
+    return 0;
+}
+
+static int make_frames(struct pg_region *region, uint64_t limit)
+{
+    uint64_t frames = limit ? limit / region->block_size : UINT32_MAX, in_flight;
+    int error;
+
+    /* Slots count as well, so a limit that all blocks fit into can still be one. */
+    region->limited = limit && frames < (uint64_t)region->nblocks + MOST_SLOTS;
+    if (!region->limited)
+        frames = UINT32_MAX;
+    pg_policy_init(region, (uint32_t)frames);
+    /* Two windows and what the event loop, the workers and callers hold. */
+    in_flight = 2 * region->window_most + 8;
+    error = pg_frames_init(&region->frames, &region->uffd, region->block_size, (uint32_t)frames,
+                           (uint16_t)(region->standby_wanted + 4 * PG_BATCH + in_flight),
+                           (uint16_t)(in_flight + PG_BATCH));
+    return error ? error : pg_policy_start(region);
+}
+
+static int start_threads(struct pg_region *region)
+{
+    static void *(*const body[])(void *) = {pg_serve, pg_work, pg_work};
+    static const char *const names[] = {"pagemove-faults", "pagemove-work", "pagemove-work"};
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    int error = 0;
+
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK);
+    /* Signals are for the program's own threads. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (!error && region->threads < 1 + PG_WORKERS) {
+        pthread_t *thread = &region->thread[region->threads];
+        error = -pthread_create(thread, &attributes, body[region->threads], region);
+        if (!error)
+            pthread_setname_np(*thread, names[region->threads++]);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return error;
+}
+
+static int start(struct pg_region *region, const struct pg_config *config)
+{
+    int error = pg_store_init(&region->store, config);
+
+    if (!error)
+        error = pg_uffd_open(&region->uffd);
+    if (error)
+        return error;
+    region->wakeup = eventfd(0, EFD_CLOEXEC);
+    region->spill_directory = strdup(config->spill_directory ? config->spill_directory : "/tmp");
+    if (region->wakeup < 0 || !region->spill_directory)
+        return -errno;
+    error = map_region(region, config->name);
+    if (!error)
+        error = make_frames(region, config->limit);
+    if (!error)
+        error = pg_blocks_init(&region->blocks, region->nblocks);
+    if (error)
+        return error;
+    enter(region);
+    return start_threads(region);
+}
+
+int pg_open(const struct pg_config *config, struct pg_region **opened)
+{
+    uint64_t blocks = (config->nbytes + config->block_size - 1) / config->block_size;
+    struct pg_region *region = calloc(1, sizeof *region);
+    int error;
+
+    if (!region)
+        return -ENOMEM;
+    region->uffd = (struct pg_uffd){-1, -1, -1, 0, 0};
+    region->store.fd = region->spill.fd = region->wakeup = -1;
+    region->block_size = config->block_size;
+    region->nbytes = config->nbytes;
+    region->nblocks = (uint32_t)blocks;
+    region->mode = config->mode;
+    region->timeout = config->timeout_ns;
+    region->read_ahead = config->read_ahead;
+    init_locks(region);
+    error = blocks < UINT32_MAX ? start(region, config) : -EFBIG;
+    if (error) {
+        pg_close(region);
+        return error;
+    }
+    *opened = region;
+    return 0;
+}
+
+static void stop_threads(struct pg_region *region)
+{
+    uint64_t one = 1;
+
+    pthread_mutex_lock(&region->lock);
+    __atomic_store_n(&region->stop, 1, __ATOMIC_RELEASE);
+    pthread_cond_broadcast(&region->work);
+    pthread_mutex_unlock(&region->lock);
+    if (region->wakeup >= 0 && write(region->wakeup, &one, sizeof one) < 0)
+        return; /* an eventfd takes this always */
+    for (uint32_t i = 0; i < region->threads; i++)
+        pthread_join(region->thread[i], NULL);
+}
+
+void pg_close(struct pg_region *region)
+{
+    if (!region->inherited) {
+        stop_threads(region);
+        leave(region);
+        if (region->base) {
+            munmap((void *)(uintptr_t)region->base, region->length);
+            /* A thread still waiting for a page learns that there is none: SIGSEGV. */
+            pg_wake(&region->uffd, region->base, region->length);
+        }
+        pg_frames_free(&region->frames);
+        pg_uffd_close(&region->uffd);
+        if (region->wakeup >= 0)
+            close(region->wakeup);
+    } else {
+        /* Neither region nor slots are mapped in a forked child. */
+        free(region->frames.stack);
+    }
+    pg_store_free(&region->store);
+    pg_store_free(&region->spill);
+    pg_blocks_free(&region->blocks);
+    if (region->spilled)
+        munmap(region->spilled, spilled_bytes(region));
+    free(region->ghosts);
+    free(region->spill_directory);
+    free(region);
+}
+
+uint64_t pg_address(const struct pg_region *region)
+{
+    return region->base;
+}
+
+int pg_kernel_faults(const struct pg_region *region)
+{
+    return !region->uffd.user_mode_only;
+}

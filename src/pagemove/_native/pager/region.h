@@ -1,0 +1,214 @@
+/* One region: everything its threads share. Functions that take one want its lock held, unless they
+ * say otherwise; those marked "lets go" release it on the way, so what was known of other blocks
+ * may no longer hold when they return. */
+#ifndef PAGEMOVE_PAGER_REGION_H
+#define PAGEMOVE_PAGER_REGION_H
+
+#include <pthread.h>
+#include <stdint.h>
+
+#include "blocks.h"
+#include "frames.h"
+#include "pager.h"
+#include "store.h"
+#include "uffd.h"
+
+enum {
+    PG_WORKERS = 2,
+    PG_JOBS = 256,
+    PG_STREAMS = 8,
+    PG_REQUESTS = 16,
+    PG_BATCH = 16, /* blocks that leave, or are written back, at once */
+};
+
+/* A block that somebody waits for and that could not be had at once. */
+struct pg_job {
+    pg_entry entry;
+    uint32_t number;
+    uint16_t slot; /* PG_NO_SLOT, or one that has the contents already */
+    uint64_t tries, began, not_before;
+};
+
+/* Blocks to be read ahead. */
+struct pg_request {
+    int64_t next, stride; /* blocks */
+    uint32_t count;
+    int64_t marker; /* left in its slot, so that its touch tells how far the reader has come */
+    int sequential; /* a guess of the pager; else the user has asked */
+};
+
+/* An access pattern: faults at a constant distance from one another. */
+struct pg_stream {
+    int64_t last, stride, ahead; /* ahead: the farthest block asked for */
+    uint32_t run, window;
+    uint64_t used; /* when, in faults: the longest unused is replaced */
+};
+
+struct pg_ghost {
+    uint32_t number, evicted; /* the eviction's number, modulo 2^32 */
+};
+
+struct pg_region {
+    uint64_t base, length, block_size, nbytes;
+    uint32_t nblocks;
+    int mode, limited, read_ahead;
+    uint64_t timeout;
+    char *spill_directory;
+    struct pg_uffd uffd;
+    struct pg_store store, spill;
+    uint64_t *spilled; /* a bit for each block that is in the spill file */
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* the state of a block, or a frame is free */
+    pthread_cond_t work;    /* there is some for a worker */
+    struct pg_blocks blocks;
+    struct pg_frames frames;
+
+    /* Who leaves first (policy.c). */
+    uint32_t recent_most, scan_least, standby_wanted, scan_run;
+    struct pg_ghost *ghosts;
+    uint32_t ghost_mask, evictions, oldest_first;
+
+    /* Writing back (writeback.c). */
+    pthread_mutex_t flush_lock;
+    uint32_t epoch, writing[2]; /* batches under way that began in an even, an odd epoch */
+    uint64_t write_pause, write_not_before, write_failing_since;
+    uint64_t write_failures;
+    int write_error;      /* of the last attempt */
+    int unsynced_evicted; /* blocks have left that were not made durable */
+    int sync_lost;        /* and then making durable failed */
+
+    /* What workers do (work.c, ahead.c). */
+    struct pg_job jobs[PG_JOBS];
+    uint32_t job_count;
+    struct pg_request requests[PG_REQUESTS];
+    uint32_t request_count;
+    struct pg_stream streams[PG_STREAMS];
+    uint32_t window_most;
+    int ahead_busy; /* one worker reads ahead at a time, in order */
+
+    struct pg_counters counters;
+    uint64_t histogram[PG_BUCKETS];
+    struct pg_failure failures[PG_FAILURES];
+    uint64_t failure_count;
+
+    int stop, wakeup; /* wakeup: an eventfd */
+    uint32_t threads;
+    pthread_t thread[1 + PG_WORKERS];
+    struct pg_region *next, **link; /* of all regions, for fork */
+    int inherited;
+};
+
+uint64_t pg_now(void);
+
+static inline uint64_t pg_block_address(const struct pg_region *region, uint32_t number)
+{
+    return region->base + number * region->block_size;
+}
+
+static inline int pg_writable(const struct pg_region *region)
+{
+    return region->mode != PG_READ;
+}
+
+/* faults.c: the event loop, and one fault. */
+void *pg_serve(void *region);
+
+/* fill.c */
+
+/* A slot to read a block into, at the expense of others if need be. PG_NO_SLOT: not now. Lets go.
+ */
+uint16_t pg_slot_for_block(struct pg_region *region);
+
+/* An empty slot of the vault to move a block into; PG_NO_SLOT: not now. */
+uint16_t pg_slot_to_move_into(struct pg_region *region);
+
+/* Give back a slot that was taken for a block; `whole` if it is known to be full. */
+void pg_slot_back(struct pg_region *region, uint16_t slot, int whole);
+
+/* Read blocks that follow each other; the lock is not held. */
+int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
+                   int nowait);
+
+/* Make room for one more frame. 0 or -EAGAIN. Lets go. */
+int pg_make_room(struct pg_region *region);
+
+/* Put a FILLING block that has been read into the region. 0 or -EAGAIN: no room for a copy, so the
+ * slot is still the caller's. Lets go. */
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot);
+
+/* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
+ * by a worker. Lets go. */
+void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began);
+
+/* Do a job, or put it off. Lets go. */
+void pg_do_job(struct pg_region *region, struct pg_job job);
+
+/* evict.c */
+
+/* The slot of a block that is not needed any more. PG_NO_SLOT: every block is. Lets go. */
+uint16_t pg_reclaim(struct pg_region *region);
+
+/* Let an EVICTING block that is clean go, or stand by. */
+struct pg_out;
+void pg_settle(struct pg_region *region, const struct pg_out *out);
+
+/* writeback.c */
+
+/* A block that has been moved out, and which pages of it there were. */
+struct pg_out {
+    pg_entry entry;
+    uint32_t number;
+    uint16_t slot;
+    int whole, error;
+    struct pg_pages pages;
+};
+
+/* Write blocks to where changes go. Fills in `error` of each. The lock is not held. */
+void pg_write_back(struct pg_region *region, struct pg_out *outs, size_t count);
+
+/* Keep count of batches under way, and of how the store takes them. */
+unsigned pg_begin_write(struct pg_region *region);
+void pg_end_write(struct pg_region *region, unsigned epoch, const struct pg_out *outs,
+                  size_t count);
+
+/* Write WRITING blocks back; then they are on standby, or resident and still dirty. Lets go. */
+void pg_write_evicted(struct pg_region *region, struct pg_out *outs, size_t count);
+
+/* Move a block back that could not leave. */
+void pg_put_back(struct pg_region *region, const struct pg_out *out);
+
+/* Whether changed blocks may be tried to be written now. */
+int pg_may_write(const struct pg_region *region);
+
+/* Whether the block's contents are in the spill file. */
+int pg_is_spilled(const struct pg_region *region, uint32_t number);
+
+/* policy.c */
+void pg_policy_init(struct pg_region *region, uint32_t frames);
+int pg_policy_start(struct pg_region *region);
+pg_entry pg_victim(struct pg_region *region);
+void pg_enlist(struct pg_region *region, pg_entry entry, int sequential);
+void pg_note_evicted(struct pg_region *region, uint32_t number);
+void pg_note_missed(struct pg_region *region, uint32_t number);
+
+/* ahead.c */
+
+/* Learn from a touch of a block that was not mapped. Whether it belongs to a long sequence. */
+int pg_note_touch(struct pg_region *region, uint32_t number);
+
+/* Read a part of the first request. Lets go. */
+void pg_read_ahead(struct pg_region *region);
+
+/* work.c */
+void *pg_work(void *region);
+
+/* Hand a job over. -EAGAIN: there are too many. */
+int pg_put_job(struct pg_region *region, struct pg_job job);
+
+/* report.c */
+void pg_note_latency(struct pg_region *region, uint64_t nanoseconds);
+void pg_note_failure(struct pg_region *region, int operation, uint32_t number, int error,
+                     uint64_t tries);
+
+#endif

@@ -1,0 +1,85 @@
+/* What the pager tells of itself. */
+#include <string.h>
+#include <time.h>
+
+#include "region.h"
+
+uint64_t pg_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Eight buckets to every power of two: within 12 percent of the truth. */
+void pg_note_latency(struct pg_region *region, uint64_t nanoseconds)
+{
+    unsigned power, bucket;
+
+    if (nanoseconds < 8) {
+        bucket = (unsigned)nanoseconds;
+    } else {
+        power = 63 - (unsigned)__builtin_clzll(nanoseconds);
+        bucket = (power - 2) * 8 + (nanoseconds >> (power - 3) & 7);
+    }
+    region->histogram[bucket < PG_BUCKETS ? bucket : PG_BUCKETS - 1]++;
+}
+
+uint64_t pg_bucket_limit(size_t bucket)
+{
+    return bucket < 8 ? bucket + 1 : (8 + bucket % 8 + 1) << (bucket / 8 - 1);
+}
+
+void pg_note_failure(struct pg_region *region, int operation, uint32_t number, int error,
+                     uint64_t tries)
+{
+    region->failures[region->failure_count % PG_FAILURES] =
+        (struct pg_failure){.sequence = region->failure_count,
+                            .operation = operation,
+                            .error = error == PG_SHORT ? 0 : error,
+                            .offset = number * region->block_size,
+                            .tries = tries};
+    region->failure_count++;
+}
+
+void pg_counters(struct pg_region *region, struct pg_counters *counters)
+{
+    pthread_mutex_lock(&region->lock);
+    *counters = region->counters;
+    counters->resident = region->frames.total * region->block_size;
+    counters->dirty = region->blocks.dirty * region->block_size;
+    pthread_mutex_unlock(&region->lock);
+}
+
+size_t pg_failures(struct pg_region *region, struct pg_failure *failures)
+{
+    size_t count, first;
+
+    pthread_mutex_lock(&region->lock);
+    count = region->failure_count < PG_FAILURES ? region->failure_count : PG_FAILURES;
+    first = region->failure_count - count;
+    for (size_t i = 0; i < count; i++)
+        failures[i] = region->failures[(first + i) % PG_FAILURES];
+    pthread_mutex_unlock(&region->lock);
+    return count;
+}
+
+void pg_histogram(struct pg_region *region, uint64_t counts[PG_BUCKETS])
+{
+    pthread_mutex_lock(&region->lock);
+    memcpy(counts, region->histogram, sizeof region->histogram);
+    pthread_mutex_unlock(&region->lock);
+}
+
+uint64_t pg_state_bytes(struct pg_region *region)
+{
+    uint64_t bytes;
+
+    pthread_mutex_lock(&region->lock);
+    bytes = pg_blocks_bytes(&region->blocks);
+    if (region->ghosts)
+        bytes += (region->ghost_mask + 1) * sizeof *region->ghosts;
+    pthread_mutex_unlock(&region->lock);
+    return bytes;
+}

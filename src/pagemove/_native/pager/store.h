@@ -1,0 +1,43 @@
+/* Where blocks come from and go to: a file, or the faults that tests ask for in its place. */
+#ifndef PAGEMOVE_PAGER_STORE_H
+#define PAGEMOVE_PAGER_STORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pager.h"
+
+struct pg_store {
+    int fd;
+    uint64_t offset, nbytes;
+    char *label;
+    struct pg_injection *injections;
+    size_t injection_count;
+    uint64_t calls[3]; /* made of each operation, for the injections */
+    int no_nowait;     /* the file system does not know RWF_NOWAIT */
+};
+
+/* One contiguous piece of memory of an I/O. */
+struct pg_piece {
+    void *address;
+    uint64_t length;
+};
+
+enum { PG_PIECES = 256, PG_SHORT = 4096 /* "errno" of a file that is shorter than it should be */ };
+
+int pg_store_init(struct pg_store *store, const struct pg_config *config);
+void pg_store_free(struct pg_store *store);
+
+/* Read pieces that follow each other in the store. What lies beyond its end becomes zeros. With
+ * `nowait`, -EAGAIN where that would have to wait for a device. All of it, or -errno, -PG_SHORT. */
+int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
+                  size_t count, int nowait);
+
+/* Write pieces that follow each other; what lies beyond the end of the store is left out. */
+int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
+                   size_t count);
+
+/* 0 when all that was written is durable. */
+int pg_store_sync(struct pg_store *store);
+
+#endif

@@ -1,0 +1,220 @@
+#define _GNU_SOURCE
+#include "uffd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include "../uapi.h"
+
+#define FEATURE_SIGBUS (UINT64_C(1) << 7)
+#define FEATURE_POISON (UINT64_C(1) << 14)
+#define FEATURE_MOVE (UINT64_C(1) << 16)
+
+static int open_one(int flags, uint64_t features)
+{
+    struct pm_uffdio_api api = {.api = PM_UFFD_API, .features = features};
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags);
+    int error = errno;
+
+    if (fd < 0) {
+        int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+        if (device < 0)
+            return -error;
+        fd = ioctl(device, PM_USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK | flags);
+        error = errno;
+        close(device);
+        if (fd < 0)
+            return -error;
+    }
+    if (ioctl(fd, PM_UFFDIO_API, &api)) {
+        close(fd);
+        return -ENOSYS;
+    }
+    return fd;
+}
+
+int pg_uffd_open(struct pg_uffd *uffd)
+{
+    uffd->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+    uffd->user_mode_only = 0;
+    uffd->staging = uffd->pagemap = -1;
+    uffd->region = open_one(0, FEATURE_MOVE | FEATURE_POISON);
+    if (uffd->region == -EPERM || uffd->region == -EACCES) {
+        uffd->user_mode_only = 1;
+        uffd->region = open_one(PM_UFFD_USER_MODE_ONLY, FEATURE_MOVE | FEATURE_POISON);
+    }
+    if (uffd->region < 0)
+        return uffd->region;
+    /* The pager's own system calls touch slots, so the kernel's accesses have to fail as well:
+     * with FEATURE_SIGBUS they do so in user mode too. */
+    uffd->staging = open_one(PM_UFFD_USER_MODE_ONLY, FEATURE_MOVE | FEATURE_SIGBUS);
+    uffd->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (uffd->staging >= 0 && uffd->pagemap >= 0)
+        return 0;
+    {
+        int error = uffd->staging < 0 ? uffd->staging : -errno;
+        pg_uffd_close(uffd);
+        return error;
+    }
+}
+
+void pg_uffd_close(struct pg_uffd *uffd)
+{
+    if (uffd->region >= 0)
+        close(uffd->region);
+    if (uffd->staging >= 0)
+        close(uffd->staging);
+    if (uffd->pagemap >= 0)
+        close(uffd->pagemap);
+    uffd->region = uffd->staging = uffd->pagemap = -1;
+}
+
+int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode)
+{
+    struct pm_uffdio_register arg = {.range = {start, length}, .mode = mode};
+
+    return ioctl(fd, PM_UFFDIO_REGISTER, &arg) ? -errno : 0;
+}
+
+int pg_is_there(const struct pg_uffd *uffd, uint64_t address)
+{
+    uint64_t entry = 0;
+
+    /* Present, or swapped, or a marker such as poison, which shows as swapped. */
+    return pread(uffd->pagemap, &entry, sizeof entry,
+                 (off_t)(address / uffd->page_size * sizeof entry)) == sizeof entry &&
+           entry >> 62 != 0;
+}
+
+/* One UFFDIO_MOVE, repeated while the kernel asks for that. Bytes, or -errno of the first page. */
+static int64_t move_some(int fd, uint64_t dst, uint64_t src, uint64_t length)
+{
+    for (;;) {
+        struct pm_uffdio_move arg = {.dst = dst, .src = src, .len = length};
+
+        if (!ioctl(fd, PM_UFFDIO_MOVE, &arg))
+            return (int64_t)length;
+        if (errno != EAGAIN)
+            return -errno;
+        if (arg.move > 0)
+            return arg.move;
+        sched_yield();
+    }
+}
+
+/* The kernel's stale EAGAIN: it has moved a page and then says EEXIST, or ENOENT of a huge page.
+ * Who knows that the page was at the source and the destination empty can tell. */
+static int has_moved(const struct pg_uffd *uffd, int64_t error, uint64_t dst, uint64_t src)
+{
+    return (error == -EEXIST || error == -ENOENT) && !pg_is_there(uffd, src) &&
+           pg_is_there(uffd, dst);
+}
+
+int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length)
+{
+    uint64_t done = 0;
+    int wake = 0, left = 0;
+
+    while (done < length) {
+        int64_t moved = move_some(uffd->region, dst + done, src + done, length - done);
+        if (moved < 0) {
+            if (!has_moved(uffd, moved, dst + done, src + done)) {
+                if (moved != -EEXIST)
+                    return (int)moved;
+                left = 1;
+            }
+            /* Moved without a word, or there before: nobody was woken. */
+            moved = (int64_t)uffd->page_size;
+            wake = 1;
+        }
+        done += (uint64_t)moved;
+    }
+    if (wake)
+        pg_wake(uffd, dst, length);
+    return left;
+}
+
+int pg_move_out(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                struct pg_pages *pages)
+{
+    uint64_t done = 0, page = uffd->page_size;
+
+    *pages = (struct pg_pages){{0}};
+    while (done < length) {
+        int64_t moved = move_some(uffd->staging, dst + done, src + done, length - done);
+        int there = moved > 0;
+        if (moved < 0) {
+            there = has_moved(uffd, moved, dst + done, src + done);
+            /* A hole: the user has discarded it. EFAULT: a page that could not be read again. */
+            if (!there && moved != -ENOENT && moved != -EFAULT)
+                return (int)moved;
+            moved = (int64_t)page;
+        }
+        if (there)
+            pg_add(pages, (unsigned)(done / page), (unsigned)((uint64_t)moved / page));
+        done += (uint64_t)moved;
+    }
+    return 0;
+}
+
+int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int protect)
+{
+    uint64_t done = 0;
+    int wake = 0;
+
+    while (done < length) {
+        struct pm_uffdio_copy arg = {
+            .dst = dst + done, .src = src + done, .len = length - done, .mode = protect ? 2 : 0};
+        if (!ioctl(uffd->region, PM_UFFDIO_COPY, &arg))
+            break;
+        if (arg.copy > 0) {
+            done += (uint64_t)arg.copy;
+        } else if (errno == EEXIST) {
+            done += uffd->page_size;
+            wake = 1;
+        } else if (errno != EAGAIN) {
+            return -errno;
+        }
+    }
+    if (wake)
+        pg_wake(uffd, dst, length);
+    return 0;
+}
+
+int pg_protect(const struct pg_uffd *uffd, uint64_t start, uint64_t length, int protect)
+{
+    struct pm_uffdio_writeprotect arg = {.range = {start, length}, .mode = protect ? 1 : 0};
+
+    while (ioctl(uffd->region, PM_UFFDIO_WRITEPROTECT, &arg))
+        if (errno != EAGAIN)
+            return -errno;
+    return 0;
+}
+
+void pg_wake(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
+{
+    struct pm_uffdio_range arg = {start, length};
+
+    ioctl(uffd->region, PM_UFFDIO_WAKE, &arg);
+}
+
+int pg_poison(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
+{
+    uint64_t done = 0;
+
+    while (done < length) {
+        struct pm_uffdio_poison arg = {.range = {start + done, length - done}};
+        if (!ioctl(uffd->region, PM_UFFDIO_POISON, &arg))
+            break;
+        if (arg.updated > 0)
+            done += (uint64_t)arg.updated;
+        else if (errno == EEXIST)
+            done += uffd->page_size;
+        else if (errno != EAGAIN)
+            return -errno;
+    }
+    pg_wake(uffd, start, length);
+    return 0;
+}

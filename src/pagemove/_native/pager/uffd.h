@@ -1,0 +1,58 @@
+/* userfaultfd as the pager needs it, with the kernel's answers translated. */
+#ifndef PAGEMOVE_PAGER_UFFD_H
+#define PAGEMOVE_PAGER_UFFD_H
+
+#include <stdint.h>
+
+/* The pages of one block, bit i for page i; 512 pages at most. */
+struct pg_pages {
+    uint64_t word[8];
+};
+
+struct pg_uffd {
+    int region;  /* descriptor that the region is registered with */
+    int staging; /* that the vault is: a touch of an empty slot there is an error, not a wait */
+    int pagemap;
+    int user_mode_only;
+    uint64_t page_size;
+};
+
+int pg_uffd_open(struct pg_uffd *uffd);
+void pg_uffd_close(struct pg_uffd *uffd);
+
+int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode);
+
+/* Move a full slot into the region. 0, or 1 where pages were there already, so that their like has
+ * stayed in the slot, or -errno: then pages may have arrived. */
+int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length);
+
+/* Move the pages of a block to an empty slot of the vault, and say which there were. Atomic page by
+ * page. -EBUSY: a page is pinned; `pages` says which have moved before. */
+int pg_move_out(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                struct pg_pages *pages);
+
+/* Copy into holes, write-protected or not; pages that are there already are left alone. */
+int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+               int protect);
+
+int pg_protect(const struct pg_uffd *uffd, uint64_t start, uint64_t length, int protect);
+void pg_wake(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
+
+/* Poison the holes of a range: touching them is SIGBUS, and EFAULT for a system call. */
+int pg_poison(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
+
+/* Whether a page is there, or swapped out. A poisoned page is there too. */
+int pg_is_there(const struct pg_uffd *uffd, uint64_t address);
+
+static inline int pg_has(const struct pg_pages *pages, unsigned page)
+{
+    return pages->word[page / 64] >> page % 64 & 1;
+}
+
+static inline void pg_add(struct pg_pages *pages, unsigned first, unsigned count)
+{
+    for (unsigned page = first; page < first + count; page++)
+        pages->word[page / 64] |= UINT64_C(1) << page % 64;
+}
+
+#endif

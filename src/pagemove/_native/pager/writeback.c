@@ -1,0 +1,247 @@
+/* Changes go to the store, or in a private region to its spill file. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "region.h"
+
+int pg_may_write(const struct pg_region *region)
+{
+    return !region->write_pause || pg_now() >= region->write_not_before;
+}
+
+int pg_is_spilled(const struct pg_region *region, uint32_t number)
+{
+    return region->spilled &&
+           __atomic_load_n(&region->spilled[number / 64], __ATOMIC_ACQUIRE) >> number % 64 & 1;
+}
+
+static void note_spilled(struct pg_region *region, uint32_t number)
+{
+    __atomic_fetch_or(&region->spilled[number / 64], UINT64_C(1) << number % 64, __ATOMIC_RELEASE);
+}
+
+/* Open the spill file when the first changed block has to leave. */
+static int open_spill(struct pg_region *region)
+{
+    static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
+    struct pg_config config = {.nbytes = region->nbytes, .label = "the file of private changes"};
+    int error = 0;
+
+    pthread_mutex_lock(&opening);
+    if (region->spill.fd < 0) {
+        config.fd = open(region->spill_directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+        if (config.fd < 0) {
+            error = -errno;
+        } else {
+            error = pg_store_init(&region->spill, &config);
+            close(config.fd);
+        }
+    }
+    pthread_mutex_unlock(&opening);
+    return error;
+}
+
+/* A block of which the user has discarded a part is to have the store's contents there. */
+static int spill_original(struct pg_region *region, uint32_t number)
+{
+    struct pg_piece piece = {malloc(region->block_size), region->block_size};
+    uint64_t offset = number * region->block_size;
+    int error;
+
+    if (!piece.address)
+        return -ENOMEM;
+    error = pg_store_read(&region->store, offset, &piece, 1, 0);
+    if (!error)
+        error = pg_store_write(&region->spill, offset, &piece, 1);
+    free(piece.address);
+    return error;
+}
+
+/* The pages of a block that there are, run by run. */
+static int write_parts(struct pg_region *region, struct pg_store *store, const struct pg_out *out)
+{
+    uint64_t page = region->uffd.page_size, address = pg_slot_address(&region->frames, out->slot);
+    unsigned pages = (unsigned)(region->block_size / page), first = 0, end;
+    int error = 0;
+
+    if (store == &region->spill && !pg_is_spilled(region, out->number))
+        error = spill_original(region, out->number);
+    for (; first < pages && !error; first = end) {
+        for (end = first; end < pages && pg_has(&out->pages, end); end++)
+            ;
+        if (end > first) {
+            struct pg_piece piece = {(void *)(uintptr_t)(address + first * page),
+                                     (end - first) * page};
+            error =
+                pg_store_write(store, out->number * region->block_size + first * page, &piece, 1);
+        } else {
+            end = first + 1;
+        }
+    }
+    return error;
+}
+
+static int by_number(const void *one, const void *other)
+{
+    uint32_t a = ((const struct pg_out *)one)->number, b = ((const struct pg_out *)other)->number;
+
+    return a < b ? -1 : a > b;
+}
+
+/* The blocks from outs[0] on that are whole and follow each other. */
+static size_t neighbours(const struct pg_out *outs, size_t count)
+{
+    size_t n = 1;
+
+    while (n < count && outs[n].whole && outs[n].number == outs[0].number + n)
+        n++;
+    return n;
+}
+
+void pg_write_back(struct pg_region *region, struct pg_out *outs, size_t count)
+{
+    struct pg_store *store = region->mode == PG_PRIVATE ? &region->spill : &region->store;
+    int error = region->mode == PG_PRIVATE ? open_spill(region) : 0;
+    size_t n = count;
+
+    qsort(outs, count, sizeof *outs, by_number);
+    for (size_t i = 0; i < count; i += n) {
+        struct pg_piece pieces[PG_BATCH];
+        int failed = error;
+        n = 1;
+        if (!failed && !outs[i].whole) {
+            failed = write_parts(region, store, &outs[i]);
+        } else if (!failed) {
+            n = neighbours(&outs[i], count - i);
+            for (size_t k = 0; k < n; k++)
+                pieces[k] = (struct pg_piece){
+                    (void *)(uintptr_t)pg_slot_address(&region->frames, outs[i + k].slot),
+                    region->block_size};
+            failed = pg_store_write(store, outs[i].number * region->block_size, pieces, n);
+        }
+        for (size_t k = 0; k < n; k++) {
+            outs[i + k].error = failed;
+            if (!failed && region->mode == PG_PRIVATE)
+                note_spilled(region, outs[i + k].number);
+        }
+    }
+}
+
+unsigned pg_begin_write(struct pg_region *region)
+{
+    unsigned epoch = region->epoch & 1;
+
+    region->writing[epoch]++;
+    return epoch;
+}
+
+void pg_end_write(struct pg_region *region, unsigned epoch, const struct pg_out *outs, size_t count)
+{
+    uint64_t now;
+    int error = 0;
+
+    region->writing[epoch]--;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t offset = outs[i].number * region->block_size;
+        if (outs[i].error) {
+            error = -outs[i].error;
+            continue;
+        }
+        region->counters.written_back++;
+        region->counters.bytes_written += offset + region->block_size > region->nbytes
+                                              ? region->nbytes - offset
+                                              : region->block_size;
+    }
+    region->write_error = error;
+    if (!error) {
+        region->write_pause = region->write_failing_since = 0;
+        return;
+    }
+    /* Changed blocks stay for a while before the store is bothered again. */
+    now = pg_now();
+    region->write_failures++;
+    region->counters.retries++;
+    if (!region->write_failing_since)
+        region->write_failing_since = now;
+    region->write_pause = region->write_pause ? 2 * region->write_pause : 2000000;
+    if (region->write_pause > 250000000)
+        region->write_pause = 250000000;
+    region->write_not_before = now + region->write_pause;
+}
+
+void pg_put_back(struct pg_region *region, const struct pg_out *out)
+{
+    uint64_t page = region->uffd.page_size, slot = pg_slot_address(&region->frames, out->slot);
+    uint64_t address = pg_block_address(region, out->number);
+    unsigned pages = (unsigned)(region->block_size / page), first = 0, end;
+
+    for (; first < pages; first = end) {
+        for (end = first; end < pages && pg_has(&out->pages, end); end++)
+            ;
+        if (end > first)
+            pg_move_in(&region->uffd, address + first * page, slot + first * page,
+                       (end - first) * page);
+        else
+            end = first + 1;
+    }
+    pg_wake(&region->uffd, address, region->block_size);
+}
+
+/* A block that was touched while it was written goes where it came from, as if from standby. A
+ * worker does that, for it may need room, and this is on the way to make some. */
+static void bring_back(struct pg_region *region, const struct pg_out *out)
+{
+    struct pg_job job = {
+        .entry = out->entry, .number = out->number, .slot = out->slot, .began = pg_now()};
+
+    pg_become(&region->blocks, out->entry, PG_FILLING);
+    if (pg_put_job(region, job)) {
+        pg_become(&region->blocks, out->entry, PG_ABSENT);
+        pg_give_full(&region->frames, out->slot);
+    }
+}
+
+/* A block that was written back, or could not be. */
+static void settle_written(struct pg_region *region, struct pg_out *out)
+{
+    struct pg_blocks *blocks = &region->blocks;
+    struct pg_block *block = &blocks->at[out->entry];
+    int wanted = block->flags & PG_WANTED;
+
+    if (out->error) {
+        pg_put_back(region, out);
+        pg_give_empty(&region->frames, out->slot);
+        block->slot = PG_NO_SLOT;
+        block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
+        pg_become(blocks, out->entry, PG_EVICTING);
+        pg_become(blocks, out->entry, PG_RESIDENT);
+        pg_enlist(region, out->entry, 0);
+        return;
+    }
+    region->unsynced_evicted = 1;
+    pg_set_dirty(blocks, out->entry, 0);
+    pg_become(blocks, out->entry, PG_EVICTING);
+    if (wanted && out->whole)
+        bring_back(region, out);
+    else
+        pg_settle(region, out);
+    if (wanted)
+        pg_wake(&region->uffd, pg_block_address(region, out->number), region->block_size);
+}
+
+void pg_write_evicted(struct pg_region *region, struct pg_out *outs, size_t count)
+{
+    unsigned epoch = pg_begin_write(region);
+
+    pthread_mutex_unlock(&region->lock);
+    pg_write_back(region, outs, count);
+    pthread_mutex_lock(&region->lock);
+    pg_end_write(region, epoch, outs, count);
+    for (size_t i = 0; i < count; i++)
+        settle_written(region, &outs[i]);
+    pthread_cond_broadcast(&region->changed);
+}
