@@ -1,11 +1,12 @@
 """remap_anon_pages for Python: move pages of memory between mappings, without copying."""
 
-from pagemove import lowlevel
+from pagemove import lowlevel, stores
 from pagemove.errors import (
     DestinationMapped,
     PageShared,
     RemapError,
     SourceHole,
+    StoreError,
     UnsupportedError,
 )
 from pagemove.features import KernelFeatures, features
@@ -34,6 +35,7 @@ __all__ = [
     "PageState",
     "RemapError",
     "SourceHole",
+    "StoreError",
     "UnsupportedError",
     "Vma",
     "empty",
@@ -44,6 +46,7 @@ __all__ = [
     "mremap",
     "page_states",
     "remap_anon_pages",
+    "stores",
     "unshare",
     "vmas",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from typing import Any
 
 
 class RemapError(OSError):
@@ -54,7 +55,44 @@ class PageShared(RemapError):  # noqa: N818
 
 
 class UnsupportedError(RemapError):
-    """The kernel, or what this process may do on it, does not allow the call."""
+    """The kernel, what this process may do on it, or this version of pagemove does not allow it."""
+
+
+class StoreError(OSError):
+    """A store could not be read, written, or made durable.
+
+    The message names the store, the place, the cause, how many tries there were, and what to do.
+
+    Attributes
+    ----------
+    errno : int
+        Of the system call; EIO where the store gave or took fewer bytes than it should.
+    store : str
+        Which store: for a `pagemove.stores.FileStore` its path.
+    operation : str
+        ``"read"``, ``"write"`` or ``"flush"``.
+    offset : int or None
+        First byte, in the store, of what could not be read or written; None for a flush.
+    """
+
+    def __init__(
+        self, errno: int, message: str, *, store: str, operation: str, offset: int | None = None
+    ) -> None:
+        super().__init__(errno, message)
+        self.store = store
+        self.operation = operation
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with all that is known, so that a worker process can report it."""
+        known = {"store": self.store, "operation": self.operation, "offset": self.offset}
+        return (_store_error, (type(self), self.errno, self.strerror, known))
+
+
+def _store_error(
+    kind: type[StoreError], errno: int, message: str, known: dict[str, Any]
+) -> StoreError:
+    return kind(errno, message, **known)
 
 
 _CLASSES: dict[int, type[RemapError]] = {
@@ -80,3 +118,31 @@ def remap_error(
 def describe(errno: int) -> str:
     """Give the name and the text of an errno: ``EBUSY (Device or resource busy)``."""
     return f"{_errno.errorcode.get(errno, errno)} ({os.strerror(errno)})"
+
+
+_DOING = {"read": "read", "write": "write", "flush": "make durable"}
+
+
+def store_error(
+    errno: int,
+    *,
+    store: str,
+    operation: str,
+    offset: int | None = None,
+    tries: int = 1,
+    remedy: str,
+) -> StoreError:
+    """Make the exception of an operation that failed, for good or after so many tries.
+
+    An `errno` of 0 stands for a store that gave or took fewer bytes than it should.
+    """
+    place = "" if offset is None else f" at byte {offset}"
+    cause = describe(errno) if errno else "fewer bytes than there should be"
+    after = "" if tries <= 1 else f" in {tries} tries"
+    return StoreError(
+        errno or _errno.EIO,
+        f"cannot {_DOING[operation]} {store}{place}{after}: {cause}; {remedy}",
+        store=store,
+        operation=operation,
+        offset=offset,
+    )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pagemove import lowlevel
 from pagemove._native import remap
 from pagemove._native.mapping import Mapping
+from pagemove.arrays import array_over, owner_behind
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, page_states
 
 # The kernel allows printable ASCII but for these, and 79 bytes (prctl(2), PR_SET_VMA_ANON_NAME).
@@ -82,7 +83,7 @@ class Memory(Mapping):
             raise ValueError(f"nbytes must be positive, not {asked}")
         if asked > _LARGEST - 2 * PAGE_SIZE:
             raise MemoryError(f"cannot map {asked} bytes: larger than any address space")
-        label = _checked_name(name)
+        label = checked_name(name)
         length = -(-asked // PAGE_SIZE) * PAGE_SIZE
         aligned_huge = HUGE_PAGE_SIZE and length >= HUGE_PAGE_SIZE
         self._map(length, HUGE_PAGE_SIZE if aligned_huge else PAGE_SIZE)
@@ -126,27 +127,7 @@ class Memory(Mapping):
         TypeError
             `dtype` holds Python objects.
         """
-        kind = np.dtype(dtype)
-        if kind.hasobject:
-            raise TypeError(f"dtype {kind} holds Python objects, which this memory cannot keep")
-        start = operator.index(offset)
-        if not 0 <= start <= self.nbytes:
-            raise ValueError(f"offset {start} is not within the {self.nbytes} bytes of the memory")
-        if shape is None:
-            if kind.itemsize == 0:
-                raise ValueError(f"dtype {kind} has no size: give a shape")
-            shape = (self.nbytes - start) // kind.itemsize
-        sizes = shape if isinstance(shape, tuple) else (shape,)
-        needed = kind.itemsize * math.prod(operator.index(size) for size in sizes)
-        if min(sizes, default=0) < 0 or start + needed > self.nbytes:
-            raise ValueError(
-                f"shape {shape} of {kind} from byte {start} on does not fit into {self.nbytes} "
-                "bytes"
-            )
-        # frombuffer holds a buffer of the memory for as long as it lives; ndarray alone would keep
-        # the object, but not keep it from being closed.
-        whole = np.frombuffer(memoryview(self), np.uint8)
-        return np.ndarray(shape, kind, buffer=whole, offset=start)
+        return array_over(self, self.nbytes, dtype, shape, offset)
 
     def page_states(self) -> npt.NDArray[np.uint16]:
         """Give one `PageState` word a page; see `pagemove.page_states`."""
@@ -281,15 +262,7 @@ def register(address: int, length: int) -> None:
 
 def owner_of(buffer: object) -> Memory | None:
     """Find the `Memory` whose bytes an array, a view or a memoryview shows, if any."""
-    seen = buffer
-    while not isinstance(seen, Memory):
-        if isinstance(seen, np.ndarray):
-            seen = seen.base
-        elif isinstance(seen, memoryview):
-            seen = seen.obj
-        else:
-            return None
-    return seen
+    return owner_behind(buffer, Memory)
 
 
 def owner_at(address: int, length: int) -> Memory | None:
@@ -316,7 +289,8 @@ def spare_tail(buffer: object, end: int) -> int:
     return -end % PAGE_SIZE
 
 
-def _checked_name(name: str | None) -> bytes:
+def checked_name(name: str | None) -> bytes:
+    """Give the name of a mapping as the kernel takes it; ValueError if it does not."""
     text = "pagemove" if name is None else name
     if not isinstance(text, str):
         raise TypeError(f"name must be a str, not {type(text).__name__}")

@@ -10,9 +10,11 @@ from pagemove.errors import (
     PageShared,
     RemapError,
     SourceHole,
+    StoreError,
     UnsupportedError,
     describe,
     remap_error,
+    store_error,
 )
 
 KINDS = [RemapError, SourceHole, DestinationMapped, PageShared, UnsupportedError]
@@ -72,7 +74,47 @@ def test_describe():
     assert describe(9999).startswith("9999 (")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+class TestStoreError:
+    def made(self, **changes):
+        known = {"store": "/data/x", "operation": "read", "offset": 4096, "remedy": "mend it"}
+        return store_error(changes.pop("errno", errno.EIO), **{**known, **changes})
+
+    def test_is_an_os_error_that_says_where(self):
+        error = self.made()
+        assert isinstance(error, OSError)
+        assert not isinstance(error, RemapError)
+        assert (error.errno, error.store, error.operation) == (errno.EIO, "/data/x", "read")
+        assert error.offset == 4096
+        assert str(error) == (
+            "[Errno 5] cannot read /data/x at byte 4096: EIO (Input/output error); mend it"
+        )
+
+    def test_says_how_often_it_was_tried(self):
+        assert "at byte 4096 in 12 tries: EIO" in str(self.made(tries=12))
+
+    def test_fewer_bytes_than_there_should_be(self):
+        error = self.made(errno=0, operation="write")
+        assert error.errno == errno.EIO
+        assert "cannot write /data/x at byte 4096: fewer bytes than" in str(error)
+
+    def test_of_a_flush_has_no_place(self):
+        error = self.made(operation="flush", offset=None)
+        assert error.offset is None
+        assert "cannot make durable /data/x: EIO" in str(error)
+
+    # ENOENT: OSError itself would become a FileNotFoundError.
+    @pytest.mark.parametrize("code", [errno.EIO, errno.ENOENT, errno.ENOSPC])
+    @pytest.mark.parametrize("duplicate", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])
+    def test_travels_between_processes(self, code, duplicate):
+        error = self.made(errno=code, operation="write", offset=0)
+        other = duplicate(error)
+        assert type(other) is StoreError
+        assert str(other) == str(error)
+        for name in ("errno", "strerror", "store", "operation", "offset"):
+            assert getattr(other, name) == getattr(error, name)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, StoreError])
 def test_published_and_documented(kind):
     assert getattr(pagemove, kind.__name__) is kind
     assert kind.__name__ in pagemove.__all__

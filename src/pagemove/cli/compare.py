@@ -30,7 +30,7 @@ def compare(
         if json:
             outputs.check_file(json)
         if plot:
-            plotting.check(plot)
+            outputs.check_figure(plot)
     except outputs.UnusableOutput as reason:
         raise typer.BadParameter(str(reason)) from None
     with report.progress_bar() as progress:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_FIGURES = (".png", ".svg")
+
 
 class UnusableOutput(ValueError):  # noqa: N818 (an argument, not a failure)
     """A file of that name cannot be written, with the reason and the remedy."""
@@ -19,3 +21,16 @@ def check_file(path: Path) -> None:
         raise UnusableOutput(f"there is no directory {folder}: create it first")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise UnusableOutput(f"{path} may not be written: choose another place")
+
+
+def check_figure(path: Path) -> None:
+    """Raise `UnusableOutput` unless a figure can be drawn into that file."""
+    if path.suffix.lower() not in _FIGURES:
+        raise UnusableOutput(f"{path} must end in {' or '.join(_FIGURES)}")
+    check_file(path)
+    try:
+        import matplotlib  # noqa: F401 (an extra, and slow to import)
+    except ImportError:
+        raise UnusableOutput(
+            "drawing needs matplotlib: install it with  pip install 'pagemove[plot]'"
+        ) from None

@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pagemove.compare import means
 from pagemove.compare.costs import COLD, WARM, Costs
+from pagemove.compare.drawing import BLUE, FAINT, GREEN, INK, ORANGE, PINK, RED, SKY, tidy
 from pagemove.compare.growth import MREMAP, MREMAP_KEPT, REMAP_ANON_PAGES, Mappings
-from pagemove.compare.outputs import UnusableOutput, check_file
 from pagemove.compare.scenarios import Argument
 from pagemove.compare.verdicts import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SUFFIXES = (".png", ".svg")
 _OWN = means.RemapAnonPages.name
-_INK = "#222222"
-_FAINT = "#666666"
 _VERDICTS = {
     Verdict.HOLDS: "#007A55",
     Verdict.IN_PART: "#B07000",
     Verdict.FAILS: "#B22222",
-    Verdict.UNMEASURED: _FAINT,
+    Verdict.UNMEASURED: FAINT,
 }
 
 
@@ -39,46 +36,24 @@ class _Curve(NamedTuple):
     style: str
 
 
-# Colours that people with any colour vision can tell apart, after Okabe and Ito.
-_GREEN, _BLUE, _SKY, _RED, _ORANGE, _PINK = (
-    "#009E73",
-    "#0072B2",
-    "#56B4E9",
-    "#D55E00",
-    "#E69F00",
-    "#CC79A7",
-)
 _CURVES = (
     _Curve(
-        means.MemcpyFresh.name, COLD, "copy into fresh memory,\ndiscard the source", _PINK, 1.6, "-"
+        means.MemcpyFresh.name, COLD, "copy into fresh memory,\ndiscard the source", PINK, 1.6, "-"
     ),
-    _Curve(means.UffdioCopy.name, COLD, "UFFDIO_COPY", _ORANGE, 1.6, "-"),
-    _Curve(means.Memcpy.name, COLD, "copy (memory there)", _RED, 2.4, "-"),
-    _Curve(means.Memcpy.name, WARM, "copy, caches warm", _RED, 1.4, ":"),
-    _Curve(means.Mremap.name, COLD, "mremap:\nmove the mapping", _BLUE, 2.4, "-"),
-    _Curve(_OWN, COLD, "remap_anon_pages:\nmove the pages", _GREEN, 3.6, "-"),
+    _Curve(means.UffdioCopy.name, COLD, "UFFDIO_COPY", ORANGE, 1.6, "-"),
+    _Curve(means.Memcpy.name, COLD, "copy (memory there)", RED, 2.4, "-"),
+    _Curve(means.Memcpy.name, WARM, "copy, caches warm", RED, 1.4, ":"),
+    _Curve(means.Mremap.name, COLD, "mremap:\nmove the mapping", BLUE, 2.4, "-"),
+    _Curve(_OWN, COLD, "remap_anon_pages:\nmove the pages", GREEN, 3.6, "-"),
 )
-_GROWTH = {REMAP_ANON_PAGES: _GREEN, MREMAP_KEPT: _SKY, MREMAP: _BLUE}
+_GROWTH = {REMAP_ANON_PAGES: GREEN, MREMAP_KEPT: SKY, MREMAP: BLUE}
 _BARS = (
-    (_OWN, "move the page", _GREEN),
-    (means.Mremap.name, "move the mapping", _BLUE),
-    (means.Memcpy.name, "copy", _RED),
-    (means.MemcpyFresh.name, "copy into fresh\nmemory, discard", _PINK),
-    (means.UffdioCopy.name, "UFFDIO_COPY", _ORANGE),
+    (_OWN, "move the page", GREEN),
+    (means.Mremap.name, "move the mapping", BLUE),
+    (means.Memcpy.name, "copy", RED),
+    (means.MemcpyFresh.name, "copy into fresh\nmemory, discard", PINK),
+    (means.UffdioCopy.name, "UFFDIO_COPY", ORANGE),
 )
-
-
-def check(path: Path) -> None:
-    """Raise `UnusableOutput` unless a figure can be drawn into that file."""
-    if path.suffix.lower() not in _SUFFIXES:
-        raise UnusableOutput(f"{path} must end in {' or '.join(_SUFFIXES)}")
-    check_file(path)
-    try:
-        import matplotlib  # noqa: F401 (an extra, and slow to import)
-    except ImportError:
-        raise UnusableOutput(
-            "drawing needs matplotlib: install it with  pip install 'pagemove[plot]'"
-        ) from None
 
 
 def spread_apart(levels: list[float], gap: float) -> list[float]:
@@ -100,13 +75,7 @@ def spread_apart(levels: list[float], gap: float) -> list[float]:
 
 def _nothing_there(axes: Axes, why: str) -> None:
     axes.set_axis_off()
-    axes.text(0.5, 0.5, textwrap.fill(why, 40), ha="center", va="center", color=_FAINT)
-
-
-def _tidy(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=9)
+    axes.text(0.5, 0.5, textwrap.fill(why, 40), ha="center", va="center", color=FAINT)
 
 
 def _per_page(costs: Costs, curve: _Curve, *, sibling: bool) -> tuple[list[int], list[float]]:
@@ -124,7 +93,7 @@ def _quartiles(costs: Costs, curve: _Curve, *, sibling: bool) -> tuple[list[floa
 
 def _costs(axes: Axes, costs: Costs, *, sibling: bool) -> None:
     title = "beside a running thread of the same process" if sibling else "alone"
-    _tidy(axes, f"Microseconds per page, {title}")
+    tidy(axes, f"Microseconds per page, {title}")
     if sibling not in costs.companies():
         _nothing_there(axes, "beside a running thread: needs a second CPU")
         return
@@ -165,7 +134,7 @@ def _costs(axes: Axes, costs: Costs, *, sibling: bool) -> None:
     _crossings(axes, costs, sibling=sibling)
     ticks = [pages for pages in (1, 4, 16, 64, 256, 1024, 4096, 16384) if pages <= labelled[0][1]]
     axes.set_xticks(ticks, [f"{pages:,}" for pages in ticks])
-    axes.set_xlabel("pages brought over by one operation", fontsize=9, color=_INK)
+    axes.set_xlabel("pages brought over by one operation", fontsize=9, color=INK)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(visible=True, which="major", color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -201,7 +170,7 @@ def _crossings(axes: Axes, costs: Costs, *, sibling: bool) -> None:
     # down to a text runs through another text.
     for (size, text), level in zip(sorted(marks), (0.22, 0.07), strict=False):
         where = (size, _height(costs, size, sibling=sibling))
-        axes.plot(*where, "o", color="white", markeredgecolor=_INK, markersize=7, zorder=5)
+        axes.plot(*where, "o", color="white", markeredgecolor=INK, markersize=7, zorder=5)
         axes.annotate(
             text,
             where,
@@ -210,17 +179,17 @@ def _crossings(axes: Axes, costs: Costs, *, sibling: bool) -> None:
             ha="right",
             va="center",
             fontsize=9,
-            color=_INK,
+            color=INK,
             zorder=6,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
-            arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.8, "relpos": (1, 1)},
+            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "relpos": (1, 1)},
         )
 
 
 def _growth(axes: Axes, data: Mappings) -> None:
-    _tidy(axes, "Mappings added by scattered one-page moves")
+    tidy(axes, "Mappings added by scattered one-page moves")
     longest = max(growth.moves for growth in data.growths)
-    axes.axhline(data.limit, color=_FAINT, linewidth=1, linestyle="--")
+    axes.axhline(data.limit, color=FAINT, linewidth=1, linestyle="--")
     axes.text(
         longest,
         data.limit * 1.02,
@@ -228,7 +197,7 @@ def _growth(axes: Axes, data: Mappings) -> None:
         ha="right",
         va="bottom",
         fontsize=9,
-        color=_FAINT,
+        color=FAINT,
     )
     steepest_first = sorted(data.growths, key=lambda growth: -growth.per_move)
     for number, growth in enumerate(steepest_first):
@@ -253,7 +222,7 @@ def _growth(axes: Axes, data: Mappings) -> None:
         )
     axes.set_xlim(0, longest)
     axes.set_ylim(0, max(data.limit, *(g.points[-1][1] for g in data.growths)) * 1.12)
-    axes.set_xlabel("moves made", fontsize=9, color=_INK)
+    axes.set_xlabel("moves made", fontsize=9, color=INK)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
@@ -267,7 +236,7 @@ def _huge_page(axes: Axes, costs: Costs) -> None:
     if not found:
         _nothing_there(axes, "one huge page: could not be measured")
         return
-    _tidy(axes, "One huge page, microseconds (logarithmic)")
+    tidy(axes, "One huge page, microseconds (logarithmic)")
     labels, colours, times = zip(*reversed(found), strict=True)
     axes.barh(labels, times, color=colours, height=0.62)
     for row, us in enumerate(times):
@@ -283,11 +252,11 @@ def _huge_page(axes: Axes, costs: Costs) -> None:
 
 def _claims(axes: Axes, argument: Argument) -> None:
     axes.set_axis_off()
-    axes.set_title("The claims, judged", loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set_title("The claims, judged", loc="left", fontsize=11, fontweight="bold", color=INK)
     level = 0.97
     for scenario, finding in argument.findings:
         lines = textwrap.wrap(scenario.claim, 62)
-        axes.text(0, level, "\n".join(lines), va="top", fontsize=8.2, color=_INK, linespacing=1.1)
+        axes.text(0, level, "\n".join(lines), va="top", fontsize=8.2, color=INK, linespacing=1.1)
         level -= 0.047 * len(lines)
         verdict = f"{scenario.who}: {finding.verdict.value}"
         axes.text(
@@ -303,7 +272,7 @@ def _claims(axes: Axes, argument: Argument) -> None:
 
 
 def draw(argument: Argument, path: Path) -> None:
-    """Draw the figure into a file whose name says its format; see `check`."""
+    """Draw the figure into a file whose name says its format; see `outputs.check_figure`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 10), dpi=120, facecolor="white")
@@ -326,7 +295,7 @@ def draw(argument: Argument, path: Path) -> None:
         ha="left",
         fontsize=17,
         fontweight="bold",
-        color=_INK,
+        color=INK,
     )
     figure.text(
         0.05,
@@ -335,7 +304,7 @@ def draw(argument: Argument, path: Path) -> None:
         "Medians, with the middle half shaded; caches cold unless it says warm. Lower is better. "
         "Measured by pagemove compare.",
         fontsize=10,
-        color=_FAINT,
+        color=FAINT,
     )
     costs = argument.measured.get("costs")
     if costs and costs.disturbed:

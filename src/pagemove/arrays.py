@@ -1,0 +1,63 @@
+"""Arrays over memory that somebody owns: made so that they keep it, and traced back to it."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_Owner = TypeVar("_Owner")
+
+
+def array_over(
+    owner: Buffer,
+    nbytes: int,
+    dtype: npt.DTypeLike,
+    shape: int | tuple[int, ...] | None,
+    offset: int,
+) -> npt.NDArray[Any]:
+    """View the `nbytes` bytes of an owner as an array that keeps it alive, and open.
+
+    C-contiguous; writable if the owner's buffer is. By default as many whole items in one dimension
+    as there are from byte `offset` on. `ValueError` where that does not fit, `TypeError` for a
+    dtype that holds Python objects.
+    """
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise TypeError(f"dtype {kind} holds Python objects, which this memory cannot keep")
+    start = operator.index(offset)
+    if not 0 <= start <= nbytes:
+        raise ValueError(f"offset {start} is not within the {nbytes} bytes of the memory")
+    if shape is None:
+        if kind.itemsize == 0:
+            raise ValueError(f"dtype {kind} has no size: give a shape")
+        shape = (nbytes - start) // kind.itemsize
+    sizes = shape if isinstance(shape, tuple) else (shape,)
+    needed = kind.itemsize * math.prod(operator.index(size) for size in sizes)
+    if min(sizes, default=0) < 0 or start + needed > nbytes:
+        raise ValueError(
+            f"shape {shape} of {kind} from byte {start} on does not fit into {nbytes} bytes"
+        )
+    # frombuffer holds a buffer of the owner for as long as it lives; ndarray alone would keep the
+    # object, but not keep it from being closed.
+    whole = np.frombuffer(memoryview(owner), np.uint8)
+    return np.ndarray(shape, kind, buffer=whole, offset=start)
+
+
+def owner_behind(buffer: object, kind: type[_Owner]) -> _Owner | None:
+    """Find the object of a class whose bytes an array, a view or a memoryview shows, if any."""
+    seen = buffer
+    while not isinstance(seen, kind):
+        if isinstance(seen, np.ndarray):
+            seen = seen.base
+        elif isinstance(seen, memoryview):
+            seen = seen.obj
+        else:
+            return None
+    return seen

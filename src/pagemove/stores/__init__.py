@@ -1,0 +1,6 @@
+"""Where the blocks of paged memory come from and go to."""
+
+from pagemove.stores.base import Store
+from pagemove.stores.file import FileStore
+
+__all__ = ["FileStore", "Store"]

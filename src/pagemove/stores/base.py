@@ -1,0 +1,117 @@
+"""The interface of a store: a row of bytes that is read, and perhaps written, at any offset."""
+
+from __future__ import annotations
+
+import abc
+import errno
+from typing import TYPE_CHECKING, Self
+
+from pagemove.errors import StoreError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class Store(abc.ABC):
+    """A row of bytes of fixed length, readable and perhaps writable at any offset.
+
+    A store of your own needs `nbytes` and `read_into`; one that can be written also `writable`,
+    `write` and `flush`; one that holds something open also `close`. Whatever goes wrong is an
+    exception, best a `pagemove.StoreError`: a store never fills a buffer in part, and never with
+    anything else than what is stored there. It should pickle, so that another process can read it.
+
+    In this version only `FileStore` can be paged.
+
+    Examples
+    --------
+    >>> import pagemove
+    >>> class Squares(pagemove.stores.Store):
+    ...     nbytes = 8 * 1000
+    ...
+    ...     def read_into(self, offset, buffer):
+    ...         first, last = offset // 8, (offset + len(buffer) + 7) // 8
+    ...         words = b"".join((n * n).to_bytes(8, "little") for n in range(first, last))
+    ...         buffer[:] = words[offset - 8 * first :][: len(buffer)]
+    >>> with Squares() as store:
+    ...     word = bytearray(8)
+    ...     store.read_into(8 * 7, word)
+    ...     int.from_bytes(word, "little"), store.writable
+    (49, False)
+    """
+
+    @property
+    @abc.abstractmethod
+    def nbytes(self) -> int:
+        """Length in bytes. It does not change."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether `write` may be called. False unless a store says otherwise."""
+        return False
+
+    @abc.abstractmethod
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill a buffer with the bytes from `offset` on: whole, or raise.
+
+        Parameters
+        ----------
+        offset : int
+            First byte in the store.
+        buffer : writable buffer
+            Contiguous bytes; ``offset + len(buffer)`` is at most `nbytes`.
+
+        Raises
+        ------
+        StoreError
+            They cannot be read. What the buffer contains then is of no importance.
+        """
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Store bytes from `offset` on: all of them, or raise.
+
+        Another `read_into` sees them from then on. They need not be durable before `flush`.
+
+        Parameters
+        ----------
+        offset : int
+            First byte in the store.
+        data : buffer
+            Contiguous bytes; ``offset + len(data)`` is at most `nbytes`.
+
+        Raises
+        ------
+        StoreError
+            They cannot be stored, or the store is not `writable`. Some may be stored, others not.
+        """
+        raise read_only(repr(self), offset)
+
+    # Not abstract: most stores that are only read have nothing to flush or to close.
+    def flush(self) -> None:  # noqa: B027
+        """Make all that was written before durable, and return when it is.
+
+        Raises
+        ------
+        StoreError
+            It cannot be made durable.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of what the store holds. Twice is fine. It does not flush."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_only(store: str, offset: int) -> StoreError:
+    """Make the exception of a write into a store that is only read."""
+    return StoreError(
+        errno.EROFS,
+        f"cannot write {store} at byte {offset}: the store is read-only; open it with "
+        "writable=True, if it is of a kind that can be written",
+        store=store,
+        operation="write",
+        offset=offset,
+    )

@@ -1,0 +1,268 @@
+"""A file, or a block device, as a store."""
+
+from __future__ import annotations
+
+import errno
+import operator
+import os
+import stat
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pagemove.errors import StoreError, store_error
+from pagemove.stores.base import Store, read_only
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# What cannot be read at any offset, by its kind.
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+}
+
+
+class FileStore(Store):
+    """A regular file or a block device, served without the interpreter.
+
+    Several stores may have the same file open. Their length is that of the file when it was opened:
+    what is appended later is not seen, and reading what was cut off since is an error.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. A relative one is taken from the directory that is current now.
+    writable : bool
+        Open it for writing too. It has to be there, and keeps its length.
+
+    Raises
+    ------
+    OSError
+        As open(2): `FileNotFoundError`, `PermissionError`, `IsADirectoryError` ...
+    ValueError
+        It is empty, or cannot be read at any offset: a pipe, a character device, a file of procfs.
+
+    Notes
+    -----
+    In a forked child it works as before. It pickles as its path, and is opened anew from it. Not to
+    be closed while another thread reads or writes it.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import pagemove
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "file")
+    ...     _ = path.write_bytes(b"0123456789")
+    ...     with pagemove.stores.FileStore(path, writable=True) as store:
+    ...         store.write(4, b"xy")
+    ...         store.flush()
+    ...         digits = bytearray(6)
+    ...         store.read_into(2, digits)
+    >>> digits
+    bytearray(b'23xy67')
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, writable: bool = False) -> None:
+        self._fd = -1
+        # Not resolved: `..` after a symbolic link means what it means to open(2).
+        self._path = Path(path).absolute()
+        self._writable = bool(writable)
+        # O_NONBLOCK: else opening a pipe waits for somebody at its other end.
+        access = os.O_RDWR if writable else os.O_RDONLY
+        fd = os.open(self._path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            os.set_blocking(fd, True)
+            self._nbytes = _length(fd, self._path)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    @property
+    def path(self) -> Path:
+        """Absolute path of the file."""
+        return self._path
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes, as it was when the file was opened."""
+        return self._nbytes
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was opened for writing too."""
+        return self._writable
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._fd < 0
+
+    def fileno(self) -> int:
+        """Give the descriptor, which stays the store's. ValueError once closed."""
+        if self._fd < 0:
+            raise ValueError(f"{self!r}: it cannot be used any more")
+        return self._fd
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill a buffer with the bytes from `offset` on.
+
+        Parameters
+        ----------
+        offset : int
+            First byte in the file.
+        buffer : writable buffer
+            C-contiguous.
+
+        Raises
+        ------
+        StoreError
+            The file cannot be read, or has become shorter since it was opened.
+        ValueError
+            `offset` and the buffer's length are not within `nbytes`; the store is closed.
+        """
+        view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise BufferError("the buffer is read-only: nothing can be read into it")
+        place = self._place(offset, view.nbytes)
+        try:
+            while view:
+                got = os.preadv(self.fileno(), [view], place)
+                if not got:
+                    raise self._failure(0, "read", place)
+                view, place = view[got:], place + got
+        except OSError as error:
+            raise self._translated(error, "read", place) from None
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write bytes from `offset` on into the file, which keeps its length.
+
+        Parameters
+        ----------
+        offset : int
+            First byte in the file.
+        data : buffer
+            C-contiguous.
+
+        Raises
+        ------
+        StoreError
+            The file cannot be written, or was not opened for it.
+        ValueError
+            `offset` and the length of `data` are not within `nbytes`; the store is closed.
+        """
+        view = memoryview(data).cast("B")
+        place = self._place(offset, view.nbytes)
+        self.fileno()
+        if not self._writable:
+            raise read_only(str(self._path), place)
+        try:
+            while view:
+                put = os.pwrite(self.fileno(), view, place)
+                if not put:
+                    raise self._failure(0, "write", place)
+                view, place = view[put:], place + put
+        except OSError as error:
+            raise self._translated(error, "write", place) from None
+
+    def flush(self) -> None:
+        """Return when all that was written is durable: fdatasync(2).
+
+        Raises
+        ------
+        StoreError
+            It cannot be made durable.
+        ValueError
+            The store is closed.
+        """
+        fd = self.fileno()
+        if self._writable:
+            try:
+                os.fdatasync(fd)
+            except OSError as error:
+                raise self._translated(error, "flush", None) from None
+
+    def close(self) -> None:
+        """Close the descriptor. Twice is fine. Regions over the file stay as they are."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _place(self, offset: int, length: int) -> int:
+        start = operator.index(offset)
+        if not 0 <= start <= self._nbytes - length:
+            raise ValueError(
+                f"bytes {start} to {start + length} are not within the {self._nbytes} of "
+                f"{self._path}"
+            )
+        return start
+
+    def _failure(self, code: int, operation: str, offset: int | None) -> StoreError:
+        if code:
+            remedy = "look at the file system and the device (dmesg, df)"
+        else:
+            remedy = "somebody has cut the file short since it was opened: open it anew"
+        return store_error(
+            code, store=str(self._path), operation=operation, offset=offset, remedy=remedy
+        )
+
+    def _translated(self, error: OSError, operation: str, offset: int | None) -> StoreError:
+        if isinstance(error, StoreError):
+            return error
+        return self._failure(error.errno or errno.EIO, operation, offset)
+
+    def _options(self) -> dict[str, Any]:
+        """Give the keywords that open such a store once more."""
+        return {"writable": self._writable}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_reopened, (type(self), str(self._path), self._options()))
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self._options().items() if value)
+        text = f"{type(self).__name__}({str(self._path)!r}{options})"
+        return f"<closed {text}>" if self.closed else text
+
+    def __del__(self) -> None:
+        if not self.closed:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+
+def _reopened(kind: type[FileStore], path: str, options: dict[str, Any]) -> FileStore:
+    return kind(path, **options)
+
+
+def _length(fd: int, path: Path) -> int:
+    """Give the length of an open file; refuse what cannot be paged, saying why."""
+    found = os.fstat(fd)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "is a directory; name a file in it", str(path))
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+    if kind:
+        raise ValueError(
+            f"{path} is {kind}, which cannot be read at any offset: copy what comes out of it into "
+            "a file, and open that"
+        )
+    nbytes = found.st_size
+    if stat.S_ISBLK(found.st_mode):
+        nbytes = os.lseek(fd, 0, os.SEEK_END)
+    if nbytes and _has_byte(fd, nbytes - 1):
+        return nbytes
+    if _has_byte(fd, 0):
+        raise ValueError(
+            f"{path} does not have the length it claims, as files of procfs and sysfs do not: copy "
+            "it into a file, and open that"
+        )
+    raise ValueError(f"{path} is empty: there is nothing to read or to page")
+
+
+def _has_byte(fd: int, offset: int) -> bool:
+    """Tell whether there is a byte to be read; an unreadable one is there too."""
+    try:
+        return bool(os.pread(fd, 1, offset))
+    except OSError:
+        return True
