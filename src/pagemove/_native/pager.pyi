@@ -19,7 +19,7 @@ class Pager:
         offset: int = 0,
         injection: Sequence[tuple[int, int, int, int, int]] = (),
         name: bytes = b"",
-        helper: tuple[Sequence[bytes], int, int, int, int] | None = None,
+        helper: tuple[Sequence[bytes], int, int, int, int, int] | None = None,
     ) -> None: ...
     @property
     def address(self) -> int: ...

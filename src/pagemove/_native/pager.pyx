@@ -17,7 +17,7 @@ cdef extern from "pager/pager.h" nogil:
         PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT
     struct pg_helper:
         const char *const *argv
-        int config_fd
+        int config_fd, log_fd
         uint32_t lines
         uint64_t buffer_size
         int restarts
@@ -136,7 +136,8 @@ cdef class Pager:
             config.injection_count = len(rules)
             config.helper = NULL
             if helper is not None:
-                argv, process.config_fd, process.lines, process.buffer_size, process.restarts = helper
+                (argv, process.config_fd, process.log_fd, process.lines, process.buffer_size,
+                 process.restarts) = helper
                 if len(argv) > 15:
                     raise ValueError(f"at most 15 arguments for the helper, not {len(argv)}")
                 for i, argument in enumerate(argv):

@@ -20,14 +20,15 @@
 
 extern char **environ;
 
-enum { CONTROL_FD = 3, START_SECONDS = 30, MESSAGE = PG_TEXT + 16, STUCK_LOOK_MS = 10 };
+enum { CONTROL_FD = 3, START_SECONDS = 30, MESSAGE = PG_TEXT + 16, STUCK_LOOK_MS = 10, HANDED = 4 };
 
 /* ns: a store that is to be tried once only still needs time to answer. */
 #define LEAST_PATIENCE UINT64_C(1000000000)
 
+/* With an address, what has been read is copied there by the helper itself. */
 struct request {
-    uint32_t operation, unused;
-    uint64_t offset, length;
+    uint32_t operation, protect;
+    uint64_t offset, length, address;
 };
 
 struct answer {
@@ -38,7 +39,7 @@ struct answer {
 enum line_state { FREE, BUSY, STUCK };
 
 /* STUCK: no answer came in time. It may be used again when the late answer has arrived. */
-struct line {
+struct pg_line {
     int socket;
     unsigned generation;
     enum line_state state;
@@ -47,11 +48,11 @@ struct line {
 struct pg_channel {
     pthread_mutex_t lock;
     pthread_cond_t freed;
-    struct line *lines;
+    struct pg_line *lines;
     int *sockets; /* of the present helper, for lines that still have an older one */
     unsigned generation;
     uint32_t count;
-    int memfd, config, control;
+    int memfd, config, log, region, control;
     pid_t pid;
     uint64_t buffer_size, timeout;
     char **argv;
@@ -138,10 +139,10 @@ static int send_descriptors(int control, const struct pg_channel *channel, const
 {
     uint64_t numbers[2] = {channel->count, channel->buffer_size};
     struct iovec vector = {numbers, sizeof numbers};
-    size_t count = channel->count + 2;
+    size_t count = channel->count + HANDED;
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * (PG_LINES + 2))];
+        char bytes[CMSG_SPACE(sizeof(int) * (PG_LINES + HANDED))];
     } space = {.bytes = {0}};
     struct msghdr message = {.msg_iov = &vector,
                              .msg_iovlen = 1,
@@ -155,7 +156,9 @@ static int send_descriptors(int control, const struct pg_channel *channel, const
     header->cmsg_len = CMSG_LEN(sizeof(int) * count);
     memcpy(&descriptors[0], &channel->config, sizeof(int));
     memcpy(&descriptors[1], &channel->memfd, sizeof(int));
-    memcpy(&descriptors[2], theirs, channel->count * sizeof(int));
+    memcpy(&descriptors[2], &channel->log, sizeof(int));
+    memcpy(&descriptors[3], &channel->region, sizeof(int));
+    memcpy(&descriptors[HANDED], theirs, channel->count * sizeof(int));
     return sendmsg(control, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
@@ -259,14 +262,14 @@ static void look_at_stuck(struct pg_channel *channel)
     char text[PG_TEXT];
 
     for (uint32_t i = 0; i < channel->count; i++) {
-        struct line *line = &channel->lines[i];
+        struct pg_line *line = &channel->lines[i];
         if (line->state == STUCK && (line->generation != channel->generation ||
                                      receive(line->socket, 0, text) != -ETIMEDOUT))
             line->state = FREE;
     }
 }
 
-static struct line *free_line(struct pg_channel *channel)
+static struct pg_line *free_line(struct pg_channel *channel)
 {
     for (uint32_t i = 0; i < channel->count; i++)
         if (channel->lines[i].state == FREE)
@@ -274,10 +277,25 @@ static struct line *free_line(struct pg_channel *channel)
     return NULL;
 }
 
-/* A line for this thread alone. 0 or -errno. */
-static int take_line(struct pg_channel *channel, uint64_t deadline, struct line **taken)
+/* Make a free line the caller's, on a socket of the present helper. */
+static void use(struct pg_channel *channel, struct pg_line *line)
 {
-    struct line *line = NULL;
+    uint32_t i = (uint32_t)(line - channel->lines);
+
+    if (line->generation != channel->generation) {
+        if (line->socket >= 0)
+            close(line->socket);
+        line->socket = channel->sockets[i];
+        channel->sockets[i] = -1;
+        line->generation = channel->generation;
+    }
+    line->state = BUSY;
+}
+
+/* A line for this thread alone. 0 or -errno. */
+static int take_line(struct pg_channel *channel, uint64_t deadline, struct pg_line **taken)
+{
+    struct pg_line *line = NULL;
     int error = 0;
 
     pthread_mutex_lock(&channel->lock);
@@ -297,22 +315,14 @@ static int take_line(struct pg_channel *channel, uint64_t deadline, struct line 
         }
     }
     if (!error) {
-        uint32_t i = (uint32_t)(line - channel->lines);
-        if (line->generation != channel->generation) {
-            if (line->socket >= 0)
-                close(line->socket);
-            line->socket = channel->sockets[i];
-            channel->sockets[i] = -1;
-            line->generation = channel->generation;
-        }
-        line->state = BUSY;
+        use(channel, line);
         *taken = line;
     }
     pthread_mutex_unlock(&channel->lock);
     return error;
 }
 
-static void give_line(struct pg_channel *channel, struct line *line, int error)
+static void give_line(struct pg_channel *channel, struct pg_line *line, int error)
 {
     pthread_mutex_lock(&channel->lock);
     line->state = error == -ETIMEDOUT ? STUCK : FREE;
@@ -322,7 +332,7 @@ static void give_line(struct pg_channel *channel, struct line *line, int error)
     pthread_mutex_unlock(&channel->lock);
 }
 
-static int ask(struct pg_channel *channel, const struct line *line, struct request request,
+static int ask(struct pg_channel *channel, const struct pg_line *line, struct request request,
                char text[PG_TEXT])
 {
     if (send(line->socket, &request, sizeof request, MSG_NOSIGNAL) < 0)
@@ -331,13 +341,13 @@ static int ask(struct pg_channel *channel, const struct line *line, struct reque
 }
 
 /* Where in the memfd a line's bytes are. */
-static uint64_t buffer_of(const struct pg_channel *channel, const struct line *line)
+static uint64_t buffer_of(const struct pg_channel *channel, const struct pg_line *line)
 {
     return (uint64_t)(line - channel->lines) * channel->buffer_size;
 }
 
 /* Copy between pieces, from byte `from` of them on, and the line's buffer. */
-static int exchange(const struct pg_channel *channel, const struct line *line, int to_buffer,
+static int exchange(const struct pg_channel *channel, const struct pg_line *line, int to_buffer,
                     const struct pg_piece *pieces, uint64_t from, uint64_t length)
 {
     uint64_t at = buffer_of(channel, line);
@@ -374,7 +384,7 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
                     const struct pg_piece *pieces, size_t count, char text[PG_TEXT])
 {
     uint64_t total = total_length(pieces, count), done = 0, part;
-    struct line *line;
+    struct pg_line *line;
     int error = take_line(channel, now() + channel->timeout, &line);
 
     text[0] = 0;
@@ -386,11 +396,49 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
             error = exchange(channel, line, 1, pieces, done, part);
         if (!error)
             error = ask(channel, line,
-                        (struct request){(uint32_t)operation, 0, offset + done, part}, text);
+                        (struct request){(uint32_t)operation, 0, offset + done, part, 0}, text);
         if (!error && operation == PG_OP_READ)
             error = exchange(channel, line, 0, pieces, done, part);
         done += part;
     } while (!error && done < total);
+    give_line(channel, line, error);
+    return error;
+}
+
+int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length, uint64_t address,
+                   int protect, struct pg_line **asked)
+{
+    struct request request = {PG_OP_READ, (uint32_t)protect, offset, length, address};
+    struct pg_line *line = NULL;
+    int error = -EAGAIN;
+
+    /* Whoever holds the lock for long is starting a helper. */
+    if (length > channel->buffer_size || pthread_mutex_trylock(&channel->lock))
+        return -EAGAIN;
+    if (!channel->stopping && !channel->dead)
+        line = free_line(channel);
+    if (line) {
+        use(channel, line);
+        error = send(line->socket, &request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) < 0
+                    ? -EAGAIN
+                    : 0;
+        if (error)
+            line->state = FREE; /* whoever takes it next finds out why */
+    }
+    pthread_mutex_unlock(&channel->lock);
+    *asked = line;
+    return error;
+}
+
+int pg_line_descriptor(const struct pg_line *line)
+{
+    return line->socket;
+}
+
+int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, char text[PG_TEXT])
+{
+    int error = receive(line->socket, 0, text);
+
     give_line(channel, line, error);
     return error;
 }
@@ -418,8 +466,8 @@ static char **copy_arguments(const char *const *argv)
     return copy;
 }
 
-int pg_channel_open(const struct pg_helper *helper, uint64_t timeout_ns, struct pg_channel **opened,
-                    char text[PG_TEXT])
+int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout_ns,
+                    struct pg_channel **opened, char text[PG_TEXT])
 {
     struct pg_channel *channel = calloc(1, sizeof *channel);
     pthread_condattr_t monotonic;
@@ -435,18 +483,21 @@ int pg_channel_open(const struct pg_helper *helper, uint64_t timeout_ns, struct 
     pthread_condattr_destroy(&monotonic);
     channel->count = helper->lines < PG_LINES ? helper->lines : PG_LINES;
     channel->buffer_size = helper->buffer_size;
+    channel->region = region;
     channel->timeout = timeout_ns > LEAST_PATIENCE ? timeout_ns : LEAST_PATIENCE;
     channel->restarts_left = helper->restarts;
-    channel->control = channel->config = channel->memfd = -1;
+    channel->control = channel->config = channel->log = channel->memfd = -1;
     channel->lines = calloc(channel->count, sizeof *channel->lines);
     channel->sockets = calloc(channel->count, sizeof *channel->sockets);
     for (uint32_t i = 0; channel->lines && channel->sockets && i < channel->count; i++)
         channel->lines[i].socket = channel->sockets[i] = -1;
     channel->argv = copy_arguments(helper->argv);
     channel->config = fcntl(helper->config_fd, F_DUPFD_CLOEXEC, CONTROL_FD + 1);
+    channel->log = fcntl(helper->log_fd, F_DUPFD_CLOEXEC, CONTROL_FD + 1);
     channel->memfd = memfd_create("pagemove helper", MFD_CLOEXEC);
     if (!channel->lines || !channel->sockets || !channel->argv || channel->config < 0 ||
-        channel->memfd < 0 || ftruncate(channel->memfd, (off_t)pg_channel_bytes(channel)))
+        channel->log < 0 || channel->memfd < 0 ||
+        ftruncate(channel->memfd, (off_t)pg_channel_bytes(channel)))
         error = errno ? -errno : -ENOMEM;
     if (!error)
         error = start(channel, text);
@@ -492,6 +543,8 @@ void pg_channel_close(struct pg_channel *channel, int inherited)
         close(channel->memfd);
     if (channel->config >= 0)
         close(channel->config);
+    if (channel->log >= 0)
+        close(channel->log);
     for (char **argument = channel->argv; argument && *argument; argument++)
         free(*argument);
     free(channel->argv);

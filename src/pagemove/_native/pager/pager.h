@@ -32,6 +32,7 @@ struct pg_injection {
 struct pg_helper {
     const char *const *argv;
     int config_fd;        /* handed to it: what its store is */
+    int log_fd;           /* handed to it: where its log goes */
     uint32_t lines;       /* requests under way at once, PG_LINES at most */
     uint64_t buffer_size; /* bytes of the largest request */
     int restarts;         /* how often it is started anew when it has ended */

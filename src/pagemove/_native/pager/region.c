@@ -14,7 +14,7 @@
 #include "../uapi.h"
 #include "channel.h"
 
-enum { STACK = 256 << 10, MOST_SLOTS = 4096, LARGEST_READ = 2 << 20 };
+enum { STACK = 256 << 10, MOST_SLOTS = 4096, LEAST_FRAMES = 3, LARGEST_READ = 2 << 20 };
 
 /* All regions of this process, so that a forked child can let go of their descriptors: as long as
  * somebody holds one, threads that wait for a page of a dead parent would never be told. */
@@ -126,6 +126,9 @@ static uint32_t most_at_once(const struct pg_region *region, uint64_t frames)
     uint64_t most = LARGEST_READ / region->block_size;
 
     most = most < PG_PIECES ? most : PG_PIECES;
+    if (pg_has_helper(region) &&
+        most > pg_channel_bytes(region->store.channel) / region->workers / region->block_size)
+        most = pg_channel_bytes(region->store.channel) / region->workers / region->block_size;
     most = most < frames / 4 ? most : frames / 4;
     return most ? (uint32_t)most : 1;
 }
@@ -137,6 +140,8 @@ static int make_frames(struct pg_region *region, uint64_t limit)
     int error;
 
     /* Slots count as well, so a limit that all blocks fit into can still be one. */
+    if (limit && limit < buffers + LEAST_FRAMES * region->block_size)
+        return -EINVAL;
     region->limited = limit && frames < (uint64_t)region->nblocks + MOST_SLOTS;
     if (!region->limited)
         frames = UINT32_MAX;
@@ -181,10 +186,10 @@ static int start_threads(struct pg_region *region)
 
 static int start(struct pg_region *region, const struct pg_config *config, char text[PG_TEXT])
 {
-    int error = pg_store_init(&region->store, config, text);
+    int error = pg_uffd_open(&region->uffd);
 
     if (!error)
-        error = pg_uffd_open(&region->uffd);
+        error = pg_store_init(&region->store, config, region->uffd.region, text);
     if (error)
         return error;
     region->workers = config->helper ? config->helper->lines : PG_WORKERS;

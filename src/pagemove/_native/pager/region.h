@@ -100,6 +100,8 @@ struct pg_region {
     uint64_t failure_count;
     char (*texts)[PG_TEXT]; /* what the helper said of each, where there is one */
 
+    struct pg_line *line; /* on which the event loop has asked for a small block, or NULL */
+    struct pg_job asked;
     int stop, wakeup; /* wakeup: an eventfd */
     uint32_t threads;
     pthread_t thread[1 + PG_LINES];
@@ -155,6 +157,9 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot);
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
  * by a worker. Lets go. */
 void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began);
+
+/* The answer to what pg_fill has asked a helper for, or that there is none. Lets go. */
+void pg_take_answer(struct pg_region *region);
 
 /* Do a job, or put it off. Lets go. */
 void pg_do_job(struct pg_region *region, struct pg_job job);

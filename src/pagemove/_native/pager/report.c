@@ -61,6 +61,8 @@ void pg_counters(struct pg_region *region, struct pg_counters *counters)
     pthread_mutex_lock(&region->lock);
     *counters = region->counters;
     counters->resident = region->frames.total * region->block_size;
+    if (region->limited && region->store.channel)
+        counters->resident += pg_channel_bytes(region->store.channel);
     counters->dirty = region->blocks.dirty * region->block_size;
     if (region->store.channel)
         counters->restarts = pg_channel_restarts(region->store.channel);

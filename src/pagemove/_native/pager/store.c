@@ -15,7 +15,8 @@
 #define RWF_NOWAIT 8
 #endif
 
-int pg_store_init(struct pg_store *store, const struct pg_config *config, char text[PG_TEXT])
+int pg_store_init(struct pg_store *store, const struct pg_config *config, int region,
+                  char text[PG_TEXT])
 {
     size_t bytes = config->injection_count * sizeof *store->injections;
 
@@ -27,7 +28,7 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, char t
                                .injection_count = config->injection_count};
     pthread_mutex_init(&store->lock, NULL);
     if (config->helper) {
-        error = pg_channel_open(config->helper, config->timeout_ns, &store->channel, text);
+        error = pg_channel_open(config->helper, region, config->timeout_ns, &store->channel, text);
         if (error)
             return error;
     } else {
@@ -149,6 +150,28 @@ static int call(struct pg_store *store, int operation, uint64_t offset, const st
     for (size_t i = 0; i < count; i++)
         pieces[i] = (struct pg_piece){vector[i].iov_base, vector[i].iov_len};
     error = pg_channel_call(store->channel, operation, store->offset + offset, pieces, count, text);
+    if (error) {
+        pthread_mutex_lock(&store->lock);
+        memcpy(store->text, text, sizeof text);
+        pthread_mutex_unlock(&store->lock);
+    }
+    return error;
+}
+
+int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t address,
+                 int protect, struct pg_line **line)
+{
+    /* The last block may have a rest to be cleared, and tests want to fail reads. */
+    if (!store->channel || store->injection_count || offset + length > store->nbytes)
+        return -EAGAIN;
+    return pg_channel_ask(store->channel, store->offset + offset, length, address, protect, line);
+}
+
+int pg_store_answer(struct pg_store *store, struct pg_line *line)
+{
+    char text[PG_TEXT];
+    int error = pg_channel_answer(store->channel, line, text);
+
     if (error) {
         pthread_mutex_lock(&store->lock);
         memcpy(store->text, text, sizeof text);

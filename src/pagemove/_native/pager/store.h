@@ -31,7 +31,8 @@ struct pg_piece {
 
 enum { PG_PIECES = 256, PG_SHORT = 4096 /* "errno" of a file that is shorter than it should be */ };
 
-int pg_store_init(struct pg_store *store, const struct pg_config *config, char text[PG_TEXT]);
+int pg_store_init(struct pg_store *store, const struct pg_config *config, int region,
+                  char text[PG_TEXT]);
 void pg_store_free(struct pg_store *store, int inherited);
 
 /* Read pieces that follow each other in the store. What lies beyond its end becomes zeros. With
@@ -42,6 +43,13 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
 /* Write pieces that follow each other; what lies beyond the end of the store is left out. */
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                    size_t count);
+
+/* Have a helper read a block and put it at `address` itself, without waiting for it. -EAGAIN: it is
+ * to be read as others are. */
+struct pg_line;
+int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t address,
+                 int protect, struct pg_line **line);
+int pg_store_answer(struct pg_store *store, struct pg_line *line);
 
 /* What the helper said of the newest failure, which may be another thread's. */
 void pg_store_text(struct pg_store *store, char text[PG_TEXT]);

@@ -38,7 +38,7 @@ static int open_spill(struct pg_region *region)
         if (config.fd < 0) {
             error = -errno;
         } else {
-            error = pg_store_init(&region->spill, &config, text);
+            error = pg_store_init(&region->spill, &config, -1, text);
             close(config.fd);
         }
     }
