@@ -180,14 +180,16 @@ cdef class Pager:
         return bool(pg_kernel_faults(self._open()))
 
     def prefetch(self, uint64_t offset, uint64_t length, bint wait):
-        """Read the blocks of a range ahead; with `wait`, until they are there or have failed."""
+        """Read the blocks of a range ahead. With `wait`: 0, or an errno if one cannot be read."""
         cdef pg_region *region = self._open()
+        cdef int status
         self._calls += 1
         try:
             with nogil:
-                pg_prefetch(region, offset, length, wait)
+                status = pg_prefetch(region, offset, length, wait)
         finally:
             self._calls -= 1
+        return _errno_of(status)
 
     def evict(self, uint64_t offset, uint64_t length):
         """Take blocks that touch a range away. 0, or the errno of one that could not be written."""

@@ -1,4 +1,5 @@
 /* Read-ahead: recognize where a reader is going, and be there first. */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "region.h"
@@ -264,8 +265,9 @@ void pg_read_ahead(struct pg_region *region)
     region->ahead_busy = 0;
 }
 
-/* Read a block that could not be read ahead, with all patience, and wait for it. Lets go. */
-static void insist(struct pg_region *region, uint32_t number)
+/* Read a block that could not be read ahead, with all patience, and wait for it. 0, or -EIO: it
+ * cannot be read. Lets go. */
+static int insist(struct pg_region *region, uint32_t number)
 {
     pg_entry entry = pg_find(&region->blocks, number);
     struct pg_job job = {.number = number, .slot = PG_NO_SLOT, .began = pg_now()};
@@ -273,13 +275,13 @@ static void insist(struct pg_region *region, uint32_t number)
     if (entry == PG_NONE) {
         job.entry = entry = pg_begin(&region->blocks, number);
         if (entry == PG_NONE)
-            return;
+            return -ENOMEM;
         pg_do_job(region, job);
     }
     for (;;) {
         entry = pg_find(&region->blocks, number);
         if (entry == PG_NONE || region->blocks.at[entry].state != PG_FILLING)
-            return;
+            return entry != PG_NONE && region->blocks.at[entry].state == PG_ERROR ? -EIO : 0;
         pthread_cond_wait(&region->changed, &region->lock);
     }
 }
@@ -291,6 +293,7 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
     /* More than fits would only push out its own beginning. */
     uint64_t most = region->limited ? region->frames.limit - region->frames.limit / 4 : end;
     struct pg_request request = {.next = (int64_t)first, .stride = 1, .marker = -1};
+    int error = 0, failed;
 
     if (end > region->nblocks)
         end = region->nblocks;
@@ -310,8 +313,10 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
     }
     while (request.count)
         read_chunk(region, &request);
-    for (uint64_t number = first; number < end; number++)
-        insist(region, (uint32_t)number);
+    for (uint64_t number = first; number < end; number++) {
+        failed = insist(region, (uint32_t)number);
+        error = error ? error : failed;
+    }
     pthread_mutex_unlock(&region->lock);
-    return 0;
+    return error;
 }

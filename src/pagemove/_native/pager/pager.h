@@ -71,7 +71,8 @@ uint64_t pg_address(const struct pg_region *region);
  * where the process may only have UFFD_USER_MODE_ONLY. */
 int pg_kernel_faults(const struct pg_region *region);
 
-/* Read blocks of a range ahead; with `wait`, return when all are there or have failed. */
+/* Read blocks of a range ahead; with `wait`, return when all are there or have failed:
+ * -EIO if one cannot be read. */
 int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
 
 /* Take blocks that touch the range away, changed ones after writing them back. */
