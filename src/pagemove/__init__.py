@@ -22,6 +22,7 @@ from pagemove.many import move_many
 from pagemove.mapping_moves import mremap
 from pagemove.memory import Memory, empty
 from pagemove.moving import RAP_ALLOW_SRC_HOLES, move, remap_anon_pages
+from pagemove.paging import PagedMemory, PagingStats, open_array, region_of
 from pagemove.sharing import unshare
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "Memory",
     "PageShared",
     "PageState",
+    "PagedMemory",
+    "PagingStats",
     "RemapError",
     "SourceHole",
     "StoreError",
@@ -44,7 +47,9 @@ __all__ = [
     "move",
     "move_many",
     "mremap",
+    "open_array",
     "page_states",
+    "region_of",
     "remap_anon_pages",
     "stores",
     "unshare",

@@ -13,8 +13,7 @@ import pytest
 from pagemove import StoreError
 from pagemove.stores import FileStore, Store
 from pagemove.stores.faulty import Fault, FaultyFileStore
-
-from .stores import BytesStore
+from support.stores import BytesStore
 
 CONTENTS = np.random.default_rng(3).bytes(10_007)
 N = len(CONTENTS)

@@ -20,6 +20,7 @@ from pagemove.compare import (
     child,
     contention,
     document,
+    drawing,
     growth,
     machine,
     means,
@@ -255,7 +256,7 @@ def test_progress_is_drawn_on_a_terminal_only(capsys):
 
 
 def test_labels_move_apart_in_order():
-    placed = plot.spread_apart([1.0, 1.0, 5.0, 1.1], 1.0)
+    placed = drawing.spread_apart([1.0, 1.0, 5.0, 1.1], 1.0)
     assert placed[2] == 5.0
     assert placed[3] > max(placed[:2])
     assert min(abs(a - b) for a in placed for b in placed if a is not b) >= 0.99

@@ -82,7 +82,7 @@ class TestOpening:
     @pytest.mark.parametrize("writable", [False, True])
     def test_pipe_without_waiting_for_its_other_end(self, tmp_path, writable):
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(ValueError, match="pipe is a pipe.*copy what comes out of it"):
+        with pytest.raises(ValueError, match=r"pipe is a pipe.*copy what comes out of it"):
             FileStore(tmp_path / "pipe", writable=writable)
 
     def test_socket(self, tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("name", ["self/maps", "cpuinfo", "self/status", "self/mem"])
     def test_procfs(self, name):
-        with pytest.raises(ValueError, match="copy it into a file|is empty"):
+        with pytest.raises(ValueError, match=r"copy it into a file|is empty"):
             FileStore(f"/proc/{name}")
 
     def test_sysfs(self):
@@ -261,7 +261,7 @@ class TestEnds:
     def test_forgotten(self, path):
         store = FileStore(path)
         number = store.fileno()
-        with pytest.warns(ResourceWarning, match="FileStore.*was never closed"):
+        with pytest.warns(ResourceWarning, match=r"FileStore.*was never closed"):
             del store
         with pytest.raises(OSError, match="Bad file"):
             os.fstat(number)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-_COMMANDS = ("doctor", "compare")
+_COMMANDS = ("doctor", "compare", "page")
 
 
 class _Commands(TyperGroup):
@@ -52,7 +52,7 @@ def _pagemove(
         ),
     ] = False,
 ) -> None:
-    """Move pages of memory between mappings, without copying: remap_anon_pages for Python."""
+    """Move pages of memory between mappings, without copying, and page in user space with that."""
 
 
 def main() -> None:

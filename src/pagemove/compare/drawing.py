@@ -1,7 +1,8 @@
-"""How figures look: colours, titles, axes."""
+"""How figures look: colours, titles, axes, labels that do not lie on one another."""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,3 +27,20 @@ def tidy(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
+
+
+def spread_apart(levels: list[float], gap: float) -> list[float]:
+    """Move labels apart until neighbours differ by `gap`; their order stays."""
+    placed = list(levels)
+    order = sorted(range(len(levels)), key=lambda number: levels[number])
+    for _ in range(200):
+        lacking = False
+        for low, high in itertools.pairwise(order):
+            lack = gap - (placed[high] - placed[low])
+            if lack > gap / 1000:
+                placed[low] -= lack / 2
+                placed[high] += lack / 2
+                lacking = True
+        if not lacking:
+            break
+    return placed

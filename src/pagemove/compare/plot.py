@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import textwrap
 from pathlib import Path
@@ -10,7 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pagemove.compare import means
 from pagemove.compare.costs import COLD, WARM, Costs
-from pagemove.compare.drawing import BLUE, FAINT, GREEN, INK, ORANGE, PINK, RED, SKY, tidy
+from pagemove.compare.drawing import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    spread_apart,
+    tidy,
+)
 from pagemove.compare.growth import MREMAP, MREMAP_KEPT, REMAP_ANON_PAGES, Mappings
 from pagemove.compare.scenarios import Argument
 from pagemove.compare.verdicts import Verdict
@@ -54,23 +64,6 @@ _BARS = (
     (means.MemcpyFresh.name, "copy into fresh\nmemory, discard", PINK),
     (means.UffdioCopy.name, "UFFDIO_COPY", ORANGE),
 )
-
-
-def spread_apart(levels: list[float], gap: float) -> list[float]:
-    """Move labels apart until neighbours differ by `gap`; their order stays."""
-    placed = list(levels)
-    order = sorted(range(len(levels)), key=lambda number: levels[number])
-    for _ in range(200):
-        lacking = False
-        for low, high in itertools.pairwise(order):
-            lack = gap - (placed[high] - placed[low])
-            if lack > gap / 1000:
-                placed[low] -= lack / 2
-                placed[high] += lack / 2
-                lacking = True
-        if not lacking:
-            break
-    return placed
 
 
 def _nothing_there(axes: Axes, why: str) -> None:

@@ -1,0 +1,47 @@
+"""Regions whose changes are saved when the interpreter exits, whatever the program forgot."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import weakref
+from typing import Protocol
+
+
+class Savable(Protocol):
+    """Something with changes that would be lost."""
+
+    def save_or_tell(self) -> None:
+        """Save them, or say on standard error that it cannot be done. Never raises."""
+
+
+_live: weakref.WeakSet[Savable] = weakref.WeakSet()
+_process = 0  # for which multiprocessing was told
+
+
+def save_at_exit(one: Savable) -> None:
+    """Have it saved at a normal exit of the interpreter, if it is still there."""
+    global _process
+    _live.add(one)
+    # The children of multiprocessing end by os._exit, without what is registered with atexit.
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and _process != os.getpid():
+        _process = os.getpid()
+        util.Finalize(None, _save_all, exitpriority=0)
+
+
+@atexit.register
+def _save_all() -> None:
+    for one in list(_live):
+        one.save_or_tell()
+
+
+def tell(message: str) -> None:
+    """Write a line to standard error, also when the interpreter has taken down `sys.stderr`."""
+    line = f"pagemove: {message}\n"
+    if sys.stderr is not None:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+    else:
+        os.write(2, line.encode(errors="backslashreplace"))

@@ -1,0 +1,70 @@
+"""What the pager has noted of a store that failed, as exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pagemove.errors import StoreError, store_error
+
+#: The operations, as the pager numbers them.
+OPERATIONS = ("read", "write", "flush")
+
+_REMEDIES = {
+    "read": "a thread that touches the block gets SIGBUS, a system call EFAULT; once the store is "
+    "mended, evict() has the block read anew",
+    "write": "the changes are still in memory: mend the store (space, quota, device), then flush() "
+    "again",
+    "flush": "what was written may not be durable: mend the store, then flush() again",
+}
+
+
+class Failure(NamedTuple):
+    """One operation that failed for good, as the pager notes it.
+
+    Attributes
+    ----------
+    sequence : int
+        Ascending.
+    operation : str
+        One of `OPERATIONS`.
+    offset : int or None
+        First byte of the block; None for a flush, and where it is not known.
+    errno : int
+        0 where the store gave or took less than it should.
+    tries : int
+        How often it was tried.
+    """
+
+    sequence: int
+    operation: str
+    offset: int | None
+    errno: int
+    tries: int
+
+    @classmethod
+    def of(cls, record: tuple[int, int, int, int, int]) -> Failure:
+        """Make it of the pager's numbers."""
+        sequence, number, offset, errno, tries = record
+        operation = OPERATIONS[number]
+        place = None if operation == "flush" else offset
+        return cls(sequence, operation, place, errno, tries)
+
+    def error(self, store: str) -> StoreError:
+        """Make the exception."""
+        return store_error(
+            self.errno,
+            store=store,
+            operation=self.operation,
+            offset=self.offset,
+            tries=self.tries,
+            remedy=_REMEDIES[self.operation],
+        )
+
+
+def error_of(failures: Iterable[Failure], store: str) -> StoreError | None:
+    """Make one exception of all: the first, with the others as notes. None of none."""
+    errors = [failure.error(store) for failure in failures]
+    for other in errors[1:]:
+        errors[0].add_note(f"also: {other.strerror}")
+    return errors[0] if errors else None

@@ -1,0 +1,286 @@
+"""Arrays straight from a file: `open_array`, and `region_of` for what is behind them."""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import operator
+import os
+import re
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemove.arrays import owner_behind
+from pagemove.errors import UnsupportedError
+from pagemove.paging.options import check_store
+from pagemove.paging.region import PagedMemory
+from pagemove.stores.base import Store
+from pagemove.stores.file import FileStore
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from pagemove.paging.options import PagingOptions
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+_MAGIC = np.lib.format.MAGIC_PREFIX
+_MAGIC_NBYTES = np.lib.format.MAGIC_LEN
+# Enough for tables with tens of thousands of columns.
+_HEADER_MOST = 1 << 20
+
+
+class _Layout(NamedTuple):
+    """How bytes are an array."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+    offset: int
+
+
+def open_array(
+    source: str | os.PathLike[str] | Store,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    shape: int | tuple[int, ...] | None = None,
+    offset: int = 0,
+    **paging: Unpack[PagingOptions],
+) -> npt.NDArray[Any]:
+    """Open a file as an array whose blocks are read when they are touched.
+
+    Parameters
+    ----------
+    source : str, path-like or FileStore
+        A ``.npy`` file, known by its header whatever its name; or any other file, with `dtype`.
+    dtype : dtype, optional
+        Of the items of a file that has no header.
+    shape : int or tuple of int, optional
+        Of such a file; by default one dimension, up to its end.
+    offset : int
+        Bytes of such a file before the first item.
+    **paging
+        As for `PagedMemory`: `resident_limit`, `block_size`, `mode`, `prefetch`, `store_timeout`,
+        `name`.
+
+    Returns
+    -------
+    numpy.ndarray
+        In the order of axes and of bytes that the file has, writeable unless the mode is ``"r"``.
+        It keeps its region alive: nothing has to be closed. `region_of` gives the region, to flush
+        it or to look at its statistics. When the last view of the array goes, changes are flushed;
+        what cannot be saved then is told on standard error, so flush where it matters.
+
+    Raises
+    ------
+    TypeError
+        Neither a header nor a `dtype`; items that are Python objects; `source` is in memory
+        already.
+    ValueError
+        The file does not have as many bytes as the array needs, or a header that cannot be read;
+        `dtype` or `shape` contradict the header.
+    UnsupportedError
+        A URL, or a store that is not a `FileStore`; whatever `PagedMemory` cannot do here.
+    OSError
+        The file cannot be opened.
+
+    Notes
+    -----
+    Nothing but the header is read. An array with an `offset` that is not a multiple of its items'
+    alignment is not aligned, as with `numpy.memmap`.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np, pagemove
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "squares.npy")
+    ...     np.save(path, np.arange(1_000_000) ** 2)
+    ...     squares = pagemove.open_array(path, resident_limit="1MiB")
+    ...     int(squares[999_999]), squares.dtype.name, squares.flags.writeable
+    (999998000001, 'int64', False)
+    """
+    if isinstance(source, Store):
+        return _array(source, dtype, shape, offset, paging)
+    if not isinstance(source, str | os.PathLike):
+        check_store(source)  # which says why not
+    path = os.fspath(source)
+    if isinstance(path, str) and _URL.match(path):
+        raise UnsupportedError(
+            errno.EOPNOTSUPP,
+            f"{path}: this version opens files only; URLs that fsspec knows (s3://, gs://, "
+            "https:// ...) come next. Download it, and open the file",
+        )
+    # The region has its own descriptor.
+    with FileStore(path, writable=paging.get("mode") == "r+") as store:
+        return _array(store, dtype, shape, offset, paging)
+
+
+def region_of(array: npt.NDArray[Any]) -> PagedMemory:
+    """Find the region behind an array, to flush it or to look at its statistics.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        From `open_array` or `PagedMemory.asarray`, or a view of such an array.
+
+    Returns
+    -------
+    PagedMemory
+        As long as it is referred to, it stays too.
+
+    Raises
+    ------
+    TypeError
+        `array` is not an array.
+    ValueError
+        It is not in paged memory; copies are not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import pagemove
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = file.write(b"0123456789")
+    ...     file.flush()
+    ...     digits = pagemove.open_array(file.name, dtype="S1", mode="r+")
+    ...     digits[3:5] = b"x"
+    ...     pagemove.region_of(digits[3:]).flush()
+    ...     file.seek(0), file.read()
+    (0, b'012xx56789')
+    """
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{type(array).__name__} is not an array")
+    region = owner_behind(array, PagedMemory)
+    if region is None:
+        raise ValueError(
+            "this array is not in paged memory: only those that open_array and PagedMemory.asarray "
+            "give are, and views of them, but no copies"
+        )
+    return region
+
+
+def _array(
+    store: Store,
+    dtype: npt.DTypeLike | None,
+    shape: int | tuple[int, ...] | None,
+    offset: int,
+    paging: PagingOptions,
+) -> npt.NDArray[Any]:
+    header = None if operator.index(offset) else _header(store)
+    if header is None:
+        layout = _raw(store, dtype, shape, offset)
+    else:
+        _check_agreement(store, header, dtype, shape)
+        layout = header
+    if layout.dtype.hasobject:
+        raise TypeError(
+            f"{store!r} holds Python objects (dtype {layout.dtype}), which are pickled and not "
+            "where an array could find them: save it with another dtype"
+        )
+    needed = layout.offset + layout.dtype.itemsize * math.prod(layout.shape)
+    if needed > store.nbytes:
+        raise ValueError(
+            f"{store!r} has {store.nbytes} bytes, and an array of shape {layout.shape} of "
+            f"{layout.dtype} from byte {layout.offset} on needs {needed}: it was cut short, or it "
+            "is not such an array"
+        )
+    region = PagedMemory(store, **paging)  # type: ignore[arg-type]
+    region._forgettable = True
+    if layout.fortran:
+        return region.asarray(layout.dtype, layout.shape[::-1], layout.offset).T
+    return region.asarray(layout.dtype, layout.shape, layout.offset)
+
+
+def _raw(
+    store: Store,
+    dtype: npt.DTypeLike | None,
+    shape: int | tuple[int, ...] | None,
+    offset: int,
+) -> _Layout:
+    """Take the layout of a file without a header from the arguments."""
+    if dtype is None:
+        raise TypeError(
+            f"{store!r} has no .npy header, so nothing says what it holds: give a dtype"
+        )
+    kind, start = np.dtype(dtype), operator.index(offset)
+    if not 0 <= start <= store.nbytes:
+        raise ValueError(f"offset {start} is not within the {store.nbytes} bytes of {store!r}")
+    if shape is None:
+        if kind.itemsize == 0:
+            raise ValueError(f"dtype {kind} has no size: give a shape")
+        count, rest = divmod(store.nbytes - start, kind.itemsize)
+        if rest:
+            raise ValueError(
+                f"the {store.nbytes - start} bytes from {start} on of {store!r} are not whole "
+                f"items of {kind.itemsize} bytes: give a shape, for instance {count}, or another "
+                "dtype or offset"
+            )
+        shape = count
+    sizes = _sizes(shape)
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"negative dimension in shape {shape}")
+    return _Layout(kind, sizes, fortran=False, offset=start)
+
+
+def _sizes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(operator.index, shape if isinstance(shape, tuple | list) else (shape,)))
+
+
+def _check_agreement(
+    store: Store,
+    header: _Layout,
+    dtype: npt.DTypeLike | None,
+    shape: int | tuple[int, ...] | None,
+) -> None:
+    same_type = dtype is None or np.dtype(dtype) == header.dtype
+    if not same_type or (shape is not None and _sizes(shape) != header.shape):
+        raise ValueError(
+            f"{store!r} has a .npy header that says shape {header.shape} of {header.dtype}: leave "
+            f"dtype and shape out, or say offset={header.offset} to see its data as something else"
+        )
+
+
+def _header(store: Store) -> _Layout | None:
+    """Read the header of a .npy file; None if there is none."""
+    prefix = _head(store, _MAGIC_NBYTES + 4)
+    if not prefix.startswith(_MAGIC):
+        return None
+    major = prefix[len(_MAGIC)]
+    # The length of what follows has two bytes in version 1, four in the others.
+    size = struct.Struct("<H" if major == 1 else "<I")
+    start = _MAGIC_NBYTES + size.size
+    try:
+        (length,) = size.unpack(prefix[_MAGIC_NBYTES:start])
+        if length > _HEADER_MOST:
+            raise ValueError(f"it has {length} bytes")
+        text = _head(store, start + length)[start:]
+        if major == 1:
+            file = io.BytesIO(size.pack(length) + text)
+            found = np.lib.format.read_array_header_1_0(file, max_header_size=_HEADER_MOST)
+        elif major in (2, 3):
+            # NumPy's public functions end with version 2. Version 3 is the same in UTF-8, which
+            # can stand in the strings of a version 2 as escapes.
+            if major == 3:
+                text = text.decode("utf-8").encode("ascii", "backslashreplace")
+            file = io.BytesIO(size.pack(len(text)) + text)
+            found = np.lib.format.read_array_header_2_0(file, max_header_size=_HEADER_MOST)
+        else:
+            raise ValueError(f"version {major} is not known")
+    except (ValueError, struct.error) as error:
+        raise ValueError(
+            f"{store!r} begins like a .npy file, but its header cannot be read: {error}; if it is "
+            "something else, page it with PagedMemory"
+        ) from None
+    shape, fortran, dtype = found
+    return _Layout(dtype, shape, fortran and len(shape) > 1, start + length)
+
+
+def _head(store: Store, nbytes: int) -> bytes:
+    head = bytearray(min(nbytes, store.nbytes))
+    store.read_into(0, head)
+    return bytes(head)

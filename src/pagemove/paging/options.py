@@ -1,0 +1,162 @@
+"""What a region may be asked for: the arguments of `PagedMemory`, checked."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from dataclasses import dataclass
+from typing import Literal, SupportsIndex, TypeAlias, TypedDict
+
+import numpy as np
+
+from pagemove._native.mapping import Mapping
+from pagemove._native.pager import Pager
+from pagemove.errors import UnsupportedError
+from pagemove.introspect import PAGE_SIZE
+from pagemove.memory import checked_name
+from pagemove.paging.sizes import nbytes_of, text_of
+from pagemove.stores.base import Store
+from pagemove.stores.faulty import FaultyFileStore
+from pagemove.stores.file import FileStore
+
+Mode: TypeAlias = Literal["r", "r+", "c"]
+Prefetch: TypeAlias = Literal["auto", "off"]
+Size: TypeAlias = SupportsIndex | str
+
+#: The modes, and how the pager numbers them.
+MODES: dict[str, int] = {"r": 0, "r+": 1, "c": 2}
+
+LARGEST_BLOCK = 2 << 20
+FEWEST_BLOCKS = 4
+_MOST_BLOCKS = 2**32 - 1
+_MOST_SECONDS = 2**63 / 1e9 - 1
+
+
+class PagingOptions(TypedDict, total=False):
+    """The keywords of `PagedMemory`, for those who pass them on."""
+
+    resident_limit: Size | None
+    block_size: Size
+    mode: Mode
+    prefetch: Prefetch
+    store_timeout: float
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The same, as the pager takes them.
+
+    Attributes
+    ----------
+    block_size, limit : int
+        Bytes; a limit of 0 means none.
+    mode : int
+        As in `MODES`.
+    read_ahead : bool
+        Whether blocks are read before they are touched.
+    timeout_ns : int
+        How long a failing store is tried again.
+    name : bytes
+        Of the mapping.
+    """
+
+    block_size: int
+    limit: int
+    mode: int
+    read_ahead: bool
+    timeout_ns: int
+    name: bytes
+
+
+def check_store(store: object) -> None:
+    """Raise unless it is a store that can be paged, saying what to do instead."""
+    if type(store) in (FileStore, FaultyFileStore):
+        return
+    # Subclasses too: what they override would not be asked.
+    if isinstance(store, Store):
+        raise UnsupportedError(
+            errno.EOPNOTSUPP,
+            f"{type(store).__name__} is Python code, and this version can page only what is served "
+            "without the interpreter, a FileStore: write the contents into a file first",
+        )
+    if isinstance(store, str | os.PathLike):
+        raise TypeError(
+            f"a store is needed, not a path: FileStore({os.fspath(store)!r}), or "
+            "pagemove.open_array"
+        )
+    if isinstance(store, np.ndarray | Mapping | Pager | memoryview | bytes | bytearray):
+        raise TypeError(
+            f"{type(store).__name__} is in memory already, so there is nothing to page in: use it "
+            "as it is, or write it to a file (numpy.save) and page that with pagemove.open_array"
+        )
+    raise TypeError(f"store must be a pagemove.stores.FileStore, not {type(store).__name__}")
+
+
+def checked(
+    nbytes: int,
+    *,
+    resident_limit: Size | None,
+    block_size: Size,
+    mode: str,
+    prefetch: str,
+    store_timeout: float,
+    name: str | None,
+) -> Checked:
+    """Check the arguments of a region over so many bytes; ValueError with the remedy."""
+    if mode not in MODES:
+        raise ValueError(
+            f"mode must be 'r' (read-only), 'r+' (changes go to the store) or 'c' (changes stay "
+            f"private), not {mode!r}"
+        )
+    if prefetch not in ("auto", "off"):
+        raise ValueError(f"prefetch must be 'auto' or 'off', not {prefetch!r}")
+    if not 0 <= store_timeout <= _MOST_SECONDS:
+        raise ValueError(
+            f"store_timeout must be a finite number of seconds, not negative, not {store_timeout}"
+        )
+    block = _block_size(block_size, nbytes)
+    return Checked(
+        block_size=block,
+        limit=0 if resident_limit is None else _limit(resident_limit, block),
+        mode=MODES[mode],
+        read_ahead=prefetch == "auto",
+        timeout_ns=math.ceil(store_timeout * 1e9),
+        name=checked_name(name),
+    )
+
+
+def _block_size(block_size: Size, nbytes: int) -> int:
+    block = nbytes_of(block_size, "block_size")
+    if not PAGE_SIZE <= block <= LARGEST_BLOCK or block & (block - 1):
+        raise ValueError(
+            f"block_size must be a power of two from {PAGE_SIZE} (a page) to {LARGEST_BLOCK} "
+            f"(2 MiB) bytes, not {block_size!r}"
+        )
+    if -(-nbytes // block) > _MOST_BLOCKS:
+        enough = 1 << (-(-nbytes // _MOST_BLOCKS) - 1).bit_length()
+        remedy = (
+            f"use block_size='{text_of(enough)}' or larger"
+            if enough <= LARGEST_BLOCK
+            else "it is too large for the largest blocks too: page parts of it"
+        )
+        raise ValueError(
+            f"{text_of(nbytes)} have more than {_MOST_BLOCKS} blocks of {text_of(block)}: {remedy}"
+        )
+    return block
+
+
+def _limit(resident_limit: Size, block: int) -> int:
+    limit = nbytes_of(resident_limit, "resident_limit")
+    least = FEWEST_BLOCKS * block
+    if limit < least:
+        smaller = 1 << max(limit // FEWEST_BLOCKS, 1).bit_length() - 1
+        remedy = f"raise it to at least {text_of(least)}"
+        if smaller >= PAGE_SIZE:
+            remedy += f", or use blocks of at most {text_of(smaller)}"
+        raise ValueError(
+            f"resident_limit {resident_limit!r} is less than four blocks of {text_of(block)}: "
+            f"{remedy}"
+        )
+    return limit

@@ -1,0 +1,420 @@
+"""A region of memory that is paged: `PagedMemory`."""
+
+from __future__ import annotations
+
+import errno
+import operator
+import os
+import warnings
+from collections.abc import Iterable
+from typing import Any, Self
+
+import numpy.typing as npt
+
+from pagemove._native.pager import Pager
+from pagemove.arrays import array_over
+from pagemove.features import features
+from pagemove.paging.exits import save_at_exit, tell
+from pagemove.paging.failures import Failure, error_of
+from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
+from pagemove.paging.sizes import text_of
+from pagemove.paging.stats import PagingStats
+from pagemove.stores.faulty import FaultyFileStore
+from pagemove.stores.file import FileStore
+
+# What a kernel that lacks something, or does not permit it, answers.
+_UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class PagedMemory(Pager):
+    """A region of memory whose blocks are read from a store when they are first touched.
+
+    To everything that uses it, NumPy, C extensions, system calls, it is ordinary private memory
+    behind a plain pointer. When a limit is given and reached, blocks leave for others; those that
+    were changed are written back first. It has the buffer protocol.
+
+    Parameters
+    ----------
+    store : FileStore
+        Where the blocks come from. The region keeps its own descriptor, so the store may be closed
+        before it. In this version no other kind of `pagemove.stores.Store` can be paged.
+    resident_limit : int or str, optional
+        The most bytes that are in memory at any moment, blocks on their way in and out included:
+        ``"256MiB"``, ``"1.5 GiB"``, ``"100kB"``, or a number. At least four blocks. None: no limit.
+    block_size : int or str
+        What is read and evicted as one: a power of two from the page size to 2 MiB. Large for
+        sequential access, small where single items are picked at random.
+    mode : {"r", "r+", "c"}
+        ``"r"``: read-only. ``"r+"``: changes go to the store, which has to be writable. ``"c"``:
+        changes stay private to the region; evicted ones are kept in an unnamed temporary file (in
+        the directory that TMPDIR names), the store is never written.
+    prefetch : {"auto", "off"}
+        Whether blocks are read ahead of sequential and strided access.
+    store_timeout : float
+        Seconds for which a failing read or write is tried again, before it counts as failed.
+    name : str, optional
+        As for `pagemove.Memory`: shown in /proc/self/maps where the kernel can.
+
+    Raises
+    ------
+    TypeError
+        `store` is not a store.
+    ValueError
+        An argument is out of range, or ``"r+"`` over a store that cannot be written; the message
+        has the remedy.
+    UnsupportedError
+        A store that is not a `FileStore`; userfaultfd or one of its features is missing.
+    OSError
+        No memory, address space or threads for it.
+
+    Notes
+    -----
+    A block that cannot be read within `store_timeout` is poisoned: the thread that touches it gets
+    SIGBUS, a system call EFAULT, and a message on standard error names store, offset and cause. It
+    never reads zeros. `evict` clears that.
+
+    In a child made by fork the region is not there: touching it is SIGSEGV, the object refuses new
+    buffers, and closing it does nothing. Where the process may open userfaultfd for user mode only,
+    `kernel_faults` is False, and a system call on memory that is not resident fails with EFAULT.
+
+    A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
+    and three threads; neither depends on the length of the store.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np, pagemove
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = file.write(bytes(range(256)) * 4096)
+    ...     file.flush()
+    ...     store = pagemove.stores.FileStore(file.name)
+    ...     with store, pagemove.PagedMemory(store, resident_limit="256KiB") as region:
+    ...         total = int(np.frombuffer(region, np.uint8).sum(dtype=np.uint64))
+    ...         region.nbytes, total, region.stats().resident_nbytes <= 256 << 10
+    (1048576, 133693440, True)
+    """
+
+    def __init__(
+        self,
+        store: FileStore,
+        *,
+        resident_limit: Size | None = None,
+        block_size: Size = 65536,
+        mode: Mode = "r",
+        prefetch: Prefetch = "auto",
+        store_timeout: float = 5.0,
+        name: str | None = None,
+    ) -> None:
+        check_store(store)
+        options = checked(
+            store.nbytes,
+            resident_limit=resident_limit,
+            block_size=block_size,
+            mode=mode,
+            prefetch=prefetch,
+            store_timeout=store_timeout,
+            name=name,
+        )
+        if mode == "r+" and not store.writable:
+            raise ValueError(
+                f"mode 'r+' writes to the store, and {store!r} is read-only: open it with "
+                "writable=True, or use mode 'c', which keeps changes private"
+            )
+        self._open(store, options)
+        self._store = store
+        self._label = str(store.path)
+        self._mode = mode
+        self._limit = options.limit
+        self._told = 0  # sequence number of the first failure that no flush has told of
+        self._forgettable = False  # whether nobody is to blame if it is never closed
+        if mode == "r+":
+            save_at_exit(self)
+
+    def _open(self, store: FileStore, options: Checked) -> None:
+        faults = store.faults if isinstance(store, FaultyFileStore) else ()
+        try:
+            super().__init__(
+                store.fileno(),
+                store.nbytes,
+                os.fsencode(store.path),
+                mode=options.mode,
+                block_size=options.block_size,
+                limit=options.limit,
+                timeout_ns=options.timeout_ns,
+                read_ahead=options.read_ahead,
+                spill_directory=_spill_directory(options),
+                injection=[fault.injection for fault in faults],
+                name=options.name,
+            )
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                features(refresh=True).require("remap_anon_pages", "POISON")
+            raise
+
+    @property
+    def store(self) -> FileStore:
+        """The store it was made over. It may be closed; the region does not need it."""
+        return self._store
+
+    @property
+    def mode(self) -> Mode:
+        """``"r"``, ``"r+"`` or ``"c"``."""
+        return self._mode
+
+    @property
+    def resident_limit(self) -> int | None:
+        """The most bytes in memory at any moment; None: no limit."""
+        return self._limit or None
+
+    def asarray(
+        self,
+        dtype: npt.DTypeLike,
+        shape: int | tuple[int, ...] | None = None,
+        offset: int = 0,
+    ) -> npt.NDArray[Any]:
+        """View the region as an array that keeps it alive.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Any but those that hold Python objects.
+        shape : int or tuple of int, optional
+            By default as many whole items in one dimension as there are from `offset` on.
+        offset : int
+            Bytes before the first item.
+
+        Returns
+        -------
+        numpy.ndarray
+            C-contiguous; writeable unless the mode is ``"r"``. Nothing is read by making it.
+
+        Raises
+        ------
+        ValueError
+            Shape and offset do not fit into the region, or it is closed, or belongs to the parent.
+        TypeError
+            `dtype` holds Python objects.
+        """
+        return array_over(self, self.nbytes, dtype, shape, offset)
+
+    # The pager's methods take ranges as they are; these are what callers should be asked for.
+    def prefetch(  # type: ignore[override]
+        self, offset: int = 0, length: int | None = None, *, wait: bool = False
+    ) -> None:
+        """Read blocks before they are touched.
+
+        Parameters
+        ----------
+        offset, length : int
+            Bytes; by default all from `offset` on. No more is read than the limit has room for.
+        wait : bool
+            Return when the blocks are there, or could not be read. Else at once.
+
+        Raises
+        ------
+        StoreError
+            With `wait`: a block of the range cannot be read. More than one: the others are in the
+            exception's notes.
+        ValueError
+            The range is not within the region; the region is closed.
+        """
+        start, count = self._range(offset, length)
+        with memoryview(self):
+            if wait:
+                # A poisoned block stays so until it is evicted.
+                for failure in self._unreadable(0, start, count):
+                    super().evict(failure.offset or 0, 1)
+            first = self._next_failure()
+            super().prefetch(start, count, wait)
+            if wait:
+                self._raise(self._unreadable(first, start, count))
+
+    def evict(  # type: ignore[override]
+        self, offset: int = 0, length: int | None = None
+    ) -> None:
+        """Take blocks out of memory, after writing back those that were changed.
+
+        The next touch reads them again; also those that could not be read before.
+
+        Parameters
+        ----------
+        offset, length : int
+            Bytes; by default all from `offset` on. Every block that has a byte of them goes.
+
+        Raises
+        ------
+        StoreError
+            A block cannot be written back. It stays in memory.
+        ValueError
+            The range is not within the region; the region is closed.
+        """
+        start, count = self._range(offset, length)
+        with memoryview(self):
+            first = self._next_failure()
+            self._raise_code(super().evict(start, count), "write", first)
+
+    def flush(self) -> None:  # type: ignore[override]
+        """Make durable in the store what was changed before the call; return when it is.
+
+        Nothing to do in modes ``"r"`` and ``"c"``, but to raise what follows.
+
+        Raises
+        ------
+        StoreError
+            A block could not be written, or the store could not make it durable: nothing is lost,
+            flush again. Or, once for each, blocks could not be read since the last flush. More than
+            one: the others are in the exception's notes.
+        ValueError
+            The region is closed.
+        """
+        with memoryview(self):
+            self._save()
+            first, self._told = self._told, self._next_failure()
+            self._raise(
+                failure for failure in self._failures_from(first) if failure.operation == "read"
+            )
+
+    def stats(self) -> PagingStats:
+        """Tell what the region has done so far, and what it holds.
+
+        Returns
+        -------
+        PagingStats
+            The difference of two says what happened in between.
+
+        Raises
+        ------
+        ValueError
+            The region is closed.
+        """
+        with memoryview(self):
+            counters = self.counters()
+            return PagingStats(
+                faults=counters["faults"],
+                write_faults=counters["write_faults"],
+                rescued=counters["rescued"],
+                prefetched=counters["prefetched"],
+                evicted=counters["evicted"],
+                written_back=counters["written_back"],
+                resident_nbytes=counters["resident"],
+                dirty_nbytes=counters["dirty"],
+                bytes_read=counters["bytes_read"],
+                bytes_written=counters["bytes_written"],
+                retries=counters["retries"],
+                errors=counters["errors"],
+                failures=tuple(each.error(self._label) for each in self._failures_from(0)),
+                histogram=tuple(self.histogram()),
+            )
+
+    def close(self) -> None:
+        """Flush, and give the memory back. Twice is fine.
+
+        Raises
+        ------
+        StoreError
+            Changes could not be saved. The region stays open, with all of them: mend the store and
+            close it again.
+        BufferError
+            Arrays or memoryviews of it are still in use.
+        """
+        if self.closed:
+            return
+        if self._mode == "r+":
+            with memoryview(self):
+                self._save()
+        super().close()
+
+    def save_or_tell(self) -> None:
+        """Save changes, or say on standard error that it cannot be done. For the end of it all."""
+        if self.closed or self._mode != "r+":
+            return
+        try:
+            self._save()
+        except Exception as error:
+            tell(
+                f"changes of {self._label} could not be saved, {self.counters()['dirty']} bytes of "
+                f"them are in memory only: {error}"
+            )
+
+    def _save(self) -> None:
+        """Write changes back and make them durable; StoreError."""
+        first = self._next_failure()
+        self._raise_code(super().flush(), "flush", first)
+
+    def _range(self, offset: int, length: int | None) -> tuple[int, int]:
+        start = operator.index(offset)
+        count = self.nbytes - start if length is None else operator.index(length)
+        if start < 0 or count < 0 or start + count > self.nbytes:
+            raise ValueError(
+                f"bytes {start} to {start + count} are not within the {self.nbytes} of the region"
+            )
+        return start, count
+
+    def _failures_from(self, sequence: int) -> list[Failure]:
+        return [
+            failure for failure in map(Failure.of, self.failures()) if failure.sequence >= sequence
+        ]
+
+    def _unreadable(self, sequence: int, start: int, count: int) -> list[Failure]:
+        """List failures to read a block that has a byte of a range."""
+        return [
+            failure
+            for failure in self._failures_from(sequence)
+            if failure.operation == "read"
+            and failure.offset is not None
+            and failure.offset < start + count
+            and start < failure.offset + self.block_size
+        ]
+
+    def _next_failure(self) -> int:
+        return max((failure.sequence + 1 for failure in self._failures_from(0)), default=0)
+
+    def _raise(self, failures: Iterable[Failure]) -> None:
+        error = error_of(failures, self._label)
+        if error:
+            raise error
+
+    def _raise_code(self, code: int, operation: str, first: int) -> None:
+        """Raise if a call has ended with an errno; what it noted from `first` on says more."""
+        if code:
+            noted = [each for each in self._failures_from(first) if each.operation != "read"]
+            self._raise(noted or [Failure(first, operation, None, code, 1)])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self.close()
+        except BufferError:
+            # The traceback of what went wrong keeps arrays in use, and is what the caller needs to
+            # see. Changes are flushed; the region goes with the last array.
+            if exception[0] is None:
+                raise
+            self._forgettable = True
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "_label"):
+            return "<PagedMemory that was never opened>"
+        over = f"over {self._label}"
+        if self.inherited:
+            return f"<PagedMemory of the parent process {over}>"
+        if self.closed:
+            return f"<closed PagedMemory {over}>"
+        limit = f", at most {text_of(self._limit)} resident" if self._limit else ""
+        return f"<PagedMemory of {text_of(self.nbytes)} {over}, mode {self._mode!r}{limit}>"
+
+    def __del__(self) -> None:
+        if not hasattr(self, "_label") or self.closed:
+            return
+        self.save_or_tell()
+        if not self._forgettable:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+
+
+def _spill_directory(options: Checked) -> bytes:
+    if options.mode != MODES["c"]:
+        return b""
+    import tempfile  # slow to import, and hardly ever needed
+
+    return os.fsencode(tempfile.gettempdir())

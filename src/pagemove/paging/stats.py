@@ -1,0 +1,109 @@
+"""What a region has done so far, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, fields
+
+from pagemove.errors import StoreError
+
+#: What is at the moment, and not a count of what happened.
+_LEVELS = ("resident_nbytes", "dirty_nbytes")
+
+
+@dataclass(frozen=True, slots=True)
+class PagingStats:
+    """What a region has done since it was made, and what it holds at this moment.
+
+    ``later - earlier`` gives what happened in between, with the levels of the later one.
+
+    Attributes
+    ----------
+    faults : int
+        Touches of blocks that were not mapped: each had a thread wait.
+    write_faults : int
+        First writes to blocks that had been read before: each had a thread wait, without I/O.
+    rescued : int
+        Faults served without I/O, because the block was read ahead or had just been evicted.
+    prefetched : int
+        Blocks read before anybody touched them.
+    evicted : int
+        Blocks that left the region.
+    written_back : int
+        Changed blocks that were written to the store.
+    resident_nbytes, dirty_nbytes : int
+        Bytes in memory now, blocks on their way in and out included; bytes changed, and not yet
+        written back.
+    bytes_read, bytes_written : int
+        From and to the store.
+    retries, errors : int
+        Reads, writes and flushes that failed and were tried again; that failed for good.
+    failures : tuple of StoreError
+        The newest of the latter, at most 64, oldest first.
+    histogram : tuple of (int, int)
+        How long faults took: an upper bound in nanoseconds, and how many took less than it, but not
+        less than the bound before. Ascending, without empty ones.
+
+    Examples
+    --------
+    >>> import pagemove
+    >>> stats = pagemove.PagingStats(faults=4, histogram=((10_000, 3), (80_000, 1)))
+    >>> stats.p50_ns, stats.p99_ns
+    (10000, 80000)
+    """
+
+    faults: int = 0
+    write_faults: int = 0
+    rescued: int = 0
+    prefetched: int = 0
+    evicted: int = 0
+    written_back: int = 0
+    resident_nbytes: int = 0
+    dirty_nbytes: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    retries: int = 0
+    errors: int = 0
+    failures: tuple[StoreError, ...] = field(default=(), compare=False)
+    histogram: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def p50_ns(self) -> int:
+        """What half of the faults took at most, in nanoseconds; 0 if there were none."""
+        return self.percentile(50)
+
+    @property
+    def p99_ns(self) -> int:
+        """What 99 of 100 faults took at most, in nanoseconds; 0 if there were none."""
+        return self.percentile(99)
+
+    def percentile(self, percent: float) -> int:
+        """Give what so many of 100 faults took at most, in nanoseconds; 0 if there were none.
+
+        It is an upper bound from the histogram.
+        """
+        wanted = sum(count for _, count in self.histogram) * percent / 100
+        seen = 0
+        for bound, count in self.histogram:
+            seen += count
+            if seen >= wanted:
+                return bound
+        return 0
+
+    def __sub__(self, earlier: PagingStats) -> PagingStats:
+        if not isinstance(earlier, PagingStats):
+            return NotImplemented
+        counts = Counter(dict(self.histogram))
+        counts.subtract(dict(earlier.histogram))
+        numbers = {
+            each.name: getattr(self, each.name) - getattr(earlier, each.name)
+            for each in fields(self)
+            if each.name not in (*_LEVELS, "failures", "histogram")
+        }
+        new = min(numbers["errors"], len(self.failures))
+        return PagingStats(
+            **numbers,
+            **{name: getattr(self, name) for name in _LEVELS},
+            failures=self.failures[len(self.failures) - new :],
+            histogram=tuple((bound, count) for bound, count in sorted(counts.items()) if count),
+        )

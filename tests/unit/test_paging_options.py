@@ -1,0 +1,153 @@
+"""paging/options.py: every argument of PagedMemory that is refused, with what to do instead."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pagemove import PAGE_SIZE, Memory, UnsupportedError
+from pagemove.paging.options import check_store, checked
+from pagemove.stores import FileStore
+from support.stores import BytesStore
+
+GIB = 1 << 30
+DEFAULTS = {
+    "resident_limit": None,
+    "block_size": 65536,
+    "mode": "r",
+    "prefetch": "auto",
+    "store_timeout": 5.0,
+    "name": None,
+}
+
+
+def options(nbytes=GIB, **changes):
+    return checked(nbytes, **{**DEFAULTS, **changes})
+
+
+class TestTaken:
+    def test_defaults(self):
+        found = options()
+        assert (found.block_size, found.limit, found.mode) == (65536, 0, 0)
+        assert (found.read_ahead, found.timeout_ns, found.name) == (True, 5 * 10**9, b"pagemove")
+
+    @pytest.mark.parametrize(("mode", "number"), [("r", 0), ("r+", 1), ("c", 2)])
+    def test_modes(self, mode, number):
+        assert options(mode=mode).mode == number
+
+    @pytest.mark.parametrize("limit", ["256KiB", "256 kib", 1 << 18, np.int32(1 << 18)])
+    def test_exactly_four_blocks(self, limit):
+        assert options(resident_limit=limit).limit == 1 << 18
+
+    @pytest.mark.parametrize("size", [PAGE_SIZE, "64KiB", "2MiB", np.uint32(1 << 20)])
+    def test_block_sizes(self, size):
+        found = options(block_size=size, resident_limit="1GiB").block_size
+        assert found & (found - 1) == 0
+        assert type(found) is int
+
+    def test_seconds(self):
+        assert options(store_timeout=0).timeout_ns == 0
+        assert options(store_timeout=1e-10).timeout_ns == 1
+        assert options(store_timeout=np.float32(0.5)).timeout_ns == 500_000_000
+
+    def test_prefetch_off_and_a_name(self):
+        found = options(prefetch="off", name="my array")
+        assert (found.read_ahead, found.name) == (False, b"my array")
+
+    def test_as_many_blocks_as_there_are_numbers_for(self):
+        assert options((2**32 - 1) * PAGE_SIZE, block_size=PAGE_SIZE).block_size == PAGE_SIZE
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"mode": "w"}, r"mode must be 'r' .* not 'w'"),
+            ({"mode": "rw+"}, "not 'rw"),
+            ({"prefetch": True}, "prefetch must be 'auto' or 'off', not True"),
+            ({"store_timeout": -1}, "store_timeout must be .* not -1"),
+            ({"store_timeout": math.nan}, "not nan"),
+            ({"store_timeout": math.inf}, "finite"),
+            ({"name": "a]"}, "printable ASCII"),
+            ({"block_size": 5000}, "a power of two from 4096 .* to 2097152"),
+            ({"block_size": PAGE_SIZE // 2}, f"not {PAGE_SIZE // 2}"),
+            ({"block_size": "4MiB"}, "not '4MiB'"),
+            ({"block_size": 0}, "not 0"),
+            ({"block_size": -65536}, "not -65536"),
+            ({"block_size": "64K"}, "block_size '64K' is not a number of bytes"),
+            ({"resident_limit": "lots"}, "resident_limit 'lots' is not"),
+            (
+                {"resident_limit": "128KiB"},
+                "'128KiB' is less than four blocks of 64 KiB: raise it to at least 256 KiB, or use "
+                "blocks of at most 32 KiB",
+            ),
+            ({"resident_limit": (1 << 18) - 1}, "262143 is less .* at most 32 KiB"),
+            ({"resident_limit": 5000}, "5000 is less than four .* at least 256 KiB$"),
+            ({"resident_limit": 0}, "0 is less than four"),
+            ({"resident_limit": -1}, "-1 is less than four"),
+        ],
+    )
+    def test_value_and_remedy(self, changes, reason):
+        with pytest.raises(ValueError, match=reason):
+            options(**changes)
+
+    @pytest.mark.parametrize(
+        ("nbytes", "block", "remedy"),
+        [
+            (2**32 * PAGE_SIZE, PAGE_SIZE, "use block_size='8 KiB' or larger"),
+            (10**15, 65536, "use block_size='256 KiB' or larger"),
+            (2**63, 65536, "page parts of it"),
+        ],
+    )
+    def test_too_many_blocks(self, nbytes, block, remedy):
+        with pytest.raises(ValueError, match=remedy):
+            options(nbytes, block_size=block)
+        if "block_size" in remedy:
+            smallest = remedy.split("'")[1]
+            assert options(nbytes, block_size=smallest)
+
+    @pytest.mark.parametrize("changes", [{"resident_limit": 1.5}, {"block_size": None}])
+    def test_types(self, changes):
+        with pytest.raises(TypeError, match="must be a number of bytes or a string"):
+            options(**changes)
+
+    def test_store_timeout_is_a_number(self):
+        with pytest.raises(TypeError):
+            options(store_timeout="5s")
+
+
+class TestStores:
+    def test_a_file(self, tmp_path):
+        (tmp_path / "file").write_bytes(b"x")
+        with FileStore(tmp_path / "file") as store:
+            check_store(store)
+
+    def test_python_code_needs_a_later_version(self):
+        with pytest.raises(UnsupportedError, match=r"BytesStore is Python code.*a FileStore"):
+            check_store(BytesStore(b"x"))
+
+    def test_what_a_subclass_overrides_would_not_be_asked(self, tmp_path):
+        class Decrypted(FileStore):
+            def read_into(self, offset, buffer):
+                raise NotImplementedError
+
+        (tmp_path / "file").write_bytes(b"x")
+        with Decrypted(tmp_path / "file") as store, pytest.raises(UnsupportedError):
+            check_store(store)
+
+    @pytest.mark.parametrize("path", ["/data/x", pytest.param(__import__("pathlib").Path("/y"))])
+    def test_a_path(self, path):
+        with pytest.raises(TypeError, match=r"FileStore\('/\w+.*pagemove.open_array"):
+            check_store(path)
+
+    def test_what_is_in_memory_already(self):
+        with Memory(PAGE_SIZE) as memory:
+            for wrong in (np.zeros(3), memory, b"x", bytearray(1), memoryview(b"x")):
+                with pytest.raises(TypeError, match=r"in memory already.*numpy\.save.*open_array"):
+                    check_store(wrong)
+
+    def test_anything_else(self):
+        with pytest.raises(TypeError, match=r"must be a pagemove\.stores\.FileStore, not NoneType"):
+            check_store(None)

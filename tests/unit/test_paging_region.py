@@ -1,0 +1,410 @@
+"""paging/region.py: a PagedMemory as a buffer, and what each of its methods does and refuses."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import gc
+import mmap
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pagemove
+from pagemove import Memory, PagedMemory, UnsupportedError, lowlevel
+from pagemove.paging import region as region_module
+from pagemove.stores import FileStore
+from support import child, vmas_in
+
+BLOCK = 65536
+BLOCKS = 40
+N = BLOCKS * BLOCK + 1234
+CONTENTS = np.random.default_rng(8).bytes(N)
+
+pytestmark = [pytest.mark.needs("move"), pytest.mark.usefixtures("no_leak")]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "file"
+    found.write_bytes(CONTENTS)
+    return found
+
+
+def opened(path: Path, mode: str = "r", **options: object) -> PagedMemory:
+    with FileStore(path, writable=mode == "r+") as store:
+        return PagedMemory(store, mode=mode, **{"resident_limit": 4 * BLOCK, **options})
+
+
+class TestAsMemory:
+    @pytest.mark.parametrize("mode", ["r", "r+", "c"])
+    def test_has_the_contents_of_the_store(self, path, mode):
+        with opened(path, mode) as region:
+            assert region.nbytes == len(memoryview(region)) == N
+            assert bytes(memoryview(region)) == CONTENTS
+            assert np.frombuffer(region, np.uint8).tobytes() == CONTENTS
+            assert region.asarray("u1")[-5:].tobytes() == CONTENTS[-5:]
+            assert region.stats().resident_nbytes <= 4 * BLOCK
+
+    def test_ends_where_the_store_does(self, path):
+        with opened(path) as region:
+            with pytest.raises(IndexError):
+                memoryview(region)[N]
+            # Up to the end of its block memory is there, and zero.
+            array = region.asarray("u1")
+            behind = lowlevel.mincore(array.ctypes.data + N // 4096 * 4096, 4096)
+            assert len(behind) == 1
+            del array
+
+    @pytest.mark.parametrize("mode", ["r", "r+", "c"])
+    def test_may_be_written_as_the_mode_says(self, path, mode):
+        with opened(path, mode) as region:
+            view, array = memoryview(region), region.asarray("<u4")
+            assert view.readonly == (mode == "r")
+            assert array.flags.writeable == (mode != "r")
+            if mode == "r":
+                with pytest.raises(ValueError, match="read-only"):
+                    array[0] = 1
+                with pytest.raises(ValueError, match="WRITEABLE"):
+                    array.flags.writeable = True
+            else:
+                array[0] = 7
+                assert bytes(view[:4]) == b"\7\0\0\0"
+            del view, array
+
+    def test_arrays_of_any_kind(self, path):
+        with opened(path) as region:
+            array = region.asarray("<u2", (3, 5), offset=8)
+            assert array.shape == (3, 5)
+            assert array.tobytes() == CONTENTS[8:38]
+            assert region.asarray("S3", 2, 1).tolist() == [CONTENTS[1:4], CONTENTS[4:7]]
+            assert region.asarray("<f8").size == N // 8
+            assert region.asarray("u1", (0, 3), N).size == 0
+            assert region.asarray("u1", (), 5)[()] == CONTENTS[5]
+            del array
+
+    @pytest.mark.parametrize(
+        ("arguments", "kind", "reason"),
+        [
+            (("O",), TypeError, "Python objects"),
+            (("u1", N + 1), ValueError, f"does not fit into {N}"),
+            (("u1", -1), ValueError, "does not fit"),
+            (("u1", None, N + 1), ValueError, "offset"),
+            (("V0",), ValueError, "give a shape"),
+        ],
+    )
+    def test_arrays_that_there_cannot_be(self, path, arguments, kind, reason):
+        with opened(path) as region, pytest.raises(kind, match=reason):
+            region.asarray(*arguments)
+
+    def test_address(self, path):
+        with opened(path) as region:
+            array = region.asarray("u1")
+            assert region.address == array.ctypes.data
+            assert region.address % (2 << 20) == 0
+            del array
+
+    def test_properties(self, path):
+        with FileStore(path) as store:
+            region = PagedMemory(store, resident_limit="256KiB", block_size="16KiB")
+            with region:
+                assert region.store is store
+                assert (region.mode, region.resident_limit, region.block_size) == (
+                    "r",
+                    1 << 18,
+                    1 << 14,
+                )
+        with opened(path, "c", resident_limit=None) as region:
+            assert (region.mode, region.resident_limit) == ("c", None)
+            assert isinstance(region.kernel_faults, bool)
+
+    def test_name(self, path):
+        with opened(path, name="my pages") as region:
+            named = "[anon:my pages]" in [vma[3] for vma in vmas_in(region.address, N)]
+            assert named or not pagemove.features().vma_names
+
+    def test_repr(self, path):
+        with opened(path, "c", resident_limit="1MiB") as region:
+            assert repr(region) == (
+                f"<PagedMemory of 2.5 MiB over {path}, mode 'c', at most 1 MiB resident>"
+            )
+        assert repr(region) == f"<closed PagedMemory over {path}>"
+        with opened(path, resident_limit=None) as region:
+            assert repr(region) == f"<PagedMemory of 2.5 MiB over {path}, mode 'r'>"
+        bare = PagedMemory.__new__(PagedMemory)
+        assert "never opened" in repr(bare)
+
+
+class TestPrefetchAndEvict:
+    def test_prefetched_blocks_are_there(self, path):
+        with opened(path, resident_limit="2MiB", prefetch="off") as region:
+            region.prefetch(3 * BLOCK, 2 * BLOCK, wait=True)
+            before = region.stats()
+            assert (before.prefetched, before.faults) == (2, 0)
+            array = region.asarray("u1")
+            assert array[3 * BLOCK : 5 * BLOCK].tobytes() == CONTENTS[3 * BLOCK : 5 * BLOCK]
+            assert (region.stats() - before).bytes_read == 0
+            del array
+
+    def test_at_most_what_there_is_room_for(self, path):
+        with opened(path) as region:
+            region.prefetch(wait=True)
+            assert 0 < region.stats().prefetched <= 4
+            assert region.stats().resident_nbytes <= 4 * BLOCK
+
+    def test_evicted_blocks_are_read_again(self, path):
+        with opened(path, resident_limit=None, prefetch="off") as region:
+            array = region.asarray("u1")
+            assert array[7 * BLOCK] == CONTENTS[7 * BLOCK]
+            before = region.stats()
+            assert before.resident_nbytes >= BLOCK
+            region.evict(7 * BLOCK + 5, 1)
+            assert region.stats().resident_nbytes < before.resident_nbytes
+            assert array[7 * BLOCK] == CONTENTS[7 * BLOCK]
+            between = region.stats() - before
+            assert (between.evicted, between.faults) == (1, 1)
+            assert between.bytes_read == BLOCK
+            del array
+
+    def test_evicting_writes_back_first(self, path):
+        with opened(path, "r+") as region:
+            array = region.asarray("u1")
+            array[5 * BLOCK] ^= 255
+            region.evict()
+            assert path.read_bytes()[5 * BLOCK] == CONTENTS[5 * BLOCK] ^ 255
+            assert region.stats().written_back == 1
+            assert region.stats().dirty_nbytes == 0
+            del array
+
+    @pytest.mark.parametrize("method", ["prefetch", "evict"])
+    @pytest.mark.parametrize(
+        ("offset", "length"), [(-1, 1), (0, N + 1), (N + 1, 0), (N, 1), (5, -1), (2**64, 1)]
+    )
+    def test_ranges_that_there_are_not(self, path, method, offset, length):
+        with opened(path) as region, pytest.raises(ValueError, match=f"not within the {N} of"):
+            getattr(region, method)(offset, length)
+
+    @pytest.mark.parametrize("method", ["prefetch", "evict"])
+    def test_ranges_of_nothing_and_to_the_end(self, path, method):
+        with opened(path) as region:
+            getattr(region, method)(5, 0)
+            assert region.stats().prefetched == region.stats().evicted == 0
+            getattr(region, method)(N)
+            getattr(region, method)(N - 1)
+            with pytest.raises(TypeError):
+                getattr(region, method)("0")
+
+
+class TestWriting:
+    def test_flush_puts_changes_into_the_file(self, path):
+        with opened(path, "r+") as region:
+            array = region.asarray("u1")
+            array[::BLOCK] = 17
+            assert region.stats().dirty_nbytes > 0
+            region.flush()
+            assert region.stats().dirty_nbytes == 0
+            expected = np.frombuffer(CONTENTS, "u1").copy()
+            expected[::BLOCK] = 17
+            assert path.read_bytes() == expected.tobytes()
+            del array
+
+    def test_close_flushes(self, path):
+        with opened(path, "r+") as region:
+            memoryview(region)[N - 1 :] = b"!"
+        assert path.read_bytes() == CONTENTS[:-1] + b"!"
+
+    def test_private_changes_survive_eviction_and_stay_private(self, path):
+        with opened(path, "c") as region:
+            array = region.asarray("u1")
+            array[::BLOCK] = 99
+            assert array[:: BLOCK // 2].sum(dtype=int) > 0
+            region.evict()
+            assert (array[::BLOCK] == 99).all()
+            assert array[1::BLOCK].tobytes() == CONTENTS[1::BLOCK]
+            region.flush()
+            del array
+        assert path.read_bytes() == CONTENTS
+
+    def test_read_only_regions_flush_nothing(self, path):
+        before = path.stat().st_mtime_ns
+        with opened(path) as region:
+            region.flush()
+        assert path.stat().st_mtime_ns == before
+
+    def test_r_plus_needs_a_writable_store(self, path):
+        with FileStore(path) as store, pytest.raises(ValueError, match=r"writable=True.*mode 'c'"):
+            PagedMemory(store, mode="r+")
+
+
+class TestEnds:
+    def test_everything_is_a_value_error_once_closed(self, path):
+        region = opened(path, "r+")
+        address = region.address
+        region.close()
+        region.close()
+        assert region.closed
+        assert not vmas_in(address, N)
+        for use in (
+            memoryview,
+            bytes,
+            lambda r: r.address,
+            lambda r: r.asarray("u1"),
+            lambda r: r.prefetch(),
+            lambda r: r.prefetch(0, 1, wait=True),
+            lambda r: r.evict(),
+            lambda r: r.flush(),
+            lambda r: r.stats(),
+            lambda r: r.kernel_faults,
+        ):
+            with pytest.raises(ValueError, match="closed"):
+                use(region)
+
+    @pytest.mark.parametrize(
+        "take", [memoryview, lambda r: r.asarray("u1"), lambda r: np.frombuffer(r, "u1")[3:]]
+    )
+    @pytest.mark.parametrize("mode", ["r", "r+"])
+    def test_views_keep_it_open(self, path, take, mode):
+        region = opened(path, mode, block_size=4096)
+        view = take(region)
+        with pytest.raises(BufferError, match="close"):
+            region.close()
+        assert not region.closed
+        assert bytes(memoryview(region)[:9]) == CONTENTS[:9]
+        del view
+        region.close()
+
+    def test_views_keep_it_alive(self, path):
+        region = opened(path)
+        array = region.asarray("u1")
+        address = region.address
+        del region
+        assert array[:3].tobytes() == CONTENTS[:3]
+        with pytest.warns(ResourceWarning, match="never closed"):
+            del array
+        assert not vmas_in(address, N)
+
+    def test_an_exception_is_not_hidden_by_the_arrays_in_its_traceback(self, path):
+        def fail(region):
+            array = region.asarray("u1")
+            array[0] = CONTENTS[0] ^ 1
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError) as caught, opened(path, "r+") as region:
+            fail(region)
+        address = region.address
+        assert path.read_bytes()[0] == CONTENTS[0] ^ 1
+        del region, caught
+        gc.collect()
+        assert not vmas_in(address, N)
+
+    def test_closed_with_changes_under_a_view_they_are_safe_already(self, path):
+        region = opened(path, "r+")
+        array = region.asarray("u1")
+        array[0] = CONTENTS[0] ^ 1
+        with pytest.raises(BufferError):
+            region.close()
+        assert path.read_bytes()[0] == CONTENTS[0] ^ 1
+        array[1] = CONTENTS[1] ^ 1
+        del array
+        region.close()
+        assert path.read_bytes()[1] == CONTENTS[1] ^ 1
+
+    def test_forgotten(self, path):
+        region = opened(path, "r+")
+        memoryview(region)[0:1] = b"!"
+        with pytest.warns(ResourceWarning, match=r"PagedMemory of .* was never closed"):
+            del region
+        assert path.read_bytes() == b"!" + CONTENTS[1:]
+
+    def test_the_store_may_be_closed_and_the_file_removed_before(self, path):
+        with opened(path, "r+") as region:
+            path.unlink()
+            assert region.store.closed
+            view = memoryview(region)
+            view[5:6] = b"?"
+            assert bytes(view[:7]) == CONTENTS[:5] + b"?" + CONTENTS[6:7]
+            view.release()
+
+    def test_nothing_is_left_of_one_that_could_not_be_made(self, path):
+        with warnings.catch_warnings(), FileStore(path) as store:
+            warnings.simplefilter("error")
+            before = os.listdir("/proc/self/fd")
+            for wrong in ({"block_size": 5}, {"resident_limit": 1}, {"mode": "w"}):
+                with pytest.raises(ValueError, match=r".+"):
+                    PagedMemory(store, **wrong)
+            with pytest.raises(TypeError, match="unexpected keyword"):
+                PagedMemory(store, limit=1)
+            gc.collect()
+            assert os.listdir("/proc/self/fd") == before
+
+    @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+    def test_has_one_owner(self, path, duplicate):
+        with opened(path) as region:
+            with pytest.raises(TypeError):
+                duplicate(region)
+            with pytest.raises(ValueError, match="already"), FileStore(path) as store:
+                region.__init__(store)
+            for name in ("address", "nbytes", "closed", "mode", "store"):
+                with pytest.raises(AttributeError):
+                    setattr(region, name, 0)
+            assert bytes(memoryview(region)[:9]) == CONTENTS[:9]
+
+    def test_a_closed_store(self, path):
+        with FileStore(path) as store:
+            pass
+        with pytest.raises(ValueError, match="closed FileStore"):
+            PagedMemory(store)
+
+    def test_its_own_memory_is_no_store(self, path):
+        with opened(path) as region, Memory(4096) as memory:
+            for wrong in (region, memory, region.asarray("u1"), memoryview(region)):
+                with pytest.raises(TypeError, match="in memory already"):
+                    PagedMemory(wrong)
+            del wrong
+
+
+class TestUnsupported:
+    def test_says_what_doctor_says(self, path, monkeypatch):
+        def refuse(*_, **__):
+            raise OSError(errno.EPERM, "cannot set up paged memory: Operation not permitted")
+
+        def features(*, refresh):
+            assert refresh
+            return Found()
+
+        class Found:
+            def require(self, *names):
+                raise UnsupportedError(errno.EPERM, f"{names}: the remedy")
+
+        monkeypatch.setattr(region_module.Pager, "__init__", refuse, raising=False)
+        monkeypatch.setattr(region_module, "features", features)
+        with pytest.raises(UnsupportedError, match=r"POISON.*the remedy"):
+            opened(path)
+
+    @pytest.mark.needs("seccomp", "fork")
+    def test_really_refused(self, path):
+        assert child(_refused, path) == "userfaultfd"
+
+
+def _refused(path: Path) -> str:
+    from support import system
+
+    system.refuse_userfaultfd(errno.EPERM)
+    if pagemove.features(refresh=True).userfaultfd_device:
+        return "userfaultfd"  # by another door it works
+    with pytest.raises(UnsupportedError, match="Remedy:") as caught:
+        opened(path)
+    return "userfaultfd" if "userfaultfd" in str(caught.value) else str(caught.value)
+
+
+def test_discarding_clean_memory_has_it_read_again(path):
+    with opened(path, resident_limit=None, prefetch="off") as region:
+        array = region.asarray("u1")
+        assert array[3 * BLOCK] == CONTENTS[3 * BLOCK]
+        lowlevel.madvise(region.address + 3 * BLOCK, BLOCK, mmap.MADV_DONTNEED)
+        assert array[3 * BLOCK : 4 * BLOCK].tobytes() == CONTENTS[3 * BLOCK : 4 * BLOCK]
+        del array
