@@ -3,24 +3,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
-#include <signal.h>
-#include <spawn.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "store.h"
+#include "helper.h"
+#include "region.h"
 
-extern char **environ;
-
-enum { CONTROL_FD = 3, START_SECONDS = 30, MESSAGE = PG_TEXT + 16, STUCK_LOOK_MS = 10, HANDED = 4 };
+enum { STUCK_LOOK_MS = 10 };
 
 /* ns: a store that is to be tried once only still needs time to answer. */
 #define LEAST_PATIENCE UINT64_C(1000000000)
@@ -31,209 +24,6 @@ struct request {
     uint64_t offset, length, address;
 };
 
-struct answer {
-    int32_t error;
-    uint32_t text_length; /* bytes of explanation that follow */
-};
-
-enum line_state { FREE, BUSY, STUCK };
-
-/* STUCK: no answer came in time. It may be used again when the late answer has arrived. */
-struct pg_line {
-    int socket;
-    unsigned generation;
-    enum line_state state;
-};
-
-struct pg_channel {
-    pthread_mutex_t lock;
-    pthread_cond_t freed;
-    struct pg_line *lines;
-    int *sockets; /* of the present helper, for lines that still have an older one */
-    unsigned generation;
-    uint32_t count;
-    int memfd, config, log, region, control;
-    pid_t pid;
-    uint64_t buffer_size, timeout;
-    char **argv;
-    int restarts_left, stopping;
-    uint64_t restarts;
-    int dead; /* the errno that everybody gets from now on */
-};
-
-static uint64_t now(void)
-{
-    struct timespec at;
-
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    return (uint64_t)at.tv_sec * 1000000000 + (uint64_t)at.tv_nsec;
-}
-
-static int wait_readable(int fd, uint64_t deadline)
-{
-    struct pollfd polled = {fd, POLLIN, 0};
-
-    for (;;) {
-        uint64_t at = now();
-        int left = at < deadline ? (int)((deadline - at + 999999) / 1000000) : 0;
-        int ready = poll(&polled, 1, left);
-        if (ready > 0)
-            return 0;
-        if (ready == 0)
-            return -ETIMEDOUT;
-        if (errno != EINTR)
-            return -errno;
-    }
-}
-
-/* One answer, explanation and all. 0 or what the helper says, -EPIPE where it has ended. */
-static int receive(int fd, uint64_t deadline, char text[PG_TEXT])
-{
-    char message[MESSAGE];
-    struct answer answer;
-    ssize_t got;
-    int error = wait_readable(fd, deadline);
-    size_t length;
-
-    text[0] = 0;
-    if (error)
-        return error;
-    do
-        got = recv(fd, message, sizeof message, 0);
-    while (got < 0 && errno == EINTR);
-    if (got < (ssize_t)sizeof answer)
-        return -EPIPE;
-    memcpy(&answer, message, sizeof answer);
-    length = (size_t)got - sizeof answer;
-    if (length > answer.text_length)
-        length = answer.text_length;
-    if (length >= PG_TEXT)
-        length = PG_TEXT - 1;
-    memcpy(text, message + sizeof answer, length);
-    text[length] = 0;
-    return answer.error > 0 ? -answer.error : 0;
-}
-
-static void end_helper(struct pg_channel *channel)
-{
-    if (channel->control >= 0)
-        close(channel->control); /* it ends when it sees this */
-    channel->control = -1;
-    if (channel->pid <= 0)
-        return;
-    for (int tries = 0; tries < 200; tries++) {
-        struct timespec pause = {0, 5000000};
-        if (waitpid(channel->pid, NULL, WNOHANG) != 0) {
-            channel->pid = 0;
-            return;
-        }
-        nanosleep(&pause, NULL);
-    }
-    kill(channel->pid, SIGKILL);
-    waitpid(channel->pid, NULL, 0);
-    channel->pid = 0;
-}
-
-/* Hand the helper what it needs: its configuration, the memory, and its ends of all lines. */
-static int send_descriptors(int control, const struct pg_channel *channel, const int *theirs)
-{
-    uint64_t numbers[2] = {channel->count, channel->buffer_size};
-    struct iovec vector = {numbers, sizeof numbers};
-    size_t count = channel->count + HANDED;
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * (PG_LINES + HANDED))];
-    } space = {.bytes = {0}};
-    struct msghdr message = {.msg_iov = &vector,
-                             .msg_iovlen = 1,
-                             .msg_control = space.bytes,
-                             .msg_controllen = CMSG_SPACE(sizeof(int) * count)};
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    int *descriptors = (int *)(void *)CMSG_DATA(header);
-
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int) * count);
-    memcpy(&descriptors[0], &channel->config, sizeof(int));
-    memcpy(&descriptors[1], &channel->memfd, sizeof(int));
-    memcpy(&descriptors[2], &channel->log, sizeof(int));
-    memcpy(&descriptors[3], &channel->region, sizeof(int));
-    memcpy(&descriptors[HANDED], theirs, channel->count * sizeof(int));
-    return sendmsg(control, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
-}
-
-static int spawn(struct pg_channel *channel, int control)
-{
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none, all;
-    int error;
-
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_init(&attributes);
-    /* The thread that starts it may be one that takes no signals. */
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setsigdefault(&attributes, &all);
-    posix_spawn_file_actions_adddup2(&actions, control, CONTROL_FD);
-    error =
-        posix_spawn(&channel->pid, channel->argv[0], &actions, &attributes, channel->argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-    return -error;
-}
-
-static void close_all(const int *descriptors, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++)
-        if (descriptors[i] >= 0)
-            close(descriptors[i]);
-}
-
-/* Start a helper, and wait until it has its store. */
-static int start(struct pg_channel *channel, char text[PG_TEXT])
-{
-    int theirs[PG_LINES], pair[2], control[2], error = 0;
-    uint32_t made = 0;
-
-    text[0] = 0;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control))
-        return -errno;
-    /* dup2 onto itself would leave it closed on exec. */
-    if (control[1] == CONTROL_FD) {
-        control[1] = fcntl(CONTROL_FD, F_DUPFD_CLOEXEC, CONTROL_FD + 1);
-        close(CONTROL_FD);
-    }
-    for (; made < channel->count && !error; made++) {
-        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair)) {
-            error = -errno;
-            break;
-        }
-        channel->sockets[made] = pair[0];
-        theirs[made] = pair[1];
-    }
-    channel->control = control[0];
-    if (!error)
-        error = send_descriptors(control[0], channel, theirs);
-    if (!error)
-        error = spawn(channel, control[1]);
-    close(control[1]);
-    close_all(theirs, made);
-    if (!error)
-        error = receive(control[0], now() + START_SECONDS * UINT64_C(1000000000), text);
-    if (error) {
-        close_all(channel->sockets, made);
-        for (uint32_t i = 0; i < channel->count; i++)
-            channel->sockets[i] = -1;
-        end_helper(channel);
-        return error;
-    }
-    channel->generation++;
-    return 0;
-}
-
 /* The helper of a generation has ended: start another, if that is still allowed. */
 static void note_death(struct pg_channel *channel, unsigned generation)
 {
@@ -241,7 +31,7 @@ static void note_death(struct pg_channel *channel, unsigned generation)
 
     if (channel->dead || channel->stopping || channel->generation != generation)
         return;
-    end_helper(channel);
+    pg_helper_end(channel);
     for (uint32_t i = 0; i < channel->count; i++) {
         /* Lines that have not been used have theirs here. */
         if (channel->sockets[i] >= 0)
@@ -253,7 +43,7 @@ static void note_death(struct pg_channel *channel, unsigned generation)
         return;
     }
     channel->restarts++;
-    channel->dead = -start(channel, text);
+    channel->dead = -pg_helper_start(channel, text);
 }
 
 /* Late answers make stuck lines free again. */
@@ -263,16 +53,16 @@ static void look_at_stuck(struct pg_channel *channel)
 
     for (uint32_t i = 0; i < channel->count; i++) {
         struct pg_line *line = &channel->lines[i];
-        if (line->state == STUCK && (line->generation != channel->generation ||
-                                     receive(line->socket, 0, text) != -ETIMEDOUT))
-            line->state = FREE;
+        if (line->state == PG_STUCK && (line->generation != channel->generation ||
+                                        pg_helper_receive(line->socket, 0, text) != -ETIMEDOUT))
+            line->state = PG_FREE;
     }
 }
 
 static struct pg_line *free_line(struct pg_channel *channel)
 {
     for (uint32_t i = 0; i < channel->count; i++)
-        if (channel->lines[i].state == FREE)
+        if (channel->lines[i].state == PG_FREE)
             return &channel->lines[i];
     return NULL;
 }
@@ -289,7 +79,7 @@ static void use(struct pg_channel *channel, struct pg_line *line)
         channel->sockets[i] = -1;
         line->generation = channel->generation;
     }
-    line->state = BUSY;
+    line->state = PG_BUSY;
 }
 
 /* A line for this thread alone. 0 or -errno. */
@@ -306,10 +96,10 @@ static int take_line(struct pg_channel *channel, uint64_t deadline, struct pg_li
             error = -ESHUTDOWN;
         else if (channel->dead)
             error = -channel->dead;
-        else if (!line && now() >= deadline)
+        else if (!line && pg_now() >= deadline)
             error = -ETIMEDOUT;
         else if (!line) {
-            uint64_t look = now() + STUCK_LOOK_MS * UINT64_C(1000000);
+            uint64_t look = pg_now() + STUCK_LOOK_MS * UINT64_C(1000000);
             struct timespec at = {(time_t)(look / 1000000000), (long)(look % 1000000000)};
             pthread_cond_timedwait(&channel->freed, &channel->lock, &at);
         }
@@ -325,7 +115,7 @@ static int take_line(struct pg_channel *channel, uint64_t deadline, struct pg_li
 static void give_line(struct pg_channel *channel, struct pg_line *line, int error)
 {
     pthread_mutex_lock(&channel->lock);
-    line->state = error == -ETIMEDOUT ? STUCK : FREE;
+    line->state = error == -ETIMEDOUT ? PG_STUCK : PG_FREE;
     if (error == -EPIPE)
         note_death(channel, line->generation);
     pthread_cond_signal(&channel->freed);
@@ -337,7 +127,7 @@ static int ask(struct pg_channel *channel, const struct pg_line *line, struct re
 {
     if (send(line->socket, &request, sizeof request, MSG_NOSIGNAL) < 0)
         return errno == ECONNRESET ? -EPIPE : -errno;
-    return receive(line->socket, now() + channel->timeout, text);
+    return pg_helper_receive(line->socket, pg_now() + channel->timeout, text);
 }
 
 /* Where in the memfd a line's bytes are. */
@@ -385,7 +175,7 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
 {
     uint64_t total = total_length(pieces, count), done = 0, part;
     struct pg_line *line;
-    int error = take_line(channel, now() + channel->timeout, &line);
+    int error = take_line(channel, pg_now() + channel->timeout, &line);
 
     text[0] = 0;
     if (error)
@@ -423,7 +213,7 @@ int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length,
                     ? -EAGAIN
                     : 0;
         if (error)
-            line->state = FREE; /* whoever takes it next finds out why */
+            line->state = PG_FREE; /* whoever takes it next finds out why */
     }
     pthread_mutex_unlock(&channel->lock);
     *asked = line;
@@ -437,7 +227,7 @@ int pg_line_descriptor(const struct pg_line *line)
 
 int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, char text[PG_TEXT])
 {
-    int error = receive(line->socket, 0, text);
+    int error = pg_helper_receive(line->socket, 0, text);
 
     give_line(channel, line, error);
     return error;
@@ -492,15 +282,15 @@ int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout
     for (uint32_t i = 0; channel->lines && channel->sockets && i < channel->count; i++)
         channel->lines[i].socket = channel->sockets[i] = -1;
     channel->argv = copy_arguments(helper->argv);
-    channel->config = fcntl(helper->config_fd, F_DUPFD_CLOEXEC, CONTROL_FD + 1);
-    channel->log = fcntl(helper->log_fd, F_DUPFD_CLOEXEC, CONTROL_FD + 1);
+    channel->config = fcntl(helper->config_fd, F_DUPFD_CLOEXEC, 3);
+    channel->log = fcntl(helper->log_fd, F_DUPFD_CLOEXEC, 3);
     channel->memfd = memfd_create("pagemove helper", MFD_CLOEXEC);
     if (!channel->lines || !channel->sockets || !channel->argv || channel->config < 0 ||
         channel->log < 0 || channel->memfd < 0 ||
         ftruncate(channel->memfd, (off_t)pg_channel_bytes(channel)))
         error = errno ? -errno : -ENOMEM;
     if (!error)
-        error = start(channel, text);
+        error = pg_helper_start(channel, text);
     if (error) {
         pg_channel_close(channel, 0);
         return error;
@@ -537,7 +327,7 @@ void pg_channel_forget(struct pg_channel *channel)
 void pg_channel_close(struct pg_channel *channel, int inherited)
 {
     if (!inherited)
-        end_helper(channel);
+        pg_helper_end(channel);
     pg_channel_forget(channel);
     if (channel->memfd >= 0)
         close(channel->memfd);
