@@ -1,6 +1,7 @@
 """Where the blocks of paged memory come from and go to."""
 
 from pagemove.stores.base import Store
+from pagemove.stores.callable import CallableStore
 from pagemove.stores.file import FileStore
 
-__all__ = ["FileStore", "Store"]
+__all__ = ["CallableStore", "FileStore", "Store"]
