@@ -2,6 +2,7 @@
 
 from pagemove.stores.base import Store
 from pagemove.stores.callable import CallableStore
+from pagemove.stores.compressed import CompressedStore
 from pagemove.stores.file import FileStore
 
-__all__ = ["CallableStore", "FileStore", "Store"]
+__all__ = ["CallableStore", "CompressedStore", "FileStore", "Store"]
