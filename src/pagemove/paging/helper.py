@@ -68,7 +68,7 @@ class Helper:
             target=_pass_on, args=(records,), name="pagemove-log", daemon=True
         ).start()
 
-    def started(self) -> None:
+    def close(self) -> None:
         """Let go of what the pager has copies of by now."""
         os.close(self.config)
         self._log.close()

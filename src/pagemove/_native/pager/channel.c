@@ -170,6 +170,15 @@ static uint64_t total_length(const struct pg_piece *pieces, size_t count)
     return total;
 }
 
+/* What cannot come from the helper itself. */
+static void explain(int error, char text[PG_TEXT])
+{
+    if (*text || (error != -EPIPE && error != -ETIMEDOUT))
+        return;
+    strcpy(text, error == -EPIPE ? "the helper process that runs the store has ended"
+                                 : "the helper process that runs the store does not answer");
+}
+
 int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
                     const struct pg_piece *pieces, size_t count, char text[PG_TEXT])
 {
@@ -178,8 +187,10 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
     int error = take_line(channel, pg_now() + channel->timeout, &line);
 
     text[0] = 0;
-    if (error)
+    if (error) {
+        explain(error, text);
         return error;
+    }
     do {
         part = total - done < channel->buffer_size ? total - done : channel->buffer_size;
         if (operation == PG_OP_WRITE)
@@ -191,6 +202,7 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
             error = exchange(channel, line, 0, pieces, done, part);
         done += part;
     } while (!error && done < total);
+    explain(error, text);
     give_line(channel, line, error);
     return error;
 }
@@ -229,6 +241,7 @@ int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, char tex
 {
     int error = pg_helper_receive(line->socket, 0, text);
 
+    explain(error, text);
     give_line(channel, line, error);
     return error;
 }
