@@ -14,9 +14,9 @@ import numpy.typing as npt
 from pagemove._native.pager import Pager
 from pagemove.arrays import array_over
 from pagemove.features import features
+from pagemove.paging import working_set
 from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.failures import Failure, error_of
-from pagemove.paging import working_set
 from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
 from pagemove.paging.serving import label_of, serving
 from pagemove.paging.sizes import text_of

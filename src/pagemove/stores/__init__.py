@@ -4,5 +4,7 @@ from pagemove.stores.base import Store
 from pagemove.stores.callable import CallableStore
 from pagemove.stores.compressed import CompressedStore
 from pagemove.stores.file import FileStore
+from pagemove.stores.fsspec import FsspecStore
+from pagemove.stores.redis import RedisStore
 
-__all__ = ["CallableStore", "CompressedStore", "FileStore", "Store"]
+__all__ = ["CallableStore", "CompressedStore", "FileStore", "FsspecStore", "RedisStore", "Store"]
