@@ -238,7 +238,7 @@ class CompressedStore(Store):
     def close(self) -> None:
         """Let go of the file, which is opened again when it is used. Twice is fine."""
         with self._opening:
-            if self._path and self._shelf:
+            if self._path is not None and self._shelf is not None:
                 self._shelf.close()
                 self._shelf = None
 

@@ -181,7 +181,7 @@ class FsspecStore(Store):
         for _, file in idle:
             file.close()
         if opened and opened[0].async_impl and _is_http(opened[0]):
-            _run(opened[0], http.close(opened[0]), self._timeout)
+            _wait_for(opened[0], http.close(opened[0]), self._timeout)
 
     @property
     def _filesystem(self) -> Any:
@@ -208,7 +208,7 @@ class FsspecStore(Store):
         filesystem, path = self._open()
         if _is_http(filesystem):
             found = patiently(
-                lambda left: _run(filesystem, http.look(filesystem, path), left),
+                lambda left: self._run(http.look(filesystem, path), left),
                 self._timeout,
                 _is_transient,
             )
@@ -217,7 +217,7 @@ class FsspecStore(Store):
 
         def ask(left: float) -> Any:
             if filesystem.async_impl:
-                return _run(filesystem, filesystem._info(path), left)
+                return self._run(filesystem._info(path), left)
             return filesystem.info(path)
 
         info = patiently(ask, self._timeout, _is_transient)
@@ -229,16 +229,20 @@ class FsspecStore(Store):
         return int(size)
 
     def _fetch(self, start: int, view: memoryview, seconds: float) -> None:
-        """Read by one request, which gets at most half of the time there is."""
+        """Read by one request."""
         filesystem, path = self._open()
         if _is_http(filesystem):
             request = http.read(filesystem, path, start, view.nbytes, self._version)
         else:
             request = filesystem._cat_file(path, start=start, end=start + view.nbytes)
-        data = _run(filesystem, request, min(seconds, max(self._timeout / 2, 0.001)))
+        data = self._run(request, seconds)
         if len(data) != view.nbytes:
             raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got {len(data)}")
         view[:] = data
+
+    def _run(self, request: Any, left: float) -> Any:
+        """Wait for a request, for at most half of the time there is for all tries."""
+        return _wait_for(self._filesystem, request, min(left, max(self._timeout / 2, 0.001)))
 
     def _copy_out(self, start: int, view: memoryview) -> None:
         """Read from an open file, if there is one that need not be read from its beginning."""
@@ -300,7 +304,7 @@ def _is_transient(error: Exception) -> bool:
     return not stale and not isinstance(error, _FINAL) and http.is_passing(error)
 
 
-def _run(filesystem: Any, request: Any, seconds: float) -> Any:
+def _wait_for(filesystem: Any, request: Any, seconds: float) -> Any:
     """Have the filesystem's loop make a request, in a thread of its own."""
     from fsspec.asyn import sync
 

@@ -104,9 +104,15 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
-        for client in (self._single, self._cluster):
-            if client is not None:
-                client.close()
+        if self._single:
+            self._single.close()
+        if self._cluster:
+            nodes = self._cluster.get_nodes()
+            self._cluster.close()
+            # Which leaves connections to the nodes open, until they are collected.
+            for node in nodes:
+                if node.redis_connection is not None:
+                    node.redis_connection.connection_pool.disconnect()
 
     def _connect(self) -> None:
         import redis
