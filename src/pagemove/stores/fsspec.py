@@ -311,4 +311,7 @@ def _wait_for(filesystem: Any, request: Any, seconds: float) -> Any:
     async def awaited() -> Any:
         return await request
 
-    return sync(filesystem.loop, awaited, timeout=seconds)
+    try:
+        return sync(filesystem.loop, awaited, timeout=seconds)
+    except TimeoutError as error:
+        raise TimeoutError(errno.ETIMEDOUT, f"no answer within {seconds:.3g} s") from error
