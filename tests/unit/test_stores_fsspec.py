@@ -181,7 +181,7 @@ class TestFaults:
 
     def test_s3_hands_over_what_it_cannot_do(self):
         pytest.importorskip("s3fs")
-        with pytest.raises(OSError, match="no answer|onnect"):
+        with pytest.raises(OSError, match=r"no answer|onnect"):
             FsspecStore(
                 "s3://none/x", timeout=0.5, key="k", secret="s", endpoint_url="http://127.0.0.1:1"
             )

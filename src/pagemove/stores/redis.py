@@ -270,7 +270,8 @@ class RedisStore(Store):
     def close(self) -> None:
         """Let go of the lease and of the connections. Twice is fine."""
         if self._writable and self._connected and self._lease.epoch and not self._handed_over:
-            with self._translated("close", None):
+            # What cannot be released ends by itself.
+            with contextlib.suppress(StoreError), self._translated("close", None):
                 self._lease.release(self._connected)
             self._lease = Lease(self._key, repr(self), self._seconds)
             self._ready = False
