@@ -341,6 +341,31 @@ class TestHugePages:
         dst.discard(3, 1)
         assert not self.move(fd, dst, huge(filled=True))
 
+    def test_are_split_after_a_move_to_there_that_found_a_hole(self, fd, huge, foreign):
+        # The kernel makes the destination's page table before it reads the source's entry.
+        src, dst = foreign(2), foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        write(src.page(1), 1)
+        lowlevel.register(fd, dst.address, dst.nbytes, WP)
+        assert answer(fd, dst.address, src.address) == -errno.ENOENT
+        assert not self.move(fd, dst, huge(filled=True))
+
+    @pytest.mark.needs("guard")
+    def test_are_split_after_a_move_to_there_that_found_a_guard_page(self, fd, huge, foreign):
+        src, dst = foreign(1), foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        src.advise(lowlevel.MADV_GUARD_INSTALL)
+        lowlevel.register(fd, dst.address, dst.nbytes, WP)
+        assert answer(fd, dst.address, src.address) == -errno.EFAULT
+        assert not self.move(fd, dst, huge(filled=True))
+
+    def test_move_whole_where_the_page_table_was_unmapped(self, fd, huge, foreign):
+        dst = foreign(_HUGE_PAGES + 2, align=HUGE_PAGE_SIZE)
+        write_all(dst.address, dst.pages)
+        lowlevel.mmap(dst.address, HUGE_PAGE_SIZE, READ_WRITE, PRIVATE | MAP_FIXED)
+        lowlevel.register(fd, dst.address, HUGE_PAGE_SIZE, WP)
+        src = huge(filled=True)
+        assert answer(fd, dst.address, src.address, HUGE_PAGE_SIZE) == HUGE_PAGE_SIZE
+        assert state(dst.address) & PageState.HUGE
+
     def test_whose_pages_of_zeros_are_freed_when_they_are_split(self, fd, huge, foreign):
         # Resident memory shrinks by it, although no page was moved away.
         src, dst = huge(filled=False), foreign(1)

@@ -36,6 +36,7 @@ def remap_anon_pages(
         target = space.mapping(first_dst)
         if target is not None and target.movable:
             space.register_here(first_dst, Registration.PERHAPS_OURS)
+        _note_look(space, first_dst, first_src)
         raise
     space.register_here(first_dst)
     done = 0
@@ -98,12 +99,12 @@ def _move_one(
         raise CallError(errno.EEXIST)
     page = space.pages.get(src)
     if page is None:
+        _note_look(space, dst, src)
         if not holes:
             raise CallError(errno.ENOENT)
-        # Skipping may fill in page tables on the way, in the destination too.
-        space.note_table(dst)
         return 1
     if page.kind in (Kind.GUARD, Kind.POISON):
+        _note_look(space, dst, src)
         raise CallError(errno.EFAULT)
     whole = page.huge is not False and _whole(space, dst, src, left)
     if not whole:
@@ -122,6 +123,16 @@ def _move_one(
     page.folio, page.huge = None, False
     space.pages[dst] = space.pages.pop(src)
     return 1
+
+
+def _note_look(space: AddressSpace, dst: int, src: int) -> None:
+    """Note the page tables that a move makes which finds nothing to move.
+
+    The kernel makes the destination's before it reads the source's entry, if that has a table. And
+    the library may ask the kernel about each side by a move to there.
+    """
+    space.note_table(dst)
+    space.note_table(src)
 
 
 def _whole(space: AddressSpace, dst: int, src: int, left: int) -> bool:

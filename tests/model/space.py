@@ -38,15 +38,19 @@ class AddressSpace(Mappings):
         inherited: bool = True,
     ) -> None:
         """Map fresh memory over the range, as MAP_FIXED does."""
-        self._clear(range(first, first + count))
-        self._unhuge(first, count, None)
+        self._unmap(first, count)
         self.add(first, count, prot, anonymous=anonymous, inherited=inherited)
 
     def unmap(self, first: int, count: int) -> None:
         """Unmap the range, whatever of it is mapped."""
+        self._unmap(first, count)
+        self.remove(first, count)
+
+    def _unmap(self, first: int, count: int) -> None:
         self._clear(range(first, first + count))
         self._unhuge(first, count, None)
-        self.remove(first, count)
+        # Page tables go with the mapping, where it had all of the addresses they are for.
+        self._tables.difference_update(range(-(-first // HUGE), (first + count) // HUGE))
 
     def _change(self, first: int, count: int, **attributes: Any) -> None:
         self.change(first, count, **attributes)

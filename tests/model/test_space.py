@@ -125,6 +125,23 @@ def test_a_page_table_at_the_destination_may_split_it(huge: AddressSpace) -> Non
     assert marks(huge, HB) == {None}
 
 
+@pytest.mark.parametrize(("source", "number"), [("hole", errno.ENOENT), ("guard", errno.EFAULT)])
+def test_a_failed_move_may_leave_a_page_table(huge: AddressSpace, source: str, number: int) -> None:
+    if source == "guard":
+        huge.guard(HA + HUGE, 1)
+    refused(number, remap, huge, HB, HA + HUGE, 1)
+    assert remap(huge, HB, HA, HUGE) == HUGE
+    assert marks(huge, HB) == {None}
+
+
+def test_page_tables_go_with_the_mapping(huge: AddressSpace) -> None:
+    huge.touch_read(HB)
+    huge.map(HB, HUGE - 1)
+    assert huge.has_table(HB)
+    huge.map(HB, HUGE + 1)
+    assert not huge.has_table(HB)
+
+
 @pytest.mark.parametrize(("dst", "count"), [(HB + 1, HUGE), (HB, HUGE - 1), (HB, 6)])
 def test_anything_else_splits_it(huge: AddressSpace, dst: int, count: int) -> None:
     assert remap(huge, dst, HA, count) == count
