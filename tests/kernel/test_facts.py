@@ -374,3 +374,16 @@ class TestHugePages:
         assert answer(fd, dst.address, src.page(5)) == PAGE_SIZE
         zero = [bool(s & PageState.ZERO) for s in src.states()]
         assert zero.count(True) in (0, _HUGE_PAGES - 1)
+
+    @pytest.mark.needs("fork")
+    @pytest.mark.parametrize("gone", [0, 1])
+    def test_are_broken_up_though_shared_if_the_first_page_is_gone(self, fd, huge, foreign, gone):
+        # Only of the first page is asked whether it is exclusive, before it is broken up.
+        src, dst = huge(filled=False), foreign(1)
+        write(src.page(5), 1)
+        src.discard(gone, 1)
+        lowlevel.register(fd, dst.address, PAGE_SIZE, WP)
+        with living_child():
+            assert answer(fd, dst.address, src.page(5)) == -errno.EBUSY
+        zero = [bool(s & PageState.ZERO) for s in src.states()].count(True)
+        assert zero == 0 or (gone == 0 and zero == _HUGE_PAGES - 2)

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Sequence
 
 from .mappings import PAGE, CallError, Mapping, Registration
-from .pages import Claim, Kind, Page
+from .pages import Claim, Folio, Kind, Page
 from .space import HUGE, AddressSpace
 
 RAP_ALLOW_SRC_HOLES = 1
@@ -144,6 +144,8 @@ def _whole(space: AddressSpace, dst: int, src: int, left: int) -> bool:
 def _check_claim(space: AddressSpace, page: Page, *, happened: bool, asked: bool) -> None:
     if page.kind is not Kind.ANON or page.claim is Claim.MINE:
         return
+    if page.folio is not None and not _refuses_for_all(space, page.folio):
+        _break_up(space, page)
     if page.claim is not Claim.UNKNOWN and not page.perhaps_zero:
         raise CallError(errno.EBUSY)
     if not asked:
@@ -153,6 +155,21 @@ def _check_claim(space: AddressSpace, page: Page, *, happened: bool, asked: bool
         _break_up(space, page)
         raise CallError(errno.EBUSY)
     page.own()
+
+
+def _refuses_for_all(space: AddressSpace, folio: Folio) -> bool:
+    """Whether a huge page surely stays in one piece, because its first page is shared.
+
+    That page may be gone since before the fork, and exclusive for ever. Then any other is refused
+    only after the huge page was broken up.
+    """
+    head = folio.head
+    return (
+        head is not None
+        and head.folio is folio
+        and head.claim in (Claim.SHARED, Claim.LEFT)
+        and any(page is head for page in space.pages.values())
+    )
 
 
 def _break_up(space: AddressSpace, page: Page) -> None:

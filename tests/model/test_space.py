@@ -166,6 +166,17 @@ def test_a_shared_huge_page(huge: AddressSpace) -> None:
     assert remap(huge, HB, HA, HUGE) == HUGE
 
 
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_huge_page_breaks_up_unless_its_first_page_is_shared(
+    huge: AddressSpace, gone: int
+) -> None:
+    huge.discard(HA + gone, 1)
+    huge.fork()
+    refused(errno.EBUSY, remap, huge, HB, HA + 5, 1)
+    assert huge.pages[HA + 7].perhaps_zero is (gone == 0)
+    assert not huge.pages[HA + 5].perhaps_zero
+
+
 def test_where_no_huge_page_can_be(huge: AddressSpace) -> None:
     with pytest.raises(Impossible):
         huge.touch_write(HA + 5 + HUGE - 5 - 1 + HUGE + HUGE, 1, huge=True)
