@@ -199,6 +199,24 @@ class TestAsIfPageByPage:
         assert dst.states()[::100] == before[::-1]
         assert hole(src.address, src.pages)
 
+    @pytest.mark.needs("guard")
+    @GUARDS
+    @pytest.mark.parametrize("apart", [1, 10, 100])
+    def test_a_page_of_zeros_does_not_go_where_a_guard_page_is(
+        self, foreign, guarded, guard, apart
+    ):
+        # A guard page passes for a hole at first, and the zero page says nothing of having moved.
+        guarded(guard)
+        dst, src = foreign(8 * apart), foreign(8 * apart)
+        pages = np.array([3, 1, 6, 2]) * apart
+        for page in pages.tolist():
+            assert read(src.page(page)) == bytes(PAGE_SIZE)
+        dst.advise(lowlevel.MADV_GUARD_INSTALL, 6 * apart, 1)
+        assert outcome(dst, src, pages, pages, holes=False) == (2 * PAGE_SIZE, 2, errno.EEXIST)
+        # The same within one buffer, the page of zeros having come there by a move itself.
+        chain = np.array([4, 6]) * apart, np.array([3, 4]) * apart
+        assert outcome(dst, dst, *chain, holes=False) == (PAGE_SIZE, 1, errno.EEXIST)
+
     @pytest.mark.needs("swap")
     @GUARDS
     def test_swapped_pages_far_apart(self, foreign, guarded, guard):

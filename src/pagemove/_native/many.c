@@ -154,6 +154,8 @@ static int look_at_listed(struct pm_process *process, const struct side *side, u
     return error;
 }
 
+/* The zero page is noted as there in the destination only, which `unseen` is for too: as a source
+ * it has to be looked at again, because it is no evidence of having moved, or not. */
 static int look_at(struct pm_process *process, const struct side *side, int list,
                    unsigned char unseen)
 {
@@ -164,7 +166,8 @@ static int look_at(struct pm_process *process, const struct side *side, int list
         return 0;
     if (thin > PAGES_PER_LOOK)
         return -ENOSYS;
-    return pm_look_at_all(process, side->seen->start, length, thin >= SPARSE, side->seen->vector);
+    return pm_look_at_all(process, side->seen->start, length, thin >= SPARSE, unseen,
+                          side->seen->vector);
 }
 
 /* Look at the next pages at once, and hold their stripes until the window closes. Where that does
