@@ -220,14 +220,15 @@ class PagedMemory(Pager):
         """
         start, count = self._range(offset, length)
         with memoryview(self):
-            if wait:
-                # A poisoned block stays so until it is evicted.
-                for failure in self._unreadable(0, start, count):
-                    super().evict(failure.offset or 0, 1)
             first = self._next_failure()
-            super().prefetch(start, count, wait)
-            if wait:
-                self._raise(self._unreadable(first, start, count))
+            code = super().prefetch(start, count, wait)
+            if wait and code:
+                # It may have failed long ago, and more than once.
+                span = range(start - self.block_size + 1, start + count)
+                reads = [each for each in self._failures_from(0) if each.concerns("read", span)]
+                noted = {each.offset: each for each in reads if each.sequence >= first}
+                noted = noted or {each.offset: each for each in reads}
+                self._raise(noted.values() or [Failure(first, "read", None, code, 1)])
 
     def evict(  # type: ignore[override]
         self, offset: int = 0, length: int | None = None
@@ -289,19 +290,11 @@ class PagedMemory(Pager):
         """
         with memoryview(self):
             counters = self.counters()
+            resident, dirty = counters.pop("resident"), counters.pop("dirty")
             return PagingStats(
-                faults=counters["faults"],
-                write_faults=counters["write_faults"],
-                rescued=counters["rescued"],
-                prefetched=counters["prefetched"],
-                evicted=counters["evicted"],
-                written_back=counters["written_back"],
-                resident_nbytes=counters["resident"],
-                dirty_nbytes=counters["dirty"],
-                bytes_read=counters["bytes_read"],
-                bytes_written=counters["bytes_written"],
-                retries=counters["retries"],
-                errors=counters["errors"],
+                **counters,
+                resident_nbytes=resident,
+                dirty_nbytes=dirty,
                 failures=tuple(each.error(self._label) for each in self._failures_from(0)),
                 histogram=tuple(self.histogram()),
             )
@@ -353,17 +346,6 @@ class PagedMemory(Pager):
     def _failures_from(self, sequence: int) -> list[Failure]:
         return [
             failure for failure in map(Failure.of, self.failures()) if failure.sequence >= sequence
-        ]
-
-    def _unreadable(self, sequence: int, start: int, count: int) -> list[Failure]:
-        """List failures to read a block that has a byte of a range."""
-        return [
-            failure
-            for failure in self._failures_from(sequence)
-            if failure.operation == "read"
-            and failure.offset is not None
-            and failure.offset < start + count
-            and start < failure.offset + self.block_size
         ]
 
     def _next_failure(self) -> int:
