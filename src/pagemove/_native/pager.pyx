@@ -2,7 +2,7 @@
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.errno cimport EFBIG
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 import errno as _errno
@@ -14,12 +14,19 @@ cdef extern from "process.h" nogil:
 
 cdef extern from "pager/pager.h" nogil:
     enum:
-        PG_READ, PG_FAILURES, PG_BUCKETS
+        PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT
+    struct pg_helper:
+        const char *const *argv
+        int config_fd, log_fd
+        uint32_t lines
+        uint64_t buffer_size
+        int restarts
     struct pg_injection:
         int operation, kind
         uint64_t first, count
         int64_t value
     struct pg_config:
+        const pg_helper *helper
         int fd
         uint64_t offset, nbytes
         const char *label
@@ -33,14 +40,14 @@ cdef extern from "pager/pager.h" nogil:
     struct pg_counters:
         uint64_t faults, write_faults, rescued, prefetched, evicted, written_back
         uint64_t resident, dirty
-        uint64_t bytes_read, bytes_written, retries, errors
+        uint64_t bytes_read, bytes_written, retries, errors, restarts
     struct pg_failure:
         uint64_t sequence
         int operation, error
         uint64_t offset, tries
     struct pg_region:
         pass
-    int pg_open(const pg_config *config, pg_region **region)
+    int pg_open(const pg_config *config, pg_region **region, char *text)
     void pg_close(pg_region *region)
     uint64_t pg_address(const pg_region *region)
     int pg_kernel_faults(const pg_region *region)
@@ -48,6 +55,10 @@ cdef extern from "pager/pager.h" nogil:
     int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
     int pg_flush(pg_region *region)
     void pg_counters_of "pg_counters"(pg_region *region, pg_counters *counters)
+    void pg_failure_text(pg_region *region, uint64_t sequence, char *text)
+    int pg_replay(pg_region *region, const uint32_t *numbers, uint32_t count)
+    int pg_record(pg_region *region)
+    uint32_t pg_recorded(pg_region *region, uint32_t *numbers, uint32_t most)
     size_t pg_failures(pg_region *region, pg_failure *failures)
     void pg_histogram(pg_region *region, uint64_t *counts)
     uint64_t pg_bucket_limit(size_t bucket)
@@ -88,9 +99,12 @@ cdef class Pager:
 
     def __init__(self, int fd, uint64_t nbytes, bytes label, *, int mode, uint64_t block_size,
                  uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
-                 uint64_t offset=0, object injection=(), bytes name=b""):
+                 uint64_t offset=0, object injection=(), bytes name=b"", object helper=None):
         cdef pg_config config
         cdef pg_injection *injections
+        cdef pg_helper process
+        cdef const char *arguments[16]
+        cdef char text[PG_TEXT]
         cdef int status
         if self._region != NULL:
             raise ValueError("this pager is open already")
@@ -120,15 +134,27 @@ cdef class Pager:
             config.name = name
             config.injections = injections
             config.injection_count = len(rules)
+            config.helper = NULL
+            if helper is not None:
+                (argv, process.config_fd, process.log_fd, process.lines, process.buffer_size,
+                 process.restarts) = helper
+                if len(argv) > 15:
+                    raise ValueError(f"at most 15 arguments for the helper, not {len(argv)}")
+                for i, argument in enumerate(argv):
+                    arguments[i] = argument
+                arguments[len(argv)] = NULL
+                process.argv = arguments
+                config.helper = &process
             with nogil:
-                status = pg_open(&config, &self._region)
+                status = pg_open(&config, &self._region, text)
         finally:
             free(injections)
         if status == -EFBIG:
             raise OSError(EFBIG, "more blocks than can be numbered: choose a larger block size")
         if status:
             self._region = NULL
-            raise OSError(-status, f"cannot set up paged memory: {os.strerror(-status)}")
+            reason = text.decode(errors="replace") or os.strerror(-status)
+            raise OSError(-status, f"cannot set up paged memory: {reason}")
         self._nbytes = nbytes
         self._block_size = block_size
         self._mode = mode
@@ -232,6 +258,7 @@ cdef class Pager:
             "bytes_written": counters.bytes_written,
             "retries": counters.retries,
             "errors": counters.errors,
+            "restarts": counters.restarts,
         }
 
     def histogram(self):
@@ -249,6 +276,35 @@ cdef class Pager:
              failures[i].tries)
             for i in range(count)
         ]
+
+    def failure_text(self, uint64_t sequence):
+        """Give what the helper said of a failure, with its traceback; empty if that is too old."""
+        cdef char text[PG_TEXT]
+        pg_failure_text(self._open(), sequence, text)
+        return text.decode(errors="replace")
+
+    def record(self):
+        """Remember from now on in which order blocks are needed for the first time."""
+        cdef int status = pg_record(self._open())
+        if status:
+            raise OSError(-status, f"no memory for a record: {os.strerror(-status)}")
+
+    def recorded(self):
+        """Give the numbers of the blocks recorded, in the native order of 32-bit integers."""
+        cdef pg_region *region = self._open()
+        cdef uint32_t count = pg_recorded(region, NULL, 0)
+        cdef bytearray numbers = bytearray(4 * count)
+        if count:
+            count = pg_recorded(region, <uint32_t *> <char *> numbers, count)
+        return bytes(numbers)
+
+    def replay(self, bytes numbers):
+        """Read blocks ahead in an order that `recorded` has given."""
+        cdef int status = pg_replay(
+            self._open(), <const uint32_t *> <const char *> numbers, len(numbers) // 4
+        )
+        if status:
+            raise OSError(-status, f"cannot replay: {os.strerror(-status)}")
 
     def state_bytes(self):
         """Bytes of memory that the state of blocks takes."""

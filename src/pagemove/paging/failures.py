@@ -34,6 +34,8 @@ class Failure(NamedTuple):
         0 where the store gave or took less than it should.
     tries : int
         How often it was tried.
+    text : str
+        What a helper process says of it, with the traceback; empty for a file.
     """
 
     sequence: int
@@ -41,14 +43,15 @@ class Failure(NamedTuple):
     offset: int | None
     errno: int
     tries: int
+    text: str = ""
 
     @classmethod
-    def of(cls, record: tuple[int, int, int, int, int]) -> Failure:
-        """Make it of the pager's numbers."""
+    def of(cls, record: tuple[int, int, int, int, int], text: str = "") -> Failure:
+        """Make it of the pager's numbers, and of what the helper says."""
         sequence, number, offset, errno, tries = record
         operation = OPERATIONS[number]
         place = None if operation == "flush" else offset
-        return cls(sequence, operation, place, errno, tries)
+        return cls(sequence, operation, place, errno, tries, text)
 
     def concerns(self, operation: str, offsets: range) -> bool:
         """Tell whether it is such an operation, on a block that begins at one of the offsets."""
@@ -56,7 +59,7 @@ class Failure(NamedTuple):
 
     def error(self, store: str) -> StoreError:
         """Make the exception."""
-        return store_error(
+        error = store_error(
             self.errno,
             store=store,
             operation=self.operation,
@@ -64,6 +67,9 @@ class Failure(NamedTuple):
             tries=self.tries,
             remedy=_REMEDIES[self.operation],
         )
+        if self.text:
+            error.add_note(f"in the helper process: {self.text}")
+        return error
 
 
 def error_of(failures: Iterable[Failure], store: str) -> StoreError | None:

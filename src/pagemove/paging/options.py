@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 from dataclasses import dataclass
@@ -12,13 +11,10 @@ import numpy as np
 
 from pagemove._native.mapping import Mapping
 from pagemove._native.pager import Pager
-from pagemove.errors import UnsupportedError
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import checked_name
 from pagemove.paging.sizes import nbytes_of, text_of
 from pagemove.stores.base import Store
-from pagemove.stores.faulty import FaultyFileStore
-from pagemove.stores.file import FileStore
 
 Mode: TypeAlias = Literal["r", "r+", "c"]
 Prefetch: TypeAlias = Literal["auto", "off"]
@@ -42,6 +38,7 @@ class PagingOptions(TypedDict, total=False):
     prefetch: Prefetch
     store_timeout: float
     name: str | None
+    replay: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +69,8 @@ class Checked:
 
 def check_store(store: object) -> None:
     """Raise unless it is a store that can be paged, saying what to do instead."""
-    if type(store) in (FileStore, FaultyFileStore):
-        return
-    # Subclasses too: what they override would not be asked.
     if isinstance(store, Store):
-        raise UnsupportedError(
-            errno.EOPNOTSUPP,
-            f"{type(store).__name__} is Python code, and this version can page only what is served "
-            "without the interpreter, a FileStore: write the contents into a file first",
-        )
+        return
     if isinstance(store, str | os.PathLike):
         raise TypeError(
             f"a store is needed, not a path: FileStore({os.fspath(store)!r}), or "
@@ -91,7 +81,7 @@ def check_store(store: object) -> None:
             f"{type(store).__name__} is in memory already, so there is nothing to page in: use it "
             "as it is, or write it to a file (numpy.save) and page that with pagemove.open_array"
         )
-    raise TypeError(f"store must be a pagemove.stores.FileStore, not {type(store).__name__}")
+    raise TypeError(f"store must be a pagemove.stores.Store, not {type(store).__name__}")
 
 
 def checked(

@@ -16,11 +16,12 @@ from pagemove.arrays import array_over
 from pagemove.features import features
 from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.failures import Failure, error_of
+from pagemove.paging import working_set
 from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
+from pagemove.paging.serving import label_of, serving
 from pagemove.paging.sizes import text_of
 from pagemove.paging.stats import PagingStats
-from pagemove.stores.faulty import FaultyFileStore
-from pagemove.stores.file import FileStore
+from pagemove.stores.base import Store
 
 # What a kernel that lacks something, or does not permit it, answers.
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -96,15 +97,18 @@ class PagedMemory(Pager):
 
     def __init__(
         self,
-        store: FileStore,
+        store: Store | None = None,
         *,
+        nbytes: int | None = None,
         resident_limit: Size | None = None,
         block_size: Size = 65536,
         mode: Mode = "r",
         prefetch: Prefetch = "auto",
         store_timeout: float = 5.0,
         name: str | None = None,
+        replay: str | os.PathLike[str] | None = None,
     ) -> None:
+        store = _store_of(store, nbytes)
         check_store(store)
         options = checked(
             store.nbytes,
@@ -120,39 +124,42 @@ class PagedMemory(Pager):
                 f"mode 'r+' writes to the store, and {store!r} is read-only: open it with "
                 "writable=True, or use mode 'c', which keeps changes private"
             )
+        # Before anything is opened: it may be refused.
+        order = working_set.load(replay, store.nbytes, options.block_size) if replay else b""
         self._open(store, options)
         self._store = store
-        self._label = str(store.path)
+        self._label = label_of(store)
+        self._record: str | os.PathLike[str] | None = None
         self._mode = mode
         self._limit = options.limit
         self._told = 0  # sequence number of the first failure that no flush has told of
         self._forgettable = False  # whether nobody is to blame if it is never closed
         if mode == "r+":
             save_at_exit(self)
+        if order:
+            super().replay(order)
 
-    def _open(self, store: FileStore, options: Checked) -> None:
-        faults = store.faults if isinstance(store, FaultyFileStore) else ()
+    def _open(self, store: Store, options: Checked) -> None:
         try:
-            super().__init__(
-                store.fileno(),
-                store.nbytes,
-                os.fsencode(store.path),
-                mode=options.mode,
-                block_size=options.block_size,
-                limit=options.limit,
-                timeout_ns=options.timeout_ns,
-                read_ahead=options.read_ahead,
-                spill_directory=_spill_directory(options),
-                injection=[fault.injection for fault in faults],
-                name=options.name,
-            )
+            with serving(store, options.block_size, options.limit) as served:
+                super().__init__(
+                    nbytes=store.nbytes,
+                    mode=options.mode,
+                    block_size=options.block_size,
+                    limit=options.limit,
+                    timeout_ns=options.timeout_ns,
+                    read_ahead=options.read_ahead,
+                    spill_directory=_spill_directory(options),
+                    name=options.name,
+                    **served,
+                )
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 features(refresh=True).require("remap_anon_pages", "POISON")
             raise
 
     @property
-    def store(self) -> FileStore:
+    def store(self) -> Store:
         """The store it was made over. It may be closed; the region does not need it."""
         return self._store
 
@@ -275,6 +282,30 @@ class PagedMemory(Pager):
                 failure for failure in self._failures_from(first) if failure.operation == "read"
             )
 
+    def record(self, path: str | os.PathLike[str]) -> None:  # type: ignore[override]
+        """Remember from now on in which order blocks are needed; write that down at `close`.
+
+        A region over the same bytes that is made with ``replay=path`` reads them ahead in that
+        order: the cure for cold starts where the order is no sequence.
+
+        Parameters
+        ----------
+        path : path-like
+            Of the file: a .npy of offsets in bytes. It is replaced as a whole.
+
+        Raises
+        ------
+        ValueError
+            The region is closed.
+        """
+        with memoryview(self):
+            super().record()
+            self._record = path
+
+    def _save_record(self) -> None:
+        if self._record is not None:
+            working_set.save(self._record, self.recorded(), self.block_size)
+
     def stats(self) -> PagingStats:
         """Tell what the region has done so far, and what it holds.
 
@@ -315,6 +346,7 @@ class PagedMemory(Pager):
         if self._mode == "r+":
             with memoryview(self):
                 self._save()
+        self._save_record()
         super().close()
 
     def save_or_tell(self) -> None:
@@ -345,7 +377,9 @@ class PagedMemory(Pager):
 
     def _failures_from(self, sequence: int) -> list[Failure]:
         return [
-            failure for failure in map(Failure.of, self.failures()) if failure.sequence >= sequence
+            Failure.of(record, self.failure_text(record[0]))
+            for record in self.failures()
+            if record[0] >= sequence
         ]
 
     def _next_failure(self) -> int:
@@ -392,6 +426,19 @@ class PagedMemory(Pager):
         self.save_or_tell()
         if not self._forgettable:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+
+
+def _store_of(store: Store | None, nbytes: int | None) -> Store:
+    """Take the store that was passed; for a length alone, one that keeps blocks compressed."""
+    if store is not None:
+        if nbytes is not None:
+            raise TypeError(f"nbytes {nbytes} is for a region without a store, and there is one")
+        return store
+    if nbytes is None:
+        raise TypeError("a region needs a store, or nbytes to be compressed memory")
+    from pagemove.stores.compressed import CompressedStore
+
+    return CompressedStore(nbytes)
 
 
 def _spill_directory(options: Checked) -> bytes:

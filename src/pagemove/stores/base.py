@@ -20,7 +20,16 @@ class Store(abc.ABC):
     exception, best a `pagemove.StoreError`: a store never fills a buffer in part, and never with
     anything else than what is stored there. It should pickle, so that another process can read it.
 
-    In this version only `FileStore` can be paged.
+    All but `FileStore` are paged by a helper process: the store is pickled, and unpickled there.
+
+    Attributes
+    ----------
+    concurrency : int
+        How many threads of that process may be in its methods at once; 1: one at a time.
+    restartable : bool
+        Whether another process that unpickles it finds the same bytes. If the helper dies, a new
+        one is started once; a store that keeps its bytes in the memory of the process has lost
+        them, and says False: then every block that is not resident is an error.
 
     Examples
     --------
@@ -38,6 +47,9 @@ class Store(abc.ABC):
     ...     int.from_bytes(word, "little"), store.writable
     (49, False)
     """
+
+    concurrency: int = 16
+    restartable: bool = True
 
     @property
     @abc.abstractmethod

@@ -1,6 +1,7 @@
 /* Read-ahead: recognize where a reader is going, and be there first. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "region.h"
 
@@ -146,6 +147,7 @@ static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t n
         pg_slot_back(region, slot, !pg_is_fresh_slot(&region->frames, slot));
         return -1;
     }
+    pg_note_needed(region, number);
     if (sequential)
         region->blocks.at[entry].flags |= PG_SEQUENCE;
     if (chunk->count && number < chunk->first) {
@@ -164,20 +166,29 @@ static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t n
     return 0;
 }
 
+static uint32_t block_of(const struct pg_request *request)
+{
+    return request->list ? request->list[request->next] : (uint32_t)request->next;
+}
+
+/* Whether one read can bring the block with those of the chunk. */
+static int is_beside(const struct pg_region *region, const struct chunk *chunk, uint32_t number)
+{
+    return (number + 1 == chunk->first || number == chunk->first + chunk->count) &&
+           pg_is_spilled(region, number) == pg_is_spilled(region, chunk->first);
+}
+
 static void collect(struct pg_region *region, struct pg_request *request, struct chunk *chunk)
 {
-    size_t most = CHUNK / region->block_size;
+    size_t most = region->chunk_most;
 
     chunk->count = 0;
-    if (most > PG_PIECES)
-        most = PG_PIECES;
     if (llabs(request->stride) != 1)
         most = 1;
     while (request->count && chunk->count < most) {
-        uint32_t number = (uint32_t)request->next;
-        int known = pg_find(&region->blocks, number) != PG_NONE;
-        if (chunk->count &&
-            (known || pg_is_spilled(region, number) != pg_is_spilled(region, chunk->first)))
+        uint32_t number = block_of(request);
+        int known = number >= region->nblocks || pg_find(&region->blocks, number) != PG_NONE;
+        if (chunk->count && (known || !is_beside(region, chunk, number)))
             return;
         if (!known && begin_block(region, chunk, number, request->sequential)) {
             /* No memory for it now, or somebody else has begun it. */
@@ -229,40 +240,75 @@ static void did_not_arrive(struct pg_region *region, pg_entry entry, uint16_t sl
         pg_do_job(region, job);
 }
 
-/* Read one chunk of a request, which is shortened by that. Lets go. */
-static void read_chunk(struct pg_region *region, struct pg_request *request)
+/* Bring one chunk in. 0 or -errno. Lets go. */
+static int read_chunk(struct pg_region *region, const struct chunk *chunk, int64_t marker,
+                      int sequential)
 {
-    struct chunk chunk;
     int error;
 
-    collect(region, request, &chunk);
-    if (!chunk.count)
-        return;
     pthread_mutex_unlock(&region->lock);
-    error = pg_read_blocks(region, chunk.first, chunk.slots, chunk.count, 0);
+    error = pg_read_blocks(region, chunk->first, chunk->slots, chunk->count, 0);
     pthread_mutex_lock(&region->lock);
-    for (size_t i = 0; i < chunk.count; i++) {
+    for (size_t i = 0; i < chunk->count; i++) {
         if (error)
-            did_not_arrive(region, chunk.entries[i], chunk.slots[i]);
+            did_not_arrive(region, chunk->entries[i], chunk->slots[i]);
         else
-            arrived(region, chunk.entries[i], chunk.slots[i],
-                    (int64_t)chunk.first + (int64_t)i == request->marker, request->sequential);
+            arrived(region, chunk->entries[i], chunk->slots[i],
+                    (int64_t)chunk->first + (int64_t)i == marker, sequential);
     }
-    if (error)
-        request->count = 0;
+    return error;
+}
+
+static void drop_request(struct pg_region *region)
+{
+    region->request_count--;
+    for (uint32_t i = 0; i < region->request_count; i++)
+        region->requests[i] = region->requests[i + 1];
+}
+
+static void note_pending(struct pg_region *region, int *pending, int change)
+{
+    if (!pending)
+        return;
+    *pending += change;
+    if (!*pending)
+        pthread_cond_broadcast(&region->changed);
 }
 
 void pg_read_ahead(struct pg_region *region)
 {
     struct pg_request request = region->requests[0];
+    struct chunk chunk;
 
+    /* Collecting lets go of the lock: nobody else may begin with the same blocks meanwhile. */
     region->ahead_busy = 1;
-    region->request_count--;
-    for (uint32_t i = 0; i < region->request_count; i++)
-        region->requests[i] = region->requests[i + 1];
-    while (request.count && !region->stop)
-        read_chunk(region, &request);
-    region->ahead_busy = 0;
+    collect(region, &request, &chunk);
+    if (request.count) {
+        region->requests[0] = request;
+        note_pending(region, request.pending, 1);
+    } else {
+        drop_request(region);
+    }
+    /* A helper answers several at a time; a file is read faster in order. */
+    if (pg_has_helper(region)) {
+        region->ahead_busy = 0;
+        pthread_cond_signal(&region->work);
+    }
+    if (chunk.count)
+        read_chunk(region, &chunk, request.marker, request.sequential);
+    note_pending(region, request.pending, -1);
+    if (!pg_has_helper(region))
+        region->ahead_busy = 0;
+}
+
+/* Queue a request. -EAGAIN: there are too many. */
+static int put_request(struct pg_region *region, struct pg_request request)
+{
+    if (region->request_count == PG_REQUESTS)
+        return -EAGAIN;
+    region->requests[region->request_count++] = request;
+    pthread_cond_signal(&region->work);
+    return 0;
 }
 
 /* Read a block that could not be read ahead, with all patience, and wait for it. 0, or -EIO: it
@@ -293,7 +339,7 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
     /* More than fits would only push out its own beginning. */
     uint64_t most = region->limited ? region->frames.limit - region->frames.limit / 4 : end;
     struct pg_request request = {.next = (int64_t)first, .stride = 1, .marker = -1};
-    int error = 0, failed;
+    int error = 0, failed, pending = 1;
 
     if (end > region->nblocks)
         end = region->nblocks;
@@ -303,20 +349,36 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
         end = first + most;
     request.count = (uint32_t)(end - first);
     pthread_mutex_lock(&region->lock);
-    if (!wait) {
-        if (region->request_count < PG_REQUESTS) {
-            region->requests[region->request_count++] = request;
-            pthread_cond_signal(&region->work);
-        }
-        pthread_mutex_unlock(&region->lock);
-        return 0;
-    }
-    while (request.count)
-        read_chunk(region, &request);
-    for (uint64_t number = first; number < end; number++) {
+    request.pending = wait ? &pending : NULL;
+    if (!put_request(region, request))
+        while (wait && pending)
+            pthread_cond_wait(&region->changed, &region->lock);
+    for (uint64_t number = first; wait && number < end; number++) {
         failed = insist(region, (uint32_t)number);
         error = error ? error : failed;
     }
     pthread_mutex_unlock(&region->lock);
+    return error;
+}
+
+int pg_replay(struct pg_region *region, const uint32_t *numbers, uint32_t count)
+{
+    uint32_t most = region->frames.limit - region->frames.limit / 4;
+    struct pg_request request = {.stride = 1, .count = count < most ? count : most, .marker = -1};
+    uint32_t *copy = malloc((count ? count : 1) * sizeof *copy);
+    int error = 0;
+
+    if (!copy)
+        return -ENOMEM;
+    memcpy(copy, numbers, count * sizeof *copy);
+    request.list = copy;
+    pthread_mutex_lock(&region->lock);
+    if (region->replayed || (count && put_request(region, request)))
+        error = -EBUSY;
+    else
+        region->replayed = copy;
+    pthread_mutex_unlock(&region->lock);
+    if (error)
+        free(copy);
     return error;
 }

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "../uapi.h"
+#include "channel.h"
 #include "region.h"
 
 enum { EVENTS = 16 };
@@ -97,26 +98,51 @@ static void fault(struct pg_region *region, const struct pm_uffd_msg *message, u
         fault_missing(region, number, address, (flags & FLAG_WRITE) != 0, began);
 }
 
+static void serve_events(struct pg_region *region)
+{
+    struct pm_uffd_msg messages[EVENTS];
+    ssize_t got = read(region->uffd.region, messages, sizeof messages);
+    uint64_t began = pg_now();
+
+    if (got <= 0)
+        return;
+    pthread_mutex_lock(&region->lock);
+    for (size_t i = 0; i < (size_t)got / sizeof messages[0]; i++)
+        if (messages[i].event == PM_UFFD_EVENT_PAGEFAULT)
+            fault(region, &messages[i], began);
+    pthread_mutex_unlock(&region->lock);
+}
+
+/* Milliseconds until the helper's answer is late; -1: nothing was asked. */
+static int patience(const struct pg_region *region)
+{
+    uint64_t now, until;
+
+    if (!region->line)
+        return -1;
+    now = pg_now();
+    until = region->asked.began + region->timeout + 1000000;
+    return until > now ? (int)((until - now) / 1000000 + 1) : 0;
+}
+
 void *pg_serve(void *argument)
 {
     struct pg_region *region = argument;
-    struct pm_uffd_msg messages[EVENTS];
-    struct pollfd polled[2] = {{region->uffd.region, POLLIN, 0}, {region->wakeup, POLLIN, 0}};
+    struct pollfd polled[3] = {
+        {region->uffd.region, POLLIN, 0}, {region->wakeup, POLLIN, 0}, {-1, POLLIN, 0}};
 
     for (;;) {
-        ssize_t got;
-        uint64_t began;
-        poll(polled, 2, -1);
+        int ready;
+        polled[2].fd = region->line ? pg_line_descriptor(region->line) : -1;
+        ready = poll(polled, region->line ? 3 : 2, patience(region));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
             return NULL;
-        got = read(region->uffd.region, messages, sizeof messages);
-        if (got <= 0)
-            continue;
-        began = pg_now();
-        pthread_mutex_lock(&region->lock);
-        for (size_t i = 0; i < (size_t)got / sizeof messages[0]; i++)
-            if (messages[i].event == PM_UFFD_EVENT_PAGEFAULT)
-                fault(region, &messages[i], began);
-        pthread_mutex_unlock(&region->lock);
+        if (region->line && (ready == 0 || polled[2].revents)) {
+            pthread_mutex_lock(&region->lock);
+            pg_take_answer(region);
+            pthread_mutex_unlock(&region->lock);
+        }
+        if (polled[0].revents)
+            serve_events(region);
     }
 }

@@ -117,6 +117,16 @@ static int install_patch(struct pg_region *region, pg_entry entry, uint64_t addr
     return error;
 }
 
+static void installed(struct pg_region *region, pg_entry entry)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+
+    block->slot = PG_NO_SLOT;
+    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED | PG_PATCH);
+    pg_become(&region->blocks, entry, PG_RESIDENT);
+    pthread_cond_broadcast(&region->changed);
+}
+
 int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot)
 {
     struct pg_block *block = &region->blocks.at[entry];
@@ -137,25 +147,26 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot)
     }
     if (error)
         return error;
-    block->slot = PG_NO_SLOT;
-    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED | PG_PATCH);
-    pg_become(&region->blocks, entry, PG_RESIDENT);
-    pthread_cond_broadcast(&region->changed);
+    installed(region, entry);
     return 0;
 }
 
-static void describe(const struct pg_region *region, uint32_t number, int error, uint64_t tries)
+static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
 {
     const char *cause =
         error == PG_SHORT ? "the file is shorter than when it was opened" : strerror(error);
+    char text[PG_TEXT];
 
+    /* Of what the helper says, the first line has the cause. */
+    pg_store_text(&region->store, text);
+    text[strcspn(text, "\n")] = 0;
     /* One write: lines of several threads do not mix. */
     dprintf(2,
-            "pagemove: cannot read %llu bytes at offset %llu of %s: %s (tried %llu times); whoever "
-            "touches them gets SIGBUS\n",
+            "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); "
+            "whoever touches them gets SIGBUS\n",
             (unsigned long long)region->block_size,
             (unsigned long long)(number * region->block_size), region->store.label, cause,
-            (unsigned long long)tries);
+            *text ? ": " : "", text, (unsigned long long)tries);
 }
 
 /* Give a block up. Whoever waits for it, or touches it later, is told by the kernel. */
@@ -239,14 +250,64 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
     put_off(region, job, -error, backoff(job.tries));
 }
 
+/* Small blocks are put into the region by the helper itself: that is one switch between processes
+ * less on the way to the thread that waits. One at a time; others go by way of the workers. 0, or
+ * -EAGAIN. Lets go. */
+static int ask_helper(struct pg_region *region, struct pg_job job)
+{
+    struct pg_block *block = &region->blocks.at[job.entry];
+    int stored = block->flags & PG_STORED, error;
+
+    if (!pg_has_helper(region) || region->line || region->block_size >= MOVE_FRESH_FROM ||
+        block->flags & PG_PATCH || pg_is_spilled(region, job.number) || pg_make_room(region))
+        return -EAGAIN;
+    error = pg_store_ask(&region->store, job.number * region->block_size, region->block_size,
+                         pg_block_address(region, job.number), pg_writable(region) && !stored,
+                         &region->line);
+    if (error) {
+        region->line = NULL;
+        return error;
+    }
+    region->frames.total++;
+    if (stored && pg_writable(region))
+        pg_set_dirty(&region->blocks, job.entry, 1);
+    region->asked = job;
+    return 0;
+}
+
+void pg_take_answer(struct pg_region *region)
+{
+    struct pg_job job = region->asked;
+    int error = pg_store_answer(&region->store, region->line);
+
+    region->line = NULL;
+    if (!error) {
+        __atomic_add_fetch(&region->counters.bytes_read, region->block_size, __ATOMIC_RELAXED);
+        installed(region, job.entry);
+        pg_enlist(region, job.entry, region->blocks.at[job.entry].flags & PG_SEQUENCE);
+        pg_note_latency(region, pg_now() - job.began);
+        return;
+    }
+    /* Pages may be there all the same, if it has ended only then: those stay as they are. */
+    region->frames.total--;
+    job.tries = 1;
+    region->counters.retries++;
+    put_off(region, job, -error, backoff(1));
+}
+
 void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
 {
     struct pg_job job = {.entry = entry,
                          .number = region->blocks.at[entry].number,
-                         .slot = pg_slot_for_block(region),
+                         .slot = PG_NO_SLOT,
                          .began = began};
     int error, fresh;
 
+    pg_note_needed(region, job.number);
+    if (!ask_helper(region, job))
+        return;
+    if (!pg_has_helper(region))
+        job.slot = pg_slot_for_block(region);
     if (job.slot != PG_NO_SLOT) {
         fresh = pg_is_fresh_slot(&region->frames, job.slot);
         pthread_mutex_unlock(&region->lock);

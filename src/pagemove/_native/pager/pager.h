@@ -28,8 +28,22 @@ struct pg_injection {
     int64_t value; /* errno; bytes to leave out; nanoseconds */
 };
 
+/* A process that runs a store written in Python: how to start it, and what it is to get. */
+struct pg_helper {
+    const char *const *argv;
+    int config_fd;        /* handed to it: what its store is */
+    int log_fd;           /* handed to it: where its log goes */
+    uint32_t lines;       /* requests under way at once, PG_LINES at most */
+    uint64_t buffer_size; /* bytes of the largest request */
+    int restarts;         /* how often it is started anew when it has ended */
+};
+
+enum { PG_LINES = 64, PG_TEXT = 4096 /* the longest explanation of a failure */ };
+
 struct pg_config {
-    int fd;          /* of the store; duplicated */
+    const struct pg_helper *helper; /* or NULL: the store is a file */
+
+    int fd;          /* of the file; duplicated */
     uint64_t offset; /* of the store's first byte in the file */
     uint64_t nbytes; /* of the store; what lies beyond in the last block reads as zeros */
     const char *label;
@@ -47,7 +61,7 @@ struct pg_config {
 struct pg_counters {
     uint64_t faults, write_faults, rescued, prefetched, evicted, written_back;
     uint64_t resident, dirty; /* bytes */
-    uint64_t bytes_read, bytes_written, retries, errors;
+    uint64_t bytes_read, bytes_written, retries, errors, restarts;
 };
 
 struct pg_failure {
@@ -60,7 +74,8 @@ enum { PG_FAILURES = 64, PG_BUCKETS = 256 };
 
 struct pg_region;
 
-int pg_open(const struct pg_config *config, struct pg_region **region);
+/* Where the helper can say why it could not start, `text` does. */
+int pg_open(const struct pg_config *config, struct pg_region **region, char text[PG_TEXT]);
 
 /* Unmap and free. Changes that were not flushed are lost. In a forked child it only frees. */
 void pg_close(struct pg_region *region);
@@ -85,6 +100,18 @@ void pg_counters(struct pg_region *region, struct pg_counters *counters);
 
 /* The newest failures, oldest first; at most PG_FAILURES. Returns how many. */
 size_t pg_failures(struct pg_region *region, struct pg_failure *failures);
+
+/* What the store said of a failure that pg_failures has given; empty if it is too old. */
+void pg_failure_text(struct pg_region *region, uint64_t sequence, char text[PG_TEXT]);
+
+/* Read these blocks ahead, in this order. */
+int pg_replay(struct pg_region *region, const uint32_t *numbers, uint32_t count);
+
+/* Remember from now on in which order blocks are needed for the first time. */
+int pg_record(struct pg_region *region);
+
+/* Copy the order out, at most `most` of it. Returns how long it is. */
+uint32_t pg_recorded(struct pg_region *region, uint32_t *numbers, uint32_t most);
 
 /* Fault latency: counts[i] faults took less than pg_bucket_limit(i) nanoseconds, but no less than
  * the limit of the bucket before. */

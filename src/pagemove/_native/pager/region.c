@@ -12,8 +12,9 @@
 #include <unistd.h>
 
 #include "../uapi.h"
+#include "channel.h"
 
-enum { STACK = 256 << 10, MOST_SLOTS = 4096 };
+enum { STACK = 256 << 10, MOST_SLOTS = 4096, LEAST_FRAMES = 3, LARGEST_READ = 2 << 20 };
 
 /* All regions of this process, so that a forked child can let go of their descriptors: as long as
  * somebody holds one, threads that wait for a page of a dead parent would never be told. */
@@ -36,6 +37,9 @@ static void in_child(void)
         region->inherited = 1;
         pg_uffd_close(&region->uffd);
         close(region->wakeup);
+        /* The helper ends when nobody holds its lines any more. */
+        if (region->store.channel)
+            pg_channel_forget(region->store.channel);
     }
     regions = NULL;
     pthread_mutex_unlock(&regions_lock);
@@ -116,28 +120,47 @@ static int map_region(struct pg_region *region, const char *name)
     return 0;
 }
 
+/* Blocks of one read: not so many that nothing is left for the others. */
+static uint32_t most_at_once(const struct pg_region *region, uint64_t frames)
+{
+    uint64_t most = LARGEST_READ / region->block_size;
+
+    most = most < PG_PIECES ? most : PG_PIECES;
+    if (pg_has_helper(region) &&
+        most > pg_channel_bytes(region->store.channel) / region->workers / region->block_size)
+        most = pg_channel_bytes(region->store.channel) / region->workers / region->block_size;
+    most = most < frames / 4 ? most : frames / 4;
+    return most ? (uint32_t)most : 1;
+}
+
 static int make_frames(struct pg_region *region, uint64_t limit)
 {
-    uint64_t frames = limit ? limit / region->block_size : UINT32_MAX, in_flight;
+    uint64_t buffers = pg_has_helper(region) ? pg_channel_bytes(region->store.channel) : 0;
+    uint64_t frames = limit ? (limit - buffers) / region->block_size : UINT32_MAX, in_flight;
     int error;
 
     /* Slots count as well, so a limit that all blocks fit into can still be one. */
+    if (limit && limit < buffers + LEAST_FRAMES * region->block_size)
+        return -EINVAL;
     region->limited = limit && frames < (uint64_t)region->nblocks + MOST_SLOTS;
     if (!region->limited)
         frames = UINT32_MAX;
     pg_policy_init(region, (uint32_t)frames);
-    /* Two windows and what the event loop, the workers and callers hold. */
-    in_flight = 2 * region->window_most + 8;
+    region->chunk_most = most_at_once(region, frames);
+    /* What the event loop, the workers and callers hold, and what has been read ahead. */
+    in_flight = 2 * region->window_most + 8 + region->workers;
+    if (pg_has_helper(region))
+        in_flight += region->workers * region->chunk_most;
     error = pg_frames_init(&region->frames, &region->uffd, region->block_size, (uint32_t)frames,
                            (uint16_t)(region->standby_wanted + 4 * PG_BATCH + in_flight),
                            (uint16_t)(in_flight + PG_BATCH));
-    return error ? error : pg_policy_start(region);
+    if (error)
+        return error;
+    return pg_policy_start(region);
 }
 
 static int start_threads(struct pg_region *region)
 {
-    static void *(*const body[])(void *) = {pg_serve, pg_work, pg_work};
-    static const char *const names[] = {"pagemove-faults", "pagemove-work", "pagemove-work"};
     pthread_attr_t attributes;
     sigset_t all, before;
     int error = 0;
@@ -147,28 +170,36 @@ static int start_threads(struct pg_region *region)
     /* Signals are for the program's own threads. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (!error && region->threads < 1 + PG_WORKERS) {
+    while (!error && region->threads < 1 + region->workers) {
         pthread_t *thread = &region->thread[region->threads];
-        error = -pthread_create(thread, &attributes, body[region->threads], region);
-        if (!error)
-            pthread_setname_np(*thread, names[region->threads++]);
+        int serves = region->threads == 0;
+        error = -pthread_create(thread, &attributes, serves ? pg_serve : pg_work, region);
+        if (!error) {
+            pthread_setname_np(*thread, serves ? "pagemove-faults" : "pagemove-work");
+            region->threads++;
+        }
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     return error;
 }
 
-static int start(struct pg_region *region, const struct pg_config *config)
+static int start(struct pg_region *region, const struct pg_config *config, char text[PG_TEXT])
 {
-    int error = pg_store_init(&region->store, config);
+    int error = pg_uffd_open(&region->uffd);
 
     if (!error)
-        error = pg_uffd_open(&region->uffd);
+        error = pg_store_init(&region->store, config, region->uffd.region, text);
     if (error)
         return error;
+    region->workers = config->helper ? config->helper->lines : PG_WORKERS;
+    if (region->workers > PG_LINES)
+        region->workers = PG_LINES;
+    if (config->helper)
+        region->texts = calloc(PG_FAILURES, sizeof *region->texts);
     region->wakeup = eventfd(0, EFD_CLOEXEC);
     region->spill_directory = strdup(config->spill_directory ? config->spill_directory : "/tmp");
-    if (region->wakeup < 0 || !region->spill_directory)
+    if (region->wakeup < 0 || !region->spill_directory || (config->helper && !region->texts))
         return -errno;
     error = map_region(region, config->name);
     if (!error)
@@ -181,12 +212,13 @@ static int start(struct pg_region *region, const struct pg_config *config)
     return start_threads(region);
 }
 
-int pg_open(const struct pg_config *config, struct pg_region **opened)
+int pg_open(const struct pg_config *config, struct pg_region **opened, char text[PG_TEXT])
 {
     uint64_t blocks = (config->nbytes + config->block_size - 1) / config->block_size;
     struct pg_region *region = calloc(1, sizeof *region);
     int error;
 
+    text[0] = 0;
     if (!region)
         return -ENOMEM;
     region->uffd = (struct pg_uffd){-1, -1, -1, 0, 0};
@@ -198,7 +230,7 @@ int pg_open(const struct pg_config *config, struct pg_region **opened)
     region->timeout = config->timeout_ns;
     region->read_ahead = config->read_ahead;
     init_locks(region);
-    error = blocks < UINT32_MAX ? start(region, config) : -EFBIG;
+    error = blocks < UINT32_MAX ? start(region, config, text) : -EFBIG;
     if (error) {
         pg_close(region);
         return error;
@@ -214,6 +246,8 @@ static void stop_threads(struct pg_region *region)
     pthread_mutex_lock(&region->lock);
     __atomic_store_n(&region->stop, 1, __ATOMIC_RELEASE);
     pthread_cond_broadcast(&region->work);
+    if (region->store.channel)
+        pg_channel_stop(region->store.channel);
     pthread_mutex_unlock(&region->lock);
     if (region->wakeup >= 0 && write(region->wakeup, &one, sizeof one) < 0)
         return; /* an eventfd takes this always */
@@ -239,8 +273,11 @@ void pg_close(struct pg_region *region)
         /* Neither region nor slots are mapped in a forked child. */
         free(region->frames.stack);
     }
-    pg_store_free(&region->store);
-    pg_store_free(&region->spill);
+    pg_store_free(&region->store, region->inherited);
+    pg_store_free(&region->spill, region->inherited);
+    pg_record_free(region);
+    free(region->replayed);
+    free(region->texts);
     pg_blocks_free(&region->blocks);
     if (region->spilled)
         munmap(region->spilled, spilled_bytes(region));

@@ -14,7 +14,7 @@
 #include "uffd.h"
 
 enum {
-    PG_WORKERS = 2,
+    PG_WORKERS = 2, /* for a file; as many as there are lines to a helper */
     PG_JOBS = 256,
     PG_STREAMS = 8,
     PG_REQUESTS = 16,
@@ -35,6 +35,8 @@ struct pg_request {
     uint32_t count;
     int64_t marker; /* left in its slot, so that its touch tells how far the reader has come */
     int sequential; /* a guess of the pager; else the user has asked */
+    const uint32_t *list; /* blocks in an order of their own: `next` counts these */
+    int *pending;         /* parts of it that are not there yet, for somebody who waits */
 };
 
 /* An access pattern: faults at a constant distance from one another. */
@@ -84,17 +86,26 @@ struct pg_region {
     struct pg_request requests[PG_REQUESTS];
     uint32_t request_count;
     struct pg_stream streams[PG_STREAMS];
-    uint32_t window_most;
-    int ahead_busy; /* one worker reads ahead at a time, in order */
+    uint32_t window_most, chunk_most; /* blocks of a window, of one read */
+    int ahead_busy; /* one thread at a time decides what is next; of a file, until it is there */
+    uint32_t *replayed;
+
+    uint32_t *record;   /* blocks in the order they were first needed, while that is recorded */
+    uint64_t *recorded; /* a bit for each that is there already */
+    uint32_t record_count, record_room;
 
     struct pg_counters counters;
     uint64_t histogram[PG_BUCKETS];
     struct pg_failure failures[PG_FAILURES];
     uint64_t failure_count;
+    char (*texts)[PG_TEXT]; /* what the helper said of each, where there is one */
 
+    struct pg_line *line; /* on which the event loop has asked for a small block, or NULL */
+    struct pg_job asked;
     int stop, wakeup; /* wakeup: an eventfd */
     uint32_t threads;
-    pthread_t thread[1 + PG_WORKERS];
+    pthread_t thread[1 + PG_LINES];
+    uint32_t workers;
     struct pg_region *next, **link; /* of all regions, for fork */
     int inherited;
 };
@@ -133,6 +144,12 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
 /* Make room for one more frame. 0 or -EAGAIN. Lets go. */
 int pg_make_room(struct pg_region *region);
 
+/* Whether a helper has the store. */
+static inline int pg_has_helper(const struct pg_region *region)
+{
+    return region->store.channel != NULL;
+}
+
 /* Put a FILLING block that has been read into the region. 0 or -EAGAIN: no room for a copy, so the
  * slot is still the caller's. Lets go. */
 int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot);
@@ -140,6 +157,9 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot);
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
  * by a worker. Lets go. */
 void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began);
+
+/* The answer to what pg_fill has asked a helper for, or that there is none. Lets go. */
+void pg_take_answer(struct pg_region *region);
 
 /* Do a job, or put it off. Lets go. */
 void pg_do_job(struct pg_region *region, struct pg_job job);
@@ -191,6 +211,12 @@ pg_entry pg_victim(struct pg_region *region);
 void pg_enlist(struct pg_region *region, pg_entry entry, int sequential);
 void pg_note_evicted(struct pg_region *region, uint32_t number);
 void pg_note_missed(struct pg_region *region, uint32_t number);
+
+/* record.c */
+
+/* A block is needed: if that is recorded, and is for the first time, it is noted. */
+void pg_note_needed(struct pg_region *region, uint32_t number);
+void pg_record_free(struct pg_region *region);
 
 /* ahead.c */
 

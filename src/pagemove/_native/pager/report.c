@@ -2,6 +2,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "channel.h"
 #include "region.h"
 
 uint64_t pg_now(void)
@@ -40,7 +41,19 @@ void pg_note_failure(struct pg_region *region, int operation, uint32_t number, i
                             .error = error == PG_SHORT ? 0 : error,
                             .offset = number * region->block_size,
                             .tries = tries};
+    if (region->texts)
+        pg_store_text(&region->store, region->texts[region->failure_count % PG_FAILURES]);
     region->failure_count++;
+}
+
+void pg_failure_text(struct pg_region *region, uint64_t sequence, char text[PG_TEXT])
+{
+    text[0] = 0;
+    pthread_mutex_lock(&region->lock);
+    if (region->texts && sequence < region->failure_count &&
+        region->failure_count - sequence <= PG_FAILURES)
+        memcpy(text, region->texts[sequence % PG_FAILURES], PG_TEXT);
+    pthread_mutex_unlock(&region->lock);
 }
 
 void pg_counters(struct pg_region *region, struct pg_counters *counters)
@@ -48,7 +61,11 @@ void pg_counters(struct pg_region *region, struct pg_counters *counters)
     pthread_mutex_lock(&region->lock);
     *counters = region->counters;
     counters->resident = region->frames.total * region->block_size;
+    if (region->limited && region->store.channel)
+        counters->resident += pg_channel_bytes(region->store.channel);
     counters->dirty = region->blocks.dirty * region->block_size;
+    if (region->store.channel)
+        counters->restarts = pg_channel_restarts(region->store.channel);
     pthread_mutex_unlock(&region->lock);
 }
 

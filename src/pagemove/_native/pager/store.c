@@ -9,24 +9,37 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "channel.h"
+
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 8
 #endif
 
-int pg_store_init(struct pg_store *store, const struct pg_config *config)
+int pg_store_init(struct pg_store *store, const struct pg_config *config, int region,
+                  char text[PG_TEXT])
 {
     size_t bytes = config->injection_count * sizeof *store->injections;
 
-    *store = (struct pg_store){.fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3),
+    int error;
+
+    *store = (struct pg_store){.fd = -1,
                                .offset = config->offset,
                                .nbytes = config->nbytes,
                                .injection_count = config->injection_count};
-    if (store->fd < 0)
-        return -errno;
+    pthread_mutex_init(&store->lock, NULL);
+    if (config->helper) {
+        error = pg_channel_open(config->helper, region, config->timeout_ns, &store->channel, text);
+        if (error)
+            return error;
+    } else {
+        store->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
+        if (store->fd < 0)
+            return -errno;
+    }
     store->label = strdup(config->label ? config->label : "");
     store->injections = malloc(bytes ? bytes : 1);
     if (!store->label || !store->injections) {
-        pg_store_free(store);
+        pg_store_free(store, 0);
         return -ENOMEM;
     }
     if (bytes)
@@ -34,8 +47,10 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config)
     return 0;
 }
 
-void pg_store_free(struct pg_store *store)
+void pg_store_free(struct pg_store *store, int inherited)
 {
+    if (store->channel)
+        pg_channel_close(store->channel, inherited);
     if (store->fd >= 0)
         close(store->fd);
     free(store->label);
@@ -124,6 +139,54 @@ static ssize_t read_some(struct pg_store *store, const struct iovec *vector, siz
     return preadv(store->fd, vector, (int)count, (off_t)offset);
 }
 
+/* Have the helper do it. */
+static int call(struct pg_store *store, int operation, uint64_t offset, const struct iovec *vector,
+                size_t count)
+{
+    struct pg_piece pieces[PG_PIECES];
+    char text[PG_TEXT];
+    int error;
+
+    for (size_t i = 0; i < count; i++)
+        pieces[i] = (struct pg_piece){vector[i].iov_base, vector[i].iov_len};
+    error = pg_channel_call(store->channel, operation, store->offset + offset, pieces, count, text);
+    if (error) {
+        pthread_mutex_lock(&store->lock);
+        memcpy(store->text, text, sizeof text);
+        pthread_mutex_unlock(&store->lock);
+    }
+    return error;
+}
+
+int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t address,
+                 int protect, struct pg_line **line)
+{
+    /* The last block may have a rest to be cleared, and tests want to fail reads. */
+    if (!store->channel || store->injection_count || offset + length > store->nbytes)
+        return -EAGAIN;
+    return pg_channel_ask(store->channel, store->offset + offset, length, address, protect, line);
+}
+
+int pg_store_answer(struct pg_store *store, struct pg_line *line)
+{
+    char text[PG_TEXT];
+    int error = pg_channel_answer(store->channel, line, text);
+
+    if (error) {
+        pthread_mutex_lock(&store->lock);
+        memcpy(store->text, text, sizeof text);
+        pthread_mutex_unlock(&store->lock);
+    }
+    return error;
+}
+
+void pg_store_text(struct pg_store *store, char text[PG_TEXT])
+{
+    pthread_mutex_lock(&store->lock);
+    memcpy(text, store->text, PG_TEXT);
+    pthread_mutex_unlock(&store->lock);
+}
+
 int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                   size_t count, int nowait)
 {
@@ -132,13 +195,19 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
     size_t used;
     int error;
 
-    /* Every read that tests count is one that may wait. */
-    if (nowait && store->injection_count)
+    /* A helper answers when it can, and every read that tests count is one that may wait. */
+    if (nowait && (store->injection_count || store->channel))
         return -EAGAIN;
     error = inject(store, PG_OP_READ, &shorten);
     if (error)
         return -error;
     total = clip(store, offset, pieces, count, vector, &used);
+    if (store->channel && total) {
+        error = call(store, PG_OP_READ, offset, vector, used);
+        if (error)
+            return error;
+        done = total;
+    }
     while (done < total) {
         ssize_t got = read_some(store, next, used, store->offset + offset + done, nowait);
         if (got < 0 && errno == EINTR)
@@ -177,6 +246,8 @@ int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piec
             return -errno;
         return -PG_SHORT;
     }
+    if (store->channel)
+        return total ? call(store, PG_OP_WRITE, offset, vector, used) : 0;
     while (done < total) {
         ssize_t put = pwritev(store->fd, next, (int)used, (off_t)(store->offset + offset + done));
         if (put < 0 && errno == EINTR)
@@ -196,6 +267,8 @@ int pg_store_sync(struct pg_store *store)
 
     if (error)
         return -error;
+    if (store->channel)
+        return call(store, PG_OP_SYNC, 0, NULL, 0);
     while (fdatasync(store->fd))
         if (errno != EINTR)
             return -errno;

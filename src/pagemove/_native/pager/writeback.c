@@ -29,6 +29,7 @@ static int open_spill(struct pg_region *region)
 {
     static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
     struct pg_config config = {.nbytes = region->nbytes, .label = "the file of private changes"};
+    char text[PG_TEXT];
     int error = 0;
 
     pthread_mutex_lock(&opening);
@@ -37,7 +38,7 @@ static int open_spill(struct pg_region *region)
         if (config.fd < 0) {
             error = -errno;
         } else {
-            error = pg_store_init(&region->spill, &config);
+            error = pg_store_init(&region->spill, &config, -1, text);
             close(config.fd);
         }
     }

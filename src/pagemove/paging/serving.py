@@ -1,0 +1,83 @@
+"""How a store is served: a file by the pager itself, any other store by a helper process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TypedDict
+
+from pagemove.stores.base import Store
+from pagemove.stores.faulty import FaultyFileStore
+from pagemove.stores.file import FileStore
+
+_LARGEST_REQUEST = 2 << 20
+
+
+class Serving(TypedDict):
+    """What the pager is told of a store: keywords of `Pager`, and the descriptor of a file."""
+
+    fd: int
+    label: bytes
+    injection: list[tuple[int, int, int, int, int]]
+    helper: tuple[list[bytes], int, int, int, int, int] | None
+
+
+def is_native(store: Store) -> bool:
+    """Whether the pager can read it without the interpreter.
+
+    Not a subclass: what it overrides would not be asked.
+    """
+    return type(store) in (FileStore, FaultyFileStore)
+
+
+def label_of(store: Store) -> str:
+    """Name a store in messages."""
+    return str(store.path) if isinstance(store, FileStore) else repr(store)
+
+
+@contextlib.contextmanager
+def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
+    """Give what the pager needs to open a region over the store.
+
+    Parameters
+    ----------
+    store : Store
+        Pickled, if a helper is to run it.
+    block_size, limit : int
+        Bytes; no limit is 0.
+
+    Raises
+    ------
+    TypeError
+        The store cannot be pickled.
+    """
+    label = os.fsencode(label_of(store))
+    if isinstance(store, FileStore) and is_native(store):
+        faults = store.faults if isinstance(store, FaultyFileStore) else ()
+        yield Serving(
+            fd=store.fileno(),
+            label=label,
+            injection=[fault.injection for fault in faults],
+            helper=None,
+        )
+        return
+    from pagemove.paging.helper import Helper  # and multiprocessing, which files do not need
+
+    count, nbytes = lines(block_size, limit, store.concurrency)
+    with contextlib.closing(Helper(store)) as helper:
+        process = (helper.argv, helper.config, helper.log, count, nbytes, int(store.restartable))
+        yield Serving(fd=-1, label=label, injection=[], helper=process)
+
+
+def lines(block_size: int, limit: int, concurrency: int) -> tuple[int, int]:
+    """Choose how many requests can be under way, and how many bytes each: (count, nbytes).
+
+    What they hold counts as resident: at most a quarter of the limit.
+    """
+    if not limit:
+        return concurrency, _LARGEST_REQUEST
+    room = limit // 4
+    nbytes = room // concurrency // block_size * block_size
+    nbytes = min(max(nbytes, block_size), _LARGEST_REQUEST)
+    return max(1, min(concurrency, room // nbytes)), nbytes
