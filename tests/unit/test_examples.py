@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from pagemove import PAGE_SIZE
-
-ROOT = Path(__file__).resolve().parents[2]
+from support.examples import EXAMPLES, load
 
 pytestmark = pytest.mark.needs("move")
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_every_example_is_tested() -> None:
-    names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"reorder_file", "compact_heap"}
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    paging = {"page_file", "kmeans", "update_table", "c_extension"}  # test_examples_paging.py
+    assert names == {"reorder_file", "compact_heap"} | paging
 
 
 @pytest.mark.parametrize(
@@ -42,7 +31,7 @@ def test_it_runs_as_a_script(name: str, last: str, tmp_path: Path) -> None:
     path.write_bytes(b"x" * 10_000)
     argument = {"reorder_file": str(path), "compact_heap": "30"}[name]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py"), argument],
+        [sys.executable, str(EXAMPLES / f"{name}.py"), argument],
         capture_output=True,
         text=True,
         timeout=120,

@@ -53,6 +53,10 @@ class Failure(NamedTuple):
         place = None if operation == "flush" else offset
         return cls(sequence, operation, place, errno, tries, text)
 
+    def concerns(self, operation: str, offsets: range) -> bool:
+        """Tell whether it is such an operation, on a block that begins at one of the offsets."""
+        return operation == self.operation and self.offset is not None and self.offset in offsets
+
     def error(self, store: str) -> StoreError:
         """Make the exception."""
         error = store_error(

@@ -177,11 +177,6 @@ def _array(
     else:
         _check_agreement(store, header, dtype, shape)
         layout = header
-    if layout.dtype.hasobject:
-        raise TypeError(
-            f"{store!r} holds Python objects (dtype {layout.dtype}), which are pickled and not "
-            "where an array could find them: save it with another dtype"
-        )
     needed = layout.offset + layout.dtype.itemsize * math.prod(layout.shape)
     if needed > store.nbytes:
         raise ValueError(
@@ -189,7 +184,7 @@ def _array(
             f"{layout.dtype} from byte {layout.offset} on needs {needed}: it was cut short, or it "
             "is not such an array"
         )
-    region = PagedMemory(store, **paging)  # type: ignore[arg-type]
+    region = PagedMemory(store, **paging)
     region._forgettable = True
     if layout.fortran:
         return region.asarray(layout.dtype, layout.shape[::-1], layout.offset).T
@@ -208,6 +203,7 @@ def _raw(
             f"{store!r} has no .npy header, so nothing says what it holds: give a dtype"
         )
     kind, start = np.dtype(dtype), operator.index(offset)
+    _check_items(store, kind)
     if not 0 <= start <= store.nbytes:
         raise ValueError(f"offset {start} is not within the {store.nbytes} bytes of {store!r}")
     if shape is None:
@@ -231,6 +227,14 @@ def _sizes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
     return tuple(map(operator.index, shape if isinstance(shape, tuple | list) else (shape,)))
 
 
+def _check_items(store: Store, dtype: np.dtype[Any]) -> None:
+    if dtype.hasobject:
+        raise TypeError(
+            f"{store!r} cannot be paged as {dtype}: Python objects are pickled, and not where an "
+            "array could find them; save it with another dtype"
+        )
+
+
 def _check_agreement(
     store: Store,
     header: _Layout,
@@ -250,34 +254,50 @@ def _header(store: Store) -> _Layout | None:
     prefix = _head(store, _MAGIC_NBYTES + 4)
     if not prefix.startswith(_MAGIC):
         return None
-    major = prefix[len(_MAGIC)]
-    # The length of what follows has two bytes in version 1, four in the others.
-    size = struct.Struct("<H" if major == 1 else "<I")
-    start = _MAGIC_NBYTES + size.size
     try:
+        version = np.lib.format.read_magic(io.BytesIO(prefix))
+        # The length of what follows has two bytes in version 1, four in the others.
+        size = struct.Struct("<H" if version[0] == 1 else "<I")
+        start = _MAGIC_NBYTES + size.size
         (length,) = size.unpack(prefix[_MAGIC_NBYTES:start])
         if length > _HEADER_MOST:
             raise ValueError(f"it has {length} bytes")
-        text = _head(store, start + length)[start:]
-        if major == 1:
-            file = io.BytesIO(size.pack(length) + text)
-            found = np.lib.format.read_array_header_1_0(file, max_header_size=_HEADER_MOST)
-        elif major in (2, 3):
-            # NumPy's public functions end with version 2. Version 3 is the same in UTF-8, which
-            # can stand in the strings of a version 2 as escapes.
-            if major == 3:
-                text = text.decode("utf-8").encode("ascii", "backslashreplace")
-            file = io.BytesIO(size.pack(len(text)) + text)
-            found = np.lib.format.read_array_header_2_0(file, max_header_size=_HEADER_MOST)
-        else:
-            raise ValueError(f"version {major} is not known")
     except (ValueError, struct.error) as error:
-        raise ValueError(
-            f"{store!r} begins like a .npy file, but its header cannot be read: {error}; if it is "
-            "something else, page it with PagedMemory"
-        ) from None
-    shape, fortran, dtype = found
+        raise _unreadable(store, error) from None
+    text = _head(store, start + length)[start:]
+    try:
+        shape, fortran, dtype = _parsed(version, size, text)
+    # NumPy's parser has its own exception for every kind of nonsense.
+    except Exception as error:
+        raise _unreadable(store, error) from None
+    _check_items(store, dtype)
     return _Layout(dtype, shape, fortran and len(shape) > 1, start + length)
+
+
+def _parsed(
+    version: tuple[int, int], size: struct.Struct, text: bytes
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Have NumPy read the text of a header."""
+    reads = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version == (3, 0):
+        # NumPy's public functions end with version 2. Version 3 is the same in UTF-8, which can
+        # stand in the strings of a version 2 as escapes.
+        version, text = (2, 0), text.decode("utf-8").encode("ascii", "backslashreplace")
+    if version not in reads:
+        raise ValueError(f"version {version} is not known")
+    file = io.BytesIO(size.pack(len(text)) + text)
+    return reads[version](file, max_header_size=_HEADER_MOST)
+
+
+def _unreadable(store: Store, error: Exception) -> ValueError:
+    reason = str(error).partition("\n")[0][:200] or type(error).__name__
+    return ValueError(
+        f"{store!r} begins like a .npy file, but its header cannot be read: {reason}; if it is "
+        "something else, page it with PagedMemory"
+    )
 
 
 def _head(store: Store, nbytes: int) -> bytes:

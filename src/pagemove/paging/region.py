@@ -227,14 +227,15 @@ class PagedMemory(Pager):
         """
         start, count = self._range(offset, length)
         with memoryview(self):
-            if wait:
-                # A poisoned block stays so until it is evicted.
-                for failure in self._unreadable(0, start, count):
-                    super().evict(failure.offset or 0, 1)
             first = self._next_failure()
-            super().prefetch(start, count, wait)
-            if wait:
-                self._raise(self._unreadable(first, start, count))
+            code = super().prefetch(start, count, wait)
+            if wait and code:
+                # It may have failed long ago, and more than once.
+                span = range(start - self.block_size + 1, start + count)
+                reads = [each for each in self._failures_from(0) if each.concerns("read", span)]
+                noted = {each.offset: each for each in reads if each.sequence >= first}
+                noted = noted or {each.offset: each for each in reads}
+                self._raise(noted.values() or [Failure(first, "read", None, code, 1)])
 
     def evict(  # type: ignore[override]
         self, offset: int = 0, length: int | None = None
@@ -320,19 +321,11 @@ class PagedMemory(Pager):
         """
         with memoryview(self):
             counters = self.counters()
+            resident, dirty = counters.pop("resident"), counters.pop("dirty")
             return PagingStats(
-                faults=counters["faults"],
-                write_faults=counters["write_faults"],
-                rescued=counters["rescued"],
-                prefetched=counters["prefetched"],
-                evicted=counters["evicted"],
-                written_back=counters["written_back"],
-                resident_nbytes=counters["resident"],
-                dirty_nbytes=counters["dirty"],
-                bytes_read=counters["bytes_read"],
-                bytes_written=counters["bytes_written"],
-                retries=counters["retries"],
-                errors=counters["errors"],
+                **counters,
+                resident_nbytes=resident,
+                dirty_nbytes=dirty,
                 failures=tuple(each.error(self._label) for each in self._failures_from(0)),
                 histogram=tuple(self.histogram()),
             )
@@ -356,7 +349,7 @@ class PagedMemory(Pager):
         self._save_record()
         super().close()
 
-    def save_or_tell(self) -> None:
+    def _save_or_tell(self) -> None:
         """Save changes, or say on standard error that it cannot be done. For the end of it all."""
         if self.closed or self._mode != "r+":
             return
@@ -389,24 +382,16 @@ class PagedMemory(Pager):
             if record[0] >= sequence
         ]
 
-    def _unreadable(self, sequence: int, start: int, count: int) -> list[Failure]:
-        """List failures to read a block that has a byte of a range."""
-        return [
-            failure
-            for failure in self._failures_from(sequence)
-            if failure.operation == "read"
-            and failure.offset is not None
-            and failure.offset < start + count
-            and start < failure.offset + self.block_size
-        ]
-
     def _next_failure(self) -> int:
         return max((failure.sequence + 1 for failure in self._failures_from(0)), default=0)
 
     def _raise(self, failures: Iterable[Failure]) -> None:
         error = error_of(failures, self._label)
-        if error:
-            raise error
+        try:
+            if error:
+                raise error
+        finally:
+            del error  # with its traceback it would keep this frame, and so the region
 
     def _raise_code(self, code: int, operation: str, first: int) -> None:
         """Raise if a call has ended with an errno; what it noted from `first` on says more."""
@@ -418,6 +403,7 @@ class PagedMemory(Pager):
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._forgettable = True  # it may stay open, but nobody has forgotten it
         try:
             self.close()
         except BufferError:
@@ -425,7 +411,6 @@ class PagedMemory(Pager):
             # see. Changes are flushed; the region goes with the last array.
             if exception[0] is None:
                 raise
-            self._forgettable = True
 
     def __repr__(self) -> str:
         if not hasattr(self, "_label"):
@@ -441,7 +426,7 @@ class PagedMemory(Pager):
     def __del__(self) -> None:
         if not hasattr(self, "_label") or self.closed:
             return
-        self.save_or_tell()
+        self._save_or_tell()
         if not self._forgettable:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 
