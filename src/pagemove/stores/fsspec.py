@@ -12,6 +12,7 @@ from pagemove.stores import http, ranges
 from pagemove.stores.base import Store
 from pagemove.stores.extras import needed
 from pagemove.stores.patience import patiently
+from pagemove.stores.urls import without_secret
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -27,7 +28,6 @@ _FINAL = (
     ValueError,
 )
 _IN_MEMORY = re.compile(r"(?:^|::)memory://")
-_SECRET = re.compile(r"(//[^/@:]*):[^/@]*@")
 _MOST_IDLE = 4
 
 
@@ -111,7 +111,7 @@ class FsspecStore(Store):
     @property
     def url(self) -> str:
         """Where it is, without a password that may be in it."""
-        return _SECRET.sub(r"\1:...@", self._url)
+        return without_secret(self._url)
 
     @property
     def nbytes(self) -> int:

@@ -14,8 +14,9 @@ from pagemove.stores import ranges
 from pagemove.stores import redis_layout as keys
 from pagemove.stores.base import Store, read_only
 from pagemove.stores.redis_blocks import Blocks, Fenced
-from pagemove.stores.redis_client import Client, Command, code_of, without_secret
+from pagemove.stores.redis_client import Client, Command, code_of
 from pagemove.stores.redis_lease import Lease
+from pagemove.stores.urls import without_secret
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

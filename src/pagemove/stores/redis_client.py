@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from pagemove.stores.extras import needed
 from pagemove.stores.patience import patiently
-
-_SECRET = re.compile(r"(//[^/@:]*):[^/@]*@")
+from pagemove.stores.urls import without_secret
 
 
 class Command(NamedTuple):
@@ -212,11 +211,6 @@ def _log_of(server: Any) -> Log:
         return Log(True, False, "")
     always = server.config_get("appendfsync").get("appendfsync") == "always"
     return Log(False, always, "is older than WAITAOF and does not sync its log before each answer")
-
-
-def without_secret(url: str) -> str:
-    """Leave out the password of a URL."""
-    return _SECRET.sub(r"\1:...@", url)
 
 
 def _sent(client: Any, commands: Sequence[Command]) -> list[Any]:
