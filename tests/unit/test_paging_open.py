@@ -212,6 +212,11 @@ class TestRaw:
         assert (region.mode, region.resident_limit, region.block_size) == ("c", 65536, 4096)
 
 
+def _log_ends() -> None:
+    """Wait for the thread that reads a helper's log, which sees in its own time that it ended."""
+    wait_for(lambda: all(each.name != "pagemove-log" for each in threading.enumerate()))
+
+
 class TestSources:
     @pytest.mark.needs("fsspec")
     def test_urls(self, tmp_path):
@@ -228,6 +233,8 @@ class TestSources:
             assert np.array_equal(array, np.arange(5000))
         with pytest.raises(ValueError, match="mode 'c'"):
             open_array("memory://array.npy", mode="r+")
+        del array
+        _log_ends()
 
     def test_a_url_of_a_file_is_the_file(self, tmp_path):
         save(tmp_path / "an array.npy", np.arange(5))
@@ -263,8 +270,7 @@ class TestSources:
         file = io.BytesIO()
         np.save(file, np.arange(5))
         assert open_array(BytesStore(file.getvalue())).tolist() == [0, 1, 2, 3, 4]
-        # The thread that reads the helper's log sees in its own time that it has ended.
-        wait_for(lambda: all(each.name != "pagemove-log" for each in threading.enumerate()))
+        _log_ends()
 
     @pytest.mark.parametrize("wrong", [np.zeros(5), b"x" * 100, None, 5])
     def test_what_is_no_source(self, wrong):

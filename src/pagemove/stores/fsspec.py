@@ -301,7 +301,9 @@ def _is_http(filesystem: Any) -> bool:
 
 def _is_transient(error: Exception) -> bool:
     stale = isinstance(error, OSError) and error.errno == errno.ESTALE
-    return not stale and not isinstance(error, _FINAL) and http.is_passing(error)
+    # Of libraries whose exceptions all derive from one.
+    unknown = "Credentials" in type(error).__name__
+    return not stale and not unknown and not isinstance(error, _FINAL) and http.is_passing(error)
 
 
 def _wait_for(filesystem: Any, request: Any, seconds: float) -> Any:

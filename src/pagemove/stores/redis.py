@@ -13,6 +13,7 @@ from pagemove.errors import StoreError
 from pagemove.stores import ranges
 from pagemove.stores import redis_layout as keys
 from pagemove.stores.base import Store, read_only
+from pagemove.stores.extras import needed
 from pagemove.stores.redis_blocks import Blocks, Fenced
 from pagemove.stores.redis_client import Client, Command, code_of
 from pagemove.stores.redis_lease import Lease
@@ -123,6 +124,7 @@ class RedisStore(Store):
         timeout: float = 5.0,
         **options: Any,
     ) -> None:
+        needed("redis", "redis")
         if not key or "{" in key or "}" in key:
             raise ValueError(f"key must be a name without braces, not {key!r}")
         if create and nbytes is None:

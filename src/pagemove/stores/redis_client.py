@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pagemove.stores.extras import needed
 from pagemove.stores.patience import patiently
 from pagemove.stores.urls import without_secret
 
@@ -57,7 +56,6 @@ class Client:
     """
 
     def __init__(self, url: str, timeout: float, options: dict[str, Any]) -> None:
-        needed("redis", "redis")
         self._url = re.sub(r"^valkey", "redis", url)
         self._timeout = timeout
         self._options = options
