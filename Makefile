@@ -18,6 +18,7 @@ demo: $(BIN)/.installed
 	$(BIN)/pagemove compare --quick
 	$(BIN)/python examples/reorder_file.py
 	$(BIN)/python examples/compact_heap.py
+	$(BIN)/python examples/page_file.py
 
 test: $(BIN)/.installed $(BIN)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import pickle
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pagemove
 from pagemove import PAGE_SIZE, Memory, lowlevel
+from pagemove.stores import FileStore
+from pagemove.stores.faulty import Fault, FaultyFileStore
 from support import child
 
 from .leaks import growth
@@ -19,6 +24,7 @@ from .leaks import growth
 pytestmark = pytest.mark.needs("move")
 
 _PAGES = 8
+_BLOCK = 65536
 _RDWR = 3
 _PRIVATE = 0x22
 _NORESERVE = 0x4000
@@ -45,8 +51,8 @@ def fails(function: Callable[..., object], *arguments: object, **named: object) 
 
 @calls("RemapError", "SourceHole", "DestinationMapped", "PageShared", "UnsupportedError")
 def _exceptions() -> Iterator[Callable[[], object]]:
-    kinds = [getattr(pagemove, name) for name in pagemove.__all__ if name.endswith("Error")]
-    kinds += [pagemove.SourceHole, pagemove.DestinationMapped, pagemove.PageShared]
+    kinds = [pagemove.RemapError, pagemove.SourceHole, pagemove.DestinationMapped]
+    kinds += [pagemove.PageShared, pagemove.UnsupportedError]
 
     def function() -> None:
         for kind in kinds:
@@ -225,6 +231,84 @@ def _unshare() -> Iterator[Callable[[], object]]:
             fails(pagemove.unshare, object())
 
     yield function
+
+
+@calls("StoreError")
+def _store_error() -> Iterator[Callable[[], object]]:
+    def function() -> None:
+        error = pagemove.StoreError(5, "text", store="file", operation="read", offset=1)
+        assert pickle.loads(pickle.dumps(error)).offset == 1
+
+    yield function
+
+
+@contextlib.contextmanager
+def _file(contents: bytes = b"x" * (20 * _BLOCK + 5)) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        path.write_bytes(contents)
+        yield path
+
+
+def _use(region: pagemove.PagedMemory) -> None:
+    array = region.asarray(np.uint8)
+    array[::_BLOCK].sum()
+    if array.flags.writeable:
+        array[:: 2 * _BLOCK] = 7
+    region.prefetch(0, 2 * _BLOCK, wait=True)
+    region.evict(0, _BLOCK)
+    region.flush()
+    region.stats()
+    repr(region)
+    fails(region.close)
+    fails(region.prefetch, -1)
+    fails(region.asarray, "O")
+
+
+@calls("PagedMemory", "PagingStats")
+def _paged_memory() -> Iterator[Callable[[], object]]:
+    faults = [Fault("read", first=30, count=0, errno=5), Fault("write", first=1, errno=28)]
+
+    def function() -> None:
+        for mode in ("r", "r+", "c"):
+            with (
+                FileStore(path, writable=True) as store,
+                pagemove.PagedMemory(store, mode=mode, resident_limit=4 * _BLOCK) as region,
+            ):
+                _use(region)
+        with FaultyFileStore(path, writable=True, faults=faults) as store:
+            region = pagemove.PagedMemory(store, mode="r+", prefetch="off", store_timeout=0)
+            region.asarray(np.uint8)[0] = 1
+            region.flush()
+            region.asarray(np.uint8)[0] = 2
+            fails(region.flush)
+            fails(pagemove.PagedMemory, store, block_size=5)
+            fails(pagemove.PagedMemory, path)
+            region.close()
+
+    with _file() as path:
+        yield function
+
+
+@calls("open_array", "region_of")
+def _open_array() -> Iterator[Callable[[], object]]:
+    def function() -> None:
+        for mode in ("r", "r+", "c"):
+            array = pagemove.open_array(path, mode=mode, resident_limit=4 * _BLOCK)
+            assert array[::1000].sum() >= 0
+            if mode != "r":
+                array[1:][::500] += 1
+                pagemove.region_of(array[5:]).flush()
+        fails(pagemove.open_array, path, dtype="u1")
+        fails(pagemove.open_array, path, dtype="u1", offset=1 << 40)
+        fails(pagemove.open_array, path.parent)
+        fails(pagemove.open_array, "s3://bucket/key")
+        fails(pagemove.region_of, np.zeros(3))
+
+    contents = io.BytesIO()
+    np.save(contents, np.arange(100_000))
+    with _file(contents.getvalue()) as path:
+        yield function
 
 
 def _grown(name: str) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from pagemove import PagedMemory, StoreError
 from pagemove.paging.failures import Failure, error_of
 from pagemove.stores.faulty import Fault, FaultyFileStore
-from support import ChildFailed, child
+from support import ChildFailed, child, vmas_in
 
 BLOCK = 65536
 N = 20 * BLOCK
@@ -228,6 +229,21 @@ class TestWrites:
         del array
         region.close()
         assert path.read_bytes()[0] == CONTENTS[0] ^ 1
+
+    def test_an_exception_does_not_keep_the_region(self, path, capsys):
+        region = opened(path, Fault("write", count=FOR_EVER, errno=errno.EIO), store_timeout=0)
+        region.asarray("u1")[0] ^= 1
+        with pytest.raises(StoreError):
+            region.flush()
+        address = region.address
+        gc.disable()
+        try:
+            with pytest.warns(ResourceWarning, match="never closed"):
+                del region
+        finally:
+            gc.enable()
+        assert not vmas_in(address, N)
+        assert "could not be saved" in capsys.readouterr().err
 
     def test_evict_raises_and_the_block_stays(self, path):
         with opened(path, Fault("write", errno=errno.EIO), store_timeout=0) as region:

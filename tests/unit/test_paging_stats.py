@@ -8,7 +8,8 @@ import pickle
 
 import pytest
 
-from pagemove import PagingStats, StoreError
+from pagemove import PagedMemory, PagingStats, StoreError
+from pagemove.stores import FileStore
 
 
 def failure(number: int) -> StoreError:
@@ -76,6 +77,20 @@ class TestDifference:
     def test_from_something_else(self):
         with pytest.raises(TypeError):
             self.LATER - 1
+
+
+@pytest.mark.needs("move")
+def test_everything_that_the_pager_counts_is_in_it(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    with FileStore(tmp_path / "file") as store, PagedMemory(store) as region:
+        names = {"resident": "resident_nbytes", "dirty": "dirty_nbytes"}
+        counted = {names.get(name, name) for name in region.counters()}
+        fields = {each.name for each in dataclasses.fields(PagingStats)}
+        assert counted == fields - {"failures", "histogram"}
+        assert memoryview(region)[0] == ord("x")
+        stats = region.stats()
+        assert (stats.faults, stats.bytes_read, stats.resident_nbytes) == (1, 1, region.block_size)
+        assert [count for _, count in stats.histogram] == [1]
 
 
 def test_frozen_and_travels_between_processes():

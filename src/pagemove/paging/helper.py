@@ -64,9 +64,7 @@ class Helper:
             file.write(payload)
         records, self._log = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.log = self._log.fileno()
-        threading.Thread(
-            target=_pass_on, args=(records,), name="pagemove-log", daemon=True
-        ).start()
+        threading.Thread(target=_pass_on, args=(records,), name="pagemove-log", daemon=True).start()
 
     def close(self) -> None:
         """Let go of what the pager has copies of by now."""

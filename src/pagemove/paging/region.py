@@ -14,9 +14,9 @@ import numpy.typing as npt
 from pagemove._native.pager import Pager
 from pagemove.arrays import array_over
 from pagemove.features import features
+from pagemove.paging import working_set
 from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.failures import Failure, error_of
-from pagemove.paging import working_set
 from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
 from pagemove.paging.serving import label_of, serving
 from pagemove.paging.sizes import text_of
@@ -387,8 +387,11 @@ class PagedMemory(Pager):
 
     def _raise(self, failures: Iterable[Failure]) -> None:
         error = error_of(failures, self._label)
-        if error:
-            raise error
+        try:
+            if error:
+                raise error
+        finally:
+            del error  # with its traceback it would keep this frame, and so the region
 
     def _raise_code(self, code: int, operation: str, first: int) -> None:
         """Raise if a call has ended with an errno; what it noted from `first` on says more."""
@@ -400,6 +403,7 @@ class PagedMemory(Pager):
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._forgettable = True  # it may stay open, but nobody has forgotten it
         try:
             self.close()
         except BufferError:
@@ -407,7 +411,6 @@ class PagedMemory(Pager):
             # see. Changes are flushed; the region goes with the last array.
             if exception[0] is None:
                 raise
-            self._forgettable = True
 
     def __repr__(self) -> str:
         if not hasattr(self, "_label"):

@@ -38,8 +38,10 @@ class PagingStats:
         From and to the store.
     retries, errors : int
         Reads, writes and flushes that failed and were tried again; that failed for good.
+    restarts : int
+        Helper processes that had ended and were started anew.
     failures : tuple of StoreError
-        The newest of the latter, at most 64, oldest first.
+        The newest of what failed for good, at most 64, oldest first.
     histogram : tuple of (int, int)
         How long faults took: an upper bound in nanoseconds, and how many took less than it, but not
         less than the bound before. Ascending, without empty ones.
@@ -64,6 +66,7 @@ class PagingStats:
     bytes_written: int = 0
     retries: int = 0
     errors: int = 0
+    restarts: int = 0
     failures: tuple[StoreError, ...] = field(default=(), compare=False)
     histogram: tuple[tuple[int, int], ...] = ()
 

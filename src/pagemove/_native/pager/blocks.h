@@ -22,6 +22,7 @@ enum pg_flag {
     PG_FLUSHING = 8,  /* a copy of it is being written back */
     PG_SEQUENCE = 16, /* belongs to a long sequence of touches, or was read ahead of one */
     PG_PATCH = 32,    /* resident, but for pages that the user has discarded and now touches */
+    PG_STARVED = 128, /* poisoned only because there was no frame */
     PG_UNSYNCED = 64, /* written back by a flush that has yet to make it durable */
 };
 

@@ -172,9 +172,11 @@ static int is_busy(const struct pg_block *block)
     return block->state == PG_FILLING || block->state == PG_WRITING || block->flags & PG_FLUSHING;
 }
 
-static int evict_number(struct pg_region *region, uint32_t number)
+/* Lets go. */
+static int evict_number(struct pg_region *region, uint32_t number, uint64_t deadline)
 {
-    unsigned tries = 0;
+    unsigned touched = 0;
+    uint64_t failed = 0;
 
     for (;;) {
         pg_entry entry = pg_find(&region->blocks, number);
@@ -188,8 +190,13 @@ static int evict_number(struct pg_region *region, uint32_t number)
         }
         error = evict_one(region, entry);
         /* A block that others touch all the time need not be taken away more than once. */
-        if (error != -EAGAIN || ++tries == 3)
-            return error == -EAGAIN ? 0 : error;
+        if (!error || (error == -EAGAIN && ++touched == 3))
+            return 0;
+        if (error == -EAGAIN)
+            continue;
+        if (pg_now() >= deadline)
+            return error;
+        pg_pause(region, pg_backoff(++failed));
     }
 }
 
@@ -197,6 +204,7 @@ int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
 {
     uint64_t first = offset / region->block_size;
     uint64_t end = (offset + length + region->block_size - 1) / region->block_size;
+    uint64_t deadline = pg_now() + region->timeout;
     int error = 0, failed;
 
     pthread_mutex_lock(&region->lock);
@@ -204,7 +212,7 @@ int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
         /* Of a large range only the blocks that there are. */
         if (end - number > region->blocks.used)
             break;
-        failed = evict_number(region, (uint32_t)number);
+        failed = evict_number(region, (uint32_t)number, deadline);
         error = error ? error : failed;
         first = number + 1;
     }
@@ -212,7 +220,7 @@ int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
         const struct pg_block *block = &region->blocks.at[entry];
         if (block->state == PG_ABSENT || block->number < first || block->number >= end)
             continue;
-        failed = evict_number(region, block->number);
+        failed = evict_number(region, block->number, deadline);
         error = error ? error : failed;
     }
     /* What was kept for reuse is part of what the caller wants back. */

@@ -1,7 +1,5 @@
 /* Blocks arrive: read into a slot, then moved or copied into the region. */
 #include <errno.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "region.h"
@@ -74,12 +72,46 @@ int pg_make_room(struct pg_region *region)
     return 0;
 }
 
+/* Copy page by page, and give each page of the slot up: that takes a page more than a move, and no
+ * frame. With few frames another block would have to leave, which may be one that the same
+ * instruction needs; with none to be had, whoever waits for one holds what others wait for. */
+static int squeeze(struct pg_region *region, uint64_t address, uint16_t slot, int protect)
+{
+    uint64_t page = region->uffd.page_size, from = pg_slot_address(&region->frames, slot);
+    int error = 0;
+
+    for (uint64_t at = 0; at < region->block_size && !error; at += page) {
+        error = pg_copy_in(&region->uffd, address + at, from + at, page, protect);
+        if (!error)
+            madvise((void *)(uintptr_t)(from + at), page, MADV_DONTNEED);
+    }
+    /* After an error the rest of the slot is still full, and the block there in part. */
+    if (!error)
+        pg_give_empty(&region->frames, slot);
+    return error;
+}
+
+static int make_room_gently(struct pg_region *region)
+{
+    uint16_t slot;
+
+    if (!pg_is_tight(region))
+        return pg_make_room(region);
+    while (!pg_has_room(&region->frames)) {
+        slot = pg_take_full(&region->frames);
+        if (slot == PG_NO_SLOT)
+            return -EAGAIN;
+        pg_give_up(&region->frames, slot);
+    }
+    return 0;
+}
+
 static int install_copy(struct pg_region *region, uint64_t address, uint16_t slot, int protect)
 {
-    int error = pg_make_room(region);
+    int error;
 
-    if (error)
-        return error;
+    if (make_room_gently(region))
+        return squeeze(region, address, slot, protect);
     error = pg_copy_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
                        region->block_size, protect);
     if (error)
@@ -151,62 +183,6 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot)
     return 0;
 }
 
-static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
-{
-    const char *cause =
-        error == PG_SHORT ? "the file is shorter than when it was opened" : strerror(error);
-    char text[PG_TEXT];
-
-    /* Of what the helper says, the first line has the cause. */
-    pg_store_text(&region->store, text);
-    text[strcspn(text, "\n")] = 0;
-    /* One write: lines of several threads do not mix. */
-    dprintf(2,
-            "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); "
-            "whoever touches them gets SIGBUS\n",
-            (unsigned long long)region->block_size,
-            (unsigned long long)(number * region->block_size), region->store.label, cause,
-            *text ? ": " : "", text, (unsigned long long)tries);
-}
-
-/* Give a block up. Whoever waits for it, or touches it later, is told by the kernel. */
-static void fail(struct pg_region *region, pg_entry entry, int error, uint64_t tries)
-{
-    struct pg_block *block = &region->blocks.at[entry];
-    int patch = block->flags & PG_PATCH;
-
-    describe(region, block->number, error, tries);
-    pg_note_failure(region, PG_OP_READ, block->number, error, tries);
-    region->counters.errors++;
-    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED | PG_PATCH | PG_SEQUENCE);
-    pg_become(&region->blocks, entry, patch ? PG_RESIDENT : PG_ERROR);
-    if (patch)
-        pg_enlist(region, entry, 0);
-    pg_poison(&region->uffd, pg_block_address(region, block->number), region->block_size);
-    pthread_cond_broadcast(&region->changed);
-}
-
-/* 1, 2, 4 ... ms, at most a quarter of a second. */
-static uint64_t backoff(uint64_t tries)
-{
-    return UINT64_C(1000000) << (tries > 8 ? 8 : tries ? tries - 1 : 0);
-}
-
-/* Try again later, or never. */
-static void put_off(struct pg_region *region, struct pg_job job, int error, uint64_t pause)
-{
-    uint64_t now = pg_now(), deadline = job.began + region->timeout;
-
-    if (now < deadline) {
-        job.not_before = now + pause < deadline ? now + pause : deadline;
-        if (!pg_put_job(region, job))
-            return;
-    }
-    if (job.slot != PG_NO_SLOT)
-        pg_slot_back(region, job.slot, 1);
-    fail(region, job.entry, error, job.tries);
-}
-
 /* Install what is in job.slot. */
 static void finish(struct pg_region *region, struct pg_job job)
 {
@@ -217,7 +193,7 @@ static void finish(struct pg_region *region, struct pg_job job)
         pg_enlist(region, job.entry, sequential);
         pg_note_latency(region, pg_now() - job.began);
     } else {
-        put_off(region, job, error == -EAGAIN ? ENOMEM : -error, 1000000);
+        pg_put_off(region, job, -error, 1000000, 0);
     }
 }
 
@@ -229,10 +205,14 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
         finish(region, job);
         return;
     }
+    if (region->blocks.at[job.entry].state != PG_FILLING) {
+        pg_recover(region, job);
+        return;
+    }
     job.slot = pg_slot_for_block(region);
     if (job.slot == PG_NO_SLOT) {
         /* All that is resident is dirty, and the store does not take it; or it is in use. */
-        put_off(region, job, region->write_error ? region->write_error : ENOMEM, 1000000);
+        pg_put_off(region, job, region->write_error ? region->write_error : ENOMEM, 1000000, 1);
         return;
     }
     fresh = pg_is_fresh_slot(&region->frames, job.slot);
@@ -247,7 +227,7 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
     job.slot = PG_NO_SLOT;
     job.tries++;
     region->counters.retries++;
-    put_off(region, job, -error, backoff(job.tries));
+    pg_put_off(region, job, -error, pg_backoff(job.tries), 0);
 }
 
 /* Small blocks are put into the region by the helper itself: that is one switch between processes
@@ -292,7 +272,7 @@ void pg_take_answer(struct pg_region *region)
     region->frames.total--;
     job.tries = 1;
     region->counters.retries++;
-    put_off(region, job, -error, backoff(1));
+    pg_put_off(region, job, -error, pg_backoff(1), 0);
 }
 
 void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
@@ -322,7 +302,7 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
         if (error != -EAGAIN) {
             job.tries = 1;
             region->counters.retries++;
-            job.not_before = pg_now() + backoff(1);
+            job.not_before = pg_now() + pg_backoff(1);
         }
     }
     /* Somebody else waits for the device, so that other faults need not. */

@@ -1,6 +1,5 @@
 /* Make durable what was stored so far, while threads go on storing. */
 #include <errno.h>
-#include <time.h>
 
 #include "region.h"
 
@@ -144,16 +143,9 @@ static void wait_for_evictions(struct pg_region *region)
         pthread_cond_wait(&region->changed, &region->lock);
 }
 
-static void pause_for(uint64_t nanoseconds)
-{
-    struct timespec pause = {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
-
-    nanosleep(&pause, NULL);
-}
-
 static int write_all(struct pg_region *region)
 {
-    uint64_t deadline = pg_now() + region->timeout, pause = 1000000, tries = 0;
+    uint64_t deadline = pg_now() + region->timeout, tries = 0;
     uint32_t number = 0;
     int error;
 
@@ -168,10 +160,7 @@ static int write_all(struct pg_region *region)
         tries++;
         if (pg_now() >= deadline)
             break;
-        pthread_mutex_unlock(&region->lock);
-        pause_for(pause);
-        pthread_mutex_lock(&region->lock);
-        pause = pause < 250000000 ? 2 * pause : pause;
+        pg_pause(region, pg_backoff(tries));
     }
     pg_note_failure(region, PG_OP_WRITE, number, -error, tries);
     region->counters.errors++;

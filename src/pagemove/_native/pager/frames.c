@@ -25,7 +25,7 @@ static uint64_t staging_length(const struct pg_frames *frames)
 
 uint64_t pg_map_aligned(uint64_t length)
 {
-    char *found = mmap(NULL, length + HUGE_SIZE, PROT_READ | PROT_WRITE,
+    char *found = mmap(NULL, length + HUGE_SIZE, PROT_NONE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     uint64_t start, lead;
 
@@ -36,8 +36,11 @@ uint64_t pg_map_aligned(uint64_t length)
     if (lead)
         munmap(found, lead);
     munmap((void *)(uintptr_t)(start + length), HUGE_SIZE - lead);
-    /* A child made by fork has neither the pager nor its threads. */
-    if (madvise((void *)(uintptr_t)start, length, MADV_DONTFORK)) {
+    /* After mlockall(MCL_FUTURE) memory that can be touched is filled with zeros at once: unlock it
+     * first. A child made by fork has neither the pager nor its threads. */
+    if (munlock((void *)(uintptr_t)start, length) ||
+        mprotect((void *)(uintptr_t)start, length, PROT_READ | PROT_WRITE) ||
+        madvise((void *)(uintptr_t)start, length, MADV_DONTFORK)) {
         int error = errno;
         munmap((void *)(uintptr_t)start, length);
         errno = error;
@@ -47,10 +50,10 @@ uint64_t pg_map_aligned(uint64_t length)
 }
 
 int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_t block_size,
-                   uint32_t limit, uint16_t vault_slots, uint16_t nursery_slots)
+                   uint32_t limit, uint16_t vault_slots, uint16_t nursery_slots, int huge)
 {
     size_t slots = (size_t)vault_slots + nursery_slots;
-    int advice = block_size >= HUGE_SIZE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE, error;
+    int advice = huge && block_size >= HUGE_SIZE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE, error;
 
     *frames = (struct pg_frames){.block_size = block_size,
                                  .limit = limit,

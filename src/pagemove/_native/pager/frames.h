@@ -24,7 +24,7 @@ struct pg_frames {
 uint64_t pg_map_aligned(uint64_t length);
 
 int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_t block_size,
-                   uint32_t limit, uint16_t vault_slots, uint16_t nursery_slots);
+                   uint32_t limit, uint16_t vault_slots, uint16_t nursery_slots, int huge);
 void pg_frames_free(struct pg_frames *frames);
 
 uint64_t pg_slot_address(const struct pg_frames *frames, uint16_t slot);

@@ -12,6 +12,8 @@
 
 #include "region.h"
 
+enum { FEWEST_GHOSTS = 64 };
+
 static uint32_t clamp(uint64_t value, uint32_t least, uint32_t most)
 {
     return value < least ? least : value > most ? most : (uint32_t)value;
@@ -31,7 +33,7 @@ void pg_policy_init(struct pg_region *region, uint32_t frames)
 
 int pg_policy_start(struct pg_region *region)
 {
-    uint32_t ghosts = 1;
+    uint32_t ghosts = FEWEST_GHOSTS;
 
     if (!region->limited)
         return 0;
@@ -61,10 +63,31 @@ static pg_entry first_to_leave(const struct pg_region *region, enum pg_list list
     return entry;
 }
 
+/* Where few frames serve one block more than there are, each leaves just before it is needed again,
+ * in any fixed order. Chance breaks the circle. */
+static pg_entry any_to_leave(struct pg_region *region)
+{
+    const struct pg_blocks *blocks = &region->blocks;
+    pg_entry entry = blocks->head[PG_MAIN];
+
+    region->random = region->random * 1664525 + 1013904223;
+    for (uint32_t steps = (region->random >> 16) % (blocks->length[PG_MAIN] + 1);
+         steps && entry != PG_NONE && blocks->link[entry].next != PG_NONE; steps--)
+        entry = blocks->link[entry].next;
+    return entry != PG_NONE && !stays(region, entry) ? entry : PG_NONE;
+}
+
 pg_entry pg_victim(struct pg_region *region)
 {
     struct pg_blocks *blocks = &region->blocks;
     pg_entry entry = PG_NONE;
+
+    if (pg_is_tight(region) && region->oldest_first) {
+        region->oldest_first--;
+        entry = any_to_leave(region);
+        if (entry != PG_NONE)
+            return entry;
+    }
 
     if (blocks->length[PG_RECENT] + blocks->length[PG_SCAN] > region->scan_least) {
         entry = first_to_leave(region, PG_SCAN, !region->oldest_first);
@@ -86,6 +109,8 @@ void pg_enlist(struct pg_region *region, pg_entry entry, int sequential)
 
     if (!region->limited)
         return;
+    /* With few frames nothing may be kept from leaving: the others would be too few. */
+    sequential = sequential && !pg_is_tight(region);
     pg_push_tail(blocks, sequential ? PG_RECENT : PG_MAIN, entry);
     if (blocks->length[PG_RECENT] > region->recent_most)
         pg_push_tail(blocks, PG_SCAN, blocks->head[PG_RECENT]);

@@ -14,7 +14,7 @@
 #include "../uapi.h"
 #include "channel.h"
 
-enum { STACK = 256 << 10, MOST_SLOTS = 4096, LEAST_FRAMES = 3, LARGEST_READ = 2 << 20 };
+enum { STACK = 256 << 10, MOST_SLOTS = 4096, LARGEST_READ = 2 << 20 };
 
 /* All regions of this process, so that a forked child can let go of their descriptors: as long as
  * somebody holds one, threads that wait for a page of a dead parent would never be told. */
@@ -135,16 +135,16 @@ static uint32_t most_at_once(const struct pg_region *region, uint64_t frames)
 
 static int make_frames(struct pg_region *region, uint64_t limit)
 {
-    uint64_t buffers = pg_has_helper(region) ? pg_channel_bytes(region->store.channel) : 0;
-    uint64_t frames = limit ? (limit - buffers) / region->block_size : UINT32_MAX, in_flight;
-    int error;
+    uint64_t frames = limit ? limit / region->block_size : UINT32_MAX, in_flight;
+    int error, huge;
 
     /* Slots count as well, so a limit that all blocks fit into can still be one. */
-    if (limit && limit < buffers + LEAST_FRAMES * region->block_size)
-        return -EINVAL;
     region->limited = limit && frames < (uint64_t)region->nblocks + MOST_SLOTS;
     if (!region->limited)
         frames = UINT32_MAX;
+    /* A huge page cannot be given up in part, as is done where frames are few. */
+    region->frames.limit = (uint32_t)frames;
+    huge = !(pg_writable(region) && pg_is_tight(region));
     pg_policy_init(region, (uint32_t)frames);
     region->chunk_most = most_at_once(region, frames);
     /* What the event loop, the workers and callers hold, and what has been read ahead. */
@@ -153,7 +153,7 @@ static int make_frames(struct pg_region *region, uint64_t limit)
         in_flight += region->workers * region->chunk_most;
     error = pg_frames_init(&region->frames, &region->uffd, region->block_size, (uint32_t)frames,
                            (uint16_t)(region->standby_wanted + 4 * PG_BATCH + in_flight),
-                           (uint16_t)(in_flight + PG_BATCH));
+                           (uint16_t)(in_flight + PG_BATCH), huge);
     if (error)
         return error;
     return pg_policy_start(region);

@@ -69,7 +69,7 @@ struct pg_region {
     /* Who leaves first (policy.c). */
     uint32_t recent_most, scan_least, standby_wanted, scan_run;
     struct pg_ghost *ghosts;
-    uint32_t ghost_mask, evictions, oldest_first;
+    uint32_t ghost_mask, evictions, oldest_first, random;
 
     /* Writing back (writeback.c). */
     pthread_mutex_t flush_lock;
@@ -112,9 +112,18 @@ struct pg_region {
 
 uint64_t pg_now(void);
 
+/* Sleep without the lock. Lets go. */
+void pg_pause(struct pg_region *region, uint64_t nanoseconds);
+
 static inline uint64_t pg_block_address(const struct pg_region *region, uint32_t number)
 {
     return region->base + number * region->block_size;
+}
+
+/* Whether there are so few frames that one instruction may need most of them. */
+static inline int pg_is_tight(const struct pg_region *region)
+{
+    return region->limited && region->frames.limit < 32;
 }
 
 static inline int pg_writable(const struct pg_region *region)
@@ -150,8 +159,8 @@ static inline int pg_has_helper(const struct pg_region *region)
     return region->store.channel != NULL;
 }
 
-/* Put a FILLING block that has been read into the region. 0 or -EAGAIN: no room for a copy, so the
- * slot is still the caller's. Lets go. */
+/* Put a FILLING block that has been read into the region. 0 or -errno: then the slot is still the
+ * caller's. Lets go. */
 int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot);
 
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
@@ -163,6 +172,21 @@ void pg_take_answer(struct pg_region *region);
 
 /* Do a job, or put it off. Lets go. */
 void pg_do_job(struct pg_region *region, struct pg_job job);
+
+/* failing.c */
+
+/* How long to wait after so many tries: 1, 2, 4 ... ms, at most a quarter of a second. */
+uint64_t pg_backoff(uint64_t tries);
+
+/* Try again later, or give the block up: whoever touches it gets SIGBUS. `starved`: for want of a
+ * frame, not of the store. Lets go. */
+void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t pause,
+                int starved);
+
+/* Take the poison of a block away that was given up for want of a frame, once there is one. Lets
+ * go.
+ */
+void pg_recover(struct pg_region *region, struct pg_job job);
 
 /* evict.c */
 

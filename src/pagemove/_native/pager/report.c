@@ -13,6 +13,15 @@ uint64_t pg_now(void)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+void pg_pause(struct pg_region *region, uint64_t nanoseconds)
+{
+    struct timespec pause = {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
+
+    pthread_mutex_unlock(&region->lock);
+    nanosleep(&pause, NULL);
+    pthread_mutex_lock(&region->lock);
+}
+
 /* Eight buckets to every power of two: within 12 percent of the truth. */
 void pg_note_latency(struct pg_region *region, uint64_t nanoseconds)
 {
@@ -61,8 +70,6 @@ void pg_counters(struct pg_region *region, struct pg_counters *counters)
     pthread_mutex_lock(&region->lock);
     *counters = region->counters;
     counters->resident = region->frames.total * region->block_size;
-    if (region->limited && region->store.channel)
-        counters->resident += pg_channel_bytes(region->store.channel);
     counters->dirty = region->blocks.dirty * region->block_size;
     if (region->store.channel)
         counters->restarts = pg_channel_restarts(region->store.channel);

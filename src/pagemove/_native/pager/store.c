@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,6 +15,15 @@
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 8
 #endif
+
+/* Whether the file is as long as it should be; for a device 0. */
+static int has_all(const struct pg_store *store)
+{
+    struct stat status;
+
+    return !fstat(store->fd, &status) && S_ISREG(status.st_mode) &&
+           (uint64_t)status.st_size >= store->offset + store->nbytes;
+}
 
 int pg_store_init(struct pg_store *store, const struct pg_config *config, int region,
                   char text[PG_TEXT])
@@ -35,6 +45,7 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
         store->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
         if (store->fd < 0)
             return -errno;
+        store->whole = has_all(store);
     }
     store->label = strdup(config->label ? config->label : "");
     store->injections = malloc(bytes ? bytes : 1);
@@ -246,6 +257,9 @@ int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piec
             return -errno;
         return -PG_SHORT;
     }
+    /* Writing to one that has been cut short would fill the gap with zeros. */
+    if (store->whole && !has_all(store))
+        return -PG_SHORT;
     if (store->channel)
         return total ? call(store, PG_OP_WRITE, offset, vector, used) : 0;
     while (done < total) {

@@ -21,6 +21,7 @@ struct pg_store {
     size_t injection_count;
     uint64_t calls[3]; /* made of each operation, for the injections */
     int no_nowait;     /* the file system does not know RWF_NOWAIT */
+    int whole;         /* a regular file that had all its bytes when it was opened */
 };
 
 /* One contiguous piece of memory of an I/O. */

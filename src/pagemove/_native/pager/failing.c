@@ -1,0 +1,106 @@
+/* Blocks that cannot be had: tried again, then given up. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "region.h"
+
+/* ns between looks for a frame. */
+#define RECOVERY_PAUSE UINT64_C(20000000)
+
+/* Not for want of the store, but of a frame. */
+static void describe_starved(struct pg_region *region, uint32_t number)
+{
+    const char *also = region->write_error ? ", and changed ones cannot be written: " : "";
+
+    dprintf(2,
+            "pagemove: no room for %llu bytes at offset %llu of %s: all %u blocks that may be "
+            "resident are in use by I/O or changed%s%s; whoever waits for them gets SIGBUS\n",
+            (unsigned long long)region->block_size,
+            (unsigned long long)(number * region->block_size), region->store.label,
+            region->frames.limit, also, region->write_error ? strerror(region->write_error) : "");
+}
+
+static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
+{
+    const char *cause =
+        error == PG_SHORT ? "the file is shorter than when it was opened" : strerror(error);
+    char text[PG_TEXT];
+
+    /* Of what the helper says, the first line has the cause. */
+    pg_store_text(&region->store, text);
+    text[strcspn(text, "\n")] = 0;
+    /* One write: lines of several threads do not mix. */
+    dprintf(2,
+            "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); "
+            "whoever touches them gets SIGBUS\n",
+            (unsigned long long)region->block_size,
+            (unsigned long long)(number * region->block_size), region->store.label, cause,
+            *text ? ": " : "", text, (unsigned long long)tries);
+}
+
+/* Give a block up. Whoever waits for it, or touches it later, is told by the kernel. */
+static void fail(struct pg_region *region, struct pg_job job, int error, int starved)
+{
+    struct pg_block *block = &region->blocks.at[job.entry];
+    int patch = block->flags & PG_PATCH;
+
+    if (starved)
+        describe_starved(region, job.number);
+    else
+        describe(region, job.number, error, job.tries);
+    pg_note_failure(region, PG_OP_READ, job.number, error, job.tries);
+    region->counters.errors++;
+    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED | PG_PATCH | PG_SEQUENCE);
+    pg_become(&region->blocks, job.entry, patch ? PG_RESIDENT : PG_ERROR);
+    if (patch)
+        pg_enlist(region, job.entry, 0);
+    pg_poison(&region->uffd, pg_block_address(region, job.number), region->block_size);
+    pthread_cond_broadcast(&region->changed);
+    if (starved && !patch) {
+        /* The store is sound: as soon as there is a frame, the block is worth another try. */
+        block->flags |= PG_STARVED;
+        job.slot = PG_NO_SLOT;
+        job.not_before = pg_now() + RECOVERY_PAUSE;
+        pg_put_job(region, job);
+    }
+}
+
+void pg_recover(struct pg_region *region, struct pg_job job)
+{
+    struct pg_block *block = &region->blocks.at[job.entry];
+    uint16_t slot = pg_slot_for_block(region);
+
+    if (slot != PG_NO_SLOT)
+        pg_slot_back(region, slot, !pg_is_fresh_slot(&region->frames, slot));
+    if (block->number != job.number || block->state != PG_ERROR || !(block->flags & PG_STARVED))
+        return; /* evicted meanwhile */
+    if (slot == PG_NO_SLOT) {
+        job.not_before = pg_now() + RECOVERY_PAUSE;
+        if (!pg_put_job(region, job))
+            return;
+    }
+    pg_become(&region->blocks, job.entry, PG_ABSENT);
+    madvise((void *)(uintptr_t)pg_block_address(region, job.number), region->block_size,
+            MADV_DONTNEED);
+}
+
+uint64_t pg_backoff(uint64_t tries)
+{
+    return UINT64_C(1000000) << (tries > 8 ? 8 : tries ? tries - 1 : 0);
+}
+
+void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t pause, int starved)
+{
+    uint64_t now = pg_now(), deadline = job.began + region->timeout;
+
+    if (now < deadline) {
+        job.not_before = now + pause < deadline ? now + pause : deadline;
+        if (!pg_put_job(region, job))
+            return;
+    }
+    if (job.slot != PG_NO_SLOT)
+        pg_slot_back(region, job.slot, 1);
+    fail(region, job, error, starved);
+}
