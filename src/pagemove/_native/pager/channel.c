@@ -242,7 +242,8 @@ int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, char tex
     int error = pg_helper_receive(line->socket, 0, text);
 
     explain(error, text);
-    give_line(channel, line, error);
+    if (error != -ETIMEDOUT)
+        give_line(channel, line, error);
     return error;
 }
 

@@ -42,7 +42,7 @@ int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length,
 /* Readable when the answer is there. */
 int pg_line_descriptor(const struct pg_line *line);
 
-/* The answer, and the line is free again: 0 or -errno, -ETIMEDOUT where there is none yet. */
+/* The answer, and the line is free again: 0 or -errno. -ETIMEDOUT: there is none yet. */
 int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, char text[PG_TEXT]);
 
 /* Memory that the buffers of all lines can take. */

@@ -133,6 +133,8 @@ static int evict_one(struct pg_region *region, pg_entry entry)
     struct pg_out out;
     int error;
 
+    if (block->state == PG_ERROR && pg_is_late(region, block->number))
+        return 0; /* it is cleared when the helper has answered */
     if (block->state == PG_ERROR) {
         /* This takes the poison away: the next touch reads anew. */
         madvise((void *)(uintptr_t)pg_block_address(region, block->number), region->block_size,

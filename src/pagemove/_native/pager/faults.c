@@ -80,7 +80,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
         pg_unlist(&region->blocks, entry);
         pg_become(&region->blocks, entry, PG_FILLING);
         pg_do_job(region, job);
-    } else if (block->state == PG_ERROR) {
+    } else if (block->state == PG_ERROR && !pg_is_late(region, number)) {
         /* The poison was discarded: that asks for another try. */
         pg_become(&region->blocks, entry, PG_FILLING);
         pg_fill(region, entry, began);
@@ -118,7 +118,7 @@ static int patience(const struct pg_region *region)
 {
     uint64_t now, until;
 
-    if (!region->line)
+    if (!region->line || region->asked_late)
         return -1;
     now = pg_now();
     until = region->asked.began + region->timeout + 1000000;

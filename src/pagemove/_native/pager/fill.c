@@ -255,12 +255,36 @@ static int ask_helper(struct pg_region *region, struct pg_job job)
     return 0;
 }
 
+/* Now that the helper is done with it, a block that was given up can be had again. */
+static void take_late(struct pg_region *region, uint32_t number)
+{
+    uint64_t address = pg_block_address(region, number);
+    pg_entry entry = pg_find(&region->blocks, number);
+
+    region->asked_late = 0;
+    region->frames.total--;
+    if (entry == PG_NONE || region->blocks.at[entry].state != PG_ERROR)
+        return;
+    pg_become(&region->blocks, entry, PG_ABSENT);
+    madvise((void *)(uintptr_t)address, region->block_size, MADV_DONTNEED);
+    pg_wake(&region->uffd, address, region->block_size);
+}
+
 void pg_take_answer(struct pg_region *region)
 {
     struct pg_job job = region->asked;
     int error = pg_store_answer(&region->store, region->line);
 
+    if (error == -ETIMEDOUT) {
+        region->asked_late = 1;
+        pg_put_off(region, job, -error, 0, 0);
+        return;
+    }
     region->line = NULL;
+    if (region->asked_late) {
+        take_late(region, job.number);
+        return;
+    }
     if (!error) {
         __atomic_add_fetch(&region->counters.bytes_read, region->block_size, __ATOMIC_RELAXED);
         installed(region, job.entry);

@@ -102,6 +102,7 @@ struct pg_region {
 
     struct pg_line *line; /* on which the event loop has asked for a small block, or NULL */
     struct pg_job asked;
+    int asked_late;   /* it was given up, but the helper may still put it there */
     int stop, wakeup; /* wakeup: an eventfd */
     uint32_t threads;
     pthread_t thread[1 + PG_LINES];
@@ -169,6 +170,12 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began);
 
 /* The answer to what pg_fill has asked a helper for, or that there is none. Lets go. */
 void pg_take_answer(struct pg_region *region);
+
+/* Whether a block was given up that a helper may still put into the region. */
+static inline int pg_is_late(const struct pg_region *region, uint32_t number)
+{
+    return region->asked_late && region->asked.number == number;
+}
 
 /* Do a job, or put it off. Lets go. */
 void pg_do_job(struct pg_region *region, struct pg_job job);
