@@ -12,7 +12,7 @@ from pathlib import Path
 import pagemove
 from benchmarks._measure import Effort, Finding, spread
 from benchmarks._report import run_alone
-from pagemove._native import calls, mapping, remap
+from pagemove._native import calls
 
 _TARGET_MS = 60
 
@@ -37,8 +37,8 @@ def _stage(folder: str) -> None:
     package = Path(folder) / "pagemove"
     source = Path(pagemove.__file__).parent
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
-    for module in (calls, mapping, remap):
-        shutil.copy2(str(module.__file__), package / "_native")
+    for module in Path(calls.__file__).parent.glob("*.so"):
+        shutil.copy2(module, package / "_native")
     compileall.compile_dir(package, quiet=1)
 
 

@@ -136,9 +136,9 @@ class TestReads:
             assert len(region.stats().failures) == 1
 
     def test_closing_is_not_stopped_by_what_could_not_be_read(self, path):
-        with opened(path, store_timeout=0) as region:
+        fault = Fault("read", first=1, count=FOR_EVER, errno=errno.EIO)
+        with opened(path, fault, store_timeout=0) as region:
             region.asarray("u1")[BLOCK] = 7
-            os.truncate(path, 2 * BLOCK)
             with pytest.raises(StoreError):
                 region.prefetch(2 * BLOCK, 1, wait=True)
         assert path.read_bytes()[BLOCK] == 7
@@ -266,9 +266,12 @@ class TestWrites:
         assert path.read_bytes()[0] == CONTENTS[0] ^ 1
 
     def test_a_read_that_failed_is_told_after_the_writes(self, path):
-        with opened(path, Fault("write", errno=errno.ENOSPC), store_timeout=0) as region:
+        faults = (
+            Fault("read", first=1, count=FOR_EVER, errno=errno.EIO),
+            Fault("write", errno=errno.ENOSPC),
+        )
+        with opened(path, *faults, store_timeout=0) as region:
             region.asarray("u1")[BLOCK] ^= 1
-            os.truncate(path, 2 * BLOCK)
             with pytest.raises(StoreError):
                 region.prefetch(2 * BLOCK, 1, wait=True)
             operations = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import pagemove
 from pagemove import PagedMemory, UnsupportedError, open_array, region_of
 from pagemove.stores import FileStore
+from support import wait_for
 from support.stores import BytesStore
 
 pytestmark = [pytest.mark.needs("move"), pytest.mark.usefixtures("no_leak")]
@@ -226,6 +228,8 @@ class TestSources:
         file = io.BytesIO()
         np.save(file, np.arange(5))
         assert open_array(BytesStore(file.getvalue())).tolist() == [0, 1, 2, 3, 4]
+        # The thread that reads the helper's log sees in its own time that it has ended.
+        wait_for(lambda: all(each.name != "pagemove-log" for each in threading.enumerate()))
 
     @pytest.mark.parametrize("wrong", [np.zeros(5), b"x" * 100, None, 5])
     def test_what_is_no_source(self, wrong):

@@ -12,7 +12,7 @@ from typing import Protocol
 class Savable(Protocol):
     """Something with changes that would be lost."""
 
-    def save_or_tell(self) -> None:
+    def _save_or_tell(self) -> None:
         """Save them, or say on standard error that it cannot be done. Never raises."""
 
 
@@ -34,7 +34,7 @@ def save_at_exit(one: Savable) -> None:
 @atexit.register
 def _save_all() -> None:
     for one in list(_live):
-        one.save_or_tell()
+        one._save_or_tell()
 
 
 def tell(message: str) -> None:

@@ -184,7 +184,7 @@ def _array(
             f"{layout.dtype} from byte {layout.offset} on needs {needed}: it was cut short, or it "
             "is not such an array"
         )
-    region = PagedMemory(store, **paging)  # type: ignore[arg-type]
+    region = PagedMemory(store, **paging)
     region._forgettable = True
     if layout.fortran:
         return region.asarray(layout.dtype, layout.shape[::-1], layout.offset).T

@@ -349,7 +349,7 @@ class PagedMemory(Pager):
         self._save_record()
         super().close()
 
-    def save_or_tell(self) -> None:
+    def _save_or_tell(self) -> None:
         """Save changes, or say on standard error that it cannot be done. For the end of it all."""
         if self.closed or self._mode != "r+":
             return
@@ -426,7 +426,7 @@ class PagedMemory(Pager):
     def __del__(self) -> None:
         if not hasattr(self, "_label") or self.closed:
             return
-        self.save_or_tell()
+        self._save_or_tell()
         if not self._forgettable:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 

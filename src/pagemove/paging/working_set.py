@@ -49,4 +49,4 @@ def load(path: str | os.PathLike[str], nbytes: int, block_size: int) -> bytes:
         ) from error
     numbers = offsets[offsets < nbytes] // np.uint64(block_size)
     _, first = np.unique(numbers, return_index=True)
-    return numbers[np.sort(first)].astype(np.uint32).tobytes()
+    return bytes(numbers[np.sort(first)].astype(np.uint32))
