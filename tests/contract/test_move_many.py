@@ -12,6 +12,7 @@ import pagemove
 from pagemove import (
     PAGE_SIZE,
     Memory,
+    PageState,
     RemapError,
     lowlevel,
     move_many,
@@ -184,6 +185,56 @@ class TestAsIfPageByPage:
             assert read(dst.page(page)) == pattern(origin)
 
     @GUARDS
+    def test_pages_of_zeros_far_apart(self, foreign, guarded, guard):
+        guarded(guard)
+        dst, src = foreign(2000), foreign(2000)
+        pages = np.arange(0, 2000, 100)
+        for page in pages.tolist()[::2]:
+            write(src.page(page), page)
+        for page in pages.tolist()[1::2]:
+            assert read(src.page(page)) == bytes(PAGE_SIZE)
+        before = src.states()[::100]
+        assert PageState.PRESENT | PageState.ZERO in before
+        assert move_many(dst.array(), src.array(), pages[::-1], pages) == pages.size * PAGE_SIZE
+        assert dst.states()[::100] == before[::-1]
+        assert hole(src.address, src.pages)
+
+    @pytest.mark.needs("guard")
+    @GUARDS
+    @pytest.mark.parametrize("apart", [1, 10, 100])
+    def test_a_page_of_zeros_does_not_go_where_a_guard_page_is(
+        self, foreign, guarded, guard, apart
+    ):
+        # A guard page passes for a hole at first, and the zero page says nothing of having moved.
+        guarded(guard)
+        dst, src = foreign(8 * apart), foreign(8 * apart)
+        pages = np.array([3, 1, 6, 2]) * apart
+        for page in pages.tolist():
+            assert read(src.page(page)) == bytes(PAGE_SIZE)
+        dst.advise(lowlevel.MADV_GUARD_INSTALL, 6 * apart, 1)
+        assert outcome(dst, src, pages, pages, holes=False) == (2 * PAGE_SIZE, 2, errno.EEXIST)
+        # The same within one buffer, the page of zeros having come there by a move itself.
+        chain = np.array([4, 6]) * apart, np.array([3, 4]) * apart
+        assert outcome(dst, dst, *chain, holes=False) == (PAGE_SIZE, 1, errno.EEXIST)
+
+    @pytest.mark.needs("swap")
+    @GUARDS
+    def test_swapped_pages_far_apart(self, foreign, guarded, guard):
+        guarded(guard)
+        dst, src = foreign(2000), foreign(2000)
+        pages = np.arange(0, 2000, 100)
+        for page in pages.tolist():
+            write(src.page(page), page)
+        src.page_out()
+        assert PageState.SWAPPED in src.states()
+        write(dst.page(500), 1)
+        dst.page_out()
+        assert outcome(dst, src, pages, pages, holes=False) == (5 * PAGE_SIZE, 5, errno.EEXIST)
+        for page in pages.tolist():
+            where = dst if page < 500 else src
+            assert read(where.page(page)) == pattern(page)
+
+    @GUARDS
     def test_rotating_within_one_buffer(self, guarded, guard):
         guarded(guard)
         with Memory(33 * PAGE_SIZE) as memory:
@@ -226,7 +277,7 @@ class TestErrors:
     """`.moved` and `.index`: everything before it moved, nothing after it tried."""
 
     @GUARDS
-    @pytest.mark.parametrize("run", ["one run", "scattered", "reversed"])
+    @pytest.mark.parametrize("run", ["one run", "scattered", "reversed", "far apart"])
     @pytest.mark.parametrize("failing", range(20))
     def test_at_every_position(self, foreign, guarded, failing, run, guard):
         guarded(guard)
@@ -235,8 +286,11 @@ class TestErrors:
             pages = pages * 7 % 20
         elif run == "reversed":
             pages = pages[::-1]
-        dst, src = foreign(20), foreign(20)
-        src.fill()
+        elif run == "far apart":
+            pages = pages * 7 % 20 * 100
+        dst, src = foreign(int(pages.max()) + 1), foreign(int(pages.max()) + 1)
+        for page in pages.tolist():
+            write(src.page(page), page)
         bad = int(pages[failing])
         if failing % 2:
             src.discard(bad, 1)

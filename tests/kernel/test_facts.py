@@ -341,6 +341,31 @@ class TestHugePages:
         dst.discard(3, 1)
         assert not self.move(fd, dst, huge(filled=True))
 
+    def test_are_split_after_a_move_to_there_that_found_a_hole(self, fd, huge, foreign):
+        # The kernel makes the destination's page table before it reads the source's entry.
+        src, dst = foreign(2), foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        write(src.page(1), 1)
+        lowlevel.register(fd, dst.address, dst.nbytes, WP)
+        assert answer(fd, dst.address, src.address) == -errno.ENOENT
+        assert not self.move(fd, dst, huge(filled=True))
+
+    @pytest.mark.needs("guard")
+    def test_are_split_after_a_move_to_there_that_found_a_guard_page(self, fd, huge, foreign):
+        src, dst = foreign(1), foreign(_HUGE_PAGES, align=HUGE_PAGE_SIZE)
+        src.advise(lowlevel.MADV_GUARD_INSTALL)
+        lowlevel.register(fd, dst.address, dst.nbytes, WP)
+        assert answer(fd, dst.address, src.address) == -errno.EFAULT
+        assert not self.move(fd, dst, huge(filled=True))
+
+    def test_move_whole_where_the_page_table_was_unmapped(self, fd, huge, foreign):
+        dst = foreign(_HUGE_PAGES + 2, align=HUGE_PAGE_SIZE)
+        write_all(dst.address, dst.pages)
+        lowlevel.mmap(dst.address, HUGE_PAGE_SIZE, READ_WRITE, PRIVATE | MAP_FIXED)
+        lowlevel.register(fd, dst.address, HUGE_PAGE_SIZE, WP)
+        src = huge(filled=True)
+        assert answer(fd, dst.address, src.address, HUGE_PAGE_SIZE) == HUGE_PAGE_SIZE
+        assert state(dst.address) & PageState.HUGE
+
     def test_whose_pages_of_zeros_are_freed_when_they_are_split(self, fd, huge, foreign):
         # Resident memory shrinks by it, although no page was moved away.
         src, dst = huge(filled=False), foreign(1)
@@ -349,3 +374,16 @@ class TestHugePages:
         assert answer(fd, dst.address, src.page(5)) == PAGE_SIZE
         zero = [bool(s & PageState.ZERO) for s in src.states()]
         assert zero.count(True) in (0, _HUGE_PAGES - 1)
+
+    @pytest.mark.needs("fork")
+    @pytest.mark.parametrize("gone", [0, 1])
+    def test_are_broken_up_though_shared_if_the_first_page_is_gone(self, fd, huge, foreign, gone):
+        # Only of the first page is asked whether it is exclusive, before it is broken up.
+        src, dst = huge(filled=False), foreign(1)
+        write(src.page(5), 1)
+        src.discard(gone, 1)
+        lowlevel.register(fd, dst.address, PAGE_SIZE, WP)
+        with living_child():
+            assert answer(fd, dst.address, src.page(5)) == -errno.EBUSY
+        zero = [bool(s & PageState.ZERO) for s in src.states()].count(True)
+        assert zero == 0 or (gone == 0 and zero == _HUGE_PAGES - 2)

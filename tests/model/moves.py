@@ -11,7 +11,7 @@ import errno
 from collections.abc import Sequence
 
 from .mappings import PAGE, CallError, Mapping, Registration
-from .pages import Claim, Kind, Page
+from .pages import Claim, Folio, Kind, Page
 from .space import HUGE, AddressSpace
 
 RAP_ALLOW_SRC_HOLES = 1
@@ -36,6 +36,7 @@ def remap_anon_pages(
         target = space.mapping(first_dst)
         if target is not None and target.movable:
             space.register_here(first_dst, Registration.PERHAPS_OURS)
+        _note_look(space, first_dst, first_src)
         raise
     space.register_here(first_dst)
     done = 0
@@ -98,12 +99,12 @@ def _move_one(
         raise CallError(errno.EEXIST)
     page = space.pages.get(src)
     if page is None:
+        _note_look(space, dst, src)
         if not holes:
             raise CallError(errno.ENOENT)
-        # Skipping may fill in page tables on the way, in the destination too.
-        space.note_table(dst)
         return 1
     if page.kind in (Kind.GUARD, Kind.POISON):
+        _note_look(space, dst, src)
         raise CallError(errno.EFAULT)
     whole = page.huge is not False and _whole(space, dst, src, left)
     if not whole:
@@ -124,6 +125,16 @@ def _move_one(
     return 1
 
 
+def _note_look(space: AddressSpace, dst: int, src: int) -> None:
+    """Note the page tables that a move makes which finds nothing to move.
+
+    The kernel makes the destination's before it reads the source's entry, if that has a table. And
+    the library may ask the kernel about each side by a move to there.
+    """
+    space.note_table(dst)
+    space.note_table(src)
+
+
 def _whole(space: AddressSpace, dst: int, src: int, left: int) -> bool:
     if dst % HUGE or src % HUGE or left < HUGE:
         return False
@@ -133,6 +144,8 @@ def _whole(space: AddressSpace, dst: int, src: int, left: int) -> bool:
 def _check_claim(space: AddressSpace, page: Page, *, happened: bool, asked: bool) -> None:
     if page.kind is not Kind.ANON or page.claim is Claim.MINE:
         return
+    if page.folio is not None and not _refuses_for_all(space, page.folio):
+        _break_up(space, page)
     if page.claim is not Claim.UNKNOWN and not page.perhaps_zero:
         raise CallError(errno.EBUSY)
     if not asked:
@@ -142,6 +155,21 @@ def _check_claim(space: AddressSpace, page: Page, *, happened: bool, asked: bool
         _break_up(space, page)
         raise CallError(errno.EBUSY)
     page.own()
+
+
+def _refuses_for_all(space: AddressSpace, folio: Folio) -> bool:
+    """Whether a huge page surely stays in one piece, because its first page is shared.
+
+    That page may be gone since before the fork, and exclusive for ever. Then any other is refused
+    only after the huge page was broken up.
+    """
+    head = folio.head
+    return (
+        head is not None
+        and head.folio is folio
+        and head.claim in (Claim.SHARED, Claim.LEFT)
+        and any(page is head for page in space.pages.values())
+    )
 
 
 def _break_up(space: AddressSpace, page: Page) -> None:

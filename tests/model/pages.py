@@ -43,7 +43,11 @@ _PRESENT, _SWAPPED, _ZERO, _HUGE, _EXCLUSIVE, _, _GUARD = (int(state) for state 
 class Folio:
     """The identity of a huge page's memory, which outlives its being mapped as one."""
 
-    __slots__ = ()
+    __slots__ = ("head",)
+
+    def __init__(self) -> None:
+        #: Its first page: the kernel asks that, and no other, whether it may be broken up to move.
+        self.head: Page | None = None
 
 
 @dataclass(eq=False, slots=True)

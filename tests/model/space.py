@@ -38,15 +38,19 @@ class AddressSpace(Mappings):
         inherited: bool = True,
     ) -> None:
         """Map fresh memory over the range, as MAP_FIXED does."""
-        self._clear(range(first, first + count))
-        self._unhuge(first, count, None)
+        self._unmap(first, count)
         self.add(first, count, prot, anonymous=anonymous, inherited=inherited)
 
     def unmap(self, first: int, count: int) -> None:
         """Unmap the range, whatever of it is mapped."""
+        self._unmap(first, count)
+        self.remove(first, count)
+
+    def _unmap(self, first: int, count: int) -> None:
         self._clear(range(first, first + count))
         self._unhuge(first, count, None)
-        self.remove(first, count)
+        # Page tables go with the mapping, where it had all of the addresses they are for.
+        self._tables.difference_update(range(-(-first // HUGE), (first + count) // HUGE))
 
     def _change(self, first: int, count: int, **attributes: Any) -> None:
         self.change(first, count, **attributes)
@@ -152,17 +156,20 @@ class AddressSpace(Mappings):
             raise Impossible("a huge page where its mapping has no room for one")
         if any(each in self.pages for each in run):
             raise Impossible("a huge page over pages that were there")
-        folio = Folio()
+        self._map_huge(run, kind)
+
+    def _map_huge(self, run: range, kind: Kind) -> None:
+        folio = Folio() if kind is Kind.ANON else None
         for each in run:
-            self.pages[each] = Page(kind, huge=True, folio=folio if kind is Kind.ANON else None)
+            self.pages[each] = Page(kind, huge=True, folio=folio)
+        if folio is not None:
+            folio.head = self.pages[run.start]
 
     def _write_fault(self, page: int, entry: Page, huge: bool) -> None:
         run = self.run(page)
         if entry.kind is Kind.ZERO:
             if huge and entry.huge is not False:
-                folio = Folio()
-                for each in run:
-                    self.pages[each] = Page(Kind.ANON, huge=True, folio=folio)
+                self._map_huge(run, Kind.ANON)
                 return
             self.split(page)
             self.pages[page] = Page(Kind.ANON)

@@ -125,6 +125,23 @@ def test_a_page_table_at_the_destination_may_split_it(huge: AddressSpace) -> Non
     assert marks(huge, HB) == {None}
 
 
+@pytest.mark.parametrize(("source", "number"), [("hole", errno.ENOENT), ("guard", errno.EFAULT)])
+def test_a_failed_move_may_leave_a_page_table(huge: AddressSpace, source: str, number: int) -> None:
+    if source == "guard":
+        huge.guard(HA + HUGE, 1)
+    refused(number, remap, huge, HB, HA + HUGE, 1)
+    assert remap(huge, HB, HA, HUGE) == HUGE
+    assert marks(huge, HB) == {None}
+
+
+def test_page_tables_go_with_the_mapping(huge: AddressSpace) -> None:
+    huge.touch_read(HB)
+    huge.map(HB, HUGE - 1)
+    assert huge.has_table(HB)
+    huge.map(HB, HUGE + 1)
+    assert not huge.has_table(HB)
+
+
 @pytest.mark.parametrize(("dst", "count"), [(HB + 1, HUGE), (HB, HUGE - 1), (HB, 6)])
 def test_anything_else_splits_it(huge: AddressSpace, dst: int, count: int) -> None:
     assert remap(huge, dst, HA, count) == count
@@ -147,6 +164,17 @@ def test_a_shared_huge_page(huge: AddressSpace) -> None:
     huge.end_child(child)
     assert unshare(huge, HA * PAGE, HUGE * PAGE) == HUGE
     assert remap(huge, HB, HA, HUGE) == HUGE
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_huge_page_breaks_up_unless_its_first_page_is_shared(
+    huge: AddressSpace, gone: int
+) -> None:
+    huge.discard(HA + gone, 1)
+    huge.fork()
+    refused(errno.EBUSY, remap, huge, HB, HA + 5, 1)
+    assert huge.pages[HA + 7].perhaps_zero is (gone == 0)
+    assert not huge.pages[HA + 5].perhaps_zero
 
 
 def test_where_no_huge_page_can_be(huge: AddressSpace) -> None:

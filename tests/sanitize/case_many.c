@@ -179,23 +179,26 @@ void case_many_dense(uint64_t seed)
     work_free(&work);
 }
 
-/* Sources so far apart that each page is looked at by itself, and windows of both kinds. */
+/* Sources so far apart that the pages are listed, or that each is looked at by itself, and windows
+ * of all kinds. */
 void case_many_sparse(uint64_t seed)
 {
-    enum { PAGES = 40000, COUNT = 1500 };
-    struct work work = work_make(PAGES, COUNT, 1, COUNT);
+    enum { COUNT = 1500 };
+    const size_t apart[] = {26, 26, 60, 600};
 
-    for (int round = 0; round < 2; round++) {
+    for (int round = 0; round < 4; round++) {
+        struct work work = work_make(COUNT * apart[round], COUNT, 1, COUNT);
         for (size_t i = 0; i < COUNT; i++) {
-            size_t from = i < 1100 || round ? i * 26 + random_below(&seed, 26) : 30000 + i;
+            size_t from = i * apart[round] + random_below(&seed, apart[round]);
+            if (i >= 1100 && !round)
+                from = 30000 + i;
             work.src_pages[i] = (int64_t)from;
             work.dst_pages[i] = (int64_t)(COUNT - 1 - i);
             area_fill(&work.src, from, i + 1);
         }
         compare(&work);
-        clear(&work);
+        work_free(&work);
     }
-    work_free(&work);
 }
 
 /* Runs that cross the border of two mappings, which one call cannot. */

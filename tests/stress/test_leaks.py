@@ -28,6 +28,7 @@ _BLOCK = 65536
 _RDWR = 3
 _PRIVATE = 0x22
 _NORESERVE = 0x4000
+_POPULATE = 0x8000
 
 #: By the name in `pagemove.__all__`: makes what is needed, then the function to call many times.
 CALLS: dict[str, Callable[[], contextlib.AbstractContextManager[Callable[[], object]]]] = {}
@@ -327,17 +328,34 @@ def test_every_public_call_is_tested() -> None:
     assert set(CALLS) == public
 
 
+# Each leaks far more than the limit of `growth`, and nothing that could come out of what the heap
+# has to spare, or be one mapping with its neighbour.
+
+
+def _leak_resident() -> int:
+    return lowlevel.mmap(0, 16 * PAGE_SIZE, _RDWR, _PRIVATE | _POPULATE)
+
+
+def _leak_mappings() -> int:
+    address = lowlevel.mmap(0, 3 * PAGE_SIZE, 0, _PRIVATE)
+    lowlevel.mprotect(address + PAGE_SIZE, PAGE_SIZE, _RDWR)
+    return address
+
+
 def _leaky() -> dict[str, dict[str, int]]:
     kept: list[object] = []
-    return {
-        "resident pages": growth(lambda: kept.append(bytearray(b"x" * PAGE_SIZE))),
-        "objects": growth(lambda: kept.append(object())),
-        "descriptors": growth(lambda: kept.append(lowlevel.userfaultfd(1))),
-        "mappings": growth(
-            lambda: kept.append(lowlevel.mmap(0, PAGE_SIZE, len(kept) % 2, _PRIVATE))
-        ),
-        "bytes of malloc": growth(lambda: kept.append("x" * (600 + len(kept)))),
+    leaks: dict[str, Callable[[], object]] = {
+        "resident pages": _leak_resident,
+        "objects": lambda: [object() for _ in range(16)],
+        "descriptors": lambda: lowlevel.userfaultfd(lowlevel.UFFD_USER_MODE_ONLY),
+        "mappings": _leak_mappings,
+        "bytes of malloc": lambda: bytes(16 * PAGE_SIZE),
     }
+
+    def grown(leak: Callable[[], object]) -> dict[str, int]:
+        return growth(lambda: kept.append(leak()))
+
+    return {kind: grown(leak) for kind, leak in leaks.items()}
 
 
 def test_a_leak_of_each_kind_is_seen() -> None:

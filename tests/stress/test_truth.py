@@ -49,6 +49,7 @@ class Form:
 _SHUFFLED = np.random.default_rng(1).permutation(48).tolist()
 _RUNS = np.arange(48).reshape(-1, 8)[::-1].ravel().tolist()
 _APART = list(range(0, 400, 50))
+_FAR_APART = list(range(0, 800, 100))
 
 FORMS = {
     "integers": Form(integers(0)),
@@ -64,6 +65,7 @@ FORMS = {
     "move, holes": Form(whole(True), 32),
     "move_many, scattered": Form(many(False), 48, order=_SHUFFLED),
     "move_many, far apart": Form(many(False), 400, order=_APART),
+    "move_many, farther apart": Form(many(False), 800, order=_FAR_APART),
     "move_many, runs": Form(many(False), 48, order=_RUNS),
     "move_many, holes": Form(many(True), 48, order=_RUNS),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import mmap
 import os
 import subprocess
 import tempfile
@@ -22,6 +23,7 @@ SWAP_BYTES = 256 << 20
 _KSM = Path("/sys/kernel/mm/ksm")
 _KSM_HURRY = {"pages_to_scan": "5000", "sleep_millisecs": "5", "run": "1"}
 _KHUGEPAGED_SLEEP = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs")
+_HOUR = 3_600_000  # in milliseconds
 _HUGETLB_PAGES = Path("/proc/sys/vm/nr_hugepages")
 
 #: What gives its reason for missing, or None if it is there.
@@ -46,15 +48,22 @@ def _feature(name: str) -> Probe:
 
 @functools.cache
 def _thp() -> str | None:
-    """Find huge pages, and keep khugepaged from making more while the tests look at small ones."""
+    """Find huge pages, and keep khugepaged from making more while the tests look at small ones.
+
+    It comes at once when its sleep is set, and when the first process has memory for it: both are
+    here, not in the midst of a test. From then on it knows this process, and only its sleep ends.
+    """
     if not HUGE_PAGE_SIZE:
         return "a kernel without transparent huge pages"
     if features().thp not in ("always", "madvise"):
         return "transparent huge pages are off"
     with contextlib.suppress(OSError):
         before = _KHUGEPAGED_SLEEP.read_text()
-        _KHUGEPAGED_SLEEP.write_text("3600000")
-        _undo.callback(_KHUGEPAGED_SLEEP.write_text, before)
+        if int(before) < _HOUR:
+            _KHUGEPAGED_SLEEP.write_text(str(_HOUR))
+            _undo.callback(_KHUGEPAGED_SLEEP.write_text, before)
+    with mmap.mmap(-1, 2 * HUGE_PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as some:
+        some.madvise(mmap.MADV_HUGEPAGE)
     return None
 
 

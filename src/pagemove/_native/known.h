@@ -7,7 +7,9 @@
 
 #include "process.h"
 
-/* Pages as one mincore(2) saw them, and our own moves since: a byte a page, 1 for there. */
+/* Pages as one look saw them, and our own moves since: a byte a page, 1 for there. What is a hole
+ * here may be swapped out or a marker; a page nobody asked about is a hole in the source and there
+ * in the destination, so that it is looked at again. */
 struct pm_seen {
     uint64_t start, end;
     unsigned char *vector;

@@ -36,9 +36,14 @@ int pm_look_one_vma(struct pm_process *process, uint64_t start, uint64_t length)
 int pm_look_mapped(struct pm_process *process, uint64_t page);
 
 /* A byte a page into `vector`, 1 in the lowest bit for a page that is there; swapped pages and
- * markers come as holes. `sparse`: most are expected to be holes. 0 or -errno. */
+ * markers come as holes, and without `zeros` the zero page too. `sparse`: most are expected to be
+ * holes. 0 or -errno. */
 int pm_look_at_all(struct pm_process *process, uint64_t start, uint64_t length, int sparse,
-                   unsigned char *vector);
+                   int zeros, unsigned char *vector);
+
+/* For each page -ENOENT where it is a hole, swapped out or a marker, 0 or more where it is there,
+ * and -EFAULT for the zero page or where nothing is mapped. 0 or -errno. */
+int pm_look_where(struct pm_process *process, void **pages, size_t count, int *status);
 
 /* How many pages from the start of such a vector are in memory. */
 size_t pm_leading_resident(const unsigned char *vector, size_t pages);

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "known.h"
 #include "look.h"
@@ -55,9 +56,19 @@ static int find_run(const struct pm_many *many, size_t first, size_t most, struc
     return 0;
 }
 
-/* On an affected kernel: one look for many moves. It costs a few ns a page where a look of its own
- * costs hundreds, so it pays while the pages are not spread too thin. */
-enum { WINDOW = 2048, PAGES_PER_LOOK = 64, SPARSE = 3, LONG_RUN = 64 };
+/* On an affected kernel: one look for many moves. It costs a few ns for each page of the span, or
+ * 40 to 100 for each page listed, where a look of its own costs hundreds: so it pays while the
+ * pages are not spread too thin. A run that has a look of its own is asked about as cheaply as 6
+ * pages. */
+enum {
+    WINDOW = 2048,
+    PAGES_PER_LOOK = 64,
+    PAGES_PER_LISTED = 512, /* a byte for each is cleared */
+    LISTED = 48,            /* listing is cheaper than the span from here on */
+    SHORT_RUN = 4,
+    SPARSE = 3,
+    LONG_RUN = 64,
+};
 
 struct window {
     struct pm_known known;
@@ -104,12 +115,59 @@ static int see(struct pm_seen *seen, uint64_t base, const struct span *span, uin
     return 0;
 }
 
-static int look_at(struct pm_process *process, struct pm_seen *seen, size_t moves)
-{
-    uint64_t length = seen->end - seen->start;
-    int sparse = length / process->page_size > moves * SPARSE;
+/* One side of the moves in a window: where, and by which indices. */
+struct side {
+    struct pm_seen *seen;
+    uint64_t base;
+    const int64_t *pages;
+    size_t first, count;
+};
 
-    return pm_look_at_all(process, seen->start, length, sparse, seen->vector);
+/* Look at the pages listed only. Of the others `unseen` is noted, as of what is neither a hole nor
+ * a page of its own: that they have to be looked at again. */
+static int look_at_listed(struct pm_process *process, const struct side *side, unsigned char unseen)
+{
+    enum { AT_ONCE = 256 };
+    void *pages[AT_ONCE];
+    int status[AT_ONCE], error = 0;
+    struct pm_seen *seen = side->seen;
+    uint64_t page = process->page_size, span = (seen->end - seen->start) / page;
+    size_t asked = 0;
+
+    memset(seen->vector, unseen, span);
+    for (size_t i = 0; i < side->count && !error; i++) {
+        uint64_t at = side->base + (uint64_t)page_at(side->pages, side->first + i) * page;
+
+        /* The index may have changed since the span was found. */
+        if ((at - seen->start) / page < span)
+            pages[asked++] = (void *)(uintptr_t)at;
+        if (asked < AT_ONCE && i + 1 < side->count)
+            continue;
+        error = pm_look_where(process, pages, asked, status);
+        while (asked && !error) {
+            uint64_t nth = ((uint64_t)(uintptr_t)pages[--asked] - seen->start) / page;
+
+            if (status[asked] >= 0 || status[asked] == -ENOENT)
+                seen->vector[nth] = status[asked] >= 0;
+        }
+    }
+    return error;
+}
+
+/* The zero page is noted as there in the destination only, which `unseen` is for too: as a source
+ * it has to be looked at again, because it is no evidence of having moved, or not. */
+static int look_at(struct pm_process *process, const struct side *side, int list,
+                   unsigned char unseen)
+{
+    uint64_t length = side->seen->end - side->seen->start;
+    uint64_t thin = length / process->page_size / side->count;
+
+    if (list && thin >= LISTED && !look_at_listed(process, side, unseen))
+        return 0;
+    if (thin > PAGES_PER_LOOK)
+        return -ENOSYS;
+    return pm_look_at_all(process, side->seen->start, length, thin >= SPARSE, unseen,
+                          side->seen->vector);
 }
 
 /* Look at the next pages at once, and hold their stripes until the window closes. Where that does
@@ -118,12 +176,17 @@ static void window_open(struct pm_process *process, const struct pm_many *many, 
                         struct window *window)
 {
     size_t end = many->count - first < WINDOW ? many->count : first + WINDOW, i;
+    size_t moves = end - first, runs = 0;
     struct span to = {.low = INT64_MAX}, of = {.low = INT64_MAX};
     struct pm_seen *dst = &window->known.dst, *src = &window->known.src;
-    uint64_t page = process->page_size, stripes = 0, most = (end - first) * PAGES_PER_LOOK;
+    struct side into = {dst, many->dst, many->dst_pages, first, moves};
+    struct side out_of = {src, many->src, many->src_pages, first, moves};
+    uint64_t page = process->page_size, stripes = 0, most;
+    int64_t last_d = -2, last_s = -2;
+    int list;
 
     window->end = end;
-    if (end - first < 2 || many->flags & PM_ALLOW_SRC_HOLES)
+    if (moves < 2 || many->flags & PM_ALLOW_SRC_HOLES)
         return;
     for (i = first; i < end; i++) {
         int64_t d = page_at(many->dst_pages, i), s = page_at(many->src_pages, i);
@@ -133,7 +196,12 @@ static void window_open(struct pm_process *process, const struct pm_many *many, 
         widen(&of, s);
         stripes |= pm_stripes_of(many->dst + (uint64_t)d * many->unit, many->unit) |
                    pm_stripes_of(many->src + (uint64_t)s * many->unit, many->unit);
+        runs += d != last_d + 1 || s != last_s + 1;
+        last_d = d;
+        last_s = s;
     }
+    list = many->unit == page && runs * SHORT_RUN > moves && !process->no_move_pages;
+    most = moves * (list ? PAGES_PER_LISTED : PAGES_PER_LOOK);
     if (see(dst, many->dst, &to, many->unit, page, most) ||
         see(src, many->src, &of, many->unit, page, most)) {
         window_close(process, window);
@@ -142,7 +210,7 @@ static void window_open(struct pm_process *process, const struct pm_many *many, 
     pm_stripes_lock(process, stripes, 1);
     window->stripes = stripes;
     window->known.locked = 1;
-    if (look_at(process, dst, end - first) || look_at(process, src, end - first))
+    if (look_at(process, &into, list, 1) || look_at(process, &out_of, list, 0))
         window_close(process, window);
 }
 

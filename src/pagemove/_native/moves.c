@@ -74,7 +74,8 @@ static int64_t look_pair(struct pm_process *process, const struct pm_known *know
         both = leading(&known->src, page, src, length, 1) * page;
         if (both)
             both = leading(&known->dst, page, dst, both, 0) * page;
-        /* mincore sees neither swapped pages nor markers: look again before saying no. */
+        /* Such a look sees neither swapped pages nor markers: look again before saying no. Nor
+         * does it see the zero page in the source. */
         *zero = 0;
         if (both)
             return (int64_t)both;
@@ -93,11 +94,11 @@ static void mark(const struct pm_seen *seen, uint64_t page, uint64_t start, uint
 }
 
 static void note_moved(const struct pm_known *known, uint64_t page, uint64_t dst, uint64_t src,
-                       uint64_t length)
+                       uint64_t length, int zero)
 {
     mark(&known->src, page, src, length, 0);
     mark(&known->dst, page, src, length, 0);
-    mark(&known->src, page, dst, length, 1);
+    mark(&known->src, page, dst, length, !zero);
     mark(&known->dst, page, dst, length, 1);
 }
 
@@ -142,7 +143,7 @@ static int64_t step_guarded(struct pm_process *process, const struct pm_known *k
     }
     moved = move_known(process, dst, src, (uint64_t)both, zero);
     if (moved > 0 && known)
-        note_moved(known, process->page_size, dst, src, (uint64_t)moved);
+        note_moved(known, process->page_size, dst, src, (uint64_t)moved, zero);
     return moved;
 }
 
