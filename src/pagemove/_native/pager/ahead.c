@@ -135,7 +135,7 @@ struct chunk {
 static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t number,
                        int sequential)
 {
-    uint16_t slot = pg_slot_for_block(region);
+    uint16_t slot = region->starving ? PG_NO_SLOT : pg_slot_for_block(region);
     pg_entry entry;
 
     if (slot == PG_NO_SLOT)

@@ -50,6 +50,13 @@ static int take_out(struct pg_region *region, pg_entry entry, struct pg_out *out
     return 0;
 }
 
+static void begin_writing(struct pg_region *region, const struct pg_out *out)
+{
+    pg_become(&region->blocks, out->entry, PG_WRITING);
+    if (!out->whole)
+        region->blocks.at[out->entry].flags |= PG_PATCH;
+}
+
 void pg_settle(struct pg_region *region, const struct pg_out *out)
 {
     int sequential = region->blocks.at[out->entry].flags & PG_SEQUENCE;
@@ -64,18 +71,19 @@ void pg_settle(struct pg_region *region, const struct pg_out *out)
     } else {
         pg_push_tail(&region->blocks, PG_STANDBY, out->entry);
     }
+    pg_note_frame(region);
 }
 
 /* Move some blocks out, so that slots become full or blocks go on standby. Returns how many have
  * left. Lets go. */
-static unsigned evict_some(struct pg_region *region, unsigned most)
+static unsigned evict_some(struct pg_region *region, unsigned most, int write)
 {
     struct pg_out outs[PG_BATCH], *out = outs;
     unsigned left = 0, refused = 0;
     int error;
 
     while (left < most && refused < 2 * PG_BATCH) {
-        pg_entry entry = pg_victim(region);
+        pg_entry entry = pg_victim(region, write);
         if (entry == PG_NONE)
             break;
         error = take_out(region, entry, out);
@@ -87,7 +95,7 @@ static unsigned evict_some(struct pg_region *region, unsigned most)
         }
         left++;
         if (region->blocks.at[entry].flags & PG_DIRTY) {
-            pg_become(&region->blocks, entry, PG_WRITING);
+            begin_writing(region, out);
             out++;
         } else {
             pg_settle(region, out);
@@ -106,24 +114,32 @@ static unsigned batch(const struct pg_region *region)
     return blocks < 1 ? 1 : blocks < PG_BATCH ? (unsigned)blocks : PG_BATCH;
 }
 
-uint16_t pg_reclaim(struct pg_region *region)
+uint16_t pg_reclaim(struct pg_region *region, int write)
 {
     struct pg_blocks *blocks = &region->blocks;
     uint16_t slot;
     pg_entry entry;
 
     if (blocks->length[PG_STANDBY] < region->standby_wanted) {
-        evict_some(region, batch(region));
+        evict_some(region, batch(region), write);
         slot = pg_take_full(&region->frames);
         if (slot != PG_NO_SLOT)
             return slot;
     }
     entry = blocks->head[PG_STANDBY];
+    /* Before there is nothing left that could leave without being written. */
+    if (!write && blocks->dirty && blocks->length[PG_STANDBY] <= region->standby_wanted / 2)
+        pg_want_writes(region);
     if (entry == PG_NONE)
         return PG_NO_SLOT;
     slot = blocks->at[entry].slot;
     drop(region, entry);
     return slot;
+}
+
+unsigned pg_write_out(struct pg_region *region)
+{
+    return evict_some(region, batch(region), 1);
 }
 
 /* Take one block away, and its memory too. 0, or -errno. Lets go. */
@@ -147,7 +163,7 @@ static int evict_one(struct pg_region *region, pg_entry entry)
         if (error)
             return error;
         if (block->flags & PG_DIRTY) {
-            pg_become(&region->blocks, entry, PG_WRITING);
+            begin_writing(region, &out);
             pg_write_evicted(region, &out, 1);
             if (out.error)
                 return out.error;

@@ -1,25 +1,49 @@
 /* Blocks that cannot be had: tried again, then given up. */
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "region.h"
 
 /* ns between looks for a frame. */
 #define RECOVERY_PAUSE UINT64_C(20000000)
 
+#define NEVER (UINT64_MAX / 2)
+
+/* Say it on standard error, unless that would wait: whoever reads it may wait for this thread. One
+ * write: lines of several threads do not mix. */
+static void say(const char *format, ...)
+{
+    struct pollfd polled = {2, POLLOUT, 0};
+    char line[PIPE_BUF];
+    va_list arguments;
+    int length;
+
+    va_start(arguments, format);
+    length = vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    if (length >= (int)sizeof line)
+        length = sizeof line - 1;
+    if (length > 0 && poll(&polled, 1, 0) == 1 && polled.revents & POLLOUT &&
+        write(2, line, (size_t)length) < 0)
+        return; /* nobody is there to be told */
+}
+
 /* Not for want of the store, but of a frame. */
 static void describe_starved(struct pg_region *region, uint32_t number)
 {
     const char *also = region->write_error ? ", and changed ones cannot be written: " : "";
 
-    dprintf(2,
-            "pagemove: no room for %llu bytes at offset %llu of %s: all %u blocks that may be "
-            "resident are in use by I/O or changed%s%s; whoever waits for them gets SIGBUS\n",
-            (unsigned long long)region->block_size,
-            (unsigned long long)(number * region->block_size), region->store.label,
-            region->frames.limit, also, region->write_error ? strerror(region->write_error) : "");
+    say("pagemove: no room for %llu bytes at offset %llu of %s: all %u blocks that may be resident "
+        "are in use by I/O or changed%s%s; whoever waits for them gets SIGBUS\n",
+        (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
+        region->store.label, region->frames.limit, also,
+        region->write_error ? strerror(region->write_error) : "");
 }
 
 static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
@@ -31,13 +55,38 @@ static void describe(struct pg_region *region, uint32_t number, int error, uint6
     /* Of what the helper says, the first line has the cause. */
     pg_store_text(&region->store, text);
     text[strcspn(text, "\n")] = 0;
-    /* One write: lines of several threads do not mix. */
-    dprintf(2,
-            "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); "
-            "whoever touches them gets SIGBUS\n",
-            (unsigned long long)region->block_size,
-            (unsigned long long)(number * region->block_size), region->store.label, cause,
-            *text ? ": " : "", text, (unsigned long long)tries);
+    say("pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); whoever "
+        "touches them gets SIGBUS\n",
+        (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
+        region->store.label, cause, *text ? ": " : "", text, (unsigned long long)tries);
+}
+
+/* Somebody waits for a block that is being written, and that takes too long: perhaps the store
+ * waits for him. The changes are safe in their slot, and back when they are written. */
+static void fail_writing(struct pg_region *region, struct pg_job job)
+{
+    struct pg_block *block = &region->blocks.at[job.entry];
+
+    describe_starved(region, job.number);
+    pg_note_failure(region, PG_OP_READ, job.number, ETIMEDOUT, job.tries);
+    region->counters.errors++;
+    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
+    block->flags |= PG_STARVED;
+    pg_poison(&region->uffd, pg_block_address(region, job.number), region->block_size);
+}
+
+/* Whether the block is what the job is about, still. */
+static int is_awaited(const struct pg_region *region, const struct pg_job *job)
+{
+    const struct pg_block *block = &region->blocks.at[job->entry];
+
+    return block->number == job->number && block->state == PG_WRITING && block->flags & PG_WANTED;
+}
+
+void pg_await_written(struct pg_region *region, struct pg_job job)
+{
+    if (is_awaited(region, &job) && pg_copy_written(region, job.entry))
+        pg_put_off(region, job, ETIMEDOUT, 1000000, 1);
 }
 
 /* Give a block up. Whoever waits for it, or touches it later, is told by the kernel. */
@@ -46,6 +95,11 @@ static void fail(struct pg_region *region, struct pg_job job, int error, int sta
     struct pg_block *block = &region->blocks.at[job.entry];
     int patch = block->flags & PG_PATCH;
 
+    if (job.writing) {
+        if (is_awaited(region, &job))
+            fail_writing(region, job);
+        return;
+    }
     if (starved)
         describe_starved(region, job.number);
     else
@@ -62,6 +116,7 @@ static void fail(struct pg_region *region, struct pg_job job, int error, int sta
         /* The store is sound: as soon as there is a frame, the block is worth another try. */
         block->flags |= PG_STARVED;
         job.slot = PG_NO_SLOT;
+        job.began = NEVER; /* this may take as long as it does */
         job.not_before = pg_now() + RECOVERY_PAUSE;
         pg_put_job(region, job);
     }
@@ -97,8 +152,13 @@ void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t
 
     if (now < deadline) {
         job.not_before = now + pause < deadline ? now + pause : deadline;
-        if (!pg_put_job(region, job))
+        job.starved = starved;
+        if (!pg_put_job(region, job)) {
+            /* The event loop sees to it that it is not forgotten, if workers are kept too long. */
+            if (starved)
+                pg_look_at_jobs(region);
             return;
+        }
     }
     if (job.slot != PG_NO_SLOT)
         pg_slot_back(region, job.slot, 1);

@@ -1,5 +1,6 @@
 /* The event loop: one thread that answers faults, and waits for nothing else. */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -51,7 +52,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
 {
     pg_entry entry = pg_find(&region->blocks, number);
     struct pg_block *block;
-    int sequential;
+    int sequential, waits;
 
     if (entry != PG_NONE && region->blocks.at[entry].state == PG_RESIDENT) {
         fault_resident(region, entry, address, began);
@@ -73,8 +74,15 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
         return;
     }
     block = &region->blocks.at[entry];
+    waits = block->flags & PG_WANTED;
     block->flags |= write ? PG_WANTED | PG_STORED : PG_WANTED;
-    if (block->state == PG_EVICTING) {
+    if (block->state == PG_WRITING && !waits) {
+        pg_do_job(region, (struct pg_job){.entry = entry,
+                                          .number = number,
+                                          .slot = PG_NO_SLOT,
+                                          .writing = 1,
+                                          .began = began});
+    } else if (block->state == PG_EVICTING) {
         struct pg_job job = {.entry = entry, .number = number, .slot = block->slot, .began = began};
         region->counters.rescued++;
         pg_unlist(&region->blocks, entry);
@@ -113,16 +121,51 @@ static void serve_events(struct pg_region *region)
     pthread_mutex_unlock(&region->lock);
 }
 
-/* Milliseconds until the helper's answer is late; -1: nothing was asked. */
-static int patience(const struct pg_region *region)
+/* When the helper's answer is late; UINT64_MAX: none is awaited, or it is late already. */
+static uint64_t answer_due(const struct pg_region *region)
 {
-    uint64_t now, until;
+    return region->line && !region->asked_late ? region->asked.began + region->timeout + 1000000
+                                               : UINT64_MAX;
+}
 
-    if (!region->line || region->asked_late)
+/* Milliseconds until the helper's answer is late, or a job; -1: neither is awaited. */
+static int patience(struct pg_region *region)
+{
+    uint64_t now = pg_now(), until;
+
+    pthread_mutex_lock(&region->lock);
+    until = pg_next_expiry(region);
+    pthread_mutex_unlock(&region->lock);
+    until = answer_due(region) < until ? answer_due(region) : until;
+    if (until == UINT64_MAX)
         return -1;
-    now = pg_now();
-    until = region->asked.began + region->timeout + 1000000;
-    return until > now ? (int)((until - now) / 1000000 + 1) : 0;
+    until = until > now ? (until - now) / 1000000 + 1 : 0;
+    return until < INT_MAX ? (int)until : INT_MAX;
+}
+
+void pg_look_at_jobs(const struct pg_region *region)
+{
+    uint64_t one = 1;
+
+    if (write(region->wakeup, &one, sizeof one) < 0)
+        return; /* an eventfd takes this always */
+}
+
+/* What is late by now, and what the helper has answered. */
+static void serve_others(struct pg_region *region, struct pollfd *polled, int ready)
+{
+    uint64_t woken;
+
+    if (polled[1].revents && read(region->wakeup, &woken, sizeof woken) < 0)
+        return;
+    if (ready && !polled[2].revents)
+        return;
+    pthread_mutex_lock(&region->lock);
+    if (region->line && (polled[2].revents || pg_now() >= answer_due(region)))
+        pg_take_answer(region);
+    if (!ready)
+        pg_expire_jobs(region);
+    pthread_mutex_unlock(&region->lock);
 }
 
 void *pg_serve(void *argument)
@@ -134,14 +177,11 @@ void *pg_serve(void *argument)
     for (;;) {
         int ready;
         polled[2].fd = region->line ? pg_line_descriptor(region->line) : -1;
-        ready = poll(polled, region->line ? 3 : 2, patience(region));
+        ready = poll(polled, 3, patience(region));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
             return NULL;
-        if (region->line && (ready == 0 || polled[2].revents)) {
-            pthread_mutex_lock(&region->lock);
-            pg_take_answer(region);
-            pthread_mutex_unlock(&region->lock);
-        }
+        if (!ready || polled[1].revents || polled[2].revents)
+            serve_others(region, polled, ready);
         if (polled[0].revents)
             serve_events(region);
     }

@@ -15,7 +15,7 @@ uint16_t pg_slot_for_block(struct pg_region *region)
     if (slot == PG_NO_SLOT)
         slot = pg_take_fresh(&region->frames);
     if (slot == PG_NO_SLOT && region->limited)
-        slot = pg_reclaim(region);
+        slot = pg_reclaim(region, 0);
     return slot;
 }
 
@@ -37,6 +37,7 @@ void pg_slot_back(struct pg_region *region, uint16_t slot, int whole)
         pg_give_full(&region->frames, slot);
     else
         pg_give_up(&region->frames, slot);
+    pg_note_frame(region);
     pthread_cond_broadcast(&region->changed);
 }
 
@@ -59,12 +60,12 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
     return error;
 }
 
-int pg_make_room(struct pg_region *region)
+int pg_make_room(struct pg_region *region, int write)
 {
     while (!pg_has_room(&region->frames)) {
         uint16_t slot = pg_take_full(&region->frames);
         if (slot == PG_NO_SLOT && region->limited)
-            slot = pg_reclaim(region);
+            slot = pg_reclaim(region, write);
         if (slot == PG_NO_SLOT)
             return -EAGAIN;
         pg_give_up(&region->frames, slot);
@@ -96,7 +97,7 @@ static int make_room_gently(struct pg_region *region)
     uint16_t slot;
 
     if (!pg_is_tight(region))
-        return pg_make_room(region);
+        return pg_make_room(region, 0);
     while (!pg_has_room(&region->frames)) {
         slot = pg_take_full(&region->frames);
         if (slot == PG_NO_SLOT)
@@ -201,6 +202,10 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
 {
     int error, fresh;
 
+    if (job.writing) {
+        pg_await_written(region, job);
+        return;
+    }
     if (job.slot != PG_NO_SLOT) {
         finish(region, job);
         return;
@@ -239,7 +244,7 @@ static int ask_helper(struct pg_region *region, struct pg_job job)
     int stored = block->flags & PG_STORED, error;
 
     if (!pg_has_helper(region) || region->line || region->block_size >= MOVE_FRESH_FROM ||
-        block->flags & PG_PATCH || pg_is_spilled(region, job.number) || pg_make_room(region))
+        block->flags & PG_PATCH || pg_is_spilled(region, job.number) || pg_make_room(region, 0))
         return -EAGAIN;
     error = pg_store_ask(&region->store, job.number * region->block_size, region->block_size,
                          pg_block_address(region, job.number), pg_writable(region) && !stored,

@@ -10,7 +10,7 @@ static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number), page = region->uffd.page_size;
     unsigned pages = (unsigned)(region->block_size / page), first, end;
-    int error = pg_make_room(region);
+    int error = region->starving ? -EAGAIN : pg_make_room(region, 1);
 
     if (error)
         return error;

@@ -12,7 +12,7 @@
 
 #include "region.h"
 
-enum { FEWEST_GHOSTS = 64 };
+enum { FEWEST_GHOSTS = 64, MOST_STEPS = 64 };
 
 static uint32_t clamp(uint64_t value, uint32_t least, uint32_t most)
 {
@@ -44,28 +44,32 @@ int pg_policy_start(struct pg_region *region)
     return region->ghosts ? 0 : -ENOMEM;
 }
 
-/* What cannot leave now: its copy is being written, or it is dirty and the store does not take it.
- */
-static int stays(const struct pg_region *region, pg_entry entry)
+/* What cannot leave now: its copy is being written, or it is dirty and must not be. */
+static int stays(const struct pg_region *region, pg_entry entry, int dirty)
 {
     unsigned flags = region->blocks.at[entry].flags;
 
-    return flags & PG_FLUSHING || (flags & PG_DIRTY && !pg_may_write(region));
+    return flags & PG_FLUSHING || (flags & PG_DIRTY && !dirty);
 }
 
-static pg_entry first_to_leave(const struct pg_region *region, enum pg_list list, int newest)
+static pg_entry first_to_leave(const struct pg_region *region, enum pg_list list, int newest,
+                               int dirty)
 {
     const struct pg_blocks *blocks = &region->blocks;
     pg_entry entry = newest ? blocks->tail[list] : blocks->head[list];
 
-    while (entry != PG_NONE && stays(region, entry))
+    /* Where nearly all are dirty, writing some is quicker than finding one that is not. */
+    for (int steps = 0; entry != PG_NONE && stays(region, entry, dirty); steps++) {
+        if (steps == MOST_STEPS)
+            return PG_NONE;
         entry = newest ? blocks->link[entry].prev : blocks->link[entry].next;
+    }
     return entry;
 }
 
 /* Where few frames serve one block more than there are, each leaves just before it is needed again,
  * in any fixed order. Chance breaks the circle. */
-static pg_entry any_to_leave(struct pg_region *region)
+static pg_entry any_to_leave(struct pg_region *region, int dirty)
 {
     const struct pg_blocks *blocks = &region->blocks;
     pg_entry entry = blocks->head[PG_MAIN];
@@ -74,32 +78,33 @@ static pg_entry any_to_leave(struct pg_region *region)
     for (uint32_t steps = (region->random >> 16) % (blocks->length[PG_MAIN] + 1);
          steps && entry != PG_NONE && blocks->link[entry].next != PG_NONE; steps--)
         entry = blocks->link[entry].next;
-    return entry != PG_NONE && !stays(region, entry) ? entry : PG_NONE;
+    return entry != PG_NONE && !stays(region, entry, dirty) ? entry : PG_NONE;
 }
 
-pg_entry pg_victim(struct pg_region *region)
+pg_entry pg_victim(struct pg_region *region, int write)
 {
     struct pg_blocks *blocks = &region->blocks;
     pg_entry entry = PG_NONE;
+    int dirty = write && pg_may_write(region);
 
     if (pg_is_tight(region) && region->oldest_first) {
         region->oldest_first--;
-        entry = any_to_leave(region);
+        entry = any_to_leave(region, dirty);
         if (entry != PG_NONE)
             return entry;
     }
 
     if (blocks->length[PG_RECENT] + blocks->length[PG_SCAN] > region->scan_least) {
-        entry = first_to_leave(region, PG_SCAN, !region->oldest_first);
+        entry = first_to_leave(region, PG_SCAN, !region->oldest_first, dirty);
         if (entry != PG_NONE && region->oldest_first)
             region->oldest_first--;
     }
     if (entry == PG_NONE)
-        entry = first_to_leave(region, PG_MAIN, 0);
+        entry = first_to_leave(region, PG_MAIN, 0, dirty);
     if (entry == PG_NONE)
-        entry = first_to_leave(region, PG_SCAN, !region->oldest_first);
+        entry = first_to_leave(region, PG_SCAN, !region->oldest_first, dirty);
     if (entry == PG_NONE)
-        entry = first_to_leave(region, PG_RECENT, 0);
+        entry = first_to_leave(region, PG_RECENT, 0, dirty);
     return entry;
 }
 

@@ -26,6 +26,8 @@ struct pg_job {
     pg_entry entry;
     uint32_t number;
     uint16_t slot; /* PG_NO_SLOT, or one that has the contents already */
+    int starved;   /* all it lacks is a frame */
+    int writing;   /* wait for a WRITING block, which needs no read but a frame */
     uint64_t tries, began, not_before;
 };
 
@@ -83,6 +85,8 @@ struct pg_region {
     /* What workers do (work.c, ahead.c). */
     struct pg_job jobs[PG_JOBS];
     uint32_t job_count;
+    uint32_t starving;           /* jobs that lack a frame: the next ones are theirs */
+    int want_writes, write_busy; /* dirty blocks are to be written; a worker does so */
     struct pg_request requests[PG_REQUESTS];
     uint32_t request_count;
     struct pg_stream streams[PG_STREAMS];
@@ -135,6 +139,9 @@ static inline int pg_writable(const struct pg_region *region)
 /* faults.c: the event loop, and one fault. */
 void *pg_serve(void *region);
 
+/* Have the event loop look at when jobs are overdue. */
+void pg_look_at_jobs(const struct pg_region *region);
+
 /* fill.c */
 
 /* A slot to read a block into, at the expense of others if need be. PG_NO_SLOT: not now. Lets go.
@@ -151,8 +158,8 @@ void pg_slot_back(struct pg_region *region, uint16_t slot, int whole);
 int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
                    int nowait);
 
-/* Make room for one more frame. 0 or -EAGAIN. Lets go. */
-int pg_make_room(struct pg_region *region);
+/* Make room for one more frame, with `write` by writing if need be. 0 or -EAGAIN. Lets go. */
+int pg_make_room(struct pg_region *region, int write);
 
 /* Whether a helper has the store. */
 static inline int pg_has_helper(const struct pg_region *region)
@@ -190,6 +197,9 @@ uint64_t pg_backoff(uint64_t tries);
 void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t pause,
                 int starved);
 
+/* Map a WRITING block that somebody waits for, or put that off. */
+void pg_await_written(struct pg_region *region, struct pg_job job);
+
 /* Take the poison of a block away that was given up for want of a frame, once there is one. Lets
  * go.
  */
@@ -197,8 +207,14 @@ void pg_recover(struct pg_region *region, struct pg_job job);
 
 /* evict.c */
 
-/* The slot of a block that is not needed any more. PG_NO_SLOT: every block is. Lets go. */
-uint16_t pg_reclaim(struct pg_region *region);
+/* The slot of a block that is not needed any more; dirty ones only with `write`, for that may wait
+ * for a device, or for a thread that waits for a block. PG_NO_SLOT: every block is needed. Lets go.
+ */
+uint16_t pg_reclaim(struct pg_region *region, int write);
+
+/* Write some dirty blocks back, so that their frames can be used. Returns how many have left. Lets
+ * go. */
+unsigned pg_write_out(struct pg_region *region);
 
 /* Let an EVICTING block that is clean go, or stand by. */
 struct pg_out;
@@ -229,6 +245,9 @@ void pg_write_evicted(struct pg_region *region, struct pg_out *outs, size_t coun
 /* Move a block back that could not leave. */
 void pg_put_back(struct pg_region *region, const struct pg_out *out);
 
+/* Map a copy of a WRITING block, whose frame is being written. 0 or -EAGAIN: no room. */
+int pg_copy_written(struct pg_region *region, pg_entry entry);
+
 /* Whether changed blocks may be tried to be written now. */
 int pg_may_write(const struct pg_region *region);
 
@@ -238,7 +257,7 @@ int pg_is_spilled(const struct pg_region *region, uint32_t number);
 /* policy.c */
 void pg_policy_init(struct pg_region *region, uint32_t frames);
 int pg_policy_start(struct pg_region *region);
-pg_entry pg_victim(struct pg_region *region);
+pg_entry pg_victim(struct pg_region *region, int write);
 void pg_enlist(struct pg_region *region, pg_entry entry, int sequential);
 void pg_note_evicted(struct pg_region *region, uint32_t number);
 void pg_note_missed(struct pg_region *region, uint32_t number);
@@ -259,6 +278,18 @@ void pg_read_ahead(struct pg_region *region);
 
 /* work.c */
 void *pg_work(void *region);
+
+/* Ask for dirty blocks to be written, and be woken when some are. */
+void pg_want_writes(struct pg_region *region);
+
+/* A frame can be had: tell those that lack one. */
+void pg_note_frame(struct pg_region *region);
+
+/* Give up jobs that are long overdue: the workers are kept by the store. Lets go. */
+void pg_expire_jobs(struct pg_region *region);
+
+/* When that will be necessary; UINT64_MAX: never, as things are. */
+uint64_t pg_next_expiry(const struct pg_region *region);
 
 /* Hand a job over. -EAGAIN: there are too many. */
 int pg_put_job(struct pg_region *region, struct pg_job job);

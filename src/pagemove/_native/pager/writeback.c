@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -206,6 +207,40 @@ static void bring_back(struct pg_region *region, const struct pg_out *out)
     }
 }
 
+int pg_copy_written(struct pg_region *region, pg_entry entry)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    int stored = block->flags & PG_STORED, error;
+
+    /* A part of it is missing: what was discarded has to be read, after the rest is written. */
+    if (block->flags & PG_PATCH || pg_make_room(region, 0))
+        return -EAGAIN;
+    error = pg_copy_in(&region->uffd, pg_block_address(region, block->number),
+                       pg_slot_address(&region->frames, block->slot), region->block_size, !stored);
+    if (error)
+        return -EAGAIN;
+    region->frames.total++;
+    region->counters.rescued++;
+    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
+    block->flags |= PG_FLUSHING;
+    pg_set_dirty(&region->blocks, entry, stored);
+    pg_become(&region->blocks, entry, PG_RESIDENT);
+    pg_enlist(region, entry, 0);
+    return 0;
+}
+
+/* It was mapped again while its copy was written. */
+static void settle_copied(struct pg_region *region, const struct pg_out *out)
+{
+    region->blocks.at[out->entry].flags &= (uint8_t)~PG_FLUSHING;
+    if (out->error)
+        pg_set_dirty(&region->blocks, out->entry, 1);
+    else
+        region->unsynced_evicted = 1;
+    region->blocks.at[out->entry].slot = PG_NO_SLOT;
+    pg_slot_back(region, out->slot, 1);
+}
+
 /* A block that was written back, or could not be. */
 static void settle_written(struct pg_region *region, struct pg_out *out)
 {
@@ -213,6 +248,17 @@ static void settle_written(struct pg_region *region, struct pg_out *out)
     struct pg_block *block = &blocks->at[out->entry];
     int wanted = block->flags & PG_WANTED;
 
+    if (block->state == PG_RESIDENT) {
+        settle_copied(region, out);
+        return;
+    }
+    if (block->flags & PG_STARVED) {
+        /* Poisoned so that nobody waits for this write for ever. */
+        block->flags &= (uint8_t)~PG_STARVED;
+        madvise((void *)(uintptr_t)pg_block_address(region, out->number), region->block_size,
+                MADV_DONTNEED);
+    }
+    block->flags &= (uint8_t)~PG_PATCH;
     if (out->error) {
         pg_put_back(region, out);
         pg_give_empty(&region->frames, out->slot);
