@@ -225,6 +225,8 @@ int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
     uint64_t deadline = pg_now() + region->timeout;
     int error = 0, failed;
 
+    if (!length)
+        return 0;
     pthread_mutex_lock(&region->lock);
     for (uint64_t number = first; number < end; number++) {
         /* Of a large range only the blocks that there are. */
