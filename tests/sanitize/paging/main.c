@@ -116,6 +116,8 @@ static void run(uint64_t seed, int mode, uint64_t block_size, uint64_t frames)
         {PG_OP_READ, PG_INJECT_ERRNO, 5, 1, EIO},
         {PG_OP_READ, PG_INJECT_SHORT, 31, 2, 1},
         {PG_OP_WRITE, PG_INJECT_ERRNO, 3, 2, ENOSPC},
+        /* Long enough for others to come by while a block is written. */
+        {PG_OP_WRITE, PG_INJECT_DELAY, 20, 60, 1000000},
     };
     char path[] = "/tmp/pagemove-sanitize-XXXXXX", text[PG_TEXT];
     struct paged paged = {.block_size = block_size,
@@ -133,7 +135,7 @@ static void run(uint64_t seed, int mode, uint64_t block_size, uint64_t frames)
                                .read_ahead = 1,
                                .spill_directory = "/tmp",
                                .injections = failing,
-                               .injection_count = seed % 2 ? 3 : 0};
+                               .injection_count = seed % 2 ? 4 : 0};
     pthread_t threads[WRITERS], other;
     struct writer writers[WRITERS];
 
