@@ -56,6 +56,7 @@ cdef extern from "pager/pager.h" nogil:
     int pg_flush(pg_region *region)
     void pg_counters_of "pg_counters"(pg_region *region, pg_counters *counters)
     void pg_failure_text(pg_region *region, uint64_t sequence, char *text)
+    int pg_store_stats(pg_region *region, char *text)
     int pg_replay(pg_region *region, const uint32_t *numbers, uint32_t count)
     int pg_record(pg_region *region)
     uint32_t pg_recorded(pg_region *region, uint32_t *numbers, uint32_t most)
@@ -282,6 +283,19 @@ cdef class Pager:
         cdef char text[PG_TEXT]
         pg_failure_text(self._open(), sequence, text)
         return text.decode(errors="replace")
+
+    def store_stats(self):
+        """Give what a store in a helper process says of itself; empty if it does not answer."""
+        cdef pg_region *region = self._open()
+        cdef char text[PG_TEXT]
+        cdef int status
+        self._calls += 1
+        try:
+            with nogil:
+                status = pg_store_stats(region, text)
+        finally:
+            self._calls -= 1
+        return "" if status else text.decode(errors="replace")
 
     def record(self):
         """Remember from now on in which order blocks are needed for the first time."""

@@ -215,6 +215,7 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
         pg_become(&region->blocks, entry, PG_EVICTING);
         if (region->limited)
             pg_push_tail(&region->blocks, PG_STANDBY, entry);
+        pthread_cond_broadcast(&region->changed);
     } else if (!pg_install(region, entry, slot)) {
         pg_enlist(region, entry, sequential);
     } else if (block->flags & PG_WANTED) {

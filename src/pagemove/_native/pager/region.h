@@ -56,6 +56,7 @@ struct pg_region {
     uint64_t base, length, block_size, nbytes;
     uint32_t nblocks;
     int mode, limited, read_ahead;
+    int huge; /* blocks are huge pages */
     uint64_t timeout;
     char *spill_directory;
     struct pg_uffd uffd;
