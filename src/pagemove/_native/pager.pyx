@@ -245,7 +245,11 @@ cdef class Pager:
     def counters(self):
         """Give all counters by name."""
         cdef pg_counters counters
-        pg_counters_of(self._open(), &counters)
+        cdef pg_region *region = self._open()
+        self._calls += 1
+        with nogil:
+            pg_counters_of(region, &counters)
+        self._calls -= 1
         return {
             "faults": counters.faults,
             "write_faults": counters.write_faults,
@@ -265,13 +269,22 @@ cdef class Pager:
     def histogram(self):
         """Give (upper limit in ns, number of faults) for each range of latencies that had some."""
         cdef uint64_t counts[PG_BUCKETS]
-        pg_histogram(self._open(), counts)
+        cdef pg_region *region = self._open()
+        self._calls += 1
+        with nogil:
+            pg_histogram(region, counts)
+        self._calls -= 1
         return [(pg_bucket_limit(i), counts[i]) for i in range(PG_BUCKETS) if counts[i]]
 
     def failures(self):
         """Give (sequence, operation, offset, errno or 0 for too little, tries) of the newest."""
         cdef pg_failure failures[PG_FAILURES]
-        cdef size_t count = pg_failures(self._open(), failures)
+        cdef pg_region *region = self._open()
+        cdef size_t count
+        self._calls += 1
+        with nogil:
+            count = pg_failures(region, failures)
+        self._calls -= 1
         return [
             (failures[i].sequence, failures[i].operation, failures[i].offset, failures[i].error,
              failures[i].tries)

@@ -344,7 +344,7 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
 
     if (end > region->nblocks)
         end = region->nblocks;
-    if (first >= end)
+    if (first >= end || !length)
         return 0;
     if (end - first > most)
         end = first + most;

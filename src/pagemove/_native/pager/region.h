@@ -80,6 +80,7 @@ struct pg_region {
     uint64_t write_pause, write_not_before, write_failing_since;
     uint64_t write_failures;
     int write_error;      /* of the last attempt */
+    int unsynced;         /* something was written that was not made durable */
     int unsynced_evicted; /* blocks have left that were not made durable */
     int sync_lost;        /* and then making durable failed */
 
