@@ -1,27 +1,116 @@
-"""What every store promises, one suite for all of them: add a maker to `MAKERS` for a new one."""
+"""What every store promises, one suite for all of them: add a line to `KINDS` for a new one.
+
+Stores that need a server have a real one, started here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
+import itertools
+import os
 import pickle
-from collections.abc import Callable
+import threading
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pagemove import StoreError
-from pagemove.stores import FileStore, Store
+from pagemove import PagedMemory, StoreError
+from pagemove.stores import (
+    CallableStore,
+    CompressedStore,
+    FileStore,
+    FsspecStore,
+    LayeredStore,
+    RedisStore,
+    Store,
+)
 from pagemove.stores.faulty import Fault, FaultyFileStore
+from support.servers import Moto, Redis, Web, free_ports, redis_cluster
 from support.stores import BytesStore
 
 CONTENTS = np.random.default_rng(3).bytes(10_007)
 N = len(CONTENTS)
 
 Make = Callable[..., Store]
+_numbers = itertools.count()
 
 
-def _file(folder: Path, kind: type[FileStore], **options: object) -> Make:
+class Servers:
+    """Servers that run from when they are first asked for until the end of this module's tests."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+
+    def _empty(self, name: str) -> Path:
+        folder = self._folder / name
+        folder.mkdir()
+        return folder
+
+    @functools.cached_property
+    def redis(self) -> str:
+        return self._stack.enter_context(Redis(self._empty("redis"), free_ports(1)[0])).url
+
+    @functools.cached_property
+    def cluster(self) -> str:
+        return self._stack.enter_context(redis_cluster(self._empty("cluster")))[0].url
+
+    @functools.cached_property
+    def s3(self) -> Moto:
+        import s3fs
+
+        server = self._stack.enter_context(Moto(self._empty("s3"), free_ports(1)[0]))
+        s3fs.S3FileSystem(**server.options).mkdir("bucket")
+        return server
+
+    @functools.cached_property
+    def web(self) -> Web:
+        return self._stack.enter_context(Web(self._empty("web"), free_ports(1)[0]))
+
+
+@pytest.fixture
+def no_leak() -> Iterator[None]:
+    """Fail a test after which descriptors are left; those of connections may take a moment.
+
+    Their other ends may be in this process, and libraries close them when they come to it.
+    """
+    before = _descriptors()
+    yield
+    limit = time.monotonic() + 5
+    while _descriptors() != before and time.monotonic() < limit:
+        gc.collect()
+        time.sleep(0.01)
+    assert _descriptors() == before
+
+
+def _descriptors() -> Counter[str]:
+    """Count open descriptors by what they are, sockets without their names."""
+    found: Counter[str] = Counter()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[os.readlink(f"/proc/self/fd/{name}").partition(":")[0]] += 1
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    with contextlib.suppress(ImportError):
+        from fsspec.asyn import get_loop
+
+        get_loop()  # which has descriptors of its own, and stays
+    with contextlib.ExitStack() as stack:
+        yield Servers(tmp_path_factory.mktemp("servers"), stack)
+
+
+def _file(kind: type[FileStore], folder: Path, _servers: Servers, **options: object) -> Make:
     def make(contents: bytes = CONTENTS, *, writable: bool = False) -> Store:
         path = folder / "store"
         path.write_bytes(contents)
@@ -30,20 +119,174 @@ def _file(folder: Path, kind: type[FileStore], **options: object) -> Make:
     return make
 
 
-#: By name: takes a folder, gives a function of contents and `writable`.
-MAKERS: dict[str, Callable[[Path], Make]] = {
-    "FileStore": lambda folder: _file(folder, FileStore),
-    "FaultyFileStore": lambda folder: _file(folder, FaultyFileStore),
-    "FaultyFileStore, delayed": lambda folder: _file(
-        folder, FaultyFileStore, faults=[Fault("read", count=0, delay=1e-6)]
+def _mapped(path: str, offset: int, length: int) -> bytes:
+    return Path(path).read_bytes()[offset : offset + length]
+
+
+def _store_mapped(path: str, offset: int, data: memoryview) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def _function(folder: Path, _servers: Servers) -> Make:
+    def make(contents: bytes = CONTENTS, *, writable: bool = False) -> Store:
+        path = folder / "store"
+        path.write_bytes(contents)
+        write = functools.partial(_store_mapped, str(path)) if writable else None
+        return CallableStore(functools.partial(_mapped, str(path)), len(contents), write)
+
+    return make
+
+
+def _compressed(folder: Path, _servers: Servers, *, in_file: bool = False) -> Make:
+    def make(contents: bytes = CONTENTS, *, writable: bool = True) -> Store:
+        path = folder / f"store-{next(_numbers)}" if in_file else None
+        store = CompressedStore(len(contents), path=path, block_size=4096)
+        store.write(0, contents)
+        return store
+
+    return make
+
+
+def _layered(folder: Path, _servers: Servers, *, in_file: bool = False) -> Make:
+    def make(contents: bytes = CONTENTS, *, writable: bool = True) -> Store:
+        below = BytesStore(contents)
+        if not in_file:
+            top: Store = CompressedStore(len(contents))
+            return LayeredStore(top, below, block_size=4096, cache=False)
+        path = folder / f"top-{next(_numbers)}"
+        path.write_bytes(b"?" * len(contents))
+        return LayeredStore(FileStore(path, writable=True), below, block_size=4096)
+
+    return make
+
+
+def _redis(_folder: Path, servers: Servers, *, cluster: bool = False, nbytes: int = N) -> Make:
+    url = servers.cluster if cluster else servers.redis
+
+    def make(contents: bytes = CONTENTS, *, writable: bool = False) -> Store:
+        key = f"array-{next(_numbers)}"
+        with RedisStore(url, key, nbytes=len(contents), create=True, block_size=4096) as store:
+            store.write(0, contents)
+        return RedisStore(url, key, writable=writable)
+
+    return make
+
+
+def _fsspec(protocol: str, folder: Path, servers: Servers) -> Make:
+    def make(contents: bytes = CONTENTS, *, writable: bool = False) -> Store:
+        name = f"file-{next(_numbers)}"
+        path = folder / name
+        path.write_bytes(contents)
+        if protocol == "file":
+            return FsspecStore(f"file://{path}")
+        if protocol == "zip":
+            with zipfile.ZipFile(folder / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.write(path, name)
+            return FsspecStore(f"zip://{name}::{folder}/archive.zip")
+        if protocol == "memory":
+            import fsspec
+
+            fsspec.filesystem("memory").pipe(f"/{name}", contents)
+            return FsspecStore(f"memory://{name}")
+        if protocol == "http":
+            (servers.web.root / name).write_bytes(contents)
+            return FsspecStore(f"{servers.web.url}/{name}")
+        import s3fs
+
+        options = servers.s3.options
+        s3fs.S3FileSystem(**options).pipe(f"bucket/{name}", contents)
+        return FsspecStore(f"s3://bucket/{name}", timeout=30, **options)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of store.
+
+    Attributes
+    ----------
+    maker : callable
+        Takes a folder and the servers, gives a function of contents and `writable`.
+    needs : tuple of str
+        As of `pytest.mark.needs`.
+    modes : tuple of bool
+        What `writable` may be.
+    reopens : bool
+        Whether a pickle finds what was written later.
+    """
+
+    maker: Callable[[Path, Servers], Make]
+    needs: tuple[str, ...] = ()
+    modes: tuple[bool, ...] = (False, True)
+    reopens: bool = True
+
+
+def _kinds_of_fsspec() -> dict[str, Kind]:
+    needs = {"http": ("fsspec",), "s3": ("fsspec", "s3")}
+    return {
+        f"FsspecStore, {name}": Kind(
+            functools.partial(_fsspec, name), needs.get(name, ("fsspec",)), (False,)
+        )
+        for name in ("file", "zip", "memory", "http", "s3")
+    }
+
+
+_delayed = functools.partial(_file, FaultyFileStore, faults=[Fault("read", count=0, delay=1e-6)])
+
+KINDS: dict[str, Kind] = {
+    "FileStore": Kind(functools.partial(_file, FileStore)),
+    "FaultyFileStore": Kind(functools.partial(_file, FaultyFileStore)),
+    "FaultyFileStore, delayed": Kind(_delayed),
+    "a store of twenty lines": Kind(
+        lambda _folder, _servers: functools.partial(BytesStore, CONTENTS), reopens=False
     ),
-    "a store of twenty lines": lambda folder: functools.partial(BytesStore, CONTENTS),
+    "CallableStore": Kind(_function),
+    "CompressedStore": Kind(_compressed, ("zstandard",), (True,), reopens=False),
+    "CompressedStore, file": Kind(
+        functools.partial(_compressed, in_file=True), ("zstandard",), (True,)
+    ),
+    "LayeredStore": Kind(_layered, ("zstandard",), (True,), reopens=False),
+    "LayeredStore, file": Kind(functools.partial(_layered, in_file=True), (), (True,)),
+    "RedisStore": Kind(_redis, ("redis",)),
+    "RedisStore, cluster": Kind(functools.partial(_redis, cluster=True), ("redis",)),
+    **_kinds_of_fsspec(),
 }
 
 
-@pytest.fixture(params=MAKERS)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    return MAKERS[request.param](tmp_path)
+def _params(*modes: bool, reopens: bool = False) -> list[object]:
+    return [
+        pytest.param(kind, id=name, marks=pytest.mark.needs(*kind.needs))
+        for name, kind in KINDS.items()
+        if set(modes) <= set(kind.modes) and (kind.reopens or not reopens)
+    ]
+
+
+@pytest.fixture(params=_params())
+def make(request: pytest.FixtureRequest, tmp_path: Path, servers: Servers) -> Make:
+    """Make a store of any kind, writable or not."""
+    made: Make = request.param.maker(tmp_path, servers)
+    return functools.partial(made, writable=request.param.modes[0])
+
+
+@pytest.fixture(params=_params(False))
+def make_to_read(request: pytest.FixtureRequest, tmp_path: Path, servers: Servers) -> Make:
+    made: Make = request.param.maker(tmp_path, servers)
+    return made
+
+
+@pytest.fixture(params=_params(True))
+def make_to_write(request: pytest.FixtureRequest, tmp_path: Path, servers: Servers) -> Make:
+    made: Make = request.param.maker(tmp_path, servers)
+    return functools.partial(made, writable=True)
+
+
+@pytest.fixture(params=_params(True, reopens=True))
+def make_to_keep(request: pytest.FixtureRequest, tmp_path: Path, servers: Servers) -> Make:
+    made: Make = request.param.maker(tmp_path, servers)
+    return functools.partial(made, writable=True)
 
 
 def read(store: Store, offset: int = 0, length: int | None = None) -> bytes:
@@ -79,8 +322,8 @@ class TestReading:
         with make() as store, pytest.raises((ValueError, OSError)):
             store.read_into(offset, bytearray(length))
 
-    def test_is_read_only_unless_asked(self, make):
-        with make() as store:
+    def test_is_read_only_unless_asked(self, make_to_read):
+        with make_to_read() as store:
             assert not store.writable
             with pytest.raises(StoreError) as caught:
                 store.write(0, b"x")
@@ -93,30 +336,30 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("offset", "data"), [(0, b"a"), (N - 3, b"abc"), (4000, b"y" * 5000), (9, b""), (N, b"")]
     )
-    def test_changes_these_bytes_only(self, make, offset, data):
-        with make(writable=True) as store:
+    def test_changes_these_bytes_only(self, make_to_write, offset, data):
+        with make_to_write() as store:
             assert store.writable
             store.write(offset, data)
             store.flush()
             assert read(store) == CONTENTS[:offset] + data + CONTENTS[offset + len(data) :]
             assert store.nbytes == N
 
-    def test_any_contiguous_buffer(self, make):
-        with make(writable=True) as store:
+    def test_any_contiguous_buffer(self, make_to_write):
+        with make_to_write() as store:
             words = np.arange(50, dtype=">u2")
             store.write(1, words)
             store.write(200, memoryview(words).toreadonly())
             assert read(store, 1, 100) == read(store, 200, 100) == words.tobytes()
 
     @pytest.mark.parametrize(("offset", "length"), [(0, N + 1), (N, 1), (N + 1, 0), (-1, 1)])
-    def test_beyond_the_end_raises_and_changes_nothing(self, make, offset, length):
-        with make(writable=True) as store:
+    def test_beyond_the_end_raises_and_changes_nothing(self, make_to_write, offset, length):
+        with make_to_write() as store:
             with pytest.raises((ValueError, OSError)):
                 store.write(offset, bytes(length))
             assert read(store) == CONTENTS
 
-    def test_the_same_bytes_again_and_again(self, make):
-        with make(writable=True) as store:
+    def test_the_same_bytes_again_and_again(self, make_to_write):
+        with make_to_write() as store:
             for number in range(20):
                 store.write(7, number.to_bytes(4, "little"))
                 assert read(store, 7, 4) == number.to_bytes(4, "little")
@@ -138,11 +381,85 @@ class TestEnds:
         with make() as store:
             assert isinstance(store, Store)
 
-    @pytest.mark.parametrize("writable", [False, True])
-    def test_pickles(self, make, writable):
-        with make(writable=writable) as store:
+    def test_pickles(self, make):
+        with make() as store:
             with pickle.loads(pickle.dumps(store)) as other:
                 assert type(other) is type(store)
-                assert (other.nbytes, other.writable) == (N, writable)
+                assert (other.nbytes, other.writable) == (N, store.writable)
+                assert (other.concurrency, other.restartable) == (
+                    store.concurrency,
+                    store.restartable,
+                )
                 assert read(other, 100, 200) == CONTENTS[100:300]
             assert read(store, 0, 10) == CONTENTS[:10]
+
+    def test_statistics_are_numbers(self, make):
+        with make() as store:
+            assert all(isinstance(value, int | float) for value in store.stats().values())
+
+
+class TestTogether:
+    def test_readers_at_the_same_time(self, make):
+        """Each gets its own bytes, also where a store has one connection or one open file."""
+        wrong: list[tuple[int, int]] = []
+        with make() as store:
+
+            def look(seed: int) -> None:
+                numbers = np.random.default_rng(seed)
+                for _ in range(15):
+                    offset = int(numbers.integers(N))
+                    length = int(numbers.integers(1, N - offset + 1))
+                    if read(store, offset, length) != CONTENTS[offset : offset + length]:
+                        wrong.append((offset, length))
+
+            _at_once([functools.partial(look, seed) for seed in range(store.concurrency // 2)])
+        assert not wrong
+
+    def test_writers_of_parts_that_do_not_overlap(self, make_to_write):
+        """Nothing is lost, also where two parts are in one block of the store's own."""
+        with make_to_write() as store:
+
+            def write(number: int) -> None:
+                for offset in range(number * 50, N - 50, 400):
+                    store.write(offset, bytes([number]) * 50)
+
+            _at_once([functools.partial(write, number) for number in range(8)])
+            end = len(range(0, N - 50, 50)) * 50
+            expected = b"".join(bytes([n % 8]) * 50 for n in range(end // 50))
+            assert read(store) == expected + CONTENTS[end:]
+
+    def test_what_was_flushed_is_there_when_it_is_opened_anew(self, make_to_keep):
+        with make_to_keep() as store:
+            # First: then it must not matter that it may be handed over by this.
+            pickled = pickle.dumps(store)
+        with pickle.loads(pickled) as store:
+            store.write(1234, b"kept" * 1000)
+            store.flush()
+        with pickle.loads(pickled) as store:
+            assert read(store) == CONTENTS[:1234] + b"kept" * 1000 + CONTENTS[5234:]
+
+
+def _at_once(calls: list[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.needs("move")
+class TestPaged:
+    def test_reading(self, make):
+        with make() as store, PagedMemory(store, block_size=4096, store_timeout=20) as region:
+            assert bytes(memoryview(region)) == CONTENTS
+
+    def test_writing(self, make_to_keep):
+        with make_to_keep() as store:
+            with PagedMemory(store, mode="r+", block_size=4096, store_timeout=20) as region:
+                view = memoryview(region)
+                view[5000:5004] = b"page"
+                region.flush()
+                region.evict()
+                assert bytes(view) == CONTENTS[:5000] + b"page" + CONTENTS[5004:]
+                view.release()
+            assert read(store, 4998, 8) == CONTENTS[4998:5000] + b"page" + CONTENTS[5004:5006]

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pagemove import HUGE_PAGE_SIZE, features
-from support import system
+from support import servers, system
 
 SWAP_BYTES = 256 << 20
 _KSM = Path("/sys/kernel/mm/ksm")
@@ -177,6 +177,7 @@ def _hugetlb() -> str | None:
 #: Every name that a test may give to ``needs``.
 NEEDS: dict[str, Probe] = {
     "fork": _fork,
+    "fsspec": servers.no_module("fsspec", "aiohttp"),
     "guard": _guard,
     "hugetlb": _hugetlb,
     "io_uring": _io_uring,
@@ -184,7 +185,9 @@ NEEDS: dict[str, Probe] = {
     "move": _move,
     "pagemap_scan": _pagemap_scan,
     "poison": _feature("POISON"),
+    "redis": servers.no_redis,
     "root": _root,
+    "s3": servers.no_module("s3fs", "moto"),
     "seccomp": system.no_seccomp,
     "stale_eagain": _stale_eagain,
     "swap": _swap,
@@ -193,6 +196,7 @@ NEEDS: dict[str, Probe] = {
     "userfaultfd_missing": _userfaultfd_missing,
     "vma_names": _vma_names,
     "wp_async": _feature("WP_ASYNC"),
+    "zstandard": servers.no_module("zstandard"),
 }
 
 #: What even the project's own machines may lack: their kernel, or where they run, may forbid it.

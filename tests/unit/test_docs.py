@@ -32,7 +32,7 @@ MODULES = [
 MAP = re.compile(r"^(?P<indent> *)(?P<path>[\w./]+)(?:  +\S.*)?$", re.MULTILINE)
 
 #: What a page's sessions need beyond moving pages.
-NEEDS = {"huge-pages.md": ["thp"]}
+NEEDS = {"huge-pages.md": ["thp"], "stores.md": ["fsspec", "zstandard"]}
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ import os
 import struct
 import threading
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pagemove
-from pagemove import PagedMemory, UnsupportedError, open_array, region_of
-from pagemove.stores import FileStore
+from pagemove import PagedMemory, open_array, region_of
+from pagemove.stores import FileStore, FsspecStore
 from support import wait_for
 from support.stores import BytesStore
 
@@ -211,13 +212,54 @@ class TestRaw:
         assert (region.mode, region.resident_limit, region.block_size) == ("c", 65536, 4096)
 
 
+def _log_ends() -> None:
+    """Wait for the thread that reads a helper's log, which sees in its own time that it ended."""
+    wait_for(lambda: all(each.name != "pagemove-log" for each in threading.enumerate()))
+
+
 class TestSources:
-    @pytest.mark.parametrize(
-        "url", ["s3://bucket/key.npy", "https://host/x.npy", "file:///x", "memory://a", "GS://b/c"]
-    )
-    def test_urls_come_next(self, url):
-        with pytest.raises(UnsupportedError, match=r"files only; URLs that fsspec.*come next"):
-            open_array(url)
+    @pytest.mark.needs("fsspec")
+    def test_urls(self, tmp_path):
+        import fsspec
+
+        save(tmp_path / "an array.npy", np.arange(5000))
+        contents = (tmp_path / "an array.npy").read_bytes()
+        fsspec.filesystem("memory").pipe("/array.npy", contents)
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("x.npy", contents)
+        for url in ("memory://array.npy", f"zip://x.npy::file://{tmp_path}/a.zip"):
+            array = open_array(url, resident_limit="64KiB", block_size=4096)
+            assert isinstance(region_of(array).store, FsspecStore)
+            assert np.array_equal(array, np.arange(5000))
+        with pytest.raises(ValueError, match="mode 'c'"):
+            open_array("memory://array.npy", mode="r+")
+        del array
+        _log_ends()
+
+    def test_a_url_of_a_file_is_the_file(self, tmp_path):
+        save(tmp_path / "an array.npy", np.arange(5))
+        array = open_array(f"FILE://{tmp_path}/an%20array.npy", mode="r+")
+        assert isinstance(region_of(array).store, FileStore)
+        assert array.tolist() == [0, 1, 2, 3, 4]
+        with pytest.raises(FileNotFoundError):
+            open_array("file:///none")
+
+    def test_storage_options_reach_the_filesystem(self, monkeypatch):
+        def opened(url, **options):
+            raise LookupError(url, options)
+
+        monkeypatch.setattr("pagemove.paging.open.FsspecStore", opened)
+        for url in ("S3://bucket/x", "simplecache::https://host/x"):
+            with pytest.raises(LookupError) as caught:
+                open_array(url, storage_options={"anon": True})
+            assert caught.value.args == (url, {"anon": True})
+        with pytest.raises(ValueError, match="for URLs"):
+            open_array("file", storage_options={"anon": True})
+
+    def test_an_array_in_redis_needs_its_name(self):
+        with pytest.raises(ValueError, match=r"open_array\(RedisStore\(url, key\)\)") as caught:
+            open_array("redis://:secret@host")
+        assert "secret" not in str(caught.value)
 
     def test_a_path_that_only_looks_odd(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -228,8 +270,7 @@ class TestSources:
         file = io.BytesIO()
         np.save(file, np.arange(5))
         assert open_array(BytesStore(file.getvalue())).tolist() == [0, 1, 2, 3, 4]
-        # The thread that reads the helper's log sees in its own time that it has ended.
-        wait_for(lambda: all(each.name != "pagemove-log" for each in threading.enumerate()))
+        _log_ends()
 
     @pytest.mark.parametrize("wrong", [np.zeros(5), b"x" * 100, None, 5])
     def test_what_is_no_source(self, wrong):

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 import operator
 import os
 import re
 import struct
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
 from pagemove.arrays import owner_behind
-from pagemove.errors import UnsupportedError
 from pagemove.paging.options import check_store
 from pagemove.paging.region import PagedMemory
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
+from pagemove.stores.fsspec import FsspecStore
+from pagemove.stores.urls import without_secret
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from pagemove.paging.options import PagingOptions
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+# Or a chain of them: simplecache::s3://...
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)(?:://|::.*://)", re.IGNORECASE)
+_REDIS = ("redis", "rediss", "valkey", "valkeys")
 
 _MAGIC = np.lib.format.MAGIC_PREFIX
 _MAGIC_NBYTES = np.lib.format.MAGIC_LEN
@@ -49,20 +53,24 @@ def open_array(
     dtype: npt.DTypeLike | None = None,
     shape: int | tuple[int, ...] | None = None,
     offset: int = 0,
+    storage_options: Mapping[str, Any] | None = None,
     **paging: Unpack[PagingOptions],
 ) -> npt.NDArray[Any]:
     """Open a file as an array whose blocks are read when they are touched.
 
     Parameters
     ----------
-    source : str, path-like or FileStore
-        A ``.npy`` file, known by its header whatever its name; or any other file, with `dtype`.
+    source : str, path-like or Store
+        A ``.npy`` file, known by its header whatever its name; or any other file, with `dtype`. A
+        URL that fsspec opens, ``s3://bucket/x.npy``; or any store.
     dtype : dtype, optional
         Of the items of a file that has no header.
     shape : int or tuple of int, optional
         Of such a file; by default one dimension, up to its end.
     offset : int
         Bytes of such a file before the first item.
+    storage_options : mapping, optional
+        For a URL: as for `pagemove.stores.FsspecStore`.
     **paging
         As for `PagedMemory`: `resident_limit`, `block_size`, `mode`, `prefetch`, `store_timeout`,
         `name`.
@@ -84,7 +92,9 @@ def open_array(
         The file does not have as many bytes as the array needs, or a header that cannot be read;
         `dtype` or `shape` contradict the header.
     UnsupportedError
-        A URL, or a store that is not a `FileStore`; whatever `PagedMemory` cannot do here.
+        Whatever `PagedMemory` cannot do here.
+    ImportError
+        fsspec, or what it needs for such a URL, is not installed.
     OSError
         The file cannot be opened.
 
@@ -109,15 +119,24 @@ def open_array(
     if not isinstance(source, str | os.PathLike):
         check_store(source)  # which says why not
     path = os.fspath(source)
-    if isinstance(path, str) and _URL.match(path):
-        raise UnsupportedError(
-            errno.EOPNOTSUPP,
-            f"{path}: this version opens files only; URLs that fsspec knows (s3://, gs://, "
-            "https:// ...) come next. Download it, and open the file",
-        )
-    # The region has its own descriptor.
-    with FileStore(path, writable=paging.get("mode") == "r+") as store:
+    with _store_of(path, paging.get("mode") == "r+", storage_options or {}) as store:
+        # The region has its own descriptor, or its own process.
         return _array(store, dtype, shape, offset, paging)
+
+
+def _store_of(path: str | bytes, writable: bool, storage_options: Mapping[str, Any]) -> Store:
+    url = _URL.match(path) if isinstance(path, str) else None
+    if url and url[1].lower() in _REDIS:
+        raise ValueError(
+            f"{without_secret(url.string)} is a server, and an array in it has a name: "
+            "open_array(RedisStore(url, key))"
+        )
+    if url and url[1].lower() != "file":
+        return FsspecStore(url.string, **storage_options)
+    if storage_options:
+        raise ValueError("storage_options are for URLs, and this is a path")
+    file = unquote(urlsplit(url.string).path) if url else os.fsdecode(path)
+    return FileStore(file, writable=writable)
 
 
 def region_of(array: npt.NDArray[Any]) -> PagedMemory:

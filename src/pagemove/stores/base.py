@@ -18,18 +18,22 @@ class Store(abc.ABC):
     A store of your own needs `nbytes` and `read_into`; one that can be written also `writable`,
     `write` and `flush`; one that holds something open also `close`. Whatever goes wrong is an
     exception, best a `pagemove.StoreError`: a store never fills a buffer in part, and never with
-    anything else than what is stored there. It should pickle, so that another process can read it.
+    anything else than what is stored there.
 
-    All but `FileStore` are paged by a helper process: the store is pickled, and unpickled there.
+    To be paged it has to pickle. A store that is not a `FileStore` runs in a process of its own,
+    made from the pickle, whose threads call `read_into` and `write` at once, up to `concurrency` of
+    them. Each call is for one block of the region, or for several that follow each other, up to
+    2 MiB. What raises is tried again, up to the region's ``store_timeout``.
 
     Attributes
     ----------
     concurrency : int
-        How many threads of that process may be in its methods at once; 1: one at a time.
+        How many threads may call the store at a time. 1: they call one after another, so that
+        nothing in the store needs a lock. Of the class or of the object.
     restartable : bool
-        Whether another process that unpickles it finds the same bytes. If the helper dies, a new
-        one is started once; a store that keeps its bytes in the memory of the process has lost
-        them, and says False: then every block that is not resident is an error.
+        Whether another process, made from the same pickle, finds all that was written. False for a
+        store that keeps what is written in its own process: should that process die, what was in it
+        is gone, and reading it is an error, never zeros or what was there before.
 
     Examples
     --------
@@ -109,6 +113,10 @@ class Store(abc.ABC):
 
     def close(self) -> None:  # noqa: B027
         """Let go of what the store holds. Twice is fine. It does not flush."""
+
+    def stats(self) -> dict[str, float]:
+        """Tell what the store knows of itself, in numbers by name; nothing, as a rule."""
+        return {}
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,316 @@
+"""One store over another: a local cache over a remote, or changes that leave the original alone."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pagemove.errors import StoreError
+from pagemove.stores import ranges
+from pagemove.stores.base import Store
+from pagemove.stores.compressed import CompressedStore
+from pagemove.stores.file import FileStore
+from pagemove.stores.layermap import LayerMap
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class LayeredStore(Store):
+    """Reads what is on top, and through to the bottom what is not; writes on top.
+
+    Parameters
+    ----------
+    top : Store
+        Writable, of the same length. What is in it before counts for nothing, unless the map says
+        that it is on top.
+    bottom : Store
+        Never written, and must not change.
+    cache : bool
+        Put on top what was read from the bottom too: it is read from there once. False: only what
+        is written is on top.
+    path : str or path-like, optional
+        File of the map that says which blocks are on top; made if it is not there. By default, for
+        a `FileStore` or a `CompressedStore` with a path on top, that path with ``.map`` behind it;
+        for any other top the map is in memory.
+    block_size : int
+        What is on top or not as one, a power of two from 4 KiB to 2 MiB. Best the region's: less
+        than a block that is not yet on top is written by reading the whole of it.
+
+    Raises
+    ------
+    ValueError
+        The stores are not of one length; `top` cannot be written, or keeps what is in it in its
+        process only and `path` is given; the map is of another store.
+    OSError
+        The map cannot be opened or made.
+
+    Notes
+    -----
+    **Durability.** With a map in a file: that of the top, by `flush`, which flushes the top and
+    then the map. A crash leaves what was flushed, and for other blocks what is below or what was
+    written. With a map in memory what is on top is found as long as the process lives that the
+    store runs in (`restartable` is False).
+
+    **Sharing.** The top and the map are one store's alone; the bottom may be anybody's. A map
+    belongs to its top: remove both or none.
+
+    **Atomicity.** That of the top; a block appears on top when it is there as a whole.
+
+    It pickles with both stores, and with the map if that is in memory; a map's file is let go of,
+    to be opened where the store is used next.
+
+    Examples
+    --------
+    >>> import pagemove
+    >>> from pagemove.stores import CallableStore, CompressedStore, LayeredStore
+    >>> bottom = CallableStore(lambda offset, length: b"." * length, 1 << 20)
+    >>> with LayeredStore(CompressedStore(1 << 20), bottom) as store:
+    ...     store.write(500_000, b"written")
+    ...     some = bytearray(11)
+    ...     store.read_into(499_998, some)
+    ...     some, store.stats()["top_blocks"]
+    (bytearray(b'..written..'), 1)
+    """
+
+    def __init__(
+        self,
+        top: Store,
+        bottom: Store,
+        *,
+        cache: bool = True,
+        path: str | os.PathLike[str] | None = None,
+        block_size: int = ranges.BLOCK_SIZE,
+    ) -> None:
+        if top.nbytes != bottom.nbytes:
+            raise ValueError(
+                f"top and bottom must be of one length, not {top.nbytes} and {bottom.nbytes} bytes"
+            )
+        if not top.writable:
+            raise ValueError(f"{top!r} is on top and has to be writable")
+        self._top, self._bottom, self._cache = top, bottom, bool(cache)
+        self._block_size = ranges.checked_block_size(block_size)
+        beside = top.path if isinstance(top, FileStore | CompressedStore) else None
+        if path is None and beside is not None:
+            path = beside.with_name(beside.name + ".map")
+        if path is not None and not top.restartable:
+            raise ValueError(
+                f"{top!r} forgets what is in it, so a map must not remember: leave out path"
+            )
+        self._path = None if path is None else Path(path).absolute()
+        self._begin(None)
+        # Now, so that what is wrong with the file is told here.
+        self._on_top()
+
+    def _begin(self, bits: bytes | None) -> None:
+        self.concurrency = min(self._top.concurrency, self._bottom.concurrency)
+        self.restartable = (
+            self._path is not None and self._top.restartable and self._bottom.restartable
+        )
+        self._locks = ranges.BlockLocks()
+        self._opening = threading.Lock()
+        self._flushing = threading.Lock()
+        self._map: LayerMap | None = None
+        if self._path is None:
+            self._map = LayerMap(self.nbytes, self._block_size, bits=bits)
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes."""
+        return self._top.nbytes
+
+    @property
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def top(self) -> Store:
+        """What is written."""
+        return self._top
+
+    @property
+    def bottom(self) -> Store:
+        """What is only read."""
+        return self._bottom
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill a buffer with the bytes from `offset` on, of either store.
+
+        Parameters
+        ----------
+        offset : int
+            First byte.
+        buffer : writable buffer
+            C-contiguous.
+
+        Raises
+        ------
+        StoreError
+            One of the stores cannot be read, or the top not be written with what came from the
+            bottom; another store uses the map.
+        ValueError
+            The range is not within the store.
+        """
+        view = ranges.target(buffer)
+        start = ranges.place(self, self.nbytes, offset, view.nbytes)
+        top = self._used("read", start)
+        pieces = ranges.pieces(start, view.nbytes, self._block_size)
+        for on_top, run in itertools.groupby(pieces, lambda piece: piece.block in top):
+            share = list(run)
+            at, end = share[0].at, share[-1].at + share[-1].length
+            if on_top:
+                self._top.read_into(start + at, view[at:end])
+            elif self._cache:
+                self._raise_up(share, view)
+            else:
+                self._bottom.read_into(start + at, view[at:end])
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write bytes on top.
+
+        Parameters
+        ----------
+        offset : int
+            First byte.
+        data : buffer
+            C-contiguous.
+
+        Raises
+        ------
+        StoreError
+            The top cannot be written, or the bottom not be read for the rest of a block; another
+            store uses the map.
+        ValueError
+            The range is not within the store.
+        """
+        view = memoryview(data).cast("B")
+        start = ranges.place(self, self.nbytes, offset, view.nbytes)
+        top = self._used("write", start)
+        if not view.nbytes:
+            return
+        first, last = start // self._block_size, (start + view.nbytes - 1) // self._block_size
+        with self._locks.held(first, last):
+            for block in {first, last}:
+                place = block * self._block_size
+                length = ranges.length_of(block, self._block_size, self.nbytes)
+                whole = start <= place and place + length <= start + view.nbytes
+                if not whole and block not in top:
+                    self._copy_up(block, 1)
+            self._top.write(start, view)
+            top.add(first, last)
+
+    def flush(self) -> None:
+        """Return when what was written is as durable as the top makes it.
+
+        Raises
+        ------
+        StoreError
+            It is not.
+        """
+        top = self._used("flush", None)
+        # One at a time: of two the later map has to be written last.
+        with self._flushing:
+            bits = top.bits
+            self._top.flush()
+            try:
+                top.settle(bits)
+            except OSError as error:
+                raise self._failure(error, "flush", None) from error
+
+    def close(self) -> None:
+        """Close both stores, and the map. Twice is fine."""
+        self._let_go()
+        self._top.close()
+        self._bottom.close()
+
+    def stats(self) -> dict[str, float]:
+        """Tell how much is on top, and what the stores tell.
+
+        Returns
+        -------
+        dict
+            ``top_blocks`` and ``blocks``; then those of both stores, as ``top.NAME`` and
+            ``bottom.NAME``.
+        """
+        told: dict[str, float] = {
+            "top_blocks": len(self._used("read", None)),
+            "blocks": -(-self.nbytes // self._block_size),
+        }
+        for layer, store in (("top", self._top), ("bottom", self._bottom)):
+            told |= {f"{layer}.{name}": value for name, value in store.stats().items()}
+        return told
+
+    def _raise_up(self, share: list[ranges.Piece], view: memoryview) -> None:
+        """Read blocks that follow each other from the bottom, and leave them on top."""
+        first, last = share[0].block, share[-1].block
+        with self._locks.held(first, last):
+            # Some may have got there while this thread waited for the others.
+            for on_top, run in self._by_layer(first, last):
+                if not on_top:
+                    self._copy_up(run[0], len(run))
+            at, end = share[0].at, share[-1].at + share[-1].length
+            place = first * self._block_size + share[0].start
+            self._top.read_into(place, view[at:end])
+
+    def _by_layer(self, first: int, last: int) -> Iterator[tuple[bool, list[int]]]:
+        top = self._used("read", first * self._block_size)
+        for on_top, run in itertools.groupby(range(first, last + 1), lambda block: block in top):
+            yield on_top, list(run)
+
+    def _copy_up(self, first: int, count: int) -> None:
+        """Copy blocks from the bottom to the top. Their locks are held."""
+        place = first * self._block_size
+        data = bytearray(min(count * self._block_size, self.nbytes - place))
+        self._bottom.read_into(place, data)
+        self._top.write(place, data)
+        self._used("write", place).add(first, first + count - 1)
+
+    def _on_top(self) -> LayerMap:
+        found = self._map
+        if found is None:
+            with self._opening:
+                if self._map is None:
+                    self._map = LayerMap(self.nbytes, self._block_size, self._path)
+                found = self._map
+        return found
+
+    def _used(self, operation: str, offset: int | None) -> LayerMap:
+        try:
+            return self._on_top()
+        except (OSError, ValueError) as error:
+            raise self._failure(error, operation, offset) from error
+
+    def _let_go(self) -> None:
+        with self._opening:
+            if self._path is not None and self._map is not None:
+                self._map.close()
+                self._map = None
+
+    def _failure(self, error: Exception, operation: str, offset: int | None) -> StoreError:
+        return StoreError(
+            getattr(error, "errno", None) or errno.EIO,
+            f"cannot {operation} {self!r}: its map {self._path}: {error}",
+            store=repr(self),
+            operation=operation,
+            offset=offset,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        bits = None if self._path is not None or self._map is None else self._map.bits
+        self._let_go()
+        kept = ("_top", "_bottom", "_cache", "_block_size", "_path")
+        return {name: getattr(self, name) for name in kept} | {"bits": bits}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        bits = state.pop("bits")
+        self.__dict__.update(state)
+        self._begin(bits)
+
+    def __repr__(self) -> str:
+        return f"LayeredStore({self._top!r}, {self._bottom!r})"

@@ -1,0 +1,416 @@
+"""An array in Redis or Valkey, on one server or a cluster: many machines share it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import secrets
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pagemove.errors import StoreError
+from pagemove.stores import ranges
+from pagemove.stores import redis_layout as keys
+from pagemove.stores.base import Store, read_only
+from pagemove.stores.extras import needed
+from pagemove.stores.redis_blocks import Blocks, Fenced
+from pagemove.stores.redis_client import Client, Command, code_of
+from pagemove.stores.redis_lease import Lease
+from pagemove.stores.urls import without_secret
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_KEPT = (
+    "_url",
+    "_key",
+    "_options",
+    "_timeout",
+    "_replicas",
+    "_fsync",
+    "_seconds",
+    "_writable",
+    "_layout",
+)
+
+
+class RedisStore(Store):
+    """An array whose blocks are keys in Redis or Valkey.
+
+    Parameters
+    ----------
+    url : str
+        ``redis://``, ``rediss://`` or ``unix://``, or the same with ``valkey``; of any node of a
+        cluster, which is noticed.
+    key : str
+        Name of the array, without braces. All its keys begin with ``pagemove:{KEY``.
+    nbytes : int, optional
+        Length of a new array; of one that is there, what it is expected to be.
+    create : bool
+        Make a new array, all zeros, and write it.
+    writable : bool
+        Write an array that is there.
+    block_size : int
+        What is one key, a power of two from 4 KiB to 2 MiB. An array that is there has its own.
+        Best that of the regions over it, or less: a part of a block is written by reading, changing
+        and writing the whole of it.
+    lease : float
+        Seconds after which a writer that is not heard of may be followed by another.
+    replicas : int
+        `flush` waits until so many replicas have what was written (WAIT).
+    fsync : bool
+        `flush` waits until it is in the server's append-only file, on disk (WAITAOF, of Redis 7.2
+        and Valkey; before, the server has to have ``appendfsync always``).
+    timeout : float
+        Seconds for one call, tries again with growing pauses included.
+    **options
+        For redis-py's client: ``password``, ``ssl_ca_certs`` ...
+
+    Raises
+    ------
+    ImportError
+        redis is not installed: ``pip install 'pagemove[redis]'``.
+    FileNotFoundError, FileExistsError
+        There is no such array; with `create`, there is one.
+    ValueError
+        It has another length; `key`, `nbytes` or `block_size` cannot be.
+    StoreError
+        The server cannot be reached, or refuses; or another store writes the array.
+
+    Notes
+    -----
+    **Sharing.** Many readers, one writer. A second one is refused, with who the first is and for
+    how long; a lease that the writer renews says so, and goes when its process has died. A writer
+    that was thought dead and comes back cannot change a byte. To pickle a writer hands the lease
+    over, to the process that a region is served by, say: from then on it only reads, until the
+    other is closed.
+
+    **Atomicity.** A block is written as a whole: readers see it as it was or as it is. Several
+    blocks are not written at one moment.
+
+    **Durability.** `flush` returns when the writes are in the server's memory, and with `replicas`
+    and `fsync` also there: else what survives a crash of the server is what its own settings say.
+    Should a server come back without some of what it had acknowledged (after a failover, or from an
+    older snapshot), the writer's next read, write or flush there is an error. A block that was
+    written and is not there any more (evicted, expired) is an error for everybody, never zeros. Run
+    the server with ``maxmemory-policy noeviction``.
+
+    **Cost.** A read of up to 2 MiB is a round trip, a write too. Blocks that were never written, or
+    only with zeros, take no memory to speak of. It pickles with its URL and options, the password
+    included.
+
+    Examples
+    --------
+    >>> from pagemove.stores import RedisStore
+    >>> with RedisStore("redis://server", "weights", nbytes=10**9,
+    ...                 create=True) as store:  # doctest: +SKIP
+    ...     store.write(0, weights)
+    ...     store.flush()
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        nbytes: int | None = None,
+        create: bool = False,
+        writable: bool = False,
+        block_size: int = ranges.BLOCK_SIZE,
+        lease: float = 10.0,
+        replicas: int = 0,
+        fsync: bool = False,
+        timeout: float = 5.0,
+        **options: Any,
+    ) -> None:
+        needed("redis", "redis")
+        if not key or "{" in key or "}" in key:
+            raise ValueError(f"key must be a name without braces, not {key!r}")
+        if create and nbytes is None:
+            raise ValueError("a new array needs a length: give nbytes")
+        self._url, self._key = url, key
+        self._options, self._timeout = options, timeout
+        self._replicas, self._fsync = replicas, fsync
+        self._seconds = lease
+        self._writable = bool(writable or create)
+        self._begin(None)
+        try:
+            with self._translated("open", None):
+                if create:
+                    size = ranges.checked_block_size(block_size)
+                    self._layout = self._created(ranges.checked_length(nbytes or 0), size)
+                else:
+                    self._layout = self._found(nbytes)
+                    if self._writable:
+                        self._lease.acquire(self._client)
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _begin(self, token: str | None) -> None:
+        self._lock = threading.Lock()
+        self._holding = threading.Lock()
+        self._locks = ranges.BlockLocks()
+        self._connected: Client | None = None
+        self._lease = Lease(self._key, repr(self), self._seconds, token)
+        self._handed_over = False
+        self._ready = False
+        # By group: how many writes the server has acknowledged; and those not flushed.
+        self._writes: dict[int, int] = {}
+        self._unflushed: set[int] = set()
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes."""
+        return self._layout.nbytes
+
+    @property
+    def block_size(self) -> int:
+        """What is one key, in bytes."""
+        return self._layout.block_size
+
+    @property
+    def key(self) -> str:
+        """Name of the array."""
+        return self._key
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was opened to be written."""
+        return self._writable
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill a buffer with the bytes from `offset` on.
+
+        Parameters
+        ----------
+        offset : int
+            First byte.
+        buffer : writable buffer
+            C-contiguous.
+
+        Raises
+        ------
+        StoreError
+            The server cannot be reached; a block is lost; another store writes the array, and this
+            one was to.
+        ValueError
+            The range is not within the array.
+        """
+        view = ranges.target(buffer)
+        start = ranges.place(self, self.nbytes, offset, view.nbytes)
+        with self._translated("read", start):
+            if self._writable and not self._handed_over:
+                self._hold()
+            blocks = self._blocks
+            for batch in blocks.batches(start, view.nbytes):
+                blocks.read(batch, view, dict(self._writes))
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write bytes from `offset` on.
+
+        Parameters
+        ----------
+        offset : int
+            First byte.
+        data : buffer
+            C-contiguous.
+
+        Raises
+        ------
+        StoreError
+            The server cannot be reached, or has no room; another store writes the array; what was
+            written before is lost; the store is read-only.
+        ValueError
+            The range is not within the array.
+        """
+        view = memoryview(data).cast("B")
+        start = ranges.place(self, self.nbytes, offset, view.nbytes)
+        if not self._writable:
+            raise read_only(repr(self), start)
+        with self._translated("write", start):
+            self._hold()
+            blocks = self._blocks
+            for batch in blocks.batches(start, view.nbytes):
+                with self._locks.held(batch[0].block, batch[-1].block):
+                    least = dict(self._writes)
+                    written = blocks.write(batch, view, self._lease.epoch, least)
+                with self._lock:
+                    for group, count in written.items():
+                        self._writes[group] = max(self._writes[group], count)
+                    self._unflushed |= written.keys()
+
+    def flush(self) -> None:
+        """Return when what was written is as durable as `replicas` and `fsync` say.
+
+        Raises
+        ------
+        StoreError
+            It is not; the server has lost some of it; another store writes the array.
+        """
+        if not self._writable or self._handed_over:
+            return
+        with self._translated("flush", None):
+            self._hold()
+            with self._lock:
+                groups, self._unflushed = self._unflushed, set()
+                least = dict(self._writes)
+            try:
+                self._blocks.settle(
+                    groups,
+                    self._lease.epoch,
+                    least,
+                    replicas=self._replicas,
+                    fsync=self._fsync,
+                    seconds=self._timeout / 3,
+                )
+            except BaseException:
+                with self._lock:
+                    self._unflushed |= groups
+                raise
+
+    def close(self) -> None:
+        """Let go of the lease and of the connections. Twice is fine."""
+        if self._writable and self._connected and self._lease.epoch and not self._handed_over:
+            # What cannot be released ends by itself.
+            with contextlib.suppress(StoreError), self._translated("close", None):
+                self._lease.release(self._connected)
+            self._lease = Lease(self._key, repr(self), self._seconds)
+            self._ready = False
+        self._disconnect()
+
+    def remove(self) -> None:
+        """Delete the array, and close.
+
+        Raises
+        ------
+        StoreError
+            It was not opened to be written, or another store writes it.
+        """
+        if not self._writable:
+            raise read_only(repr(self), 0)
+        with self._translated("remove", None):
+            self._hold()
+            meta = keys.meta_key(self._key)
+            self._client.run([Command(meta, ("DEL", meta))])
+            self._blocks.delete()
+        self.close()
+
+    @property
+    def _blocks(self) -> Blocks:
+        return Blocks(self._client, self._layout, repr(self))
+
+    @property
+    def _client(self) -> Client:
+        with self._lock:
+            if self._connected is None:
+                self._connected = Client(self._url, self._timeout, self._options)
+            return self._connected
+
+    def _disconnect(self) -> None:
+        self._lease.stop()
+        with self._lock:
+            client, self._connected = self._connected, None
+        if client is not None:
+            client.close()
+
+    def _created(self, nbytes: int, block_size: int) -> keys.Layout:
+        groups = keys.groups_for(nbytes, block_size)
+        layout = keys.Layout(self._key, secrets.token_hex(8), nbytes, block_size, groups)
+        pair = (keys.meta_key(self._key), keys.lease_key(self._key))
+        values = (keys.FORMAT, layout.id, nbytes, block_size, groups, 0)
+        fields = [word for both in zip(keys.META_FIELDS, values, strict=True) for word in both]
+        words = ("EVAL", keys.CREATE, 2, *pair, *self._lease.creation, *fields)
+        answer = self._client.run([Command(pair[0], words)])[0]
+        if answer[0] == b"there":
+            raise FileExistsError(
+                errno.EEXIST, "there is such an array: open it without create=True", repr(self)
+            )
+        epoch = self._lease.taken(answer)
+        Blocks(self._client, layout, repr(self)).prepare(epoch)
+        self._client.run([Command(pair[0], ("HSET", pair[0], "ready", 1))])
+        return layout
+
+    def _found(self, nbytes: int | None) -> keys.Layout:
+        meta = keys.meta_key(self._key)
+        words = ("HMGET", meta, *keys.META_FIELDS)
+        form, identity, length, size, groups, ready = self._client.run([Command(meta, words)])[0]
+        if form is None or ready != b"1":
+            state = "it was never finished" if form else "there is no such array"
+            raise FileNotFoundError(
+                errno.ENOENT, f"{state}: make it with create=True and nbytes", repr(self)
+            )
+        if int(form) != keys.FORMAT:
+            raise ValueError(f"{self!r} was made by another version of pagemove (format {form})")
+        if nbytes not in (None, int(length)):
+            raise ValueError(f"{self!r} has {int(length)} bytes, not {nbytes}")
+        return keys.Layout(self._key, identity.decode(), int(length), int(size), int(groups))
+
+    def _hold(self) -> None:
+        """Be the one that writes, or raise."""
+        if self._lease.lost:
+            raise self._lease.lost
+        if self._ready:
+            return
+        client = self._client
+        with self._holding:
+            if self._ready:
+                return
+            if self._lease.epoch:
+                self._lease.renew(client)
+            else:
+                self._lease.acquire(client)
+            self._writes = self._blocks.raise_fences(self._lease.epoch)
+            self._lease.keep(client)
+            self._handed_over = False
+            self._ready = True
+
+    @contextlib.contextmanager
+    def _translated(self, operation: str, offset: int | None) -> Iterator[None]:
+        """Make of the client's exceptions those of a store."""
+        import redis
+
+        try:
+            yield
+        except Fenced as error:
+            with contextlib.suppress(redis.RedisError):
+                self._lease.renew(self._client)  # which says who has it
+            why = "another store has begun to write it"
+            raise self._failure(errno.EBUSY, why, operation, offset) from error
+        except (redis.RedisError, OSError) as error:
+            if isinstance(error, StoreError | FileNotFoundError | FileExistsError):
+                raise
+            raise self._failure(code_of(error), str(error), operation, offset) from error
+
+    def _failure(self, code: int, why: str, operation: str, offset: int | None) -> StoreError:
+        place = "" if offset is None else f" at byte {offset}"
+        return StoreError(
+            code,
+            f"cannot {operation} {self!r}{place}: {why}",
+            store=repr(self),
+            operation=operation,
+            offset=offset,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        token = None
+        if self._writable:
+            # Only one process can be the writer: this one has been it.
+            with self._translated("hand over", None):
+                self._hold()
+                token = secrets.token_hex(16)
+                self._lease.stop()
+                self._lease.renew(self._client, token=token)
+            self._lease = Lease(self._key, repr(self), self._seconds)
+            self._ready, self._handed_over, self._writes = False, True, {}
+        kept = {name: value for name, value in self.__dict__.items() if name in _KEPT}
+        return kept | {"token": token}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        token = state.pop("token")
+        self.__dict__.update(state)
+        self._begin(token)
+
+    def __repr__(self) -> str:
+        return f"RedisStore({without_secret(self._url)!r}, {self._key!r})"
