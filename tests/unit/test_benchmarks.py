@@ -108,6 +108,8 @@ def test_the_report_says_what_was_missed(
             measuring.Finding("slow", "fast", three, 1.5),
             measuring.Finding("small", "nothing", three, 2, unit="MiB"),
             measuring.Finding("other", "nothing", three, None, unit="mappings", note="so be it"),
+            measuring.Finding("fast", "slow", three, 1.75, at_least=True),
+            measuring.Finding("kept", "all", three, 2.5, unit="%", at_least=True),
         ]
 
     def impossible(effort: object) -> list[Any]:
@@ -116,13 +118,16 @@ def test_the_report_says_what_was_missed(
     measure.__module__ = impossible.__module__ = "benchmarks._report"
     report.run([measure], ["--tiny", "--json", str(tmp_path / "figures.json")])
     printed = capsys.readouterr().out
-    assert "1 of 2 figures reached" in printed
+    assert "2 of 4 figures reached" in printed
+    assert "≤ 1.50 x" in printed
+    assert "≥ 1.75 x" in printed
     assert "2.00 x" in printed
     assert "1.50 x - 2.50 x" in printed
     assert "so be it" in printed
     document = json.loads((tmp_path / "figures.json").read_text())
     figures = document["questions"][0]["figures"]
-    assert [figure["reached"] for figure in figures] == [False, True, None]
+    assert [figure["reached"] for figure in figures] == [False, True, None, True, False]
+    assert [figure["at_least"] for figure in figures] == [False] * 3 + [True] * 2
     assert figures[0]["figure"]["median"] == 2
     assert document["machine"]["page_size"] == pagemove.PAGE_SIZE
 
