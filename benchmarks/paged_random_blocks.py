@@ -1,0 +1,114 @@
+"""Random 64 KiB blocks at a limit of a quarter, a fault, against paging by copies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import numpy as np
+
+from benchmarks._baselines import Words, bare_loop, touch_each
+from benchmarks._measure import Effort, Finding
+from benchmarks._paging import QUARTER, CachedFile, Way, cached_file, cost, in_turn, paged, places
+from benchmarks._report import run_alone
+
+_BLOCK = 64 << 10
+_TARGET_READS = 0.65
+_TARGET_WRITES = 0.75
+_WORD = 8
+
+
+class _Touching:
+    """Touches random blocks, and counts its faults."""
+
+    def __init__(
+        self, file: CachedFile, address: int, faults: Callable[[], int], *, write: bool, seed: int
+    ) -> None:
+        self._random = np.random.default_rng(seed)
+        self._address, self._faults, self._write = address, faults, write
+        self._blocks = file.nbytes // _BLOCK
+        self._rounds = 0
+        self._all_touches, self._all_faults = 0, 0
+        self.written: dict[int, int] = {}
+
+    def _offsets(self, count: int) -> Words:
+        blocks = self._random.integers(self._blocks, size=count, dtype=np.uint64)
+        words = self._random.integers(_BLOCK // _WORD, size=count, dtype=np.uint64)
+        offsets: Words = blocks * np.uint64(_BLOCK) + words * np.uint64(_WORD)
+        return offsets
+
+    def measure(self, count: int) -> float:
+        """Touch so many blocks; give nanoseconds a fault."""
+        offsets = self._offsets(count)
+        self._rounds += 1
+        value = self._rounds if self._write else None
+        before, began = self._faults(), time.perf_counter_ns()
+        touch_each(self._address, offsets, write=value)
+        took = time.perf_counter_ns() - began
+        faults = self._faults() - before
+        self._all_touches += count
+        self._all_faults += faults
+        if value:
+            self.written.update(dict.fromkeys(offsets.tolist(), value))
+        return took / max(faults, 1)
+
+    @property
+    def share(self) -> float:
+        return self._all_faults / self._all_touches
+
+
+def _check(file: CachedFile, written: dict[int, int]) -> None:
+    """Fail unless the file holds what was written last, word for word."""
+    with open(file.fd, "rb", closefd=False) as opened:
+        words = np.memmap(opened, np.uint64, "r")
+    offsets = np.fromiter(written, np.int64, len(written))
+    values = np.fromiter(written.values(), np.uint64, len(written))
+    assert (words[offsets // _WORD] == values).all(), "a write was lost"
+
+
+def _compare(
+    place: str, mode: str, write: bool, files: tuple[CachedFile, CachedFile], effort: Effort
+) -> Finding:
+    # Each its own: blocks are written back whole.
+    file, other = files
+    limit = file.nbytes // QUARTER
+    subject = f"{'writes' if write else 'reads'}, mode {mode}; {place}"
+    writable = mode != "r"
+    baseline = f"C loop: UFFDIO_COPY, {'write-protect, ' if writable else ''}MADV_DONTNEED"
+    with (
+        closing(bare_loop(other.fd, other.nbytes, _BLOCK, limit=limit, writable=writable)) as bare,
+        paged(file, _BLOCK, limit=limit, mode=mode) as pager,
+    ):
+        ours = _Touching(
+            file, pager.address, lambda: pager.counters()["faults"], write=write, seed=1
+        )
+        theirs = _Touching(other, bare.address, lambda: bare.faults, write=write, seed=2)
+        # As often as there are blocks: what is measured is the steady state.
+        for one in (ours, theirs):
+            one.measure(file.nbytes // _BLOCK)
+        ways = [
+            Way(subject, lambda: ours.measure(effort.pages)),
+            Way(baseline, lambda: theirs.measure(effort.pages)),
+        ]
+        samples = in_turn(ways, effort.passes)
+        if write:
+            assert pager.flush() == 0
+            _check(file, ours.written)
+    target = _TARGET_WRITES if write else _TARGET_READS if mode == "r" else None
+    note = f"faults a touch: {ours.share:.2f}, and {theirs.share:.2f}"
+    return cost(samples, subject, baseline, target, note)
+
+
+def measure(effort: Effort) -> list[Finding]:
+    findings = []
+    with cached_file(effort.file) as file, cached_file(effort.file) as other:
+        for place, where in places():
+            for mode, write in (("r", False), ("r+", True), ("r+", False)):
+                with where():
+                    findings.append(_compare(place, mode, write, (file, other), effort))
+    return findings
+
+
+if __name__ == "__main__":
+    run_alone(measure)

@@ -1,0 +1,86 @@
+"""Two threads that touch paged memory, against one: faults a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+
+import numpy as np
+
+from benchmarks._baselines import Words, bare_loop, touch_by_threads
+from benchmarks._measure import Effort, Finding
+from benchmarks._paging import (
+    QUARTER,
+    CachedFile,
+    Chunks,
+    Way,
+    cached_file,
+    in_turn,
+    paged,
+    places,
+    speed,
+)
+from benchmarks._report import run_alone
+
+_SMALL, _USUAL = 4096, 64 << 10
+_TOUCHES = 512
+_TARGET = 1
+
+
+def _compare(
+    name: str, address: int, take: Callable[[], Words], target: float | None, rounds: int
+) -> Finding:
+    def way(threads: int, name: str) -> Way:
+        def measure() -> float:
+            offsets = take()
+            return touch_by_threads(address, offsets, threads) / len(offsets)
+
+        return Way(name, measure)
+
+    one, two = "one thread", f"two threads; {name}"
+    samples = in_turn([way(1, one), way(2, two)], rounds)
+    return speed(samples, two, one, target)
+
+
+def _small_blocks(place: str, file: CachedFile, rounds: int) -> list[Finding]:
+    """Touch every block once, without a limit."""
+    findings = []
+    with paged(file, _SMALL) as pager, closing(bare_loop(file.fd, file.nbytes, _SMALL)) as bare:
+        for name, address, target in (
+            ("4 KiB, no limit", pager.address, _TARGET),
+            ("the bare C loop, 4 KiB", bare.address, None),
+        ):
+            take = partial(Chunks(file.nbytes, _SMALL, 1).take, _TOUCHES)
+            findings.append(_compare(f"{name}; {place}", address, take, target, rounds))
+    return findings
+
+
+def _usual_blocks(place: str, file: CachedFile, rounds: int) -> Finding:
+    """Touch blocks at random at a limit of a quarter."""
+    random = np.random.default_rng(1)
+    blocks = file.nbytes // _USUAL
+
+    def take() -> Words:
+        return random.integers(blocks, size=_TOUCHES, dtype=np.uint64) * np.uint64(_USUAL)
+
+    with paged(file, _USUAL, limit=file.nbytes // QUARTER) as pager:
+        touch_by_threads(pager.address, take(), 1)
+        name = f"64 KiB at a quarter; {place}"
+        return _compare(name, pager.address, take, _TARGET, rounds)
+
+
+def measure(effort: Effort) -> list[Finding]:
+    findings = []
+    # One more round warms up, and each of them is done with one thread and with two.
+    rounds = effort.passes * 2
+    with cached_file(max(effort.file, _SMALL * _TOUCHES * (rounds + 1) * 2)) as file:
+        for place, where in places():
+            with where():
+                findings += _small_blocks(place, file, rounds)
+                findings.append(_usual_blocks(place, file, rounds))
+    return findings
+
+
+if __name__ == "__main__":
+    run_alone(measure)
