@@ -31,7 +31,7 @@ def _library() -> ctypes.CDLL:
         "sum_words": (word, [address, size]),
         "sum_by_pread": (number, [number, size, size, address, size, ctypes.POINTER(word)]),
         "touch_each": (None, [address, address, size, truth, word, address]),
-        "touch_by_threads": (word, [address, address, size, ctypes.c_uint]),
+        "touch_by_threads": (None, [address, address, size, ctypes.c_uint]),
         "bare_loop_open": (address, [number, size, size, size, truth]),
         "copy_ahead_open": (address, [number, size, size, size]),
     }
@@ -111,10 +111,10 @@ def touch_each(address: int, offsets: Words, *, write: int | None = None) -> Wor
     return took
 
 
-def touch_by_threads(address: int, offsets: Words, threads: int) -> int:
-    """Read one word at each offset, in parts by threads of their own; give nanoseconds."""
+def touch_by_threads(address: int, offsets: Words, threads: int) -> None:
+    """Read one word at each offset, in equal parts by threads that begin together."""
     offsets = np.ascontiguousarray(offsets)
-    return int(_library().touch_by_threads(address, offsets.ctypes.data, len(offsets), threads))
+    _library().touch_by_threads(address, offsets.ctypes.data, len(offsets), threads)
 
 
 @contextmanager

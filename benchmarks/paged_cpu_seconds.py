@@ -9,7 +9,17 @@ import numpy as np
 
 from benchmarks._baselines import sum_words
 from benchmarks._measure import Effort, Finding, spread
-from benchmarks._paging import QUARTER, CachedFile, Way, cached_file, cost, in_turn, paged, places
+from benchmarks._paging import (
+    QUARTER,
+    CachedFile,
+    Place,
+    Way,
+    cached_file,
+    cost,
+    in_turn,
+    paged,
+    places,
+)
 from benchmarks._report import run_alone
 
 _BLOCK = 2 << 20
@@ -40,7 +50,7 @@ def _sum(array: np.ndarray) -> int:
     return sum_words(array.ctypes.data, array.nbytes)
 
 
-def _at(place: str, file: CachedFile, passes: int) -> list[Finding]:
+def _at(place: Place, file: CachedFile, passes: int) -> list[Finding]:
     def mapped() -> np.memmap:
         # By its number, which no name leads to.
         with open(file.fd, "rb", closefd=False) as opened:
@@ -51,7 +61,7 @@ def _at(place: str, file: CachedFile, passes: int) -> list[Finding]:
     anew, again = "numpy.memmap, mapped anew", "numpy.memmap, used before"
     with paged(file, _BLOCK, limit=file.nbytes // QUARTER) as pager:
         address = pager.address
-        subject = f"paged memory, 2 MiB blocks; {place}"
+        subject = f"paged memory, 2 MiB blocks; {place.name}"
         ways = [
             clocks.way(subject, lambda: sum_words(address, file.nbytes)),
             clocks.way(anew, lambda: _sum(mapped())),
@@ -73,8 +83,8 @@ def _at(place: str, file: CachedFile, passes: int) -> list[Finding]:
 def measure(effort: Effort) -> list[Finding]:
     findings = []
     with cached_file(effort.long_file) as file:
-        for place, where in places():
-            with where():
+        for place in places():
+            with place.here():
                 findings += _at(place, file, effort.passes)
     return findings
 

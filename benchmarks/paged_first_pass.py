@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from benchmarks._baselines import fresh_memory, sum_by_pread, sum_words, touch_each
 from benchmarks._measure import Effort, Finding
-from benchmarks._paging import CachedFile, Way, cached_file, in_turn, paged, places, speed, timed
+from benchmarks._paging import (
+    CachedFile,
+    Place,
+    Way,
+    cached_file,
+    in_turn,
+    paged,
+    places,
+    speed,
+    timed,
+)
 from benchmarks._report import run_alone
 from pagemove import PAGE_SIZE
 
@@ -24,19 +36,20 @@ def _have_memory(nbytes: int) -> None:
         touch_each(address, np.arange(0, nbytes, PAGE_SIZE, np.uint64), write=1)
 
 
-def _by_paging(file: CachedFile) -> float:
+def _by_paging(file: CachedFile, place: Place) -> float:
     _have_memory(file.nbytes)
     with paged(file, _BLOCK) as pager:
         address = pager.address
-        return timed(lambda: sum_words(address, file.nbytes), file.total, file.nbytes)
+        return timed(lambda: sum_words(address, file.nbytes), file.total, place, file.nbytes)
 
 
-def _by_pread(file: CachedFile) -> float:
+def _by_pread(file: CachedFile, place: Place) -> float:
     _have_memory(file.nbytes)
     with fresh_memory(file.nbytes) as address:
         return timed(
             lambda: sum_by_pread(file.fd, file.nbytes, _BLOCK, address, _BLOCK),
             file.total,
+            place,
             file.nbytes,
         )
 
@@ -44,13 +57,13 @@ def _by_pread(file: CachedFile) -> float:
 def measure(effort: Effort) -> list[Finding]:
     findings = []
     with cached_file(effort.long_file) as file:
-        for place, where in places():
+        for place in places():
             baseline = "speed of pread into fresh huge pages and summing them"
-            subject = f"first pass, 2 MiB blocks; {place}"
-            with where():
+            subject = f"first pass, 2 MiB blocks; {place.name}"
+            with place.here():
                 ways = [
-                    Way(baseline, lambda: _by_pread(file)),
-                    Way(subject, lambda: _by_paging(file)),
+                    Way(baseline, partial(_by_pread, file, place)),
+                    Way(subject, partial(_by_paging, file, place)),
                 ]
                 samples = in_turn(ways, effort.passes)
             findings.append(speed(samples, subject, baseline, _TARGET))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 
 from benchmarks._baselines import Words, bare_loop, touch_each
 from benchmarks._measure import Effort, Finding
-from benchmarks._paging import QUARTER, CachedFile, Way, cached_file, cost, in_turn, paged, places
+from benchmarks._paging import (
+    QUARTER,
+    CachedFile,
+    Place,
+    Way,
+    cached_file,
+    cost,
+    in_turn,
+    paged,
+    places,
+)
 from benchmarks._report import run_alone
 
 _BLOCK = 64 << 10
@@ -23,10 +33,18 @@ class _Touching:
     """Touches random blocks, and counts its faults."""
 
     def __init__(
-        self, file: CachedFile, address: int, faults: Callable[[], int], *, write: bool, seed: int
+        self,
+        file: CachedFile,
+        address: int,
+        faults: Callable[[], int],
+        *,
+        place: Place,
+        write: bool,
+        seed: int,
     ) -> None:
         self._random = np.random.default_rng(seed)
         self._address, self._faults, self._write = address, faults, write
+        self._clock = place.clock
         self._blocks = file.nbytes // _BLOCK
         self._rounds = 0
         self._all_touches, self._all_faults = 0, 0
@@ -43,9 +61,9 @@ class _Touching:
         offsets = self._offsets(count)
         self._rounds += 1
         value = self._rounds if self._write else None
-        before, began = self._faults(), time.perf_counter_ns()
+        before, began = self._faults(), self._clock()
         touch_each(self._address, offsets, write=value)
-        took = time.perf_counter_ns() - began
+        took = self._clock() - began
         faults = self._faults() - before
         self._all_touches += count
         self._all_faults += faults
@@ -68,22 +86,21 @@ def _check(file: CachedFile, written: dict[int, int]) -> None:
 
 
 def _compare(
-    place: str, mode: str, write: bool, files: tuple[CachedFile, CachedFile], effort: Effort
+    place: Place, mode: str, write: bool, files: tuple[CachedFile, CachedFile], effort: Effort
 ) -> Finding:
     # Each its own: blocks are written back whole.
     file, other = files
     limit = file.nbytes // QUARTER
-    subject = f"{'writes' if write else 'reads'}, mode {mode}; {place}"
+    subject = f"{'writes' if write else 'reads'}, mode {mode}; {place.name}"
     writable = mode != "r"
     baseline = f"C loop: UFFDIO_COPY, {'write-protect, ' if writable else ''}MADV_DONTNEED"
     with (
         closing(bare_loop(other.fd, other.nbytes, _BLOCK, limit=limit, writable=writable)) as bare,
         paged(file, _BLOCK, limit=limit, mode=mode) as pager,
     ):
-        ours = _Touching(
-            file, pager.address, lambda: pager.counters()["faults"], write=write, seed=1
-        )
-        theirs = _Touching(other, bare.address, lambda: bare.faults, write=write, seed=2)
+        job = partial(_Touching, place=place, write=write)
+        ours = job(file, pager.address, lambda: pager.counters()["faults"], seed=1)
+        theirs = job(other, bare.address, lambda: bare.faults, seed=2)
         # As often as there are blocks: what is measured is the steady state.
         for one in (ours, theirs):
             one.measure(file.nbytes // _BLOCK)
@@ -103,9 +120,9 @@ def _compare(
 def measure(effort: Effort) -> list[Finding]:
     findings = []
     with cached_file(effort.file) as file, cached_file(effort.file) as other:
-        for place, where in places():
+        for place in places():
             for mode, write in (("r", False), ("r+", True), ("r+", False)):
-                with where():
+                with place.here():
                     findings.append(_compare(place, mode, write, (file, other), effort))
     return findings
 

@@ -32,9 +32,9 @@ def measure(effort: Effort) -> list[Finding]:
     # One more round warms up.
     nbytes = _BLOCK * _TOUCHES * (effort.rounds + 1)
     with cached_file(nbytes) as file:
-        for place, where in places():
-            baseline, subject = "bare C loop", f"one fault; {place}"
-            with where(), paged(file, _BLOCK) as pager:
+        for place in places():
+            baseline, subject = "bare C loop", f"one fault; {place.name}"
+            with place.here(), paged(file, _BLOCK) as pager:
                 bare = bare_loop(file.fd, nbytes, _BLOCK)
                 samples = in_turn(
                     [

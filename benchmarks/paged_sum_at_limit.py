@@ -9,6 +9,7 @@ from benchmarks._measure import Effort, Finding, spread
 from benchmarks._paging import (
     QUARTER,
     CachedFile,
+    Place,
     Way,
     cached_file,
     in_turn,
@@ -27,39 +28,39 @@ _TARGET_BARE = 2.5
 _FEW = 3
 
 
-def _summing(name: str, file: CachedFile, address: int) -> Way:
+def _summing(name: str, file: CachedFile, address: int, place: Place) -> Way:
     return Way(
         name,
-        lambda: timed(lambda: sum_words(address, file.nbytes), file.total, file.nbytes),
+        lambda: timed(lambda: sum_words(address, file.nbytes), file.total, place, file.nbytes),
     )
 
 
-def _bare(file: CachedFile, block: int) -> tuple[str, ExitStack, Way]:
+def _bare(file: CachedFile, block: int, place: Place) -> tuple[str, ExitStack, Way]:
     stack = ExitStack()
     limit = file.nbytes // QUARTER
     memory = stack.enter_context(closing(bare_loop(file.fd, file.nbytes, block, limit=limit)))
     name = f"speed of the bare C loop at its best, blocks of {block >> 10} KiB"
-    return name, stack, _summing(name, file, memory.address)
+    return name, stack, _summing(name, file, memory.address, place)
 
 
-def _best_block(file: CachedFile, rounds: int) -> int:
+def _best_block(file: CachedFile, place: Place, rounds: int) -> int:
     """Find the block size at which the bare loop is fastest."""
     with ExitStack() as stack:
         ways = []
         for block in _BARE_BLOCKS:
-            _, opened, way = _bare(file, block)
+            _, opened, way = _bare(file, block, place)
             stack.enter_context(opened)
             ways.append(Way(str(block), way.measure))
         samples = in_turn(ways, rounds)
     return min(_BARE_BLOCKS, key=lambda block: spread(samples[str(block)]).median)
 
 
-def _at(place: str, file: CachedFile, passes: int) -> list[Finding]:
+def _at(place: Place, file: CachedFile, passes: int) -> list[Finding]:
     limit = file.nbytes // QUARTER
-    subject = f"steady state, 2 MiB blocks; {place}"
+    subject = f"steady state, 2 MiB blocks; {place.name}"
     by_pread = "speed of pread into a warm buffer of 2 MiB and summing it"
     by_copy = "speed of the same read-ahead with UFFDIO_COPY and MADV_DONTNEED"
-    by_bare, opened, bare = _bare(file, _best_block(file, min(passes, _FEW)))
+    by_bare, opened, bare = _bare(file, _best_block(file, place, min(passes, _FEW)), place)
     with (
         opened,
         fresh_memory(_BLOCK) as buffer,
@@ -67,21 +68,22 @@ def _at(place: str, file: CachedFile, passes: int) -> list[Finding]:
         paged(file, _BLOCK, limit=limit) as pager,
     ):
         ways = [
-            _summing(subject, file, pager.address),
+            _summing(subject, file, pager.address, place),
             Way(
                 by_pread,
                 lambda: timed(
                     lambda: sum_by_pread(file.fd, file.nbytes, _BLOCK, buffer, 0),
                     file.total,
+                    place,
                     file.nbytes,
                 ),
             ),
-            _summing(by_copy, file, ahead.address),
+            _summing(by_copy, file, ahead.address, place),
             bare,
         ]
         samples = in_turn(ways, passes)
     targets = {
-        by_pread: _TARGET_PREAD[place],
+        by_pread: _TARGET_PREAD[place.name],
         by_copy: _TARGET_COPY_AHEAD,
         by_bare: _TARGET_BARE,
     }
@@ -91,8 +93,8 @@ def _at(place: str, file: CachedFile, passes: int) -> list[Finding]:
 def measure(effort: Effort) -> list[Finding]:
     findings = []
     with cached_file(effort.long_file) as file:
-        for place, where in places():
-            with where():
+        for place in places():
+            with place.here():
                 findings += _at(place, file, effort.passes)
     return findings
 
