@@ -110,10 +110,10 @@ def run(measures: Sequence[Measure], arguments: Sequence[str] | None = None) -> 
     console.print(table)
     console.print(
         f"Linux {platform.release()}, Python {platform.python_version()}; pinned to CPU {cpu}. "
-        "Ratios, measured in turn: median and quartiles of all turns. Of moves: CPU time of the "
-        "one thread that runs. Of paged memory: time that passes, with all threads on that CPU or "
-        "free to run on any; files are in the page cache. The defect: stale EAGAIN, for which the "
-        "library looks before it moves; the figure of the other kernel is taken on this one."
+        "Ratios, measured in turn: median and quartiles of all turns. CPU time of all threads, "
+        "where they are on that CPU; the time that passes, where they are free to run on any. What "
+        "is paged is in the page cache. The defect: stale EAGAIN, for which the library looks "
+        "before it moves; the figure of the other kernel is taken on this one."
     )
     found = [one for answer in answers.values() if not isinstance(answer, str) for one in answer]
     judged = [one.reached for one in found if one.reached is not None]
