@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -19,7 +20,8 @@ __all__ = [
     "QUARTER",
     "CachedFile",
     "Chunks",
-    "Pager",
+    "Memory",
+    "Paged",
     "Place",
     "Way",
     "cached_file",
@@ -34,6 +36,9 @@ __all__ = [
 QUARTER = 4
 _CHUNK = 1 << 24
 _WORD = 8
+# 128 KiB, the kernel's default read-ahead: so the page cache holds the file in folios of the size
+# that it has after reading one. What a write costs goes by that size, on ext4 by far.
+_PIECE = (128 << 10) // _WORD
 _MODES = {"r": 0, "r+": 1, "c": 2}
 # As `PagedMemory` has it.
 _STORE_TIMEOUT_NS = 5_000_000_000
@@ -68,7 +73,8 @@ def cached_file(nbytes: int) -> Iterator[CachedFile]:
             words = np.arange(offset, offset + length, _WORD, np.uint64)
             words *= np.uint64(0x9E3779B97F4A7C15)
             total += int(words.sum())
-            file.write(words)
+            for piece in np.split(words, range(_PIECE, len(words), _PIECE)):
+                file.write(piece)
         # Written back now, not while something is measured.
         os.fsync(file.fileno())
         buffer = bytearray(_CHUNK)
@@ -77,8 +83,35 @@ def cached_file(nbytes: int) -> Iterator[CachedFile]:
         yield CachedFile(file.fileno(), nbytes, total % 2**64)
 
 
+class Memory(Protocol):
+    """Memory that somebody pages: this library, or a baseline."""
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+
+    @property
+    def faults(self) -> int:
+        """Faults served so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paged:
+    """Memory that this library pages."""
+
+    pager: Pager
+
+    @property
+    def address(self) -> int:
+        return self.pager.address
+
+    @property
+    def faults(self) -> int:
+        return self.pager.counters()["faults"]
+
+
 @contextmanager
-def paged(file: CachedFile, block_size: int, *, limit: int = 0, mode: str = "r") -> Iterator[Pager]:
+def paged(file: CachedFile, block_size: int, *, limit: int = 0, mode: str = "r") -> Iterator[Paged]:
     """Page a file as `PagedMemory` does by default."""
     pager = Pager(
         file.fd,
@@ -92,7 +125,7 @@ def paged(file: CachedFile, block_size: int, *, limit: int = 0, mode: str = "r")
         spill_directory=os.fsencode(tempfile.gettempdir()),
     )
     try:
-        yield pager
+        yield Paged(pager)
     finally:
         pager.close()
 

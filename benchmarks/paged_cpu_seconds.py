@@ -59,8 +59,8 @@ def _at(place: Place, file: CachedFile, passes: int) -> list[Finding]:
     clocks = _Clocks(file)
     known = mapped()
     anew, again = "numpy.memmap, mapped anew", "numpy.memmap, used before"
-    with paged(file, _BLOCK, limit=file.nbytes // QUARTER) as pager:
-        address = pager.address
+    with paged(file, _BLOCK, limit=file.nbytes // QUARTER) as memory:
+        address = memory.address
         subject = f"paged memory, 2 MiB blocks; {place.name}"
         ways = [
             clocks.way(subject, lambda: sum_words(address, file.nbytes)),

@@ -45,8 +45,8 @@ def _faster_half(samples: dict[str, list[float]]) -> dict[str, list[float]]:
 
 def _by_paging(file: CachedFile, place: Place) -> float:
     _have_memory(file.nbytes)
-    with paged(file, _BLOCK) as pager:
-        address = pager.address
+    with paged(file, _BLOCK) as memory:
+        address = memory.address
         return timed(lambda: sum_words(address, file.nbytes), file.total, place, file.nbytes)
 
 

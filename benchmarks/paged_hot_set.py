@@ -24,17 +24,17 @@ def _survive(file: CachedFile, block: int, times: int) -> tuple[list[float], lis
     random = np.random.default_rng(block)
     limit = file.nbytes // QUARTER
     kept, rescued = [], []
-    with paged(file, block, limit=limit) as pager:
+    with paged(file, block, limit=limit) as memory:
         for _ in range(times):
             hot = random.permutation(file.nbytes // block)[: limit // block // 2]
             for _ in range(_TOUCHES):
                 random.shuffle(hot)
-                touch_each(pager.address, _offsets(hot, block))
-            assert sum_words(pager.address, file.nbytes) == file.total
-            before = pager.counters()
+                touch_each(memory.address, _offsets(hot, block))
+            assert sum_words(memory.address, file.nbytes) == file.total
+            before = memory.pager.counters()
             random.shuffle(hot)
-            touch_each(pager.address, _offsets(hot, block))
-            after = pager.counters()
+            touch_each(memory.address, _offsets(hot, block))
+            after = memory.pager.counters()
             faults, saved = (after[name] - before[name] for name in ("faults", "rescued"))
             kept.append(100 * (1 - faults / len(hot)))
             rescued.append(100 * saved / len(hot))

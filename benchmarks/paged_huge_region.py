@@ -33,11 +33,11 @@ def _state(file: CachedFile, touched: int) -> list[float]:
     blocks = random.choice(_NBYTES // _SMALLEST_BLOCK, touched, replace=False)
     offsets = blocks.astype(np.uint64) * np.uint64(_SMALLEST_BLOCK)
     found, done = [], 0
-    with paged(file, _SMALLEST_BLOCK) as pager:
+    with paged(file, _SMALLEST_BLOCK) as memory:
         for some in np.array_split(offsets, _STEPS):
-            touch_each(pager.address, some)
+            touch_each(memory.address, some)
             done += len(some)
-            found.append(pager.state_bytes() / done)
+            found.append(memory.pager.state_bytes() / done)
     return found
 
 

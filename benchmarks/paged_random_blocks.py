@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
@@ -13,6 +12,7 @@ from benchmarks._measure import Effort, Finding
 from benchmarks._paging import (
     QUARTER,
     CachedFile,
+    Memory,
     Place,
     Way,
     cached_file,
@@ -35,15 +35,14 @@ class _Touching:
     def __init__(
         self,
         file: CachedFile,
-        address: int,
-        faults: Callable[[], int],
+        memory: Memory,
         *,
         place: Place,
         write: bool,
         seed: int,
     ) -> None:
         self._random = np.random.default_rng(seed)
-        self._address, self._faults, self._write = address, faults, write
+        self._memory, self._write = memory, write
         self._clock = place.clock
         self._blocks = file.nbytes // _BLOCK
         self._rounds = 0
@@ -61,10 +60,10 @@ class _Touching:
         offsets = self._offsets(count)
         self._rounds += 1
         value = self._rounds if self._write else None
-        before, began = self._faults(), self._clock()
-        touch_each(self._address, offsets, write=value)
+        before, began = self._memory.faults, self._clock()
+        touch_each(self._memory.address, offsets, write=value)
         took = self._clock() - began
-        faults = self._faults() - before
+        faults = self._memory.faults - before
         self._all_touches += count
         self._all_faults += faults
         if value:
@@ -96,11 +95,11 @@ def _compare(
     baseline = f"C loop: UFFDIO_COPY, {'write-protect, ' if writable else ''}MADV_DONTNEED"
     with (
         closing(bare_loop(other.fd, other.nbytes, _BLOCK, limit=limit, writable=writable)) as bare,
-        paged(file, _BLOCK, limit=limit, mode=mode) as pager,
+        paged(file, _BLOCK, limit=limit, mode=mode) as memory,
     ):
         job = partial(_Touching, place=place, write=write)
-        ours = job(file, pager.address, lambda: pager.counters()["faults"], seed=1)
-        theirs = job(other, bare.address, lambda: bare.faults, seed=2)
+        ours = job(file, memory, seed=1)
+        theirs = job(other, bare, seed=2)
         # As often as there are blocks: what is measured is the steady state.
         for one in (ours, theirs):
             one.measure(file.nbytes // _BLOCK)
@@ -110,7 +109,7 @@ def _compare(
         ]
         samples = in_turn(ways, effort.passes)
         if write:
-            assert pager.flush() == 0
+            assert memory.pager.flush() == 0
             _check(file, ours.written)
     target = _TARGET_WRITES if write else _TARGET_READS if mode == "r" else None
     note = f"faults a touch: {ours.share:.2f}, and {theirs.share:.2f}"

@@ -65,10 +65,10 @@ def _at(place: Place, file: CachedFile, passes: int) -> list[Finding]:
         opened,
         fresh_memory(_BLOCK) as buffer,
         closing(copy_ahead(file.fd, file.nbytes, _BLOCK, limit=limit)) as ahead,
-        paged(file, _BLOCK, limit=limit) as pager,
+        paged(file, _BLOCK, limit=limit) as memory,
     ):
         ways = [
-            _summing(subject, file, pager.address, place),
+            _summing(subject, file, memory.address, place),
             Way(
                 by_pread,
                 lambda: timed(

@@ -14,6 +14,7 @@ from benchmarks._paging import (
     QUARTER,
     CachedFile,
     Chunks,
+    Memory,
     Place,
     Way,
     cached_file,
@@ -31,7 +32,7 @@ _TARGET = 1
 
 def _compare(
     name: str,
-    address: int,
+    memory: Memory,
     take: Callable[[], Words],
     target: float | None,
     place: Place,
@@ -40,9 +41,10 @@ def _compare(
     def way(threads: int, name: str) -> Way:
         def measure() -> float:
             offsets = take()
-            began = place.clock()
-            touch_by_threads(address, offsets, threads)
-            return (place.clock() - began) / len(offsets)
+            before, began = memory.faults, place.clock()
+            touch_by_threads(memory.address, offsets, threads)
+            took = place.clock() - began
+            return took / max(memory.faults - before, 1)
 
         return Way(name, measure)
 
@@ -54,13 +56,15 @@ def _compare(
 def _small_blocks(place: Place, file: CachedFile, rounds: int) -> list[Finding]:
     """Touch every block once, without a limit."""
     findings = []
-    with paged(file, _SMALL) as pager, closing(bare_loop(file.fd, file.nbytes, _SMALL)) as bare:
-        for name, address, target in (
-            ("4 KiB, no limit", pager.address, _TARGET),
-            ("the bare C loop, 4 KiB", bare.address, None),
-        ):
+    with paged(file, _SMALL) as memory, closing(bare_loop(file.fd, file.nbytes, _SMALL)) as bare:
+        memories: list[tuple[str, Memory, float | None]] = [
+            ("4 KiB, no limit", memory, _TARGET),
+            ("the bare C loop, 4 KiB", bare, None),
+        ]
+        for name, one, target in memories:
             take = partial(Chunks(file.nbytes, _SMALL, 1).take, _TOUCHES)
-            findings.append(_compare(f"{name}; {place.name}", address, take, target, place, rounds))
+            name = f"{name}; {place.name}"
+            findings.append(_compare(name, one, take, target, place, rounds))
     return findings
 
 
@@ -72,12 +76,12 @@ def _usual_blocks(place: Place, file: CachedFile, rounds: int) -> Finding:
     def take() -> Words:
         return random.integers(blocks, size=_TOUCHES, dtype=np.uint64) * np.uint64(_USUAL)
 
-    with paged(file, _USUAL, limit=file.nbytes // QUARTER) as pager:
+    with paged(file, _USUAL, limit=file.nbytes // QUARTER) as memory:
         # What is measured is the steady state.
         for _ in range(QUARTER):
-            touch_by_threads(pager.address, take(), 1)
+            touch_by_threads(memory.address, take(), 1)
         name = f"64 KiB at a quarter; {place.name}"
-        return _compare(name, pager.address, take, _TARGET, place, rounds)
+        return _compare(name, memory, take, _TARGET, place, rounds)
 
 
 def measure(effort: Effort) -> list[Finding]:
