@@ -10,6 +10,14 @@ from benchmarks import (
     one_huge_page,
     one_page_by_address,
     one_page_of_buffers,
+    paged_cpu_seconds,
+    paged_first_pass,
+    paged_hot_set,
+    paged_huge_region,
+    paged_random_blocks,
+    paged_single_faults,
+    paged_sum_at_limit,
+    paged_two_threads,
 )
 from benchmarks._report import run
 
@@ -24,6 +32,14 @@ MODULES = (
     memory_for_indices,
     mappings_added,
     import_time,
+    paged_single_faults,
+    paged_first_pass,
+    paged_sum_at_limit,
+    paged_random_blocks,
+    paged_huge_region,
+    paged_two_threads,
+    paged_hot_set,
+    paged_cpu_seconds,
 )
 
 if __name__ == "__main__":

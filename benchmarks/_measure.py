@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "Spread",
     "Task",
     "Unmeasurable",
+    "free",
     "fresh",
     "on_both_kernels",
     "pinned",
@@ -40,6 +41,7 @@ class Disturbed(Exception):  # noqa: N818 (a reason to measure again, not an err
 
 
 _ROOT = Path(__file__).resolve().parents[1]
+_ALLOWED = os.sched_getaffinity(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Effort:
     rounds : int
         Measurements of each thing; of what takes a process of its own, a tenth of it.
     pages : int
-        Pages that move one by one within one measurement.
+        Pages that move one by one within one measurement; blocks that are touched likewise.
     huge_pages : int
         Huge pages likewise.
     run : int
@@ -60,6 +62,12 @@ class Effort:
         Length of the index arrays whose memory is measured.
     moves : int
         Scattered moves after which mappings are counted.
+    passes : int
+        Measurements of what goes through a whole file.
+    long_file, file : int
+        Bytes of the file that is summed from end to end, and of the one that is touched at random.
+    touched : int
+        Blocks of a sparse file that are touched.
     """
 
     rounds: int
@@ -68,11 +76,38 @@ class Effort:
     run: int
     indices: int
     moves: int
+    passes: int
+    long_file: int
+    file: int
+    touched: int
 
 
-FULL = Effort(rounds=201, pages=2048, huge_pages=16, run=4096, indices=1_000_000, moves=100_000)
-QUICK = Effort(rounds=41, pages=1024, huge_pages=8, run=4096, indices=1_000_000, moves=100_000)
-TINY = Effort(rounds=3, pages=32, huge_pages=1, run=64, indices=2000, moves=500)
+_MIB = 1 << 20
+FULL = Effort(
+    rounds=201,
+    pages=2048,
+    huge_pages=16,
+    run=4096,
+    indices=1_000_000,
+    moves=100_000,
+    passes=21,
+    long_file=1024 * _MIB,
+    file=256 * _MIB,
+    touched=100_000,
+)
+QUICK = replace(FULL, rounds=41, pages=1024, huge_pages=8, passes=7, touched=20_000)
+TINY = Effort(
+    rounds=3,
+    pages=32,
+    huge_pages=1,
+    run=64,
+    indices=2000,
+    moves=500,
+    passes=2,
+    long_file=32 * _MIB,
+    file=16 * _MIB,
+    touched=200,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +121,15 @@ class Finding:
     figure : Spread
         A ratio to the baseline, unless `unit` says otherwise.
     target : float or None
-        The most it may be.
+        The most it may be; the least, if `at_least`.
     unit : str
         ``"x"`` for a ratio.
     note : str
         What a reader has to know beside the figure.
     subject_ns, baseline_ns : Spread or None
         What the ratio was made of: nanoseconds an operation.
+    at_least : bool
+        Whether more is better, and the target the least that will do.
     """
 
     subject: str
@@ -103,11 +140,15 @@ class Finding:
     note: str = ""
     subject_ns: Spread | None = None
     baseline_ns: Spread | None = None
+    at_least: bool = False
 
     @property
     def reached(self) -> bool | None:
-        """Whether the median is at most the target; None if there is no target."""
-        return None if self.target is None else self.figure.median <= self.target
+        """Whether the median lies on the target's good side; None if there is no target."""
+        if self.target is None:
+            return None
+        median = self.figure.median
+        return median >= self.target if self.at_least else median <= self.target
 
 
 def ratios(
@@ -176,6 +217,17 @@ def pinned() -> Iterator[int]:
     os.sched_setaffinity(0, {cpu})
     try:
         yield cpu
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@contextmanager
+def free() -> Iterator[None]:
+    """Let the calling thread, and those it starts, run on every CPU that this process was given."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _ALLOWED)
+    try:
+        yield
     finally:
         os.sched_setaffinity(0, allowed)
 

@@ -1,40 +1,25 @@
-"""The C baseline: built here with `cc -O2`, called by ctypes; its loops run in C."""
+"""The C baseline of the moves, called by ctypes; its loops run in C."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import shlex
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks._measure import Disturbed, Unmeasurable
+from benchmarks._build import build
+from benchmarks._measure import Disturbed
 from pagemove._native import remap
 
 Words = npt.NDArray[np.uint64]
 Pages = npt.NDArray[np.int64]
 
-_SOURCE = Path(__file__).with_name("naive.c")
-
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    if not shutil.which(compiler[0]):
-        raise Unmeasurable(f"no C compiler ({compiler[0]}) to build the baseline with")
-    # Once loaded the file is not needed again.
-    with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder) / "naive.so"
-        command = [*compiler, "-O2", "-Wall", "-shared", "-fPIC", "-o", str(built), str(_SOURCE)]
-        subprocess.run(command, check=True)
-        library = ctypes.CDLL(str(built), use_errno=True)
+    library = build("naive.c")
     word, size, words = ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p
     library.move_each.argtypes = [ctypes.c_int, words, words, size, word]
     library.move_each.restype = size

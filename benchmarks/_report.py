@@ -61,9 +61,10 @@ def _row(question: str, finding: Finding) -> list[str]:
     text = _number(figure.median, unit) + ("" if unit == "x" else f" {unit}")
     around = f"{_number(figure.lower, unit)} - {_number(figure.upper, unit)}"
     target = "" if finding.target is None else _number(finding.target, unit)
+    bound = target and f"{'≥' if finding.at_least else '≤'} {target}"
     reached = {True: "[green]yes[/]", False: "[bold red]no[/]", None: ""}[finding.reached]
     subject = finding.subject + (f"\n[dim]{finding.note}[/]" if finding.note else "")
-    return [question, subject, finding.baseline, text, around, target, reached]
+    return [question, subject, finding.baseline, text, around, bound, reached]
 
 
 def _table() -> Table:
@@ -71,7 +72,7 @@ def _table() -> Table:
     table.add_column("question", ratio=4)
     table.add_column("measured", ratio=4)
     table.add_column("against", ratio=3)
-    for name in ("median", "quartiles", "at most", "reached"):
+    for name in ("median", "quartiles", "target", "reached"):
         table.add_column(name, justify="right", no_wrap=True)
     return table
 
@@ -108,10 +109,11 @@ def run(measures: Sequence[Measure], arguments: Sequence[str] | None = None) -> 
             _rows(table, question, answers[question])
     console.print(table)
     console.print(
-        f"Linux {platform.release()}, Python {platform.python_version()}; pinned to CPU {cpu}, one "
-        "thread running. Ratios of CPU time, measured in turn: median and quartiles of all turns. "
-        "The defect: stale EAGAIN, for which the library looks before it moves; the figure of the "
-        "other kernel is taken on this one."
+        f"Linux {platform.release()}, Python {platform.python_version()}; pinned to CPU {cpu}. "
+        "Ratios, measured in turn: median and quartiles of all turns. CPU time of all threads, "
+        "where they are on that CPU; the time that passes, where they are free to run on any. What "
+        "is paged is in the page cache. The defect: stale EAGAIN, for which the library looks "
+        "before it moves; the figure of the other kernel is taken on this one."
     )
     found = [one for answer in answers.values() if not isinstance(answer, str) for one in answer]
     judged = [one.reached for one in found if one.reached is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import math
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pagemove
@@ -24,6 +26,7 @@ NAMES = sorted(
     path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_")
 )
 TIMED = [name for name in NAMES if name.startswith(("one_", "many_"))]
+PAGED = [name for name in NAMES if name.startswith("paged_")]
 
 pytestmark = pytest.mark.needs("move")
 
@@ -88,6 +91,78 @@ def test_import_time(benchmarks: ModuleType) -> None:
     assert 0 < finding.figure.median < 10_000
 
 
+@pytest.mark.parametrize("name", PAGED)
+def test_paged_memory_is_measured(benchmarks: ModuleType, name: str) -> None:
+    for finding in findings(name):
+        figure = finding.figure
+        assert 0 <= figure.lower <= figure.median <= figure.upper < math.inf
+        if finding.unit != "x":
+            continue
+        assert figure.lower > 0
+        assert finding.subject_ns.median > 0
+        assert finding.baseline_ns.median > 0
+
+
+def test_ratios_of_time_and_of_speed(benchmarks: ModuleType) -> None:
+    paging = importlib.import_module("benchmarks._paging")
+    # The first, which warms up, does not count.
+    times = {"ours": iter([90.0, 2.0, 20.0, 2.0]), "theirs": iter([1.0, 4.0, 40.0, 4.0])}
+    ways = [paging.Way(name, times[name].__next__) for name in times]
+    samples = paging.in_turn(ways, 3)
+    assert samples == {"ours": [2, 20, 2], "theirs": [4, 40, 4]}
+    dearer = paging.cost(samples, "ours", "theirs", 0.4)
+    faster = paging.speed(samples, "ours", "theirs", 1.9)
+    assert (dearer.figure.median, dearer.at_least, dearer.reached) == (0.5, False, False)
+    assert (faster.figure.median, faster.at_least, faster.reached) == (2, True, True)
+
+
+def test_the_baselines_page_what_is_in_the_file(benchmarks: ModuleType) -> None:
+    baselines = importlib.import_module("benchmarks._baselines")
+    paging = importlib.import_module("benchmarks._paging")
+    block, blocks = 1 << 16, 64
+    nbytes, limit = block * blocks, 4 * block
+    with paging.cached_file(nbytes) as file:
+        for memory in (
+            baselines.bare_loop(file.fd, nbytes, block),
+            baselines.bare_loop(file.fd, nbytes, block, limit=limit),
+            baselines.bare_loop(file.fd, nbytes, block, limit=limit, writable=True),
+            baselines.copy_ahead(file.fd, nbytes, block, limit=limit),
+        ):
+            with contextlib.closing(memory):
+                for _ in range(2):
+                    assert baselines.sum_words(memory.address, nbytes) == file.total
+                # Backwards nothing that was read ahead is of use.
+                backwards = np.arange(blocks, dtype=np.uint64)[::-1] * np.uint64(block)
+                before = memory.faults
+                baselines.touch_each(memory.address, backwards)
+                assert memory.faults - before <= blocks
+
+
+def test_a_baseline_writes_back(benchmarks: ModuleType) -> None:
+    baselines = importlib.import_module("benchmarks._baselines")
+    paging = importlib.import_module("benchmarks._paging")
+    block, blocks = 1 << 14, 32
+    nbytes = block * blocks
+    with (
+        paging.cached_file(nbytes) as file,
+        contextlib.closing(
+            baselines.bare_loop(file.fd, nbytes, block, limit=4 * block, writable=True)
+        ) as memory,
+    ):
+        offsets = np.arange(blocks, dtype=np.uint64) * np.uint64(block)
+        # Blocks that come for a write, and blocks that are written after they came for a read.
+        baselines.touch_each(memory.address, offsets[::2], write=1)
+        for offset in offsets[1::2]:
+            both = np.array([offset, offset + np.uint64(8)], np.uint64)
+            baselines.touch_each(memory.address, both[:1])
+            baselines.touch_each(memory.address, both[1:], write=2)
+        baselines.sum_words(memory.address, nbytes)
+        baselines.sum_words(memory.address, nbytes)
+        words = np.frombuffer(os.pread(file.fd, nbytes, 0), np.uint64).reshape(blocks, -1)
+        assert (words[::2, 0] == 1).all()
+        assert (words[1::2, 1] == 2).all()
+
+
 def test_the_runner_asks_every_question(benchmarks: ModuleType) -> None:
     modules = importlib.import_module("benchmarks.__main__").MODULES
     assert sorted(module.__name__.removeprefix("benchmarks.") for module in modules) == NAMES
@@ -108,6 +183,8 @@ def test_the_report_says_what_was_missed(
             measuring.Finding("slow", "fast", three, 1.5),
             measuring.Finding("small", "nothing", three, 2, unit="MiB"),
             measuring.Finding("other", "nothing", three, None, unit="mappings", note="so be it"),
+            measuring.Finding("fast", "slow", three, 1.75, at_least=True),
+            measuring.Finding("kept", "all", three, 2.5, unit="%", at_least=True),
         ]
 
     def impossible(effort: object) -> list[Any]:
@@ -116,13 +193,16 @@ def test_the_report_says_what_was_missed(
     measure.__module__ = impossible.__module__ = "benchmarks._report"
     report.run([measure], ["--tiny", "--json", str(tmp_path / "figures.json")])
     printed = capsys.readouterr().out
-    assert "1 of 2 figures reached" in printed
+    assert "2 of 4 figures reached" in printed
+    assert "≤ 1.50 x" in printed
+    assert "≥ 1.75 x" in printed
     assert "2.00 x" in printed
     assert "1.50 x - 2.50 x" in printed
     assert "so be it" in printed
     document = json.loads((tmp_path / "figures.json").read_text())
     figures = document["questions"][0]["figures"]
-    assert [figure["reached"] for figure in figures] == [False, True, None]
+    assert [figure["reached"] for figure in figures] == [False, True, None, True, False]
+    assert [figure["at_least"] for figure in figures] == [False] * 3 + [True] * 2
     assert figures[0]["figure"]["median"] == 2
     assert document["machine"]["page_size"] == pagemove.PAGE_SIZE
 
