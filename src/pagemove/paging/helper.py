@@ -26,6 +26,7 @@ import traceback
 import numpy as np
 
 from pagemove import lowlevel
+from pagemove.errors import StoreError
 from pagemove.stores.base import Store
 
 # As in channel.c: operation, whether to write-protect, offset, length, address to copy to, if any;
@@ -80,6 +81,8 @@ def _payload(store: Store) -> bytes:
     level = logging.getLogger().getEffectiveLevel()
     try:
         pickled = pickle.dumps(store, pickle.HIGHEST_PROTOCOL)
+    except StoreError:
+        raise  # it could be, but must not be handed over
     except Exception as error:
         raise TypeError(
             f"{store!r} cannot be pickled, so no other process can run it: {error}; define it at "
