@@ -1,19 +1,16 @@
-"""Two threads that touch paged memory, against one: faults a second."""
+"""Two threads that touch random blocks at a limit of a quarter, against one: faults a second."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 
 import numpy as np
 
-from benchmarks._baselines import Words, bare_loop, touch_by_threads
+from benchmarks._baselines import bare_loop, touch_by_threads
 from benchmarks._measure import Effort, Finding
 from benchmarks._paging import (
     QUARTER,
     CachedFile,
-    Chunks,
     Memory,
     Place,
     Way,
@@ -25,74 +22,59 @@ from benchmarks._paging import (
 )
 from benchmarks._report import run_alone
 
-_SMALL, _USUAL = 4096, 64 << 10
-_TOUCHES = 1024
+_BLOCKS = (4096, 64 << 10)
 _TARGET = 1
+# Threads that are free to run anywhere settle on one CPU or on two, for a while.
+_LONGER = 4
 
 
-def _compare(
-    name: str,
-    memory: Memory,
-    take: Callable[[], Words],
-    target: float | None,
-    place: Place,
-    rounds: int,
-) -> Finding:
-    def way(threads: int, name: str) -> Way:
-        def measure() -> float:
-            offsets = take()
-            before, began = memory.faults, place.clock()
-            touch_by_threads(memory.address, offsets, threads)
-            took = place.clock() - began
-            return took / max(memory.faults - before, 1)
+class _Touching:
+    """Touches random blocks with some threads."""
 
-        return Way(name, measure)
-
-    one, two = "one thread", f"two threads; {name}"
-    samples = in_turn([way(1, one), way(2, two)], rounds)
-    return speed(samples, two, one, target)
-
-
-def _small_blocks(place: Place, file: CachedFile, rounds: int) -> list[Finding]:
-    """Touch every block once, without a limit."""
-    findings = []
-    with paged(file, _SMALL) as memory, closing(bare_loop(file.fd, file.nbytes, _SMALL)) as bare:
-        memories: list[tuple[str, Memory, float | None]] = [
-            ("4 KiB, no limit", memory, _TARGET),
-            ("the bare C loop, 4 KiB", bare, None),
-        ]
-        for name, one, target in memories:
-            take = partial(Chunks(file.nbytes, _SMALL, 1).take, _TOUCHES)
-            name = f"{name}; {place.name}"
-            findings.append(_compare(name, one, take, target, place, rounds))
-    return findings
-
-
-def _usual_blocks(place: Place, file: CachedFile, rounds: int) -> Finding:
-    """Touch blocks at random at a limit of a quarter."""
-    random = np.random.default_rng(1)
-    blocks = file.nbytes // _USUAL
-
-    def take() -> Words:
-        return random.integers(blocks, size=_TOUCHES, dtype=np.uint64) * np.uint64(_USUAL)
-
-    with paged(file, _USUAL, limit=file.nbytes // QUARTER) as memory:
+    def __init__(self, memory: Memory, nbytes: int, block: int, place: Place) -> None:
+        self._memory, self._clock = memory, place.clock
+        self._block, self._blocks = block, nbytes // block
+        self._random = np.random.default_rng(block)
         # What is measured is the steady state.
-        for _ in range(QUARTER):
-            touch_by_threads(memory.address, take(), 1)
-        name = f"64 KiB at a quarter; {place.name}"
-        return _compare(name, memory, take, _TARGET, place, rounds)
+        self.measure(1, self._blocks)
+
+    def measure(self, threads: int, touches: int) -> float:
+        """Give nanoseconds a fault."""
+        blocks = self._random.integers(self._blocks, size=touches, dtype=np.uint64)
+        before, began = self._memory.faults, self._clock()
+        touch_by_threads(self._memory.address, blocks * np.uint64(self._block), threads)
+        took = self._clock() - began
+        return took / max(self._memory.faults - before, 1)
+
+
+def _compare(name: str, touching: _Touching, target: float | None, effort: Effort) -> Finding:
+    touches = _LONGER * effort.pages
+    one, two = "one thread", f"two threads; {name}"
+    ways = [
+        Way(one, lambda: touching.measure(1, touches)),
+        Way(two, lambda: touching.measure(2, touches)),
+    ]
+    return speed(in_turn(ways, effort.passes), two, one, target)
+
+
+def _at(place: Place, block: int, file: CachedFile, effort: Effort) -> list[Finding]:
+    limit = file.nbytes // QUARTER
+    size = f"{block >> 10} KiB; {place.name}"
+    with paged(file, block, limit=limit) as memory:
+        ours = _Touching(memory, file.nbytes, block, place)
+        found = _compare(size, ours, _TARGET, effort)
+    with closing(bare_loop(file.fd, file.nbytes, block, limit=limit)) as bare:
+        theirs = _Touching(bare, file.nbytes, block, place)
+        return [found, _compare(f"the bare C loop, {size}", theirs, None, effort)]
 
 
 def measure(effort: Effort) -> list[Finding]:
     findings = []
-    # One more round warms up, and each of them is done with one thread and with two.
-    rounds = effort.passes
-    with cached_file(max(effort.file, _SMALL * _TOUCHES * (rounds + 1) * 2)) as file:
+    with cached_file(effort.file) as file:
         for place in places():
-            with place.here():
-                findings += _small_blocks(place, file, rounds)
-                findings.append(_usual_blocks(place, file, rounds))
+            for block in _BLOCKS:
+                with place.here():
+                    findings += _at(place, block, file, effort)
     return findings
 
 

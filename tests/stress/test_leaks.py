@@ -303,7 +303,7 @@ def _open_array() -> Iterator[Callable[[], object]]:
         fails(pagemove.open_array, path, dtype="u1")
         fails(pagemove.open_array, path, dtype="u1", offset=1 << 40)
         fails(pagemove.open_array, path.parent)
-        fails(pagemove.open_array, "s3://bucket/key")
+        fails(pagemove.open_array, "no-such-protocol://bucket/key")
         fails(pagemove.region_of, np.zeros(3))
 
     contents = io.BytesIO()

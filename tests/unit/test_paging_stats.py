@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import pickle
 
+import numpy as np
 import pytest
 
 from pagemove import PagedMemory, PagingStats, StoreError
@@ -69,7 +70,7 @@ class TestDifference:
 
     def test_every_count_is_subtracted(self):
         names = {each.name for each in dataclasses.fields(PagingStats)}
-        counts = names - {"failures", "histogram", "resident_nbytes", "dirty_nbytes"}
+        counts = names - {"failures", "histogram", "resident_nbytes", "dirty_nbytes", "store"}
         high = PagingStats(**dict.fromkeys(counts, 7))
         low = PagingStats(**dict.fromkeys(counts, 4))
         assert {getattr(high - low, name) for name in counts} == {3}
@@ -86,11 +87,23 @@ def test_everything_that_the_pager_counts_is_in_it(tmp_path):
         names = {"resident": "resident_nbytes", "dirty": "dirty_nbytes"}
         counted = {names.get(name, name) for name in region.counters()}
         fields = {each.name for each in dataclasses.fields(PagingStats)}
-        assert counted == fields - {"failures", "histogram"}
+        assert counted == fields - {"failures", "histogram", "store"}
         assert memoryview(region)[0] == ord("x")
         stats = region.stats()
         assert (stats.faults, stats.bytes_read, stats.resident_nbytes) == (1, 1, region.block_size)
         assert [count for _, count in stats.histogram] == [1]
+
+
+@pytest.mark.needs("move", "zstandard")
+def test_what_the_store_says_of_itself():
+    with PagedMemory(nbytes=1 << 20, resident_limit="256KiB") as region:
+        array = region.asarray(np.uint8)
+        array[:] = 7
+        region.evict()
+        store = region.stats().store
+        assert store["ratio"] > 100
+        assert (array == 7).all()
+        del array
 
 
 def test_frozen_and_travels_between_processes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
@@ -202,6 +203,27 @@ class TestFile:
         assert list(path.parent.iterdir()) == [path]
         with CompressedStore(path=path) as store:
             assert read(store) == expected
+
+    def test_no_room_to_compact_is_no_reason_not_to_write(self, path, monkeypatch):
+        monkeypatch.setattr(blocklog, "SLACK", 16 * K)
+        full = []
+
+        def create(*_arguments: object) -> None:
+            full.append(path.stat().st_size)
+            raise OSError(errno.ENOSPC, "no space")
+
+        with CompressedStore(64 * K, path=path, block_size=4 * K) as store:
+            with monkeypatch.context() as patched:
+                patched.setattr(blocklog, "create", create)
+                for seed in range(150):
+                    store.write(0, text(64 * K, seed))
+            assert 1 < len(full) < 10
+            store.write(0, text(64 * K, 1000))
+            for seed in range(200):
+                store.write(0, text(64 * K, seed))
+            assert store.stats()["compactions"] > 0
+            assert read(store) == text(64 * K, 199)
+        assert list(path.parent.iterdir()) == [path]
 
     def test_readers_do_not_notice_a_compaction(self, path, monkeypatch):
         monkeypatch.setattr(blocklog, "SLACK", 16 * K)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from pagemove import StoreError
 from pagemove.stores import CallableStore, CompressedStore, FileStore, LayeredStore, layermap
+from pagemove.stores.faulty import Fault, FaultyFileStore
 from support.stores import BytesStore
 
 K = 1024
@@ -76,6 +78,18 @@ class TestCache:
             assert read(store, 5, 10) == BOTTOM[5:15]
             assert bottom.reads == [(5, 10)]
             assert path.read_bytes() == b"?" * N
+
+    def test_a_top_without_room_is_read_through(self, path, bottom):
+        with (
+            FaultyFileStore(
+                path, writable=True, faults=[Fault("write", count=1, errno=errno.ENOSPC)]
+            ) as top,
+            LayeredStore(top, bottom, block_size=4 * K) as store,
+        ):
+            assert read(store, 5000, 10) == BOTTOM[5000:5010]
+            assert store.stats()["top_blocks"] == 0
+            assert read(store, 5000, 10) == BOTTOM[5000:5010]
+            assert store.stats()["top_blocks"] == 1
 
     def test_threads_read_the_bottom_once(self, path, bottom):
         with layered(path, bottom) as store:

@@ -56,6 +56,7 @@ cdef extern from "pager/pager.h" nogil:
     int pg_flush(pg_region *region)
     void pg_counters_of "pg_counters"(pg_region *region, pg_counters *counters)
     void pg_failure_text(pg_region *region, uint64_t sequence, char *text)
+    int pg_store_stats(pg_region *region, char *text)
     int pg_replay(pg_region *region, const uint32_t *numbers, uint32_t count)
     int pg_record(pg_region *region)
     uint32_t pg_recorded(pg_region *region, uint32_t *numbers, uint32_t most)
@@ -244,7 +245,11 @@ cdef class Pager:
     def counters(self):
         """Give all counters by name."""
         cdef pg_counters counters
-        pg_counters_of(self._open(), &counters)
+        cdef pg_region *region = self._open()
+        self._calls += 1
+        with nogil:
+            pg_counters_of(region, &counters)
+        self._calls -= 1
         return {
             "faults": counters.faults,
             "write_faults": counters.write_faults,
@@ -264,13 +269,22 @@ cdef class Pager:
     def histogram(self):
         """Give (upper limit in ns, number of faults) for each range of latencies that had some."""
         cdef uint64_t counts[PG_BUCKETS]
-        pg_histogram(self._open(), counts)
+        cdef pg_region *region = self._open()
+        self._calls += 1
+        with nogil:
+            pg_histogram(region, counts)
+        self._calls -= 1
         return [(pg_bucket_limit(i), counts[i]) for i in range(PG_BUCKETS) if counts[i]]
 
     def failures(self):
         """Give (sequence, operation, offset, errno or 0 for too little, tries) of the newest."""
         cdef pg_failure failures[PG_FAILURES]
-        cdef size_t count = pg_failures(self._open(), failures)
+        cdef pg_region *region = self._open()
+        cdef size_t count
+        self._calls += 1
+        with nogil:
+            count = pg_failures(region, failures)
+        self._calls -= 1
         return [
             (failures[i].sequence, failures[i].operation, failures[i].offset, failures[i].error,
              failures[i].tries)
@@ -282,6 +296,19 @@ cdef class Pager:
         cdef char text[PG_TEXT]
         pg_failure_text(self._open(), sequence, text)
         return text.decode(errors="replace")
+
+    def store_stats(self):
+        """Give what a store in a helper process says of itself; empty if it does not answer."""
+        cdef pg_region *region = self._open()
+        cdef char text[PG_TEXT]
+        cdef int status
+        self._calls += 1
+        try:
+            with nogil:
+                status = pg_store_stats(region, text)
+        finally:
+            self._calls -= 1
+        return "" if status else text.decode(errors="replace")
 
     def record(self):
         """Remember from now on in which order blocks are needed for the first time."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import mmap
 import multiprocessing.spawn
@@ -34,7 +35,7 @@ from pagemove.stores.base import Store
 _REQUEST = struct.Struct("=IIQQQ")
 _ANSWER = struct.Struct("=iI")
 _NUMBERS = struct.Struct("=QQ")
-_READ, _WRITE = 0, 1
+_READ, _WRITE, _FLUSH = 0, 1, 2
 _TEXT = 4000
 _MOST_DESCRIPTORS = 68
 _CONTROL = 3
@@ -170,12 +171,19 @@ def _serve(store: Store, line: socket.socket, view: memoryview, region: int) -> 
                     lowlevel.copy(region, address, source, length, 2 * protect)
             elif operation == _WRITE:
                 store.write(offset, view[:length].toreadonly())
-            else:
+            elif operation == _FLUSH:
                 store.flush()
-            answer = _DONE
+            answer = _stats(store) if operation > _FLUSH else _DONE
         except BaseException as error:
             answer = _failure(error)
         line.send(answer)
+
+
+def _stats(store: Store) -> bytes:
+    text = json.dumps(store.stats()).encode()
+    # Cut short it would be no JSON: better nothing.
+    text = text if len(text) <= _TEXT else b""
+    return _ANSWER.pack(0, len(text)) + text
 
 
 def _failure(error: BaseException) -> bytes:

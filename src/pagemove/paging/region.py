@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import operator
 import os
 import warnings
@@ -19,7 +20,7 @@ from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.failures import Failure, error_of
 from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
 from pagemove.paging.serving import label_of, serving
-from pagemove.paging.sizes import text_of
+from pagemove.paging.sizes import nbytes_of, text_of
 from pagemove.paging.stats import PagingStats
 from pagemove.stores.base import Store
 
@@ -36,9 +37,14 @@ class PagedMemory(Pager):
 
     Parameters
     ----------
-    store : FileStore
-        Where the blocks come from. The region keeps its own descriptor, so the store may be closed
-        before it. In this version no other kind of `pagemove.stores.Store` can be paged.
+    store : Store, optional
+        Where the blocks come from. Of a `FileStore` the region keeps its own descriptor, so the
+        store may be closed before it. Any other store is pickled, and served by a helper process
+        that ends with the region; its buffers, at most a quarter of the limit, are its own memory.
+    nbytes : int, optional
+        Instead of a store: memory of so many bytes, zero until written, whose blocks are kept
+        compressed by the helper while they are not resident (`stores.CompressedStore`). The mode
+        is then ``"r+"`` unless it is ``"c"``.
     resident_limit : int or str, optional
         The most bytes that are in memory at any moment, blocks on their way in and out included:
         ``"256MiB"``, ``"1.5 GiB"``, ``"100kB"``, or a number. At least four blocks. None: no limit.
@@ -55,16 +61,18 @@ class PagedMemory(Pager):
         Seconds for which a failing read or write is tried again, before it counts as failed.
     name : str, optional
         As for `pagemove.Memory`: shown in /proc/self/maps where the kernel can.
+    replay : path-like, optional
+        A file that `record` has made: its blocks are read ahead in that order.
 
     Raises
     ------
     TypeError
-        `store` is not a store.
+        `store` is not a store, or cannot be pickled.
     ValueError
         An argument is out of range, or ``"r+"`` over a store that cannot be written; the message
         has the remedy.
     UnsupportedError
-        A store that is not a `FileStore`; userfaultfd or one of its features is missing.
+        userfaultfd or one of its features is missing.
     OSError
         No memory, address space or threads for it.
 
@@ -79,7 +87,8 @@ class PagedMemory(Pager):
     `kernel_faults` is False, and a system call on memory that is not resident fails with EFAULT.
 
     A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
-    and three threads; neither depends on the length of the store.
+    and three threads; neither depends on the length of the store. With a helper process it takes
+    as long as a Python interpreter takes to start, and a thread for each request under way.
 
     Examples
     --------
@@ -108,7 +117,9 @@ class PagedMemory(Pager):
         name: str | None = None,
         replay: str | os.PathLike[str] | None = None,
     ) -> None:
-        store = _store_of(store, nbytes)
+        if store is None and mode == "r":
+            mode = "r+"  # there is nothing to read yet
+        store = _store_of(store, nbytes, block_size)
         check_store(store)
         options = checked(
             store.nbytes,
@@ -328,6 +339,7 @@ class PagedMemory(Pager):
                 dirty_nbytes=dirty,
                 failures=tuple(each.error(self._label) for each in self._failures_from(0)),
                 histogram=tuple(self.histogram()),
+                store=json.loads(self.store_stats() or "{}"),
             )
 
     def close(self) -> None:
@@ -431,7 +443,7 @@ class PagedMemory(Pager):
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 
 
-def _store_of(store: Store | None, nbytes: int | None) -> Store:
+def _store_of(store: Store | None, nbytes: int | None, block_size: Size) -> Store:
     """Take the store that was passed; for a length alone, one that keeps blocks compressed."""
     if store is not None:
         if nbytes is not None:
@@ -441,7 +453,7 @@ def _store_of(store: Store | None, nbytes: int | None) -> Store:
         raise TypeError("a region needs a store, or nbytes to be compressed memory")
     from pagemove.stores.compressed import CompressedStore
 
-    return CompressedStore(nbytes)
+    return CompressedStore(nbytes, block_size=nbytes_of(block_size, "block_size"))
 
 
 def _spill_directory(options: Checked) -> bytes:

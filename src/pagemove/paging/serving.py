@@ -73,7 +73,7 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
 def lines(block_size: int, limit: int, concurrency: int) -> tuple[int, int]:
     """Choose how many requests can be under way, and how many bytes each: (count, nbytes).
 
-    What they hold counts as resident: at most a quarter of the limit.
+    What they hold is the helper's memory, not the region's: at most a quarter of the limit.
     """
     if not limit:
         return concurrency, _LARGEST_REQUEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from pagemove.errors import StoreError
@@ -45,6 +46,9 @@ class PagingStats:
     histogram : tuple of (int, int)
         How long faults took: an upper bound in nanoseconds, and how many took less than it, but not
         less than the bound before. Ascending, without empty ones.
+    store : mapping of str to float
+        What the store says of itself at the moment (`Store.stats`): how well a `CompressedStore`
+        compresses, for instance. Empty for a file.
 
     Examples
     --------
@@ -69,6 +73,7 @@ class PagingStats:
     restarts: int = 0
     failures: tuple[StoreError, ...] = field(default=(), compare=False)
     histogram: tuple[tuple[int, int], ...] = ()
+    store: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def p50_ns(self) -> int:
@@ -101,7 +106,7 @@ class PagingStats:
         numbers = {
             each.name: getattr(self, each.name) - getattr(earlier, each.name)
             for each in fields(self)
-            if each.name not in (*_LEVELS, "failures", "histogram")
+            if each.name not in (*_LEVELS, "failures", "histogram", "store")
         }
         new = min(numbers["errors"], len(self.failures))
         return PagingStats(
@@ -109,4 +114,5 @@ class PagingStats:
             **{name: getattr(self, name) for name in _LEVELS},
             failures=self.failures[len(self.failures) - new :],
             histogram=tuple((bound, count) for bound, count in sorted(counts.items()) if count),
+            store=self.store,
         )

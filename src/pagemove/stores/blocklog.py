@@ -108,6 +108,7 @@ class BlockLog:
             self._file = None
             raise
         self._live = sum(_RECORD.size + place.length for place in self._index.values())
+        self._tolerated = SLACK
         self.compactions = 0
 
     def __len__(self) -> int:
@@ -146,8 +147,8 @@ class BlockLog:
             if data is None and block not in self._index:
                 return
             self._append(block, data or b"", checksum)
-            if self._end - _START - self._live > max(self._live, SLACK):
-                self._compact()
+            if self._dead > max(self._live, self._tolerated):
+                self._try_to_compact()
 
     def sync(self) -> None:
         """Return when all that was put is durable."""
@@ -191,11 +192,25 @@ class BlockLog:
             self._index[block] = place
             self._live += _RECORD.size + place.length
 
-    def _compact(self) -> None:
-        """Copy what lives into a new file and put it into the place of the old one."""
-        old = self._usable()
+    @property
+    def _dead(self) -> int:
+        return self._end - _START - self._live
+
+    def _try_to_compact(self) -> None:
+        """Compact, if there is room for another file; else when twice as much is dead."""
         fresh = self._path.with_name(self._path.name + ".compact")
         fresh.unlink(missing_ok=True)
+        try:
+            self._compact(fresh)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            self._tolerated = 2 * self._dead
+        else:
+            self._tolerated = SLACK
+
+    def _compact(self, fresh: Path) -> None:
+        """Copy what lives into a new file and put it into the place of the old one."""
+        old = self._usable()
         create(fresh, _layout(old.fd, self._path))
         file = _open_locked(fresh)
         os.fchmod(file.fd, stat.S_IMODE(os.fstat(old.fd).st_mode))

@@ -194,7 +194,7 @@ class FsspecStore(Store):
     def _open(self) -> tuple[Any, str]:
         with self._lock:
             if self._opened is None:
-                import fsspec
+                import fsspec  # type: ignore[import-untyped]
 
                 # One of its own, so that nobody else's use of it or its end is felt here.
                 options = {**self._options, "skip_instance_cache": True}
@@ -308,7 +308,7 @@ def _is_transient(error: Exception) -> bool:
 
 def _wait_for(filesystem: Any, request: Any, seconds: float) -> Any:
     """Have the filesystem's loop make a request, in a thread of its own."""
-    from fsspec.asyn import sync
+    from fsspec.asyn import sync  # type: ignore[import-untyped]
 
     async def awaited() -> Any:
         return await request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -152,17 +153,16 @@ class LayeredStore(Store):
         Raises
         ------
         StoreError
-            One of the stores cannot be read, or the top not be written with what came from the
-            bottom; another store uses the map.
+            One of the stores cannot be read; another store uses the map.
         ValueError
             The range is not within the store.
         """
         view = ranges.target(buffer)
         start = ranges.place(self, self.nbytes, offset, view.nbytes)
-        top = self._used("read", start)
+        if not view.nbytes:
+            return
         pieces = ranges.pieces(start, view.nbytes, self._block_size)
-        for on_top, run in itertools.groupby(pieces, lambda piece: piece.block in top):
-            share = list(run)
+        for on_top, share in self._by_layer(list(pieces)):
             at, end = share[0].at, share[-1].at + share[-1].length
             if on_top:
                 self._top.read_into(start + at, view[at:end])
@@ -201,7 +201,7 @@ class LayeredStore(Store):
                 length = ranges.length_of(block, self._block_size, self.nbytes)
                 whole = start <= place and place + length <= start + view.nbytes
                 if not whole and block not in top:
-                    self._copy_up(block, 1)
+                    self._put(block, 1, self._below(block, 1))
             self._top.write(start, view)
             top.add(first, last)
 
@@ -248,26 +248,36 @@ class LayeredStore(Store):
 
     def _raise_up(self, share: list[ranges.Piece], view: memoryview) -> None:
         """Read blocks that follow each other from the bottom, and leave them on top."""
-        first, last = share[0].block, share[-1].block
-        with self._locks.held(first, last):
+        with self._locks.held(share[0].block, share[-1].block):
             # Some may have got there while this thread waited for the others.
-            for on_top, run in self._by_layer(first, last):
-                if not on_top:
-                    self._copy_up(run[0], len(run))
-            at, end = share[0].at, share[-1].at + share[-1].length
-            place = first * self._block_size + share[0].start
-            self._top.read_into(place, view[at:end])
+            for on_top, run in self._by_layer(share):
+                at, end = run[0].at, run[-1].at + run[-1].length
+                if on_top:
+                    self._top.read_into(
+                        run[0].block * self._block_size + run[0].start, view[at:end]
+                    )
+                    continue
+                data = self._below(run[0].block, len(run))
+                view[at:end] = data[run[0].start : run[0].start + end - at]
+                # A top without room is no reason not to read.
+                with contextlib.suppress(StoreError):
+                    self._put(run[0].block, len(run), data)
 
-    def _by_layer(self, first: int, last: int) -> Iterator[tuple[bool, list[int]]]:
-        top = self._used("read", first * self._block_size)
-        for on_top, run in itertools.groupby(range(first, last + 1), lambda block: block in top):
+    def _by_layer(self, share: list[ranges.Piece]) -> Iterator[tuple[bool, list[ranges.Piece]]]:
+        top = self._used("read", share[0].block * self._block_size)
+        for on_top, run in itertools.groupby(share, lambda piece: piece.block in top):
             yield on_top, list(run)
 
-    def _copy_up(self, first: int, count: int) -> None:
-        """Copy blocks from the bottom to the top. Their locks are held."""
+    def _below(self, first: int, count: int) -> memoryview:
+        """Read whole blocks of the bottom."""
         place = first * self._block_size
-        data = bytearray(min(count * self._block_size, self.nbytes - place))
+        data = memoryview(bytearray(min(count * self._block_size, self.nbytes - place)))
         self._bottom.read_into(place, data)
+        return data
+
+    def _put(self, first: int, count: int, data: memoryview) -> None:
+        """Put whole blocks on top. Their locks are held."""
+        place = first * self._block_size
         self._top.write(place, data)
         self._used("write", place).add(first, first + count - 1)
 

@@ -80,6 +80,7 @@ class Lease:
         self.lost: StoreError | None = None
         self._value = b""
         self._done = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def acquire(self, client: Client) -> int:
         """Take it; StoreError while another has it. Gives the epoch."""
@@ -115,9 +116,10 @@ class Lease:
     def keep(self, client: Client) -> None:
         """Renew it from time to time, in a thread, until `release` or `stop`."""
         done = self._done = threading.Event()
-        threading.Thread(
+        self._thread = threading.Thread(
             target=self._renew_until, args=(client, done), name="pagemove-lease", daemon=True
-        ).start()
+        )
+        self._thread.start()
 
     def stop(self) -> None:
         """End the thread."""
@@ -126,6 +128,9 @@ class Lease:
     def release(self, client: Client) -> None:
         """Let another have it now rather than when it expires."""
         self.stop()
+        # What it is at would take the lease up again.
+        if self._thread is not None:
+            self._thread.join()
         key = lease_key(self._key)
         client.run([Command(key, ("EVAL", _RELEASE, 1, key, self._value))])
 

@@ -215,6 +215,7 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
         pg_become(&region->blocks, entry, PG_EVICTING);
         if (region->limited)
             pg_push_tail(&region->blocks, PG_STANDBY, entry);
+        pthread_cond_broadcast(&region->changed);
     } else if (!pg_install(region, entry, slot)) {
         pg_enlist(region, entry, sequential);
     } else if (block->flags & PG_WANTED) {
@@ -343,7 +344,7 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
 
     if (end > region->nblocks)
         end = region->nblocks;
-    if (first >= end)
+    if (first >= end || !length)
         return 0;
     if (end - first > most)
         end = first + most;

@@ -24,13 +24,9 @@ struct request {
     uint64_t offset, length, address;
 };
 
-/* The helper of a generation has ended: start another, if that is still allowed. */
-static void note_death(struct pg_channel *channel, unsigned generation)
+/* Only for whoever has set `starting`. */
+static int start_again(struct pg_channel *channel, char text[PG_TEXT])
 {
-    char text[PG_TEXT];
-
-    if (channel->dead || channel->stopping || channel->generation != generation)
-        return;
     pg_helper_end(channel);
     for (uint32_t i = 0; i < channel->count; i++) {
         /* Lines that have not been used have theirs here. */
@@ -38,12 +34,29 @@ static void note_death(struct pg_channel *channel, unsigned generation)
             close(channel->sockets[i]);
         channel->sockets[i] = -1;
     }
-    if (channel->restarts_left-- <= 0) {
-        channel->dead = EPIPE;
+    if (channel->restarts_left-- <= 0)
+        return -EPIPE;
+    __atomic_add_fetch(&channel->restarts, 1, __ATOMIC_RELAXED);
+    return pg_helper_start(channel, text);
+}
+
+/* The helper of a generation has ended: start another, if that is still allowed. The lock is let go
+ * for as long as that takes; others wait for a line meanwhile, and no longer than they may. */
+static void note_death(struct pg_channel *channel, unsigned generation)
+{
+    char text[PG_TEXT];
+    int error;
+
+    if (channel->dead || channel->stopping || channel->starting ||
+        channel->generation != generation)
         return;
-    }
-    channel->restarts++;
-    channel->dead = -pg_helper_start(channel, text);
+    channel->starting = 1;
+    pthread_mutex_unlock(&channel->lock);
+    error = start_again(channel, text);
+    pthread_mutex_lock(&channel->lock);
+    channel->dead = -error;
+    channel->starting = 0;
+    pthread_cond_broadcast(&channel->freed);
 }
 
 /* Late answers make stuck lines free again. */
@@ -91,7 +104,7 @@ static int take_line(struct pg_channel *channel, uint64_t deadline, struct pg_li
     pthread_mutex_lock(&channel->lock);
     while (!error && !line) {
         look_at_stuck(channel);
-        line = free_line(channel);
+        line = channel->starting ? NULL : free_line(channel);
         if (channel->stopping)
             error = -ESHUTDOWN;
         else if (channel->dead)
@@ -112,11 +125,11 @@ static int take_line(struct pg_channel *channel, uint64_t deadline, struct pg_li
     return error;
 }
 
-static void give_line(struct pg_channel *channel, struct pg_line *line, int error)
+static void give_line(struct pg_channel *channel, struct pg_line *line, int error, int may_start)
 {
     pthread_mutex_lock(&channel->lock);
     line->state = error == -ETIMEDOUT ? PG_STUCK : PG_FREE;
-    if (error == -EPIPE)
+    if (error == -EPIPE && may_start)
         note_death(channel, line->generation);
     pthread_cond_signal(&channel->freed);
     pthread_mutex_unlock(&channel->lock);
@@ -203,7 +216,7 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
         done += part;
     } while (!error && done < total);
     explain(error, text);
-    give_line(channel, line, error);
+    give_line(channel, line, error, 1);
     return error;
 }
 
@@ -214,10 +227,9 @@ int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length,
     struct pg_line *line = NULL;
     int error = -EAGAIN;
 
-    /* Whoever holds the lock for long is starting a helper. */
     if (length > channel->buffer_size || pthread_mutex_trylock(&channel->lock))
         return -EAGAIN;
-    if (!channel->stopping && !channel->dead)
+    if (!channel->stopping && !channel->dead && !channel->starting)
         line = free_line(channel);
     if (line) {
         use(channel, line);
@@ -242,8 +254,9 @@ int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, char tex
     int error = pg_helper_receive(line->socket, 0, text);
 
     explain(error, text);
+    /* Whoever asks next starts another helper, if this one has ended: here that takes too long. */
     if (error != -ETIMEDOUT)
-        give_line(channel, line, error);
+        give_line(channel, line, error, 0);
     return error;
 }
 

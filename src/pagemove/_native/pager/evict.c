@@ -120,6 +120,9 @@ uint16_t pg_reclaim(struct pg_region *region, int write)
     uint16_t slot;
     pg_entry entry;
 
+    /* Before there is nothing left that could leave without being written. */
+    if (!write && blocks->dirty && blocks->length[PG_STANDBY] <= region->standby_wanted / 2)
+        pg_want_writes(region);
     if (blocks->length[PG_STANDBY] < region->standby_wanted) {
         evict_some(region, batch(region), write);
         slot = pg_take_full(&region->frames);
@@ -127,9 +130,6 @@ uint16_t pg_reclaim(struct pg_region *region, int write)
             return slot;
     }
     entry = blocks->head[PG_STANDBY];
-    /* Before there is nothing left that could leave without being written. */
-    if (!write && blocks->dirty && blocks->length[PG_STANDBY] <= region->standby_wanted / 2)
-        pg_want_writes(region);
     if (entry == PG_NONE)
         return PG_NO_SLOT;
     slot = blocks->at[entry].slot;
@@ -225,6 +225,8 @@ int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
     uint64_t deadline = pg_now() + region->timeout;
     int error = 0, failed;
 
+    if (!length)
+        return 0;
     pthread_mutex_lock(&region->lock);
     for (uint64_t number = first; number < end; number++) {
         /* Of a large range only the blocks that there are. */

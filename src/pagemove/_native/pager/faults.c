@@ -88,7 +88,10 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
         pg_unlist(&region->blocks, entry);
         pg_become(&region->blocks, entry, PG_FILLING);
         pg_do_job(region, job);
-    } else if (block->state == PG_ERROR && !pg_is_late(region, number)) {
+    } else if (block->state == PG_ERROR && pg_is_late(region, number)) {
+        /* The poison was discarded, but the helper may still put the block there. */
+        pg_poison(&region->uffd, pg_block_address(region, number), region->block_size);
+    } else if (block->state == PG_ERROR) {
         /* The poison was discarded: that asks for another try. */
         pg_become(&region->blocks, entry, PG_FILLING);
         pg_fill(region, entry, began);

@@ -271,6 +271,7 @@ static void take_late(struct pg_region *region, uint32_t number)
     if (entry == PG_NONE || region->blocks.at[entry].state != PG_ERROR)
         return;
     pg_become(&region->blocks, entry, PG_ABSENT);
+    pthread_cond_broadcast(&region->changed);
     madvise((void *)(uintptr_t)address, region->block_size, MADV_DONTNEED);
     pg_wake(&region->uffd, address, region->block_size);
 }

@@ -152,11 +152,15 @@ static int write_all(struct pg_region *region)
     for (;;) {
         /* A block that was on its way out at its turn, and could not be written, is back. */
         uint64_t failures = region->write_failures;
+        /* The user wants it written now. */
+        region->write_pause = 0;
         error = write_dirty(region, &number);
         wait_for_evictions(region);
         if (!error && region->write_failures == failures)
             return 0;
-        error = error ? error : region->write_error ? -region->write_error : -EIO;
+        /* -EAGAIN: no frame for a copy, because others cannot be written. */
+        if (!error || error == -EAGAIN)
+            error = region->write_error ? -region->write_error : error ? -ENOMEM : -EIO;
         tries++;
         if (pg_now() >= deadline)
             break;
@@ -184,23 +188,43 @@ static void note_synced(struct pg_region *region)
         region->blocks.at[entry].flags &= (uint8_t)~PG_UNSYNCED;
 }
 
+/* Have the store make durable what was written. Lets go. */
+static int sync_store(struct pg_region *region)
+{
+    uint64_t deadline = pg_now() + region->timeout, tries = 0;
+    int error;
+
+    for (;;) {
+        pthread_mutex_unlock(&region->lock);
+        error = pg_store_sync(&region->store);
+        pthread_mutex_lock(&region->lock);
+        /* After fdatasync has failed once, that it succeeds means nothing. Of a store in a helper
+         * what was written is there to be made durable, also by the next helper. */
+        if (!error || !pg_has_helper(region) || pg_now() >= deadline)
+            return error;
+        pg_pause(region, pg_backoff(++tries));
+    }
+}
+
 static int sync_all(struct pg_region *region)
 {
     int error, evicted = region->unsynced_evicted;
 
     if (region->sync_lost) {
         error = -EIO;
+    } else if (!region->unsynced) {
+        return 0;
     } else {
-        region->unsynced_evicted = 0;
-        pthread_mutex_unlock(&region->lock);
-        error = pg_store_sync(&region->store);
-        pthread_mutex_lock(&region->lock);
+        region->unsynced = region->unsynced_evicted = 0;
+        error = sync_store(region);
         if (!error) {
             note_synced(region);
             return 0;
         }
+        region->unsynced = 1;
         region->unsynced_evicted |= evicted;
-        forget_written(region);
+        if (!pg_has_helper(region))
+            forget_written(region);
     }
     pg_note_failure(region, PG_OP_SYNC, 0, -error, 1);
     region->counters.errors++;

@@ -9,11 +9,9 @@
 #include "../uapi.h"
 #include "blocks.h"
 
-#define HUGE_SIZE (UINT64_C(2) << 20)
-
 static uint64_t round_up(uint64_t value)
 {
-    return (value + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1);
+    return (value + PG_HUGE_SIZE - 1) & ~(PG_HUGE_SIZE - 1);
 }
 
 /* Slots of both kinds in one mapping, each kind at a multiple of 2 MiB. */
@@ -25,7 +23,7 @@ static uint64_t staging_length(const struct pg_frames *frames)
 
 uint64_t pg_map_aligned(uint64_t length)
 {
-    char *found = mmap(NULL, length + HUGE_SIZE, PROT_NONE,
+    char *found = mmap(NULL, length + PG_HUGE_SIZE, PROT_NONE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     uint64_t start, lead;
 
@@ -35,7 +33,7 @@ uint64_t pg_map_aligned(uint64_t length)
     lead = start - (uint64_t)(uintptr_t)found;
     if (lead)
         munmap(found, lead);
-    munmap((void *)(uintptr_t)(start + length), HUGE_SIZE - lead);
+    munmap((void *)(uintptr_t)(start + length), PG_HUGE_SIZE - lead);
     /* After mlockall(MCL_FUTURE) memory that can be touched is filled with zeros at once: unlock it
      * first. A child made by fork has neither the pager nor its threads. */
     if (munlock((void *)(uintptr_t)start, length) ||
@@ -53,7 +51,7 @@ int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_
                    uint32_t limit, uint16_t vault_slots, uint16_t nursery_slots, int huge)
 {
     size_t slots = (size_t)vault_slots + nursery_slots;
-    int advice = huge && block_size >= HUGE_SIZE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE, error;
+    int advice = huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE, error;
 
     *frames = (struct pg_frames){.block_size = block_size,
                                  .limit = limit,

@@ -10,6 +10,8 @@
 
 #include "uffd.h"
 
+#define PG_HUGE_SIZE (UINT64_C(2) << 20)
+
 struct pg_frames {
     uint64_t vault, nursery; /* addresses of slot 0 of each */
     uint64_t block_size;

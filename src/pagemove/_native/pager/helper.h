@@ -29,12 +29,12 @@ struct pg_channel {
     uint64_t buffer_size, timeout;
     char **argv;
     int restarts_left, stopping;
+    int starting; /* somebody starts a helper, and has all but the lines to himself */
     uint64_t restarts;
     int dead; /* the errno that everybody gets from now on */
 };
 
-/* Start a helper, and wait until it has its store. The channel's lock is held, or nobody else has
- * the channel yet. */
+/* Start a helper, and wait until it has its store. For whoever has set `starting`, or opens. */
 int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT]);
 
 /* End it, or see that it has ended. */

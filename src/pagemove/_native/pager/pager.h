@@ -16,7 +16,7 @@ enum pg_mode {
     PG_PRIVATE = 2, /* changes stay with the region, in an unnamed file when they have to leave */
 };
 
-enum pg_operation { PG_OP_READ = 0, PG_OP_WRITE = 1, PG_OP_SYNC = 2 };
+enum pg_operation { PG_OP_READ = 0, PG_OP_WRITE = 1, PG_OP_SYNC = 2, PG_OP_STATS = 3 };
 
 enum pg_injected { PG_INJECT_ERRNO = 0, PG_INJECT_SHORT = 1, PG_INJECT_DELAY = 2 };
 
@@ -103,6 +103,9 @@ size_t pg_failures(struct pg_region *region, struct pg_failure *failures);
 
 /* What the store said of a failure that pg_failures has given; empty if it is too old. */
 void pg_failure_text(struct pg_region *region, uint64_t sequence, char text[PG_TEXT]);
+
+/* What the store in a helper process says of itself; empty for a file. */
+int pg_store_stats(struct pg_region *region, char text[PG_TEXT]);
 
 /* Read these blocks ahead, in this order. */
 int pg_replay(struct pg_region *region, const uint32_t *numbers, uint32_t count);

@@ -67,14 +67,19 @@ static pg_entry first_to_leave(const struct pg_region *region, enum pg_list list
     return entry;
 }
 
-/* Where few frames serve one block more than there are, each leaves just before it is needed again,
- * in any fixed order. Chance breaks the circle. */
+/* Where few frames serve more blocks than there are, each leaves just before it is needed again, in
+ * any fixed order. Chance breaks the circle; that it is often the newest keeps the others for
+ * whoever needs many of them at once. */
 static pg_entry any_to_leave(struct pg_region *region, int dirty)
 {
     const struct pg_blocks *blocks = &region->blocks;
     pg_entry entry = blocks->head[PG_MAIN];
 
     region->random = region->random * 1664525 + 1013904223;
+    if (region->random >> 31) {
+        entry = blocks->tail[PG_MAIN];
+        return entry != PG_NONE && !stays(region, entry, dirty) ? entry : PG_NONE;
+    }
     for (uint32_t steps = (region->random >> 16) % (blocks->length[PG_MAIN] + 1);
          steps && entry != PG_NONE && blocks->link[entry].next != PG_NONE; steps--)
         entry = blocks->link[entry].next;

@@ -56,6 +56,7 @@ struct pg_region {
     uint64_t base, length, block_size, nbytes;
     uint32_t nblocks;
     int mode, limited, read_ahead;
+    int huge; /* blocks are huge pages */
     uint64_t timeout;
     char *spill_directory;
     struct pg_uffd uffd;
@@ -79,6 +80,7 @@ struct pg_region {
     uint64_t write_pause, write_not_before, write_failing_since;
     uint64_t write_failures;
     int write_error;      /* of the last attempt */
+    int unsynced;         /* something was written that was not made durable */
     int unsynced_evicted; /* blocks have left that were not made durable */
     int sync_lost;        /* and then making durable failed */
 

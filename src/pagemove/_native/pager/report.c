@@ -89,6 +89,14 @@ size_t pg_failures(struct pg_region *region, struct pg_failure *failures)
     return count;
 }
 
+int pg_store_stats(struct pg_region *region, char text[PG_TEXT])
+{
+    text[0] = 0;
+    if (!region->store.channel)
+        return 0;
+    return pg_channel_call(region->store.channel, PG_OP_STATS, 0, NULL, 0, text);
+}
+
 void pg_histogram(struct pg_region *region, uint64_t counts[PG_BUCKETS])
 {
     pthread_mutex_lock(&region->lock);

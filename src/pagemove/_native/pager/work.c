@@ -62,18 +62,22 @@ void pg_note_frame(struct pg_region *region)
     pthread_cond_signal(&region->work);
 }
 
-/* One worker at a time: if the store keeps it waiting, the other still reads. */
+/* As many as are to be on standby. One worker at a time: if the store keeps it waiting, the other
+ * still reads. */
 static void write_out(struct pg_region *region)
 {
     unsigned left;
 
     region->want_writes = 0;
     region->write_busy = 1;
-    left = pg_write_out(region);
+    do {
+        left = pg_write_out(region);
+        /* Else they would ask again at once, and never let go of the lock. */
+        if (left)
+            pg_note_frame(region);
+    } while (left && region->blocks.dirty &&
+             region->blocks.length[PG_STANDBY] < region->standby_wanted);
     region->write_busy = 0;
-    /* Else they would ask again at once, and never let go of the lock. */
-    if (left)
-        pg_note_frame(region);
 }
 
 uint64_t pg_next_expiry(const struct pg_region *region)

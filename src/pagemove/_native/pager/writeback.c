@@ -153,6 +153,7 @@ void pg_end_write(struct pg_region *region, unsigned epoch, const struct pg_out 
             error = -outs[i].error;
             continue;
         }
+        region->unsynced = 1;
         region->counters.written_back++;
         region->counters.bytes_written += offset + region->block_size > region->nbytes
                                               ? region->nbytes - offset
