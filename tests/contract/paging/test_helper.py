@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import mmap
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pagemove import PagedMemory, StoreError
+from pagemove import PagedMemory, StoreError, lowlevel
 from pagemove.stores import CallableStore, Store
 from support import child, together, wait_for
 from support.helpers import helpers, kill_helper, numbered, reined, touch
@@ -142,11 +143,13 @@ def _not_unpickled() -> str:
 
 
 class TestTime:
-    @pytest.mark.xfail(reason="whoever notices that it has died starts it, locked", strict=True)
-    def test_one_that_takes_its_time_to_start_again_is_an_error_in_time(self, tmp_path):
-        found = child(_slow_to_start, tmp_path, deadline=60)
-        assert found["struck after"] < 3
-        assert found["counted after"] < 3, "to be told the counters has taken as long"
+    def test_the_interpreter_does_not_wait_for_one_that_is_started_again(self, tmp_path):
+        assert child(_slow_to_start, tmp_path, deadline=60)["counted"] < 3
+
+    @pytest.mark.xfail(reason="a fault has no deadline while a worker starts the next helper")
+    @pytest.mark.parametrize("who", ["first", "others"])
+    def test_no_fault_waits_longer_for_one_that_takes_its_time_to_start(self, tmp_path, who):
+        assert child(_slow_to_start, tmp_path, deadline=60)[who] < 3
 
     @pytest.mark.parametrize("block", SIZES)
     def test_a_slow_read_is_an_error_in_time_and_nobody_else_waits(self, tmp_path, block):
@@ -158,6 +161,7 @@ class TestTime:
     @pytest.mark.parametrize("block", SIZES)
     def test_one_that_never_answers_is_an_error_in_time(self, tmp_path, block):
         found = child(_never, tmp_path, block, deadline=60)
+        assert found["struck again"], "after its poison was discarded"
         assert found["struck after"] < 2.5
         assert found["closed after"] < 10
 
@@ -232,28 +236,32 @@ class Sluggish(Store):
 
 
 def _slow_to_start(folder: Path) -> dict[str, float]:
+    """Give how long each waits while another helper is started."""
     with PagedMemory(
         Sluggish(folder / "started"), block_size=4 * K, prefetch="off", store_timeout=1
     ) as region:
         touch(region.address)
         kill_helper()
-        began = time.monotonic()
-        took: dict[str, float] = {}
+        took: dict[str, float] = {"counted": 0}
 
-        def wait() -> None:
-            # Whether it gets an error or has been patient enough.
+        def wait(name: str, number: int) -> None:
+            before = time.monotonic()
+            # Whether it gets an error or was patient enough.
             with contextlib.suppress(OSError):
-                touch(region.address + 8 * K)
-            took["struck after"] = time.monotonic() - began
+                touch(region.address + number * 4 * K)
+            took[name] = time.monotonic() - before
+
+        def later() -> None:
+            wait_for(lambda: not helpers())  # the dead one was noticed
+            wait("others", 2)
 
         def count() -> None:
-            while "struck after" not in took:
+            while len(took) < 3:
                 before = time.monotonic()
                 region.counters()
-                longest = max(took.get("counted after", 0), time.monotonic() - before)
-                took["counted after"] = longest
+                took["counted"] = max(took["counted"], time.monotonic() - before)
 
-        together(wait, count)
+        together(lambda: wait("first", 1), later, count)
         return took
 
 
@@ -265,8 +273,16 @@ def _never(folder: Path, block: int) -> dict[str, Any]:
     with pytest.raises(OSError, match="Bad address"):
         touch(region.address)
     struck = time.monotonic()
+    lowlevel.madvise(region.address, block, mmap.MADV_DONTNEED)
+    with pytest.raises(OSError, match="Bad address"):
+        touch(region.address)
+    discarded = time.monotonic()
     region.close()
-    return {"struck after": struck - began, "closed after": time.monotonic() - struck}
+    return {
+        "struck after": struck - began,
+        "struck again": discarded - struck < 2.5,
+        "closed after": time.monotonic() - discarded,
+    }
 
 
 def _cut(folder: Path, mode: str, block: int) -> dict[str, Any]:

@@ -67,7 +67,6 @@ def test_a_helper_killed_at_any_moment_is_not_noticed(tmp_path, mode, block, see
     assert found == {"restarts": 1, "errors": 0, "helpers": []}
 
 
-@pytest.mark.xfail(reason="flush() is not tried again with the helper that follows", strict=False)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_one_killed_while_somebody_flushes_under_load(tmp_path, block):
     found = child(_killed_under_load, tmp_path, "r+", block, 0, True, deadline=90)
@@ -248,7 +247,6 @@ def _flush_killed(folder: Path) -> dict[str, Any]:
         }
 
 
-@pytest.mark.xfail(reason="flush() is not tried again with the helper that follows", strict=True)
 def test_a_flush_whose_helper_dies_is_one_all_the_same(tmp_path):
     found = child(_flush_killed, tmp_path)
     assert found == {"restarts": 1, "flushes": 2, "saved": True}

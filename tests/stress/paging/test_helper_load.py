@@ -59,8 +59,6 @@ def _four_blocks(folder: Path, mode: str, block: int) -> dict[str, Any]:
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("mode", MODES)
 def test_four_blocks_are_enough(tmp_path, mode, block):
-    if (mode, block) == ("c", 4 * K):
-        pytest.xfail("with all frames but one dirty, two blocks at once cannot be had")
     found = child(_four_blocks, tmp_path, mode, block, deadline=120)
     assert 0 < found["peak"] <= 4 * block
     assert found["errors"] == 0
