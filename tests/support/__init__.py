@@ -6,6 +6,7 @@
 ``foreign.py``      private anonymous memory that is not a `Memory`, alone between guard gaps
 ``children.py``     code in a child process: to its end with a deadline, or held alive
 ``threads.py``      several functions at once, started together, their exceptions raised here
+``helpers.py``      stores that helper processes run, held by reins; those processes
 ``system.py``       system calls that neither Python nor pagemove has: mlock2, seccomp, io_uring
 ==================  ===============================================================================
 """
