@@ -5,37 +5,21 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from support.native import load
 
 COLD, PAGEOUT, DISCARD, READ, COUNT, FORK = range(6)
 
 _SOURCE = Path(__file__).with_name("siblings.c")
-_FLAGS = ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
-
-
-def compiler() -> str:
-    """Give the C compiler, or skip: only these tests, and building the package, need one."""
-    name = os.environ.get("CC", "cc")
-    if not shutil.which(name):
-        pytest.skip(f"no C compiler: {name} is not on the path")
-    return name
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
     """Build and load siblings.c."""
-    with tempfile.TemporaryDirectory() as directory:
-        built = Path(directory) / "siblings.so"
-        command = [compiler(), *_FLAGS, "-shared", "-fPIC", "-o", str(built), str(_SOURCE)]
-        subprocess.run(command, check=True)
-        loaded = ctypes.CDLL(str(built))
+    loaded = load(_SOURCE)
     word, pointer = ctypes.c_uint64, ctypes.c_void_p
     loaded.sibling_start.restype = pointer
     loaded.sibling_start.argtypes = [ctypes.c_int, pointer, ctypes.c_size_t, word, ctypes.c_int]

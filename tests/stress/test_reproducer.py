@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .siblings import compiler
+from support.native import compiler
 
 pytestmark = pytest.mark.needs("userfaultfd_missing")
 

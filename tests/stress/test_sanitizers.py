@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .siblings import compiler
+from support.native import compiler
 
 pytestmark = pytest.mark.needs("move")
 

@@ -77,6 +77,13 @@ def _userfaultfd_missing() -> str | None:
     return None if any(doors) else "no userfaultfd can be opened"
 
 
+def _kernel_faults() -> str | None:
+    found = features()
+    if found.userfaultfd_syscall or found.userfaultfd_device:
+        return None
+    return "userfaultfd is for faults of user mode only"
+
+
 def _root() -> str | None:
     return None if os.geteuid() == 0 else "not root"
 
@@ -181,6 +188,7 @@ NEEDS: dict[str, Probe] = {
     "guard": _guard,
     "hugetlb": _hugetlb,
     "io_uring": _io_uring,
+    "kernel_faults": _kernel_faults,
     "ksm": _ksm,
     "move": _move,
     "pagemap_scan": _pagemap_scan,

@@ -1,0 +1,47 @@
+"""Region and model side by side, in all modes and several block sizes and limits."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from property import EXAMPLES
+from support import child, paging
+
+from .failing import FailingMachine
+from .machine import Machine
+
+# A failure is followed by minutes in which Hypothesis looks for the shortest way to it.
+pytestmark = [pytest.mark.needs("move", "kernel_faults"), pytest.mark.timeout(1200)]
+
+SIZES = {"4 KiB": 4096, "64 KiB": 65536, "16 KiB": 16384, "2 MiB": 2 << 20}
+#: Examples of an ordinary test run.
+FEW = {"4 KiB": 50, "64 KiB": 25, "16 KiB": 25, "2 MiB": 3}
+
+
+def _run(machine: type[Machine], size: int, examples: int) -> None:
+    # What is told on standard error is not what this is about, and it is much.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    named = type(machine.__name__, (machine,), {"BLOCK": size, "BLOCKS": 13 if size < 1e6 else 7})
+    run_state_machine_as_test(
+        named,
+        settings=settings(
+            max_examples=EXAMPLES or examples,
+            stateful_step_count=40,
+            deadline=None,
+            # The child may not be able to write files for a while.
+            database=None,
+            derandomize="CI" in os.environ,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("machine", [Machine, FailingMachine])
+def test_region_and_model_agree(machine, size):
+    paging.build()
+    child(_run, machine, SIZES[size], FEW[size], deadline=900)
