@@ -27,7 +27,8 @@ check: $(BIN)/.installed $(BIN)/.check $(BIN)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=src $(BIN)/mypy
-	MYPYPATH=src $(BIN)/python -m mypy.stubtest pagemove --ignore-unused-allowlist --allowlist stubtest-allowlist.txt
+	MYPYPATH=src $(BIN)/python -m mypy.stubtest pagemove --mypy-config-file pyproject.toml \
+	    --ignore-unused-allowlist --allowlist stubtest-allowlist.txt
 	$(BIN)/cython-lint $(SOURCES)
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 

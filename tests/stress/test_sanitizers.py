@@ -1,4 +1,4 @@
-"""The move loops under AddressSanitizer and UndefinedBehaviorSanitizer: tests/sanitize."""
+"""Move loops and pager under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,22 @@ def _links(tmp_path: Path, *flags: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_the_driver_passes(tmp_path: Path) -> None:
-    if not _links(tmp_path, "-fsanitize=address,undefined"):
-        pytest.skip("the C compiler has no AddressSanitizer")
+_PROGRAMS = {
+    "address": "-fsanitize=address,undefined",
+    "paging-address": "-fsanitize=address,undefined",
+    "paging-thread": "-fsanitize=thread",
+}
+
+
+@pytest.mark.parametrize("program", _PROGRAMS)
+def test_the_driver_passes(tmp_path: Path, program: str) -> None:
+    if not _links(tmp_path, _PROGRAMS[program]):
+        pytest.skip(f"the C compiler does not link {_PROGRAMS[program]}")
     built = f"BUILD={tmp_path}"
     make = ["make", "--silent", "-C", str(_SANITIZE), built, f"CC={compiler()}"]
-    subprocess.run([*make, f"{tmp_path}/address"], check=True)
+    subprocess.run([*make, f"{tmp_path}/{program}"], check=True)
     done = subprocess.run(
-        [f"{tmp_path}/address"], capture_output=True, text=True, timeout=120, check=False
+        [f"{tmp_path}/{program}"], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all passed" in done.stdout

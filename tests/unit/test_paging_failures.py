@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pagemove import PagedMemory, StoreError
-from pagemove.paging.failures import Failure, error_of
+from pagemove.paging.failures import Failure, throw
 from pagemove.stores.faulty import Fault, FaultyFileStore
 from support import ChildFailed, child, vmas_in
 
@@ -54,13 +54,15 @@ class TestMessages:
         assert "then flush() again" in str(error)
 
     def test_several_are_one_with_notes(self):
-        error = error_of([self.READ, self.FLUSH], "/data/x")
-        assert error.operation == "read"
-        assert len(error.__notes__) == 1
-        assert error.__notes__[0].startswith("also: cannot make durable /data/x")
+        with pytest.raises(StoreError, match="cannot read") as caught:
+            throw([self.READ, self.FLUSH], 5, "read", "/data/x")
+        assert len(caught.value.__notes__) == 1
+        assert caught.value.__notes__[0].startswith("also: cannot make durable /data/x")
 
-    def test_none(self):
-        assert error_of([], "/data/x") is None
+    def test_where_nothing_is_known_but_an_errno(self):
+        with pytest.raises(StoreError, match="cannot write /data/x: ENOSPC") as caught:
+            throw([], errno.ENOSPC, "write", "/data/x")
+        assert caught.value.offset is None
 
 
 @pytest.mark.needs("move", "poison")

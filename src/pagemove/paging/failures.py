@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+from pagemove._native.pager import Pager
 from pagemove.errors import StoreError, store_error
 
 #: The operations, as the pager numbers them.
@@ -72,9 +73,30 @@ class Failure(NamedTuple):
         return error
 
 
-def error_of(failures: Iterable[Failure], store: str) -> StoreError | None:
-    """Make one exception of all: the first, with the others as notes. None of none."""
+def noted(pager: Pager, first: int = 0) -> list[Failure]:
+    """List what a pager has noted, from a sequence number on; only the newest are kept."""
+    return [
+        Failure.of(record, pager.failure_text(record[0]))
+        for record in pager.failures()
+        if record[0] >= first
+    ]
+
+
+def next_sequence(pager: Pager) -> int:
+    """Give the sequence number that the next failure will have, or a smaller unused one."""
+    return max((record[0] + 1 for record in pager.failures()), default=0)
+
+
+def throw(failures: Iterable[Failure], code: int, operation: str, store: str) -> NoReturn:
+    """Raise one `StoreError` of all: the first, with the others as notes.
+
+    Where nothing was noted, `code` and `operation` are all that is known.
+    """
     errors = [failure.error(store) for failure in failures]
+    errors = errors or [Failure(0, operation, None, code, 1).error(store)]
     for other in errors[1:]:
         errors[0].add_note(f"also: {other.strerror}")
-    return errors[0] if errors else None
+    try:
+        raise errors[0]
+    finally:
+        del errors  # with their traceback they would keep this frame, and its caller's

@@ -66,6 +66,15 @@ class Checked:
     timeout_ns: int
     name: bytes
 
+    @property
+    def spill_directory(self) -> bytes:
+        """Where private changes go when they have to leave memory."""
+        if self.mode != MODES["c"]:
+            return b""
+        import tempfile  # slow to import, and hardly ever needed
+
+        return os.fsencode(tempfile.gettempdir())
+
 
 def check_store(store: object) -> None:
     """Raise unless it is a store that can be paged, saying what to do instead."""

@@ -7,7 +7,6 @@ import json
 import operator
 import os
 import warnings
-from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy.typing as npt
@@ -15,12 +14,11 @@ import numpy.typing as npt
 from pagemove._native.pager import Pager
 from pagemove.arrays import array_over
 from pagemove.features import features
-from pagemove.paging import working_set
+from pagemove.paging import failures, working_set
 from pagemove.paging.exits import save_at_exit, tell
-from pagemove.paging.failures import Failure, error_of
-from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
-from pagemove.paging.serving import label_of, serving
-from pagemove.paging.sizes import nbytes_of, text_of
+from pagemove.paging.options import Checked, Mode, Prefetch, Size, check_store, checked
+from pagemove.paging.serving import label_of, serving, store_of
+from pagemove.paging.sizes import text_of
 from pagemove.paging.stats import PagingStats
 from pagemove.stores.base import Store
 
@@ -119,7 +117,7 @@ class PagedMemory(Pager):
     ) -> None:
         if store is None and mode == "r":
             mode = "r+"  # there is nothing to read yet
-        store = _store_of(store, nbytes, block_size)
+        store = store_of(store, nbytes, block_size)
         check_store(store)
         options = checked(
             store.nbytes,
@@ -160,7 +158,7 @@ class PagedMemory(Pager):
                     limit=options.limit,
                     timeout_ns=options.timeout_ns,
                     read_ahead=options.read_ahead,
-                    spill_directory=_spill_directory(options),
+                    spill_directory=options.spill_directory,
                     name=options.name,
                     **served,
                 )
@@ -238,15 +236,15 @@ class PagedMemory(Pager):
         """
         start, count = self._range(offset, length)
         with memoryview(self):
-            first = self._next_failure()
-            code = super().prefetch(start, count, wait)
+            first = failures.next_sequence(self)
+            code = super().prefetch(start, count, wait) if count else 0
             if wait and code:
                 # It may have failed long ago, and more than once.
                 span = range(start - self.block_size + 1, start + count)
-                reads = [each for each in self._failures_from(0) if each.concerns("read", span)]
-                noted = {each.offset: each for each in reads if each.sequence >= first}
-                noted = noted or {each.offset: each for each in reads}
-                self._raise(noted.values() or [Failure(first, "read", None, code, 1)])
+                reads = [each for each in failures.noted(self) if each.concerns("read", span)]
+                newest = {each.offset: each for each in reads if each.sequence >= first}
+                newest = newest or {each.offset: each for each in reads}
+                failures.throw(newest.values(), code, "read", self._label)
 
     def evict(  # type: ignore[override]
         self, offset: int = 0, length: int | None = None
@@ -269,8 +267,9 @@ class PagedMemory(Pager):
         """
         start, count = self._range(offset, length)
         with memoryview(self):
-            first = self._next_failure()
-            self._raise_code(super().evict(start, count), "write", first)
+            if count:
+                first = failures.next_sequence(self)
+                self._check(super().evict(start, count), "write", first)
 
     def flush(self) -> None:  # type: ignore[override]
         """Make durable in the store what was changed before the call; return when it is.
@@ -288,10 +287,10 @@ class PagedMemory(Pager):
         """
         with memoryview(self):
             self._save()
-            first, self._told = self._told, self._next_failure()
-            self._raise(
-                failure for failure in self._failures_from(first) if failure.operation == "read"
-            )
+            first, self._told = self._told, failures.next_sequence(self)
+            reads = [each for each in failures.noted(self, first) if each.operation == "read"]
+            if reads:
+                failures.throw(reads, 0, "read", self._label)
 
     def record(self, path: str | os.PathLike[str]) -> None:  # type: ignore[override]
         """Remember from now on in which order blocks are needed; write that down at `close`.
@@ -337,7 +336,7 @@ class PagedMemory(Pager):
                 **counters,
                 resident_nbytes=resident,
                 dirty_nbytes=dirty,
-                failures=tuple(each.error(self._label) for each in self._failures_from(0)),
+                failures=tuple(each.error(self._label) for each in failures.noted(self)),
                 histogram=tuple(self.histogram()),
                 store=json.loads(self.store_stats() or "{}"),
             )
@@ -375,8 +374,14 @@ class PagedMemory(Pager):
 
     def _save(self) -> None:
         """Write changes back and make them durable; StoreError."""
-        first = self._next_failure()
-        self._raise_code(super().flush(), "flush", first)
+        first = failures.next_sequence(self)
+        self._check(super().flush(), "flush", first)
+
+    def _check(self, code: int, operation: str, first: int) -> None:
+        """Raise if a call has ended with an errno; what it noted from `first` on says more."""
+        if code:
+            writes = [each for each in failures.noted(self, first) if each.operation != "read"]
+            failures.throw(writes, code, operation, self._label)
 
     def _range(self, offset: int, length: int | None) -> tuple[int, int]:
         start = operator.index(offset)
@@ -386,30 +391,6 @@ class PagedMemory(Pager):
                 f"bytes {start} to {start + count} are not within the {self.nbytes} of the region"
             )
         return start, count
-
-    def _failures_from(self, sequence: int) -> list[Failure]:
-        return [
-            Failure.of(record, self.failure_text(record[0]))
-            for record in self.failures()
-            if record[0] >= sequence
-        ]
-
-    def _next_failure(self) -> int:
-        return max((failure.sequence + 1 for failure in self._failures_from(0)), default=0)
-
-    def _raise(self, failures: Iterable[Failure]) -> None:
-        error = error_of(failures, self._label)
-        try:
-            if error:
-                raise error
-        finally:
-            del error  # with its traceback it would keep this frame, and so the region
-
-    def _raise_code(self, code: int, operation: str, first: int) -> None:
-        """Raise if a call has ended with an errno; what it noted from `first` on says more."""
-        if code:
-            noted = [each for each in self._failures_from(first) if each.operation != "read"]
-            self._raise(noted or [Failure(first, operation, None, code, 1)])
 
     def __enter__(self) -> Self:
         return self
@@ -441,24 +422,3 @@ class PagedMemory(Pager):
         self._save_or_tell()
         if not self._forgettable:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
-
-
-def _store_of(store: Store | None, nbytes: int | None, block_size: Size) -> Store:
-    """Take the store that was passed; for a length alone, one that keeps blocks compressed."""
-    if store is not None:
-        if nbytes is not None:
-            raise TypeError(f"nbytes {nbytes} is for a region without a store, and there is one")
-        return store
-    if nbytes is None:
-        raise TypeError("a region needs a store, or nbytes to be compressed memory")
-    from pagemove.stores.compressed import CompressedStore
-
-    return CompressedStore(nbytes, block_size=nbytes_of(block_size, "block_size"))
-
-
-def _spill_directory(options: Checked) -> bytes:
-    if options.mode != MODES["c"]:
-        return b""
-    import tempfile  # slow to import, and hardly ever needed
-
-    return os.fsencode(tempfile.gettempdir())

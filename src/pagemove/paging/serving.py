@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import TypedDict
 
+from pagemove.paging.options import Size
+from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.base import Store
 from pagemove.stores.faulty import FaultyFileStore
 from pagemove.stores.file import FileStore
@@ -81,3 +83,16 @@ def lines(block_size: int, limit: int, concurrency: int) -> tuple[int, int]:
     nbytes = room // concurrency // block_size * block_size
     nbytes = min(max(nbytes, block_size), _LARGEST_REQUEST)
     return max(1, min(concurrency, room // nbytes)), nbytes
+
+
+def store_of(store: Store | None, nbytes: int | None, block_size: Size) -> Store:
+    """Take the store that was passed; for a length alone, one that keeps blocks compressed."""
+    if store is not None:
+        if nbytes is not None:
+            raise TypeError(f"nbytes {nbytes} is for a region without a store, and there is one")
+        return store
+    if nbytes is None:
+        raise TypeError("a region needs a store, or nbytes to be compressed memory")
+    from pagemove.stores.compressed import CompressedStore
+
+    return CompressedStore(nbytes, block_size=nbytes_of(block_size, "block_size"))

@@ -54,7 +54,7 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
                                       region->block_size};
     error = pg_store_read(store, offset, pieces, count, nowait);
     if (!error)
-        __atomic_add_fetch(&region->counters.bytes_read,
+        __atomic_add_fetch(&region->bytes_read,
                            offset + bytes > region->nbytes ? region->nbytes - offset : bytes,
                            __ATOMIC_RELAXED);
     return error;
@@ -292,7 +292,7 @@ void pg_take_answer(struct pg_region *region)
         return;
     }
     if (!error) {
-        __atomic_add_fetch(&region->counters.bytes_read, region->block_size, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&region->bytes_read, region->block_size, __ATOMIC_RELAXED);
         installed(region, job.entry);
         pg_enlist(region, job.entry, region->blocks.at[job.entry].flags & PG_SEQUENCE);
         pg_note_latency(region, pg_now() - job.began);

@@ -113,6 +113,15 @@ static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry ent
         note_error(sweep, error, block->number);
 }
 
+/* Whether the block is somebody else's for now. One that is being filled in, where the user has
+ * discarded a page, is dirty as well. And of one whose older contents are being written no newer
+ * ones may be written at the same time: who comes last is not known. */
+static int is_held(const struct pg_block *block)
+{
+    return (block->state == PG_FILLING && block->flags & PG_DIRTY) ||
+           (block->state != PG_ABSENT && block->flags & PG_FLUSHING);
+}
+
 /* Once over all dirty blocks. 0, or the last error of those that stay dirty. Lets go. */
 static int write_dirty(struct pg_region *region, uint32_t *failed)
 {
@@ -120,8 +129,7 @@ static int write_dirty(struct pg_region *region, uint32_t *failed)
 
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
         struct pg_block *block = &region->blocks.at[entry];
-        /* One that is being filled in, where the user has discarded a page, is dirty as well. */
-        while (block->state == PG_FILLING && block->flags & PG_DIRTY)
+        while (is_held(block))
             pthread_cond_wait(&region->changed, &region->lock);
         if (block->state != PG_RESIDENT || !(block->flags & PG_DIRTY))
             continue;

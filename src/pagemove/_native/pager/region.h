@@ -101,6 +101,7 @@ struct pg_region {
     uint32_t record_count, record_room;
 
     struct pg_counters counters;
+    uint64_t bytes_read; /* counted without the lock */
     uint64_t histogram[PG_BUCKETS];
     struct pg_failure failures[PG_FAILURES];
     uint64_t failure_count;

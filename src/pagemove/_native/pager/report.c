@@ -69,6 +69,7 @@ void pg_counters(struct pg_region *region, struct pg_counters *counters)
 {
     pthread_mutex_lock(&region->lock);
     *counters = region->counters;
+    counters->bytes_read = __atomic_load_n(&region->bytes_read, __ATOMIC_RELAXED);
     counters->resident = region->frames.total * region->block_size;
     counters->dirty = region->blocks.dirty * region->block_size;
     if (region->store.channel)

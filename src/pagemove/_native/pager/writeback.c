@@ -223,7 +223,8 @@ int pg_copy_written(struct pg_region *region, pg_entry entry)
     region->frames.total++;
     region->counters.rescued++;
     block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
-    block->flags |= PG_FLUSHING;
+    block->flags |= PG_FLUSHING; /* until the write that is under way has ended */
+    block->slot = PG_NO_SLOT;
     pg_set_dirty(&region->blocks, entry, stored);
     pg_become(&region->blocks, entry, PG_RESIDENT);
     pg_enlist(region, entry, 0);
@@ -238,7 +239,6 @@ static void settle_copied(struct pg_region *region, const struct pg_out *out)
         pg_set_dirty(&region->blocks, out->entry, 1);
     else
         region->unsynced_evicted = 1;
-    region->blocks.at[out->entry].slot = PG_NO_SLOT;
     pg_slot_back(region, out->slot, 1);
 }
 
@@ -249,7 +249,7 @@ static void settle_written(struct pg_region *region, struct pg_out *out)
     struct pg_block *block = &blocks->at[out->entry];
     int wanted = block->flags & PG_WANTED;
 
-    if (block->state == PG_RESIDENT) {
+    if (block->flags & PG_FLUSHING) {
         settle_copied(region, out);
         return;
     }
