@@ -56,23 +56,6 @@ def test_a_whole_block_is_read_again(file, mode, block):
     assert wrong is None
 
 
-def _not_resident(path: Path, mode: str) -> str | None:
-    """Blocks that have left for others, and may be kept somewhere, are read again as well."""
-    how = {"block_size": _BLOCK, "resident_limit": 32 * _BLOCK}
-    with paged(path, mode, **how) as memory:
-        order = np.random.default_rng(1).permutation(memory.nbytes // _BLOCK).tolist()
-        for block in order:
-            words(memory)[block * _BLOCK // 8].item()
-        make_file(path, path.stat().st_size, 1)
-        discard(memory, 0, memory.nbytes)
-        for block in reversed(order):  # what has left last first
-            place = block * _BLOCK // 8
-            wrong = wrong_words(words(memory)[place : place + 8], 1, first=place)
-            if wrong:
-                return f"block {block}: {wrong}"
-        return None
-
-
 def _part(path: Path, mode: str, block: int) -> str | None:
     pages = block // PAGE_SIZE
     with paged(path, mode, block_size=block) as memory:
