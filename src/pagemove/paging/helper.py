@@ -79,6 +79,9 @@ def _payload(store: Store) -> bytes:
     preparation = multiprocessing.spawn.get_preparation_data("pagemove helper")
     # A secret of this process's own children, and not to be pickled.
     preparation.pop("authkey", None)
+    # A program read from standard input has no file to import.
+    if not os.path.isfile(preparation.get("init_main_from_path") or ""):
+        preparation.pop("init_main_from_path", None)
     level = logging.getLogger().getEffectiveLevel()
     try:
         pickled = pickle.dumps(store, pickle.HIGHEST_PROTOCOL)
