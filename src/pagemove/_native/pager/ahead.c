@@ -250,6 +250,7 @@ static int read_chunk(struct pg_region *region, const struct chunk *chunk, int64
     pthread_mutex_unlock(&region->lock);
     error = pg_read_blocks(region, chunk->first, chunk->slots, chunk->count, 0);
     pthread_mutex_lock(&region->lock);
+    region->counters.retries += error != 0;
     for (size_t i = 0; i < chunk->count; i++) {
         if (error)
             did_not_arrive(region, chunk->entries[i], chunk->slots[i]);
