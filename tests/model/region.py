@@ -1,9 +1,9 @@
 """A paged region in plain Python: what it must read as, and what its file may hold by now.
 
 Two rows of words, the region's and the store's, and for each block that was written since it was
-last made durable all that it has been: of these the pager may have stored any, word by word, at any
-moment it liked. What the kernel or the pager is free to choose is not guessed; it is checked that
-what was seen is one of what may be.
+last made durable all that it has been: of these the pager may have stored any, byte by byte (a
+write may end anywhere, and go on later), at any moment it liked. What the kernel or the pager is
+free to choose is not guessed; it is checked that what was seen is one of what may be.
 """
 
 from __future__ import annotations
@@ -73,18 +73,23 @@ class Region:
 
     def check_store(self, found: Words) -> str | None:
         """Compare the store as it was found: None if it may be so."""
-        good = found == self.store
+        good = _same_bytes(found, self.store)
         if self.mode == "r+":
             for block, versions in self.versions.items():
                 span = self.span(block)
                 for version in versions:
-                    good[span] |= found[span] == version
-        return _first_wrong(found, self.store, good)
+                    good[span] |= _same_bytes(found[span], version)
+        return _first_wrong(found, self.store, good.all(axis=1))
 
     def check_region(self, first: int, found: Words) -> str | None:
         """Compare words of the region as they were found: None if they are right."""
         wanted = self.read(first, len(found))
         return _first_wrong(found, wanted, found == wanted, first)
+
+
+def _same_bytes(found: Words, wanted: Words) -> npt.NDArray[np.bool_]:
+    """Compare words byte by byte, shape (n, 8)."""
+    return (found.view(np.uint8) == wanted.view(np.uint8)).reshape(-1, 8)
 
 
 def _first_wrong(

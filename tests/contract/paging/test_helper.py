@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import mmap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -241,8 +242,9 @@ def _slow_to_start(folder: Path) -> dict[str, float]:
         Sluggish(folder / "started"), block_size=4 * K, prefetch="off", store_timeout=1
     ) as region:
         touch(region.address)
-        kill_helper()
+        killed = kill_helper()
         took: dict[str, float] = {"counted": 0}
+        done = threading.Event()
 
         def wait(name: str, number: int) -> None:
             before = time.monotonic()
@@ -252,16 +254,22 @@ def _slow_to_start(folder: Path) -> dict[str, float]:
             took[name] = time.monotonic() - before
 
         def later() -> None:
-            wait_for(lambda: not helpers())  # the dead one was noticed
+            wait_for(lambda: killed not in helpers())  # that it is dead was noticed
             wait("others", 2)
 
         def count() -> None:
-            while len(took) < 3:
+            while not done.is_set():
                 before = time.monotonic()
                 region.counters()
                 took["counted"] = max(took["counted"], time.monotonic() - before)
 
-        together(lambda: wait("first", 1), later, count)
+        def waiters() -> None:
+            try:
+                together(lambda: wait("first", 1), later)
+            finally:
+                done.set()
+
+        together(waiters, count)
         return took
 
 

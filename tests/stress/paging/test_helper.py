@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import random
@@ -171,12 +170,6 @@ def test_a_touch_after_that_is_a_signal_with_a_message(tmp_path, block):
     assert "helper process that runs the store has ended" in said
 
 
-def _killed() -> bool:
-    with contextlib.suppress(ValueError):
-        return bool(kill_helper())
-    return False
-
-
 def _dying_while_it_writes(folder: Path, block: int, seed: int) -> dict[str, Any]:
     """Kill both at random moments under load in r+; give what the file may not have lost."""
     chance = random.Random(seed)
@@ -189,10 +182,15 @@ def _dying_while_it_writes(folder: Path, block: int, seed: int) -> dict[str, Any
     moments = sorted(chance.randrange(THREADS * STEPS) for _ in range(2))
 
     def kill() -> None:
+        killed: set[int] = set()
         for moment in moments:
             wait_for(lambda moment=moment: load.steps >= moment, 60)
-            # The one that follows may be on its way still.
-            wait_for(_killed)
+            # The one that follows may be on its way still, and the killed one not gone yet.
+            fresh: set[int] = set()
+            wait_for(lambda: fresh.update(set(helpers()) - killed) or fresh, 60)
+            for pid in fresh:
+                os.kill(pid, signal.SIGKILL)
+            killed |= fresh
 
     def run(me: int) -> None:
         try:
