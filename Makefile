@@ -11,7 +11,7 @@ PACKAGE := $(shell find src -name __pycache__ -prune -o -type f -print)
 SOURCES := $(wildcard src/pagemove/_native/*.pyx src/pagemove/_native/*.pxd)
 C_FILES := $(shell git ls-files "*.c" "*.h")
 
-.PHONY: demo test check bench docs sanitize wheel format clean
+.PHONY: demo test test-kernels check bench docs sanitize wheel format clean
 
 demo: $(BIN)/.installed
 	$(BIN)/pagemove doctor
@@ -22,6 +22,10 @@ demo: $(BIN)/.installed
 
 test: $(BIN)/.installed $(BIN)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Debian's kernels, booted in QEMU: make test-kernels KERNELS="6.12 7.3"
+test-kernels: $(BIN)/.installed $(BIN)/.test
+	PYTHONPATH=tests $(BIN)/python -m matrix $(KERNELS) $(KERNELS_ARGS)
 
 check: $(BIN)/.installed $(BIN)/.check $(BIN)/.test
 	$(BIN)/ruff check .

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from support.slowness import SLOWNESS
+
 _PR_SET_PDEATHSIG = 1
 _CHUNK = 1 << 16
 
@@ -62,7 +64,7 @@ class Child:
 
     def result(self, deadline: float = 20.0) -> Any:
         """Wait for one answer of the child."""
-        answer = _receive(self._answers, time.monotonic() + deadline)
+        answer = _receive(self._answers, time.monotonic() + deadline * SLOWNESS)
         if isinstance(answer, bytes):
             ok, value = pickle.loads(answer)
             if ok:
@@ -82,7 +84,7 @@ class Child:
         """Let the child end normally, and wait for it."""
         self._close()
         if self.status is None:
-            limit = time.monotonic() + 20
+            limit = time.monotonic() + 20 * SLOWNESS
             while not self._ended():
                 if time.monotonic() > limit:
                     self.kill()
@@ -156,7 +158,7 @@ def _serve(
     faulthandler.enable(crash, all_threads=False)
     if first is not None:
         _answer(answers, first, args)
-    while isinstance(order := _receive(orders, time.monotonic() + 600), bytes):
+    while isinstance(order := _receive(orders, time.monotonic() + 600 * SLOWNESS), bytes):
         function, order_args = pickle.loads(order)
         _answer(answers, function, order_args)
 

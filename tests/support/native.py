@@ -13,6 +13,12 @@ from pathlib import Path
 import pytest
 
 _FLAGS = ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
+_TESTS = Path(__file__).parents[1]
+#: What is built into libraries, for machines that have no compiler.
+LIBRARIES = (
+    (_TESTS / "support/guard.c", _TESTS / "support/workers.c"),
+    (_TESTS / "stress/siblings.c",),
+)
 
 
 def compiler() -> str:
@@ -23,11 +29,29 @@ def compiler() -> str:
     return name
 
 
+def _name(sources: tuple[Path, ...]) -> str:
+    return "-".join(source.stem for source in sources) + ".so"
+
+
+def _build(sources: tuple[Path, ...], built: Path) -> None:
+    command = [compiler(), *_FLAGS, "-shared", "-fPIC", "-o", str(built), *map(str, sources)]
+    subprocess.run(command, check=True)
+
+
+def build_all(folder: Path) -> None:
+    """Build every library into `folder`, which PAGEMOVE_TEST_NATIVE can name then."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for sources in LIBRARIES:
+        _build(sources, folder / _name(sources))
+
+
 @functools.cache
 def load(*sources: Path) -> ctypes.CDLL:
     """Build C files into one library, once a session, and load it."""
+    folder = os.environ.get("PAGEMOVE_TEST_NATIVE")
+    if folder:
+        return ctypes.CDLL(str(Path(folder) / _name(sources)))
     with tempfile.TemporaryDirectory() as directory:
         built = Path(directory) / "native.so"
-        command = [compiler(), *_FLAGS, "-shared", "-fPIC", "-o", str(built), *map(str, sources)]
-        subprocess.run(command, check=True)
+        _build(sources, built)
         return ctypes.CDLL(str(built))

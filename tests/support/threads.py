@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from support.slowness import SLOWNESS
+
 
 def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]:
     """Run each function in a thread of its own, all started at one barrier; give their results.
@@ -14,6 +16,7 @@ def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]
     An exception in any of them is raised here. A thread that does not end in time fails the test;
     it is a daemon, so that the interpreter can still exit.
     """
+    deadline *= SLOWNESS
     barrier = threading.Barrier(len(functions))
     results: list[Any] = [None] * len(functions)
     errors: list[BaseException] = []
@@ -41,6 +44,7 @@ def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Wait for what a kernel thread does in its own time; fail the test if it does not."""
+    seconds *= SLOWNESS
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, f"waited {seconds} s in vain"

@@ -1,0 +1,22 @@
+"""The tests on the kernels that users run: Debian's, booted in QEMU, each with this environment.
+
+``python -m matrix`` (in ``tests/``; ``make test-kernels``) does it. The parts, in the order in which
+they are used:
+
+``archive.py``
+    Finds kernels in Debian's archive, fetches and unpacks them. Nothing is installed.
+``image.py``
+    This interpreter, its packages and the tests as the file system that a kernel boots with.
+``machine.py``
+    Boots one in QEMU and listens to what it says.
+``guest.py``
+    What runs inside: the first process, then pytest. ``observer.py`` is its pytest plugin.
+``plan.py``
+    Which kernels, which tests.
+``results.py``, ``table.py``
+    What was seen, as JSON; the page of the documents made of it.
+
+Everything a kernel needs is in its initial file system: no module, no disk, no network, no shared
+folder. So a kernel boots even if the archive has its image but not its modules any more, and
+nothing that runs inside can change anything outside.
+"""

@@ -1,0 +1,103 @@
+"""The first process of a booted kernel: gets it ready, runs pytest, reports, and turns it off.
+
+It speaks by the second serial port, a JSON object a line, and takes its orders from /orders.json.
+What it and the tests print goes to the console, the first serial port.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+PORT = "/dev/ttyS1"
+_IN_GUEST = "PAGEMOVE_MATRIX_GUEST"
+_MOUNTS = (
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", ""),
+    ("tmpfs", "/dev/shm", ""),
+    ("tmpfs", "/tmp", "mode=1777"),
+)
+_RB_AUTOBOOT = 0x01234567
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def say(kind: str, **what: Any) -> None:
+    """Tell the machine outside, if this is a guest."""
+    if _IN_GUEST not in os.environ:
+        return
+    line = json.dumps({"kind": kind, **what}, separators=(",", ":")) + "\n"
+    with open(PORT, "wb", buffering=0) as port:
+        port.write(line.encode())
+
+
+def _mount() -> None:
+    for kind, where, options in _MOUNTS:
+        os.makedirs(where, exist_ok=True)
+        words = kind.encode(), where.encode(), kind.encode(), 0, options.encode()
+        if _libc.mount(*words) and kind != "devtmpfs":
+            print(f"{where}: {os.strerror(ctypes.get_errno())}")
+    # Raw: the terminal must not put a carriage return before each end of line.
+    import tty
+
+    with open(PORT, "wb", buffering=0) as port:
+        tty.setraw(port)
+
+
+def _loopback_up() -> None:
+    with socket.socket() as one:
+        fcntl.ioctl(one, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+
+
+def _doctor(python: str) -> Any:
+    command = [python, "-m", "pagemove", "doctor", "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        return {"failed": done.stdout + done.stderr}
+
+
+def _run(orders: dict[str, Any]) -> None:
+    os.environ.update(orders["environment"])
+    os.chdir(orders["root"])
+    python = orders["python"]
+    say("booted", release=os.uname().release, seconds=round(time.clock_gettime(7), 1))
+    say("doctor", doctor=_doctor(python))
+    for name, command in orders["commands"].items():
+        began = time.monotonic()
+        done = subprocess.run(command, check=False)
+        say("ran", name=name, status=done.returncode, seconds=round(time.monotonic() - began, 1))
+
+
+def main() -> None:
+    os.environ[_IN_GUEST] = "1"
+    try:
+        _mount()
+        _loopback_up()
+        _run(json.loads(Path("/orders.json").read_text()))
+        say("end")
+    except BaseException:
+        text = traceback.format_exc()
+        print(text, file=sys.stderr)
+        say("broken", text=text)
+    finally:
+        sys.stdout.flush()
+        os.sync()
+        _libc.reboot(_RB_AUTOBOOT)
+
+
+if __name__ == "__main__":
+    main()

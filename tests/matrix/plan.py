@@ -1,0 +1,75 @@
+"""Which kernels, which tests, and how patient one has to be with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: What `make test-kernels` boots: every series that has something of its own, and both sides of
+#: each known defect, as far as the archive has them.
+KERNELS = (
+    "6.1",
+    "6.12",
+    "6.16",
+    "6.17",
+    "6.18",
+    "6.19.8",
+    "6.19",
+    "7.0",
+    "7.1",
+    "7.2",
+    "7.3",
+)
+#: The oldest that is supported, and the newest.
+SHORT_KERNELS = ("6.12", "newest")
+
+#: How much slower than the machine itself a guest is taken to be.
+SLOWNESS = {"kvm": 2, "tcg": 10}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A selection of tests.
+
+    Attributes
+    ----------
+    tests : tuple of str
+        What pytest is told to run.
+    examples : int
+        Examples of each test by Hypothesis, and runs of each state machine.
+    variants : int
+        Sets of parameters of each test that has them (`observer.py`).
+    silence : float
+        Seconds without a word from an emulated guest after which it is taken for hung.
+    """
+
+    tests: tuple[str, ...]
+    examples: int
+    variants: int
+    silence: float = 600
+
+
+_CALL = (
+    "tests/kernel",
+    "tests/contract",
+    "--ignore=tests/contract/test_stores.py",
+    # The tests of the call once more, as nobody, each file in an interpreter of its own.
+    "--ignore=tests/contract/test_unprivileged.py",
+    "--ignore=tests/contract/paging",
+)
+_PAGING = tuple(
+    f"tests/contract/paging/test_{name}.py"
+    for name in ("modes", "flush", "discard", "fork", "limit", "system_calls", "recycling")
+)
+FULL = Plan(
+    (*_CALL, *_PAGING, "tests/unit/test_features.py", "tests/property"), examples=3, variants=4
+)
+SHORT = Plan(
+    (
+        "tests/kernel",
+        *(f"tests/contract/test_{name}.py" for name in ("call", "move", "unsupported")),
+        "tests/contract/paging/test_discard.py",
+    ),
+    examples=2,
+    variants=2,
+)
+PLANS = {"full": FULL, "short": SHORT}
