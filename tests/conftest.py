@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pagemove._native import remap
+from pagemove._native import pager, remap
 from support import Area
 from support import needs as _needs
 from support.foreign import foreign as _foreign
+
+if _needs.WITHOUT_MOVE:
+    pager.set_moves(False)
 
 REQUIRE_FEATURES = os.environ.get("PAGEMOVE_REQUIRE_FEATURES", "") not in ("", "0")
 

@@ -96,15 +96,28 @@ class KernelFeatures:
         """Whether `pagemove.remap_anon_pages` can work here."""
         return not any(problem.needed for problem in self.problems)
 
+    @property
+    def paging(self) -> str:
+        """How `pagemove.PagedMemory` takes blocks out of memory here.
+
+        ``"move"``: by UFFDIO_MOVE. ``"mremap"``: the kernel cannot move pages, or must not be asked
+        to; blocks leave by mremap and arrive by copy, which is slower (docs: how paging works
+        without UFFDIO_MOVE). ``""``: it cannot, because no userfaultfd can be opened.
+        """
+        if "PAGEFAULT_FLAG_WP" not in self.uffd_features:
+            return ""
+        broken = "CVE-2024-27007" in self.defects
+        return "move" if {"MOVE", "POISON"} <= {*self.uffd_features} and not broken else "mremap"
+
     def require(self, *names: str) -> None:
         """Raise unless everything named is there.
 
         Parameters
         ----------
         *names : str
-            ``"remap_anon_pages"`` for all that the call needs, or any of ``REQUIRABLE``: the names
-            of `UFFD_FEATURES`, the yes-or-no attributes of this class, ``"huge_pages"``,
-            ``"swap"``, ``"ksm"``.
+            ``"remap_anon_pages"`` for all that the call needs, ``"paging"`` for what paged memory
+            needs, or any of ``REQUIRABLE``: the names of `UFFD_FEATURES`, the yes-or-no attributes
+            of this class, ``"paging_by_move"``, ``"huge_pages"``, ``"swap"``, ``"ksm"``.
 
         Raises
         ------
@@ -117,6 +130,8 @@ class KernelFeatures:
             if name not in REQUIRABLE:
                 raise ValueError(f"unknown feature {name!r}; known: {', '.join(REQUIRABLE)}")
         wanted = set(names)
+        if "paging" in wanted:
+            wanted.add("PAGEFAULT_FLAG_WP")
         if wanted.intersection(UFFD_FEATURES) and not self.uffd_features:
             wanted.add("userfaultfd_user_mode")
         found = [
@@ -131,14 +146,17 @@ class KernelFeatures:
             raise UnsupportedError(found[0].errno, text)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give everything as JSON types; ``remap_anon_pages`` is the answer in one word."""
+        """Give everything as JSON types; ``remap_anon_pages`` and ``paging`` are the answers."""
         defects = [{"name": name, "consequence": DEFECTS[name]} for name in self.defects]
-        return {"remap_anon_pages": self.remap_anon_pages, **asdict(self), "defects": defects}
+        answers = {"remap_anon_pages": self.remap_anon_pages, "paging": self.paging}
+        return {**answers, **asdict(self), "defects": defects}
 
 
 #: The names that `KernelFeatures.require` knows.
 REQUIRABLE: tuple[str, ...] = (
     "remap_anon_pages",
+    "paging",
+    "paging_by_move",
     "userfaultfd_syscall",
     "userfaultfd_user_mode",
     "userfaultfd_device",

@@ -90,6 +90,13 @@ def problems_of(found: KernelFeatures, errors: dict[str, int]) -> Iterator[Probl
             "boot Linux 6.8.8 or later",
             needed=True,
         )
+    if found.paging == "mremap":
+        yield Problem(
+            "paging_by_move",
+            "paged memory does without UFFDIO_MOVE: blocks leave by mremap, which keeps other "
+            "faults waiting and does not see I/O under way to them, and arrive by copy",
+            "boot Linux 6.8.8 or later",
+        )
     if not found.pagemap_scan:
         yield Problem(
             "pagemap_scan",

@@ -101,6 +101,29 @@ class TestKnownBrokenKernel:
         assert read(dst.address) == pattern(0)
 
 
+@pytest.mark.needs("without_move")
+class TestKernelWithoutMove:
+    """Linux up to 6.7: nothing moves, everybody is told the remedy, and the rest works."""
+
+    def test_every_call_refuses_with_the_remedy_of_the_doctor(self):
+        remedies = [problem.remedy for problem in features().problems if problem.needed]
+        assert any("6.8" in remedy for remedy in remedies)
+        for message in refuses_every_call(errno.ENOSYS):
+            assert any(remedy in message for remedy in remedies), message
+
+    def test_what_needs_no_move_works(self, foreign):
+        with Memory(2 * PAGE_SIZE) as memory:
+            contents = write_all(memory.address, 2)
+            assert memory.asarray("u1", 2 * PAGE_SIZE).tobytes() == contents
+            memory.discard(0, PAGE_SIZE)
+            assert read(memory.address) == bytes(PAGE_SIZE)
+        dst, src = foreign(), foreign()
+        src.fill()
+        assert mremap(dst.address, src.address, PAGE_SIZE, detect=True) == "mapping"
+        src.lost()
+        assert read(dst.address) == pattern(0)
+
+
 @pytest.mark.needs("root", "seccomp")
 class TestRefusedUserfaultfd:
     """What a container's seccomp filter does: EPERM, or ENOSYS; and nobody may use the device."""

@@ -1,7 +1,7 @@
 """The tests on the kernels that users run: Debian's, booted in QEMU, each with this environment.
 
-``python -m matrix`` (in ``tests/``; ``make test-kernels``) does it. The parts, in the order in which
-they are used:
+``python -m matrix`` (in ``tests/``; ``make test-kernels``) does it. The parts, in the order they are
+used:
 
 ``archive.py``
     Finds kernels in Debian's archive, fetches and unpacks them. Nothing is installed.
@@ -10,7 +10,8 @@ they are used:
 ``machine.py``
     Boots one in QEMU and listens to what it says.
 ``guest.py``
-    What runs inside: the first process, then pytest. ``observer.py`` is its pytest plugin.
+    What runs inside: the first process, then pytest. ``observer.py`` is its pytest plugin;
+    ``observe.py`` tries out what the kernel does by itself.
 ``plan.py``
     Which kernels, which tests.
 ``results.py``, ``table.py``

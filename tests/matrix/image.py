@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: What is in the environment's closure of requirements goes along.
 PACKAGES = ("pagemove", "pytest", "pytest-timeout", "hypothesis")
 #: Programs that some tests start.
-PROGRAMS = ("mkswap", "swapon", "swapoff", "sh")
+PROGRAMS = ("mkswap", "swapon", "swapoff", "sh", "true")
 _NOT_NEEDED = re.compile(
     r"/(test|tests|idlelib|lib2to3|tkinter|turtledemo|ensurepip|config-3[^/]*|site-packages|"
     r"dist-packages)(/|$)"
@@ -44,9 +44,8 @@ def _closure(names: tuple[str, ...]) -> Iterator[metadata.Distribution]:
         except metadata.PackageNotFoundError:
             continue  # required on another platform, or by another Python
         yield found
-        for line in found.requires or []:
-            if "extra ==" not in line:
-                left.append(re.split(r"[\s;<>=!~\[(]", line, maxsplit=1)[0])
+        wanted = [line for line in found.requires or [] if "extra ==" not in line]
+        left += [re.split(r"[\s;<>=!~\[(]", line, maxsplit=1)[0] for line in wanted]
 
 
 def _of_packages() -> Iterator[Path]:

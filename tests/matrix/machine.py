@@ -1,4 +1,4 @@
-"""Boots a kernel in QEMU, and listens to what is said inside until it ends or is silent too long."""
+"""Boots a kernel in QEMU, and listens to what is said inside until it ends or falls silent."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ QEMU = "qemu-system-x86_64"
 MEMORY = "3G"
 CPUS = 2
 _CHUNK = 1 << 16
+# Huge pages only where they are asked for, as on the machines that the tests are written on.
+_PARAMETERS = (
+    "loglevel=4 panic=-1 oops=panic mitigations=off nowatchdog transparent_hugepage=madvise"
+)
 _PR_SET_PDEATHSIG = 1
 _TRIAL_SECONDS = 8.0
 
@@ -59,7 +63,7 @@ class Machine:
     def __init__(self, accelerator: str, kernel: Path, image: Path, console: Path) -> None:
         # Five levels of page tables are slow to emulate, and nothing here needs them.
         cpu = "host" if accelerator == "kvm" else "max,la57=off"
-        line = "console=ttyS0 loglevel=4 panic=-1 oops=panic mitigations=off nowatchdog transparent_hugepage=madvise rdinit=/init"
+        line = f"console=ttyS0 {_PARAMETERS} rdinit=/init"
         out, self._into = os.pipe()
         self._from = out
         self._process = subprocess.Popen(
@@ -92,8 +96,8 @@ class Machine:
     def messages(self, silence: float, deadline: float) -> Iterator[dict[str, Any]]:
         """Give what the guest says until it is off.
 
-        `Hung` when it has said nothing for `silence` seconds, or is not off at `deadline`, a time of
-        the monotonic clock.
+        `Hung` when it has said nothing for `silence` seconds, or is not off at `deadline`, a time
+        of the monotonic clock.
         """
         rest = b""
         while True:

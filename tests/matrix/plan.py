@@ -61,7 +61,15 @@ _PAGING = tuple(
     for name in ("modes", "flush", "discard", "fork", "limit", "system_calls", "recycling")
 )
 FULL = Plan(
-    (*_CALL, *_PAGING, "tests/unit/test_features.py", "tests/property"), examples=3, variants=4
+    (
+        *_CALL,
+        *_PAGING,
+        "tests/unit/test_features.py",
+        "tests/property",
+        "tests/stress/test_truth.py",
+    ),
+    examples=2,
+    variants=2,
 )
 SHORT = Plan(
     (

@@ -19,6 +19,9 @@ from pathlib import Path
 from pagemove import HUGE_PAGE_SIZE, features
 from support import servers, system
 
+#: Paged memory does here as it does on kernels without UFFDIO_MOVE.
+WITHOUT_MOVE = os.environ.get("PAGEMOVE_TEST_WITHOUT_MOVE", "") not in ("", "0")
+
 SWAP_BYTES = 256 << 20
 _KSM = Path("/sys/kernel/mm/ksm")
 _KSM_HURRY = {"pages_to_scan": "5000", "sleep_millisecs": "5", "run": "1"}
@@ -37,6 +40,24 @@ def _move() -> str | None:
     if found.remap_anon_pages:
         return None
     return next(problem.missing for problem in found.problems if problem.needed)
+
+
+def _without_move() -> str | None:
+    return "a kernel that can move pages" if "MOVE" in features().uffd_features else None
+
+
+def _paging() -> str | None:
+    if features().paging:
+        return None
+    return "no userfaultfd with write protection can be opened"
+
+
+def _paging_by_move() -> str | None:
+    if WITHOUT_MOVE:
+        return "PAGEMOVE_TEST_WITHOUT_MOVE is set"
+    if features().paging == "move":
+        return None
+    return "paged memory does without UFFDIO_MOVE here"
 
 
 def _feature(name: str) -> Probe:
@@ -192,6 +213,8 @@ NEEDS: dict[str, Probe] = {
     "ksm": _ksm,
     "move": _move,
     "pagemap_scan": _pagemap_scan,
+    "paging": _paging,
+    "paging_by_move": _paging_by_move,
     "poison": _feature("POISON"),
     "redis": servers.no_redis,
     "root": _root,
@@ -203,13 +226,14 @@ NEEDS: dict[str, Probe] = {
     "two_cpus": _two_cpus,
     "userfaultfd_missing": _userfaultfd_missing,
     "vma_names": _vma_names,
+    "without_move": _without_move,
     "wp_async": _feature("WP_ASYNC"),
     "zstandard": servers.no_module("zstandard"),
 }
 
 #: What even the project's own machines may lack: their kernel, or where they run, may forbid it.
 #: So may a test of one kernel's defect on another kernel.
-MAY_LACK = frozenset({"ksm", "stale_eagain", "swap"})
+MAY_LACK = frozenset({"ksm", "stale_eagain", "swap", "without_move"})
 
 
 def missing(name: str) -> str | None:

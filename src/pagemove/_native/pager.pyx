@@ -11,6 +11,9 @@ import os
 
 cdef extern from "process.h" nogil:
     void *pm_wiped_memory(size_t length)
+    enum:
+        PM_QUIRK_REFUSE
+    uint32_t pm_running_quirks()
 
 cdef extern from "pager/pager.h" nogil:
     enum:
@@ -32,13 +35,13 @@ cdef extern from "pager/pager.h" nogil:
         const char *label
         int mode
         uint64_t block_size, limit, timeout_ns
-        int read_ahead
+        int read_ahead, moves
         const char *spill_directory
         const char *name
         const pg_injection *injections
         size_t injection_count
     struct pg_counters:
-        uint64_t faults, write_faults, rescued, prefetched, evicted, written_back
+        uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back
         uint64_t resident, dirty
         uint64_t bytes_read, bytes_written, retries, errors, restarts
     struct pg_failure:
@@ -51,6 +54,7 @@ cdef extern from "pager/pager.h" nogil:
     void pg_close(pg_region *region)
     uint64_t pg_address(const pg_region *region)
     int pg_kernel_faults(const pg_region *region)
+    int pg_moves(const pg_region *region)
     int pg_prefetch(pg_region *region, uint64_t offset, uint64_t length, int wait)
     int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
     int pg_flush(pg_region *region)
@@ -70,6 +74,15 @@ cdef extern from "pager/pager.h" nogil:
 cdef uint64_t *_owner = <uint64_t *> pm_wiped_memory(sizeof(uint64_t))
 if _owner == NULL:
     raise MemoryError("no memory that a fork wipes (madvise MADV_WIPEONFORK)")
+
+
+cdef bint _may_move = not pm_running_quirks() & PM_QUIRK_REFUSE
+
+
+def set_moves(bint moves):
+    """Let regions made from now on move pages where the kernel can, or never. For tests."""
+    global _may_move
+    _may_move = moves
 
 
 cdef uint64_t _process():
@@ -131,6 +144,7 @@ cdef class Pager:
             config.limit = limit
             config.timeout_ns = timeout_ns
             config.read_ahead = read_ahead
+            config.moves = _may_move
             config.spill_directory = spill_directory
             config.name = name
             config.injections = injections
@@ -206,6 +220,11 @@ cdef class Pager:
         """Whether faults raised inside system calls are served too."""
         return bool(pg_kernel_faults(self._open()))
 
+    @property
+    def moves(self):
+        """Whether blocks leave by UFFDIO_MOVE, not by mremap."""
+        return bool(pg_moves(self._open()))
+
     def prefetch(self, uint64_t offset, uint64_t length, bint wait):
         """Read the blocks of a range ahead. With `wait`: 0, or an errno if one cannot be read."""
         cdef pg_region *region = self._open()
@@ -256,6 +275,7 @@ cdef class Pager:
             "rescued": counters.rescued,
             "prefetched": counters.prefetched,
             "evicted": counters.evicted,
+            "remapped": counters.remapped,
             "written_back": counters.written_back,
             "resident": counters.resident,
             "dirty": counters.dirty,

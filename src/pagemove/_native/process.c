@@ -93,7 +93,7 @@ uint32_t pm_quirks_of(const char *release)
 
 /* Ubuntu's releases stay at x.y.0 whatever fixes they have; their signature ends with the stable
  * release that they have caught up with. */
-static uint32_t running_quirks(void)
+uint32_t pm_running_quirks(void)
 {
     char signature[256] = "";
     struct utsname name;
@@ -178,7 +178,7 @@ static int open_proc(const char *path, int *fd)
 
 static void prepare(struct pm_process *process)
 {
-    process->quirks = running_quirks();
+    process->quirks = pm_running_quirks();
     process->huge_page_size = read_huge_page_size();
     for (int i = 0; i < PM_STRIPES; i++)
         pthread_mutex_init(&process->stripes[i], NULL);

@@ -47,6 +47,7 @@ int pm_process_set_quirks(uint32_t quirks);
 
 /* The quirks of a kernel release such as "6.18.44-generic". */
 uint32_t pm_quirks_of(const char *release);
+uint32_t pm_running_quirks(void);
 
 /* Hold, or let go of, the stripes of both ranges. Lock with `wait` 0 may answer -EBUSY. */
 uint64_t pm_stripes_of(uint64_t start, uint64_t length);

@@ -69,6 +69,7 @@ def _rows(found: KernelFeatures) -> dict[str, bool | str]:
         "vm.unprivileged_userfaultfd": "unknown" if sysctl is None else str(sysctl),
         "seccomp filter": ("none", "strict", "filtered")[found.seccomp],
         "UFFDIO_MOVE": "MOVE" in found.uffd_features,
+        "paged memory": {"move": "by UFFDIO_MOVE", "mremap": "by mremap", "": "no"}[found.paging],
         "userfaultfd features": ", ".join(found.uffd_features) or "unknown",
         "PAGEMAP_SCAN": found.pagemap_scan,
         "PROCMAP_QUERY": found.procmap_query,

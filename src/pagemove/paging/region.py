@@ -164,7 +164,7 @@ class PagedMemory(Pager):
                 )
         except OSError as error:
             if error.errno in _UNSUPPORTED:
-                features(refresh=True).require("remap_anon_pages", "POISON")
+                features(refresh=True).require("paging")
             raise
 
     @property

@@ -30,6 +30,9 @@ class PagingStats:
         Blocks read before anybody touched them.
     evicted : int
         Blocks that left the region.
+    remapped : int
+        Blocks that were taken out by mremap, because the kernel has no UFFDIO_MOVE
+        (`KernelFeatures.paging`); 0 where it has.
     written_back : int
         Changed blocks that were written to the store.
     resident_nbytes, dirty_nbytes : int
@@ -63,6 +66,7 @@ class PagingStats:
     rescued: int = 0
     prefetched: int = 0
     evicted: int = 0
+    remapped: int = 0
     written_back: int = 0
     resident_nbytes: int = 0
     dirty_nbytes: int = 0

@@ -22,7 +22,7 @@ import pytest
 
 from support.paging import KIB, expected, wrong_words
 
-pytestmark = pytest.mark.needs("move")
+pytestmark = pytest.mark.needs("paging")
 
 _BLOCK = 64 * KIB
 _NBYTES = 16 * _BLOCK

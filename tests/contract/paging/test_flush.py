@@ -12,7 +12,7 @@ import pytest
 from support import child
 from support.paging import BLOCKS, KIB, Fault, expected, make_file, paged, words, wrong_words
 
-pytestmark = pytest.mark.needs("move")
+pytestmark = pytest.mark.needs("paging")
 
 _BLOCK = 64 * KIB
 _COUNT = 16

@@ -30,7 +30,7 @@ from support.paging import (
     wrong_words,
 )
 
-pytestmark = pytest.mark.needs("move", "fork")
+pytestmark = pytest.mark.needs("paging", "fork")
 
 _BLOCK = 64 * KIB
 _NBYTES = 16 * _BLOCK

@@ -19,7 +19,7 @@ from pagemove.stores import CallableStore, Store
 from support import child, together, wait_for
 from support.helpers import helpers, kill_helper, numbered, reined, touch
 
-pytestmark = pytest.mark.needs("move", "fork")
+pytestmark = pytest.mark.needs("paging", "fork")
 
 K = 1024
 SIZES = (4 * K, 64 * K)

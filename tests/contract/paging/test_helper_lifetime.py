@@ -20,7 +20,7 @@ from pagemove import PagedMemory
 from support import ChildFailed, child, fork, living_child, wait_for
 from support.helpers import has_ended, helpers, kill_helper, numbered, reined, touch
 
-pytestmark = pytest.mark.needs("move", "fork")
+pytestmark = pytest.mark.needs("paging", "fork")
 
 K = 1024
 SIZES = (4 * K, 64 * K)

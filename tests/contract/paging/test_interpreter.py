@@ -19,7 +19,7 @@ import pytest
 from support import child, together
 from support.paging import KIB, MODES, chill, expected, load, paged, store, words, wrong_words
 
-pytestmark = pytest.mark.needs("move")
+pytestmark = pytest.mark.needs("paging")
 
 _BLOCK = 64 * KIB
 _COUNT = 24

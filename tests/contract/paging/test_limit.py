@@ -34,7 +34,7 @@ from support.paging import (
     wrong_words,
 )
 
-pytestmark = pytest.mark.needs("move")
+pytestmark = pytest.mark.needs("paging")
 
 _BLOCK = 64 * KIB
 _MOMENTS, _TURNS = 20, 50
@@ -159,18 +159,19 @@ def test_an_overrun_would_be_seen(file):
     assert child(_peak_of_reading, path, 4 * MIB) >= 3 * MIB
 
 
-def _counted(path: Path) -> tuple[int, int]:
+def _counted(path: Path) -> tuple[int, int, bool]:
     with paged(path, block_size=_BLOCK) as memory:
         words(memory)[: 8 * _BLOCK : _BLOCK // 8].sum()
         memory.prefetch(0, 8 * _BLOCK, wait=True)
-        return memory.stats().resident_nbytes, rss(memory.address)
+        return memory.stats().resident_nbytes, rss(memory.address), memory.moves
 
 
 def test_stats_count_what_smaps_counts(file):
-    resident, seen = child(_counted, file(32 * _BLOCK))
+    resident, seen, moves = child(_counted, file(32 * _BLOCK))
     assert seen >= 8 * _BLOCK
     # Staging is another mapping: blocks read ahead may be there.
-    assert seen <= resident <= 32 * _BLOCK
+    # Frames that were copied from, where pages cannot be moved, are kept for the next blocks.
+    assert seen <= resident <= (32 if moves else 48) * _BLOCK
 
 
 class TestArguments:

@@ -36,7 +36,7 @@ from support.paging import (
     wrong_words,
 )
 
-pytestmark = pytest.mark.needs("move")
+pytestmark = pytest.mark.needs("paging")
 
 _BLOCK = 64 * KIB
 _COUNT = 16

@@ -33,7 +33,7 @@ from support.paging import (
     wrong_words,
 )
 
-pytestmark = pytest.mark.needs("move", "poison")
+pytestmark = pytest.mark.needs("paging")
 
 _BLOCK = 64 * KIB
 _COUNT = 16
@@ -222,7 +222,10 @@ def paged_whole(path: Path, mode: str, block: int):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("how", ["evict", "MADV_DONTNEED"])
+@pytest.mark.parametrize(
+    "how",
+    ["evict", pytest.param("MADV_DONTNEED", marks=pytest.mark.needs("paging_by_move"))],
+)
 @pytest.mark.parametrize("block", [4 * KIB, _BLOCK])
 def test_a_file_cut_short_under_the_region_is_no_zeros_and_may_heal(file, mode, how, block):
     """Past the new end, also within the block that is still there in part: SIGBUS, as mmap's."""

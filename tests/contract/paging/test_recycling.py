@@ -25,7 +25,7 @@ from support.paging import (
     wrong_words,
 )
 
-pytestmark = [pytest.mark.needs("move", "root")]
+pytestmark = [pytest.mark.needs("paging_by_move", "root")]
 
 _PAGE = 4096
 _PFN = (1 << 55) - 1

@@ -34,7 +34,7 @@ from support.paging import (
 )
 from support.system import Ring
 
-pytestmark = pytest.mark.needs("move", "kernel_faults")
+pytestmark = pytest.mark.needs("paging", "kernel_faults")
 
 _BLOCK = 64 * KIB
 _NBYTES = 24 * _BLOCK

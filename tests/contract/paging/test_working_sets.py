@@ -14,7 +14,7 @@ from pagemove.stores import FileStore
 from support import child, wait_for
 from support.helpers import numbered, reined, touch
 
-pytestmark = pytest.mark.needs("move", "fork")
+pytestmark = pytest.mark.needs("paging", "fork")
 
 K = 1024
 B = 16 * K

@@ -15,7 +15,7 @@ from .failing import FailingMachine
 from .machine import Machine
 
 # A failure is followed by minutes in which Hypothesis looks for the shortest way to it.
-pytestmark = [pytest.mark.needs("move", "kernel_faults"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.needs("paging", "kernel_faults"), pytest.mark.timeout(1200)]
 
 SIZES = {"4 KiB": 4096, "64 KiB": 65536, "16 KiB": 16384, "2 MiB": 2 << 20}
 #: Examples of an ordinary test run.

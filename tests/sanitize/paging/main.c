@@ -133,6 +133,7 @@ static void run(uint64_t seed, int mode, uint64_t block_size, uint64_t frames)
                                .limit = frames * block_size,
                                .timeout_ns = UINT64_C(60000000000),
                                .read_ahead = 1,
+                               .moves = 1,
                                .spill_directory = "/tmp",
                                .injections = failing,
                                .injection_count = seed % 2 ? 4 : 0};

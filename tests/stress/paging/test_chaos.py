@@ -38,7 +38,7 @@ from support.paging import (
 from . import SOAK
 from .hot import Hot
 
-pytestmark = pytest.mark.needs("move")
+pytestmark = pytest.mark.needs("paging")
 
 _BLOCK = 64 * KIB
 _NBYTES = 2 * MIB

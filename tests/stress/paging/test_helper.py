@@ -19,7 +19,7 @@ from support.helpers import helpers, kill_helper, numbered, reined, stored, touc
 from . import SOAK
 from .load import BLOCKS, COUNT, MODES, STEPS, THREADS, K, Load
 
-pytestmark = pytest.mark.needs("move", "fork")
+pytestmark = pytest.mark.needs("paging", "fork")
 
 
 def _killed_under_load(

@@ -17,7 +17,7 @@ from support.helpers import Reined, numbered, reined, stored, touch
 
 from .load import BLOCKS, COUNT, MODES, STEPS, THREADS, K, Load
 
-pytestmark = pytest.mark.needs("move", "fork")
+pytestmark = pytest.mark.needs("paging", "fork")
 
 
 def _four_blocks(folder: Path, mode: str, block: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from support.paging import (
 from . import SOAK
 from .hot import Hot
 
-pytestmark = pytest.mark.needs("move", "fork")
+pytestmark = pytest.mark.needs("paging", "fork")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from support.paging import (
 
 from .hot import Hot
 
-pytestmark = pytest.mark.needs("move")
+pytestmark = pytest.mark.needs("paging")
 
 ORDERS = {
     "random": (RANDOM, RANDOM),

@@ -1,6 +1,5 @@
 /* Blocks leave: moved out first, which is atomic, and only then looked at. */
 #include <errno.h>
-#include <sys/mman.h>
 
 #include "region.h"
 
@@ -42,6 +41,7 @@ static int take_out(struct pg_region *region, pg_entry entry, struct pg_out *out
         return_pinned(region, out);
         return error;
     }
+    region->counters.remapped += !region->uffd.moves;
     out->whole = 1;
     for (unsigned page = 0; page < pages; page++)
         out->whole &= pg_has(&out->pages, page);
@@ -153,8 +153,7 @@ static int evict_one(struct pg_region *region, pg_entry entry)
         return 0; /* it is cleared when the helper has answered */
     if (block->state == PG_ERROR) {
         /* This takes the poison away: the next touch reads anew. */
-        madvise((void *)(uintptr_t)pg_block_address(region, block->number), region->block_size,
-                MADV_DONTNEED);
+        pg_discard(&region->uffd, pg_block_address(region, block->number), region->block_size);
         pg_become(&region->blocks, entry, PG_ABSENT);
         return 0;
     }

@@ -5,7 +5,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "region.h"
@@ -137,8 +136,7 @@ void pg_recover(struct pg_region *region, struct pg_job job)
             return;
     }
     pg_become(&region->blocks, job.entry, PG_ABSENT);
-    madvise((void *)(uintptr_t)pg_block_address(region, job.number), region->block_size,
-            MADV_DONTNEED);
+    pg_discard(&region->uffd, pg_block_address(region, job.number), region->block_size);
 }
 
 uint64_t pg_backoff(uint64_t tries)

@@ -171,7 +171,8 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot)
     } else {
         stored = block->flags & PG_STORED;
         protect = pg_writable(region) && !stored;
-        if (protect || (region->block_size < MOVE_FRESH_FROM && !region->limited))
+        if (protect || !region->uffd.moves ||
+            (region->block_size < MOVE_FRESH_FROM && !region->limited))
             error = install_copy(region, address, slot, protect);
         else
             error = install_move(region, address, slot);
@@ -272,7 +273,7 @@ static void take_late(struct pg_region *region, uint32_t number)
         return;
     pg_become(&region->blocks, entry, PG_ABSENT);
     pthread_cond_broadcast(&region->changed);
-    madvise((void *)(uintptr_t)address, region->block_size, MADV_DONTNEED);
+    pg_discard(&region->uffd, address, region->block_size);
     pg_wake(&region->uffd, address, region->block_size);
 }
 

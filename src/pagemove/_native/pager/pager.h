@@ -52,6 +52,7 @@ struct pg_config {
     uint64_t limit;      /* bytes resident at any moment, staging included; 0: none */
     uint64_t timeout_ns; /* how long a failing store is tried again */
     int read_ahead;
+    int moves;                   /* 0: do without UFFDIO_MOVE even where the kernel has it */
     const char *spill_directory; /* for PG_PRIVATE */
     const char *name;            /* in /proc/self/maps, where the kernel can */
     const struct pg_injection *injections;
@@ -59,7 +60,7 @@ struct pg_config {
 };
 
 struct pg_counters {
-    uint64_t faults, write_faults, rescued, prefetched, evicted, written_back;
+    uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back;
     uint64_t resident, dirty; /* bytes */
     uint64_t bytes_read, bytes_written, retries, errors, restarts;
 };
@@ -85,6 +86,9 @@ uint64_t pg_address(const struct pg_region *region);
 /* Whether faults raised inside the kernel (read(2) into the region) are served: they are not
  * where the process may only have UFFD_USER_MODE_ONLY. */
 int pg_kernel_faults(const struct pg_region *region);
+
+/* Whether blocks leave by UFFDIO_MOVE; else by mremap, and arrive by copy. */
+int pg_moves(const struct pg_region *region);
 
 /* Read blocks of a range ahead; with `wait`, return when all are there or have failed:
  * -EIO if one cannot be read. */

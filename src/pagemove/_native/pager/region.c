@@ -111,6 +111,10 @@ static int map_region(struct pg_region *region, const char *name)
         prctl(PM_PR_SET_VMA, PM_PR_SET_VMA_ANON_NAME, region->base, region->length, name);
     if (pg_writable(region))
         mode |= PM_REGISTER_MODE_WP;
+    region->uffd.base = region->base;
+    region->uffd.length = region->length;
+    region->uffd.mode = mode;
+    region->uffd.advice = region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
     error = pg_register(region->uffd.region, region->base, region->length, mode);
     if (error || region->mode != PG_PRIVATE)
         return error;
@@ -194,7 +198,7 @@ static int start_threads(struct pg_region *region)
 
 static int start(struct pg_region *region, const struct pg_config *config, char text[PG_TEXT])
 {
-    int error = pg_uffd_open(&region->uffd);
+    int error = pg_uffd_open(&region->uffd, config->moves);
 
     if (!error)
         error = pg_store_init(&region->store, config, region->uffd.region, text);
@@ -230,7 +234,7 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     text[0] = 0;
     if (!region)
         return -ENOMEM;
-    region->uffd = (struct pg_uffd){-1, -1, -1, 0, 0};
+    region->uffd = (struct pg_uffd){.region = -1, .staging = -1, .pagemap = -1, .empty = -1};
     region->store.fd = region->spill.fd = region->wakeup = -1;
     region->block_size = config->block_size;
     region->nbytes = config->nbytes;
@@ -298,6 +302,11 @@ void pg_close(struct pg_region *region)
 uint64_t pg_address(const struct pg_region *region)
 {
     return region->base;
+}
+
+int pg_moves(const struct pg_region *region)
+{
+    return region->uffd.moves;
 }
 
 int pg_kernel_faults(const struct pg_region *region)

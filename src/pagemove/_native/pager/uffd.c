@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "../uapi.h"
@@ -12,22 +13,29 @@
 #define FEATURE_POISON (UINT64_C(1) << 14)
 #define FEATURE_MOVE (UINT64_C(1) << 16)
 
+static int open_plain(int flags)
+{
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags);
+    int error = errno, device;
+
+    if (fd >= 0)
+        return fd;
+    device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    if (device < 0)
+        return -error;
+    fd = ioctl(device, PM_USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK | flags);
+    error = errno;
+    close(device);
+    return fd < 0 ? -error : fd;
+}
+
 static int open_one(int flags, uint64_t features)
 {
     struct pm_uffdio_api api = {.api = PM_UFFD_API, .features = features};
-    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags);
-    int error = errno;
+    int fd = open_plain(flags);
 
-    if (fd < 0) {
-        int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-        if (device < 0)
-            return -error;
-        fd = ioctl(device, PM_USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK | flags);
-        error = errno;
-        close(device);
-        if (fd < 0)
-            return -error;
-    }
+    if (fd < 0)
+        return fd;
     if (ioctl(fd, PM_UFFDIO_API, &api)) {
         close(fd);
         return -ENOSYS;
@@ -35,21 +43,38 @@ static int open_one(int flags, uint64_t features)
     return fd;
 }
 
-int pg_uffd_open(struct pg_uffd *uffd)
+/* What the kernel offers, whatever is asked for; 0 where no userfaultfd can be opened. */
+static uint64_t offered(void)
 {
+    struct pm_uffdio_api api = {.api = PM_UFFD_API};
+    int fd = open_plain(PM_UFFD_USER_MODE_ONLY);
+
+    if (fd < 0)
+        return 0;
+    if (ioctl(fd, PM_UFFDIO_API, &api))
+        api.features = 0;
+    close(fd);
+    return api.features;
+}
+
+int pg_uffd_open(struct pg_uffd *uffd, int moves)
+{
+    uint64_t both = FEATURE_MOVE | FEATURE_POISON, wanted;
+
     uffd->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
     uffd->user_mode_only = 0;
-    uffd->staging = uffd->pagemap = -1;
-    uffd->region = open_one(0, FEATURE_MOVE | FEATURE_POISON);
+    uffd->moves = moves && (offered() & both) == both;
+    wanted = uffd->moves ? both : 0;
+    uffd->region = open_one(0, wanted);
     if (uffd->region == -EPERM || uffd->region == -EACCES) {
         uffd->user_mode_only = 1;
-        uffd->region = open_one(PM_UFFD_USER_MODE_ONLY, FEATURE_MOVE | FEATURE_POISON);
+        uffd->region = open_one(PM_UFFD_USER_MODE_ONLY, wanted);
     }
     if (uffd->region < 0)
         return uffd->region;
     /* The pager's own system calls touch slots, so the kernel's accesses have to fail as well:
      * with FEATURE_SIGBUS they do so in user mode too. */
-    uffd->staging = open_one(PM_UFFD_USER_MODE_ONLY, FEATURE_MOVE | FEATURE_SIGBUS);
+    uffd->staging = open_one(PM_UFFD_USER_MODE_ONLY, FEATURE_SIGBUS | (wanted & FEATURE_MOVE));
     uffd->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (uffd->staging >= 0 && uffd->pagemap >= 0)
         return 0;
@@ -62,13 +87,16 @@ int pg_uffd_open(struct pg_uffd *uffd)
 
 void pg_uffd_close(struct pg_uffd *uffd)
 {
-    if (uffd->region >= 0)
-        close(uffd->region);
-    if (uffd->staging >= 0)
-        close(uffd->staging);
-    if (uffd->pagemap >= 0)
-        close(uffd->pagemap);
-    uffd->region = uffd->staging = uffd->pagemap = -1;
+    int *const descriptors[] = {&uffd->region, &uffd->staging, &uffd->pagemap, &uffd->empty};
+
+    for (size_t i = 0; i < sizeof descriptors / sizeof descriptors[0]; i++) {
+        if (*descriptors[i] >= 0)
+            close(*descriptors[i]);
+        *descriptors[i] = -1;
+    }
+    if (uffd->poisoned)
+        munmap(uffd->poisoned, uffd->length / uffd->page_size / 8 + 8);
+    uffd->poisoned = NULL;
 }
 
 int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode)
@@ -117,6 +145,8 @@ int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
     uint64_t done = 0;
     int wake = 0, left = 0;
 
+    if (!uffd->moves)
+        return pg_squeeze_in(uffd, dst, src, length);
     while (done < length) {
         int64_t moved = move_some(uffd->region, dst + done, src + done, length - done);
         if (moved < 0) {
@@ -136,12 +166,14 @@ int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
     return left;
 }
 
-int pg_move_out(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                 struct pg_pages *pages)
 {
     uint64_t done = 0, page = uffd->page_size;
 
     *pages = (struct pg_pages){{0}};
+    if (!uffd->moves)
+        return pg_remap_out(uffd, dst, src, length, pages);
     while (done < length) {
         int64_t moved = move_some(uffd->staging, dst + done, src + done, length - done);
         int there = moved > 0;
@@ -200,10 +232,12 @@ void pg_wake(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
     ioctl(uffd->region, PM_UFFDIO_WAKE, &arg);
 }
 
-int pg_poison(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
+int pg_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length)
 {
     uint64_t done = 0;
 
+    if (!uffd->moves)
+        return pg_map_poison(uffd, start, length);
     while (done < length) {
         struct pm_uffdio_poison arg = {.range = {start + done, length - done}};
         if (!ioctl(uffd->region, PM_UFFDIO_POISON, &arg))

@@ -15,9 +15,17 @@ struct pg_uffd {
     int pagemap;
     int user_mode_only;
     uint64_t page_size;
+    int moves; /* whether the kernel has UFFDIO_MOVE and UFFDIO_POISON; else without.c has */
+
+    /* What the region was registered with, and is again when poison is taken away. */
+    uint64_t base, length, mode;
+    int advice;
+    uint64_t *poisoned; /* a bit for each page; NULL: none was, or the kernel does it */
+    int empty;          /* a file that poisoned pages are mapped from */
 };
 
-int pg_uffd_open(struct pg_uffd *uffd);
+/* `moves` 0: do as if the kernel could neither move nor poison. */
+int pg_uffd_open(struct pg_uffd *uffd, int moves);
 void pg_uffd_close(struct pg_uffd *uffd);
 
 int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode);
@@ -28,7 +36,7 @@ int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
 
 /* Move the pages of a block to an empty slot of the vault, and say which there were. Atomic page by
  * page. -EBUSY: a page is pinned; `pages` says which have moved before. */
-int pg_move_out(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                 struct pg_pages *pages);
 
 /* Copy into holes, write-protected or not; pages that are there already are left alone. */
@@ -39,10 +47,20 @@ int pg_protect(const struct pg_uffd *uffd, uint64_t start, uint64_t length, int 
 void pg_wake(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
 
 /* Poison the holes of a range: touching them is SIGBUS, and EFAULT for a system call. */
-int pg_poison(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
+int pg_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length);
+
+/* Make holes of a range, poisoned or not. */
+void pg_discard(struct pg_uffd *uffd, uint64_t start, uint64_t length);
 
 /* Whether a page is there, or swapped out. A poisoned page is there too. */
 int pg_is_there(const struct pg_uffd *uffd, uint64_t address);
+
+/* without.c: the same in kernels that cannot move or poison. */
+int pg_remap_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                 struct pg_pages *pages);
+int pg_squeeze_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length);
+int pg_map_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length);
+void pg_unpoison(struct pg_uffd *uffd, uint64_t start, uint64_t length);
 
 static inline int pg_has(const struct pg_pages *pages, unsigned page)
 {

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -256,8 +255,7 @@ static void settle_written(struct pg_region *region, struct pg_out *out)
     if (block->flags & PG_STARVED) {
         /* Poisoned so that nobody waits for this write for ever. */
         block->flags &= (uint8_t)~PG_STARVED;
-        madvise((void *)(uintptr_t)pg_block_address(region, out->number), region->block_size,
-                MADV_DONTNEED);
+        pg_discard(&region->uffd, pg_block_address(region, out->number), region->block_size);
     }
     block->flags &= (uint8_t)~PG_PATCH;
     if (out->error) {

@@ -1,0 +1,69 @@
+"""Known defects on the kernel that runs: the library refuses, or the kernel is mended.
+
+Nothing is pretended here (`remap.set_quirks` is not used): without the library's guard these tests
+fail on a kernel that has the defect, and on one that is wrongly taken to be mended.
+"""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import pytest
+
+from pagemove import (
+    HUGE_PAGE_SIZE,
+    PAGE_SIZE,
+    PageState,
+    UnsupportedError,
+    features,
+    remap_anon_pages,
+)
+from support import child, state
+from support.foreign import foreign as map_foreign
+
+_FRAME = (1 << 55) - 1
+_FRAME_IS_ZERO_PAGE = 1 << 24
+
+
+def _word(file: str, index: int) -> int:
+    with Path(file).open("rb") as words:
+        words.seek(8 * index)
+        return int.from_bytes(words.read(8), "little")
+
+
+def _move_a_huge_zero_page() -> str:
+    pages = HUGE_PAGE_SIZE // PAGE_SIZE
+    dst, src = (map_foreign(pages, align=HUGE_PAGE_SIZE) for _ in range(2))
+    dst.advise(mmap.MADV_HUGEPAGE)
+    src.advise(mmap.MADV_HUGEPAGE)
+    assert not src.array().any()
+    if state(src.address) & (PageState.HUGE | PageState.ZERO) != PageState.HUGE | PageState.ZERO:
+        return "no huge zero page here"
+    try:
+        remap_anon_pages(dst.address, src.address, HUGE_PAGE_SIZE)
+    except UnsupportedError as error:
+        return str(error)
+    # Reading what a broken entry points to is no good idea: ask what it is first.
+    frame = _word("/proc/self/pagemap", dst.address // PAGE_SIZE) & _FRAME
+    if not _word("/proc/kpageflags", frame) & _FRAME_IS_ZERO_PAGE:
+        return f"maps frame {frame:#x}, which is not the page of zeros"
+    return "zeros" if not dst.array().any() else "not zeros"
+
+
+@pytest.mark.needs("move", "thp", "root", "fork")
+def test_a_huge_zero_page_moves_or_is_refused_by_the_name_of_the_defect():
+    if not Path("/proc/kpageflags").exists():
+        pytest.skip("a kernel without /proc/kpageflags")
+    said = child(_move_a_huge_zero_page)
+    if said == "no huge zero page here":
+        pytest.skip(said)
+    if "CVE-2026-31397" in features().defects:
+        assert "CVE-2026-31397" in said
+    else:
+        assert said == "zeros"
+
+
+@pytest.mark.needs("without_move")
+def test_a_kernel_without_the_call_has_none_of_its_defects():
+    assert not features().defects
