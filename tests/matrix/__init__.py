@@ -1,7 +1,7 @@
 """The tests on the kernels that users run: Debian's, booted in QEMU, each with this environment.
 
-``python -m matrix`` (in ``tests/``; ``make test-kernels``) does it. The parts, in the order they are
-used:
+``python -m matrix`` (in ``tests/``; ``make test-kernels``) does it. The parts, in the order in
+which they are used:
 
 ``archive.py``
     Finds kernels in Debian's archive, fetches and unpacks them. Nothing is installed.

@@ -14,6 +14,9 @@ from .archive import Archive, Kernel, Missing
 from .results import Results
 
 _HERE = Path(__file__).parent
+#: The exit status where no kernel could be tried, which says nothing about the library.
+_NOTHING_TESTED = 3
+
 _BUILD = image.ROOT / "build" / "kernels"
 
 
@@ -24,6 +27,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list what the archive's indexes have")
     parser.add_argument("--select", default="", help="pytest's -k")
     parser.add_argument("--tests", nargs="*", help="instead of the plan's")
+    parser.add_argument("--variants", type=int, help="instead of the plan's")
     parser.add_argument("--minutes", type=float, default=60, help="for each kernel, at most")
     parser.add_argument("--results", type=Path, default=_BUILD / "results")
     return parser.parse_args()
@@ -32,27 +36,21 @@ def _arguments() -> argparse.Namespace:
 def _orders(chosen: plan.Plan, given: argparse.Namespace, slowness: int) -> dict[str, object]:
     python = sys.executable
     tests = given.tests or chosen.tests
-    pytest = [
-        python,
-        "-m",
-        "pytest",
-        "-q",
-        "--durations=40",
-        "-p",
-        "matrix.observer",
-        "-p",
-        "no:cacheprovider",
-    ]
+    pytest = [python, "-m", "pytest", "-q", *"-p matrix.observer -p no:cacheprovider".split()]
     pytest += [f"--timeout={300 * slowness}", "--color=no", "--tb=short", *tests]
     if given.select:
         pytest += ["-k", given.select]
+    observe = [python, "-m", "matrix.observe"]
+    commands = {"observe": observe, "tests": pytest, "risk": [*observe, "--risky"]}
+    if not chosen.observed:
+        commands = {"tests": pytest}
     return {
         "python": python,
         "root": str(image.ROOT),
         "environment": {
             "PATH": f"{Path(python).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
             "PYTHONPATH": str(_HERE.parent),
-            "PAGEMOVE_MATRIX_VARIANTS": str(chosen.variants),
+            "PAGEMOVE_MATRIX_VARIANTS": str(given.variants or chosen.variants),
             "PYTHONUNBUFFERED": "1",
             "PAGEMOVE_TEST_NATIVE": str(_BUILD / "native"),
             "PAGEMOVE_TEST_SLOWNESS": str(slowness),
@@ -60,11 +58,7 @@ def _orders(chosen: plan.Plan, given: argparse.Namespace, slowness: int) -> dict
             "COLUMNS": "160",
             "CI": "true",
         },
-        "commands": {
-            "observe": [python, "-m", "matrix.observe"],
-            "tests": pytest,
-            "risk": [python, "-m", "matrix.observe", "--risky"],
-        },
+        "commands": commands,
     }
 
 
@@ -78,7 +72,7 @@ def _build_image(given: argparse.Namespace, accelerator: str) -> int:
 def _try(kernel: Kernel, path: Path, given: argparse.Namespace, accelerator: str) -> Results:
     """Boot one kernel and give what was seen on it."""
     chosen = plan.PLANS[given.plan]
-    results = Results(kernel.version, accelerator)
+    results = Results(kernel.version, accelerator, given.variants or chosen.variants)
     began = time.monotonic()
     console = _BUILD / f"console-{kernel.version}.log"
     with machine.Machine(accelerator, path, _BUILD / "image.cpio", console) as guest:
@@ -112,7 +106,7 @@ def main() -> int:
         known = archive.kernels()
     except Missing as error:
         print(f"NO KERNEL WAS TESTED: {error}")
-        return 3
+        return _NOTHING_TESTED
     if given.list:
         print("\n".join(f"{kernel.version:12} {kernel.package}" for kernel in known))
         return 0
@@ -141,6 +135,9 @@ def main() -> int:
         print("  slowest: " + ", ".join(f"{s} s {n}" for s, n in results.slowest[:6]), flush=True)
     shutil.rmtree(_BUILD / "unpacked", ignore_errors=True)
     print("\n".join(["", *lines]))
+    if not accelerator:
+        print("NO KERNEL WAS TESTED: none of them is to be had")
+        return _NOTHING_TESTED
     return 1 if failed else 0
 
 

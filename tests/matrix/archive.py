@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 SUITES = ("bookworm", "bookworm-backports", "trixie", "trixie-backports", "sid")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_PIPE = subprocess.PIPE
 _DEFAULT_MIRROR = "http://deb.debian.org/debian"
 # Up to 6.18 the image package has the kernel; from 6.19 on a package of its own has.
 _PACKAGE = re.compile(r"linux-(?:image|binary)-(\d[\w.+-]*)-amd64")
@@ -143,12 +144,16 @@ class Archive:
         unpacked = self._folder / "unpacked"
         shutil.rmtree(unpacked, ignore_errors=True)
         unpacked.mkdir()
-        with subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE
-        ) as tar:
-            command = ["tar", "-x", "-C", str(unpacked), "--wildcards", "./boot/vmlinuz-*"]
-            _run(command, stdin=tar.stdout)
+        # In /boot, and from 7.2 on beside the modules.
+        wanted = ["./boot/vmlinuz-*", "./usr/lib/modules/*/vmlinuz"]
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=_PIPE) as tar:
+            command = ["tar", "-x", "-C", str(unpacked), "--wildcards", *wanted]
+            # Its status is that of the pattern that matched nothing.
+            subprocess.run(command, check=False, stdin=tar.stdout, stderr=subprocess.DEVNULL)
+        found = [*unpacked.glob("boot/vmlinuz-*"), *unpacked.glob("usr/lib/modules/*/vmlinuz")]
+        if not found:
+            raise Missing(f"{kernel.package} has no kernel where one is looked for")
         image.parent.mkdir(exist_ok=True)
-        (unpacked / "boot" / image.name).rename(image)
+        found[0].rename(image)
         package.unlink()
         return image

@@ -11,8 +11,9 @@ from typing import Any
 class Results:
     """Collects what a guest says (`guest.py`, `observer.py`)."""
 
-    def __init__(self, version: str, accelerator: str) -> None:
+    def __init__(self, version: str, accelerator: str, variants: int) -> None:
         self.version = version
+        self.variants = variants
         self.accelerator = accelerator
         self.release = ""
         self.doctor: dict[str, Any] = {}
@@ -82,6 +83,7 @@ class Results:
                 "version": self.version,
                 "release": self.release,
                 "accelerator": self.accelerator,
+                "variants": self.variants,
                 "seconds": {"boot": self.booted_after, **self.ran},
                 "broken": self.broken,
                 "passed": dict(sorted(self.passed.items())),
