@@ -36,7 +36,7 @@ def _arguments() -> argparse.Namespace:
 def _orders(chosen: plan.Plan, given: argparse.Namespace, slowness: int) -> dict[str, object]:
     python = sys.executable
     tests = given.tests or chosen.tests
-    pytest = [python, "-m", "pytest", "-q", *"-p matrix.observer -p no:cacheprovider".split()]
+    pytest = [python, "-m", "pytest", "-q", *["-p", "matrix.observer", "-p", "no:cacheprovider"]]
     pytest += [f"--timeout={300 * slowness}", "--color=no", "--tb=short", *tests]
     if given.select:
         pytest += ["-k", given.select]

@@ -13,7 +13,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "../process.h"
 #include "../uapi.h"
 #include "blocks.h"
 #include "uffd.h"
