@@ -359,6 +359,29 @@ class TestReasons:
             found.require(name)
         assert caught.value.errno == errno.ENOSYS
 
+    @pytest.mark.parametrize("name", ["MOVE", "POISON"])
+    def test_paging_does_without_and_says_so(self, monkeypatch, name):
+        bit = list(UFFD_FEATURES).index(name)
+        monkeypatch.setattr(calls, "api", lambda fd: (ALL_BITS & ~(1 << bit), 0))
+        found = features(refresh=True)
+        assert found.paging == "mremap"
+        found.require("paging")
+        with pytest.raises(UnsupportedError, match="by mremap"):
+            found.require("paging_by_move")
+
+    def test_paging_does_without_what_is_broken(self, monkeypatch):
+        monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="6.8.7"))
+        monkeypatch.setattr(calls, "api", lambda fd: (ALL_BITS, 0))
+        assert features(refresh=True).paging == "mremap"
+
+    def test_paging_cannot_do_without_a_userfaultfd(self, monkeypatch):
+        for name in ("userfaultfd", "userfaultfd_new"):
+            monkeypatch.setattr(calls, name, failing(errno.EPERM))
+        found = features(refresh=True)
+        assert found.paging == ""
+        with pytest.raises(UnsupportedError, match="userfaultfd"):
+            found.require("paging")
+
     def test_unknown_feature_bits_have_numbers(self, monkeypatch):
         monkeypatch.setattr(calls, "api", lambda fd: (ALL_BITS | 1 << 17 | 1 << 63, 0))
         assert features(refresh=True).uffd_features == (*UFFD_FEATURES, "BIT_17", "BIT_63")
@@ -409,7 +432,8 @@ class TestReasons:
         monkeypatch.setattr(module, "open_proc", failing(errno.ENOENT))
         monkeypatch.setattr(module, "count_vmas", failing(errno.ENOENT))
         found = features(refresh=True)
-        assert set(by_name(found)) == set(REQUIRABLE) - set(UFFD_FEATURES) - {"remap_anon_pages"}
+        answers = {"remap_anon_pages", "paging", "paging_by_move"}
+        assert set(by_name(found)) == set(REQUIRABLE) - set(UFFD_FEATURES) - answers
         assert all(problem.missing and problem.remedy for problem in found.problems)
         assert {problem.name for problem in found.problems if problem.needed} == {
             "userfaultfd_user_mode",
@@ -493,7 +517,8 @@ class TestObject:
         result = found.as_dict()
         assert json.loads(json.dumps(result))["release"] == found.release
         assert result["remap_anon_pages"] is found.remap_anon_pages
-        assert set(result) == {"remap_anon_pages", *KernelFeatures.__dataclass_fields__}
+        assert result["paging"] == found.paging
+        assert set(result) == {"remap_anon_pages", "paging", *KernelFeatures.__dataclass_fields__}
         assert [defect["name"] for defect in result["defects"]] == list(found.defects)
         assert all(defect["consequence"] for defect in result["defects"])
 
