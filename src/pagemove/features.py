@@ -130,7 +130,7 @@ class KernelFeatures:
             if name not in REQUIRABLE:
                 raise ValueError(f"unknown feature {name!r}; known: {', '.join(REQUIRABLE)}")
         wanted = set(names)
-        if "paging" in wanted:
+        if wanted.intersection(("paging", "paging_by_move")):
             wanted.add("PAGEFAULT_FLAG_WP")
         if wanted.intersection(UFFD_FEATURES) and not self.uffd_features:
             wanted.add("userfaultfd_user_mode")
