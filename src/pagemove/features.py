@@ -250,7 +250,7 @@ def _probe() -> KernelFeatures:
     sysctl = _read("/proc/sys/vm/unprivileged_userfaultfd")
     defects = quirks(stable_release(release, _read("/proc/version_signature")))
     if offered and "MOVE" not in (names.get(bit) for bit in _bits(offered)):
-        defects = tuple(name for name in defects if name != "CVE-2024-27007")
+        defects = ()  # all of them are of that call
     found = KernelFeatures(
         release=release,
         page_size=PAGE_SIZE,

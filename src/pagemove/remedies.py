@@ -101,7 +101,7 @@ def problems_of(found: KernelFeatures, errors: dict[str, int]) -> Iterator[Probl
         yield Problem(
             "pagemap_scan",
             "the PAGEMAP_SCAN ioctl of /proc/self/pagemap does not work: no looking for holes, "
-            "no page states",
+            "and page states know neither huge pages nor the page of zeros",
             "mount procfs on /proc; boot Linux 6.7 or later with CONFIG_PROC_PAGE_MONITOR=y",
             needed=True,
         )

@@ -60,7 +60,7 @@ def test_is_not_committed_before_it_is_written():
     assert not page_states(array).any()
 
 
-@pytest.mark.needs("thp")
+@pytest.mark.needs("thp", "pagemap_scan")
 def test_huge_pages():
     array = pagemove.empty(2 * HUGE_PAGE_SIZE, np.uint8, huge_pages=True)
     array[:] = 1

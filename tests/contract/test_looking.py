@@ -32,6 +32,7 @@ HUGE, EXCLUSIVE = PageState.HUGE, PageState.EXCLUSIVE
 class TestPageStates:
     """One flag word a page."""
 
+    @pytest.mark.needs("pagemap_scan")
     def test_of_a_hole_a_page_and_a_zero_page(self, foreign):
         area = foreign(3)
         write(area.page(1), 1)
@@ -96,7 +97,7 @@ class TestPageStates:
             SWAPPED,
         ]
 
-    @pytest.mark.needs("thp")
+    @pytest.mark.needs("thp", "pagemap_scan")
     def test_huge(self, foreign):
         area = foreign(2 * HUGE_PAGE_SIZE // PAGE_SIZE, align=HUGE_PAGE_SIZE)
         area.advise(mmap.MADV_HUGEPAGE, 0, area.pages // 2)
@@ -130,7 +131,7 @@ class TestPageStates:
             remap_anon_pages(dst.address, src.address, PAGE_SIZE)
         assert caught.value.errno == 16
 
-    @pytest.mark.needs("userfaultfd_missing")
+    @pytest.mark.needs("userfaultfd_missing", "pagemap_scan")
     def test_write_protected(self, foreign):
         area = foreign(2)
         area.fill()

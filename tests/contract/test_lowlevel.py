@@ -126,6 +126,7 @@ class TestFilling:
         lowlevel.copy(fd, area.page(2), source.page(2), PAGE_SIZE)
         assert lowlevel.copy(fd, area.address, source.address, area.nbytes) == 2 * PAGE_SIZE
 
+    @pytest.mark.needs("pagemap_scan")
     def test_zeropage(self, fd, area):
         assert lowlevel.zeropage(fd, area.address, 3 * PAGE_SIZE) == 3 * PAGE_SIZE
         assert [bool(s & PageState.ZERO) for s in area.states()] == [True] * 3 + [False]

@@ -83,7 +83,7 @@ class TestMapping:
         with Memory(PAGE_SIZE) as memory:
             assert "uw" in flags_of(memory.address)
 
-    @pytest.mark.needs("thp")
+    @pytest.mark.needs("thp", "pagemap_scan")
     def test_has_huge_pages_only_where_asked_for(self):
         with Memory(2 * _LARGE, huge_pages=True) as huge, Memory(2 * _LARGE) as small:
             for memory in (huge, small):

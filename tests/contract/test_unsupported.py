@@ -129,6 +129,7 @@ class TestRefusedUserfaultfd:
     """What a container's seccomp filter does: EPERM, or ENOSYS; and nobody may use the device."""
 
     @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS], ids=errno.errorcode.get)
+    @pytest.mark.needs("move")
     def test_every_call_refuses_with_the_remedy_of_the_doctor(self, code):
         messages, remedies = child(_refused, code, refuses_every_call, code)
         assert remedies

@@ -27,6 +27,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list what the archive's indexes have")
     parser.add_argument("--select", default="", help="pytest's -k")
     parser.add_argument("--tests", nargs="*", help="instead of the plan's")
+    parser.add_argument("--observe", action="store_true", help="also where the plan does not")
     parser.add_argument("--variants", type=int, help="instead of the plan's")
     parser.add_argument("--minutes", type=float, default=60, help="for each kernel, at most")
     parser.add_argument("--results", type=Path, default=_BUILD / "results")
@@ -42,7 +43,7 @@ def _orders(chosen: plan.Plan, given: argparse.Namespace, slowness: int) -> dict
         pytest += ["-k", given.select]
     observe = [python, "-m", "matrix.observe"]
     commands = {"observe": observe, "tests": pytest, "risk": [*observe, "--risky"]}
-    if not chosen.observed:
+    if not (chosen.observed or given.observe):
         commands = {"tests": pytest}
     return {
         "python": python,

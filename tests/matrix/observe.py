@@ -295,6 +295,8 @@ def main() -> None:
         except ChildFailed as failure:
             if failure.timed_out:
                 value = "it did not end"
+            elif "UFFDIO_API" in str(failure):
+                value = "no UFFDIO_MOVE"
             else:
                 value = f"not observed: {str(failure).strip().splitlines()[-1]}"
         print(f"{name}: {value}", flush=True)

@@ -149,6 +149,7 @@ class TestHere:
             assert getattr(lowlevel, f"UFFD_FEATURE_{name}") == 1 << bit
             assert (name in found.uffd_features) == bool(offered >> bit & 1)
 
+    @pytest.mark.needs("pagemap_scan")
     def test_small_facilities(self):
         found = features(refresh=True)
         page = calls.mmap(0, PAGE_SIZE, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -190,6 +191,7 @@ class TestHere:
 class TestRefused:
     """Real refusals, each in a process of its own."""
 
+    @pytest.mark.needs("move")
     def test_unprivileged(self):
         with open("/proc/sys/vm/unprivileged_userfaultfd") as sysctl:
             allowed = int(sysctl.read())
@@ -209,6 +211,7 @@ class TestRefused:
             assert problem.errno == errno.EACCES
             assert "chmod 666 /dev/userfaultfd" in problem.remedy
 
+    @pytest.mark.needs("move")
     def test_unprivileged_process_does_move_pages(self):
         output = run(
             """
@@ -239,6 +242,7 @@ class TestRefused:
         assert "docker run --security-opt seccomp=" in problem.remedy
         assert "sysctl" not in problem.remedy
 
+    @pytest.mark.needs("move")
     def test_seccomp_but_the_device_helps(self):
         found = look(f"refuse_userfaultfd({errno.EPERM}); show()")
         if not found.userfaultfd_device:
@@ -248,6 +252,7 @@ class TestRefused:
         assert not found.problems["userfaultfd_user_mode"].needed
         assert "MOVE" in found.uffd_features
 
+    @pytest.mark.needs("move")
     def test_require_in_a_refused_process(self):
         output = run(
             f"""
@@ -345,6 +350,7 @@ class TestReasons:
         assert problem.errno == error
         assert not problem.needed
 
+    @pytest.mark.needs("pagemap_scan")
     @pytest.mark.parametrize("name", list(UFFD_FEATURES))
     def test_a_feature_is_missing(self, monkeypatch, name):
         bit = list(UFFD_FEATURES).index(name)
@@ -397,6 +403,7 @@ class TestReasons:
         with pytest.raises(UnsupportedError, match=r"Linux 6\.8\.8 or later"):
             found.require("remap_anon_pages")
 
+    @pytest.mark.needs("pagemap_scan")
     def test_kernel_without_move_does_not_have_its_defect(self, monkeypatch):
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="6.1.140"))
         monkeypatch.setattr(calls, "api", lambda fd: (ALL_BITS >> 1, 0))
@@ -473,6 +480,7 @@ class TestRequire:
             else:
                 assert found.require(name) is None
 
+    @pytest.mark.needs("move")
     def test_nothing_and_several(self):
         found = features(refresh=True)
         assert found.require() is None
