@@ -172,6 +172,7 @@ def _direct_read(path: Path, fd: int, mode: str, block: int, piece: int) -> str 
 
 @pytest.mark.parametrize("block", [4 * KIB, _BLOCK, 2 * MIB])
 @pytest.mark.parametrize("mode", ["r+", "c"])
+@pytest.mark.needs("paging_by_move")  # mremap does not see pinned pages
 def test_o_direct_into_it(file, mode, block):
     nbytes = 12 * block
     fd = _direct(file(nbytes, 1))
@@ -241,6 +242,7 @@ def _direct_too_much(path: Path, fd: int, writing: bool) -> tuple[str, str | Non
 
 
 @pytest.mark.parametrize("writing", [False, True], ids=["into", "out of"])
+@pytest.mark.needs("paging_by_move")  # mremap does not see pinned pages
 def test_o_direct_beyond_the_limit_does_not_hang_nor_invent(file, writing):
     fd = _direct(file(_NBYTES, 1))
     try:
@@ -327,6 +329,7 @@ def _close_kept() -> None:
     context.__exit__(None, None, None)
 
 
+@pytest.mark.needs("paging_by_move")  # mremap does not see pinned pages
 def test_another_process_reads_and_writes_it(file):
     path = file(_NBYTES)
     piece = _LIMIT // 2  # the kernel pins all of it at once
@@ -359,5 +362,6 @@ def _from_region_to_region(path: Path, other: Path) -> str | None:
     return wrong_words(np.fromfile(other, np.uint64))
 
 
+@pytest.mark.needs("paging_by_move")  # mremap does not see pinned pages
 def test_from_one_region_into_another_by_one_call(file):
     assert child(_from_region_to_region, file(_NBYTES), file(_NBYTES, 1)) is None
