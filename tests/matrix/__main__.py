@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -16,6 +17,9 @@ from .results import Results
 _HERE = Path(__file__).parent
 #: The exit status where no kernel could be tried, which says nothing about the library.
 _NOTHING_TESTED = 3
+
+#: What a guest is told of the environment here.
+_PASSED_ON = ("PAGEMOVE_TEST_WITHOUT_GUARDS", "PAGEMOVE_TEST_WITHOUT_MOVE")
 
 _BUILD = image.ROOT / "build" / "kernels"
 
@@ -58,6 +62,7 @@ def _orders(chosen: plan.Plan, given: argparse.Namespace, slowness: int) -> dict
             "PAGEMOVE_HYPOTHESIS_EXAMPLES": str(chosen.examples),
             "COLUMNS": "160",
             "CI": "true",
+            **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         },
         "commands": commands,
     }
