@@ -432,6 +432,7 @@ class TestReasons:
         assert "sysctl -w vm.max_map_count=" in problem.remedy
         assert not problem.needed
 
+    @pytest.mark.needs("move")
     def test_with_everything_missing_every_remedy_is_there(self, monkeypatch):
         for name in ("userfaultfd", "userfaultfd_new", "pagemap_scan", "madvise", "set_vma_name"):
             monkeypatch.setattr(calls, name, failing(errno.ENOSYS))

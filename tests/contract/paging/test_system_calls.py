@@ -282,7 +282,7 @@ def _pinned(path: Path, mode: str, blocks: int) -> str | None:
     return wrong
 
 
-@pytest.mark.needs("io_uring")
+@pytest.mark.needs("io_uring", "paging_by_move")  # mremap does not see pinned pages
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
 @pytest.mark.parametrize("blocks", [1, 4])
 def test_blocks_that_somebody_has_pinned(file, mode, blocks):
