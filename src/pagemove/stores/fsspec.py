@@ -200,8 +200,19 @@ class FsspecStore(Store):
                 options = {**self._options, "skip_instance_cache": True}
                 if "::" in self._url:
                     options = self._options
-                self._opened = fsspec.core.url_to_fs(self._url, **options)
+                try:
+                    self._opened = fsspec.core.url_to_fs(self._url, **options)
+                except ImportError as error:
+                    raise self._missing(error) from error
             return self._opened
+
+    def _missing(self, error: ImportError) -> ImportError:
+        """Say how to install what fsspec lacks for such a URL."""
+        protocols = re.findall(r"(?:^|::)(\w+)(?=://)", self._url)
+        extras = {"s3": "s3", "s3a": "s3", "http": "fsspec", "https": "fsspec"}
+        extra = next((extras[each] for each in protocols if each in extras), None)
+        remedy = f": pip install 'pagemove[{extra}]'" if extra else ""
+        return ImportError(f"{self.url} cannot be opened: {error}{remedy}", name=error.name)
 
     def _look(self) -> int:
         """Give the length; refuse what cannot be paged."""
