@@ -474,6 +474,37 @@ class TestFlush:
                     store.flush()
 
 
+    def test_waits_for_the_log(self, own, key):
+        server = own("--appendonly", "yes", "--appendfsync", "everysec")
+        if not server.say("WAITAOF", 0, 0, 1).startswith(b"*"):
+            pytest.skip("the server is older than WAITAOF: set PAGEMOVE_REDIS_SERVER to another")
+        with create(server, key, fsync=True, timeout=30) as store:
+            store.flush()
+            store.write(0, b"once")
+            before = calls(server, "waitaof")
+            store.flush()
+            # Once to see whether it can, and once in earnest.
+            assert calls(server, "waitaof") == before + 2
+            # Whatever was flushed is in the log.
+            server.kill()
+            server.start()
+            assert read(store) == b"once" + CONTENTS[4:]
+            server.say("CONFIG", "SET", "appendfsync", "no")
+            store.write(0, b"more")
+            store._timeout = 1
+            with pytest.raises(StoreError, match="log was not synced in time"):
+                store.flush()
+            server.say("CONFIG", "SET", "appendfsync", "everysec")
+            store._timeout = 30
+            store.flush()
+
+
+def calls(server: Redis, command: str) -> int:
+    """Count how often a command was carried out."""
+    found = re.search(rf"cmdstat_{command}:calls=(\d+)".encode(), server.say_whole("INFO", "all"))
+    return int(found[1]) if found else 0
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Redis]]:
     with redis_cluster(tmp_path_factory.mktemp("cluster")) as members:
