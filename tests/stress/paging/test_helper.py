@@ -186,11 +186,9 @@ def _dying_while_it_writes(folder: Path, block: int, seed: int) -> dict[str, Any
         for moment in moments:
             wait_for(lambda moment=moment: load.steps >= moment, 60)
             # The one that follows may be on its way still, and the killed one not gone yet.
-            fresh: set[int] = set()
-            wait_for(lambda: fresh.update(set(helpers()) - killed) or fresh, 60)
-            for pid in fresh:
-                os.kill(pid, signal.SIGKILL)
-            killed |= fresh
+            (pid,) = wait_for(lambda: set(helpers()).difference(killed), 60)
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
 
     def run(me: int) -> None:
         try:
