@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]:
@@ -39,9 +41,10 @@ def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]
     return results
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for what a kernel thread does in its own time; fail the test if it does not."""
+def wait_for(condition: Callable[[], T], seconds: float = 20.0) -> T:
+    """Wait for what others do in their own time, and give it; fail the test if they do not."""
     limit = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < limit, f"waited {seconds} s in vain"
         time.sleep(0.002)
+    return found
