@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import threading
@@ -267,10 +268,12 @@ class FsspecStore(Store):
         """Give what reads it faster than the filesystem, if anything does."""
         with self._lock:
             if not self._s3_tried:
-                self._s3 = s3.reader(
-                    filesystem, path, self._version, self._options, self._try_seconds
-                )
                 self._s3_tried = True
+                # Whatever obstore cannot be told, s3fs may do all the same.
+                with contextlib.suppress(Exception):
+                    self._s3 = s3.reader(
+                        filesystem, path, self._version, self._options, self._try_seconds
+                    )
             return self._s3
 
     @property

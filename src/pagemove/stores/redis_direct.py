@@ -9,6 +9,7 @@ that read are taken from its socket here, since little of the protocol is needed
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,6 +82,7 @@ class _Answers:
 
     def __init__(self, sock: socket.socket, targets: Sequence[memoryview | None]) -> None:
         self._sock = sock
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._targets = iter(targets)
         self._ahead = bytearray(_AHEAD)
         self._start = self._end = 0
@@ -138,7 +140,10 @@ class _Answers:
         self._end += self._receive([memoryview(self._ahead)[self._end :]])
 
     def _receive(self, buffers: Sequence[memoryview | bytearray]) -> int:
-        count = self._sock.recvmsg_into(buffers)[0]
+        if self._is_tls:  # which cannot fill several buffers at once
+            count = self._sock.recv_into(buffers[0])
+        else:
+            count = self._sock.recvmsg_into(buffers)[0]
         if not count:
             raise ConnectionResetError("closed by the server")
         return count

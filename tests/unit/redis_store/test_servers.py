@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import subprocess
 import threading
 import time
@@ -12,8 +13,8 @@ import pytest
 
 from pagemove import StoreError
 from pagemove.stores import RedisStore
-from support.servers import wait_until
-from unit.redis_store.arrays import CONTENTS, K, create, read
+from support.servers import free_ports, wait_until
+from unit.redis_store.arrays import CONTENTS, K, N, create, read
 
 pytestmark = pytest.mark.needs("redis")
 
@@ -96,6 +97,31 @@ class TestServersThatComeAndGo:
                 store.write(number, b"x")
                 server.say("CLIENT", "KILL", "TYPE", "normal")
                 assert read(store, 0, 5) == b"x" * (number + 1) + CONTENTS[number + 1 : 5]
+
+
+class TestEncrypted:
+    def test_values_of_all_sizes(self, own, key, tmp_path):
+        if not shutil.which("openssl"):
+            pytest.skip("openssl is not installed")
+        key_file, certificate = tmp_path / "key", tmp_path / "certificate"
+        files = ("-keyout", key_file, "-out", certificate)
+        names = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, *names]
+        subprocess.run(command, check=True, capture_output=True)
+        port = free_ports(2)[1]  # the first is what the server has besides
+        tls = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file")
+        files = (certificate, "--tls-cert-file", certificate, "--tls-key-file", key_file)
+        own(*tls, *map(str, files))
+        options = {"ssl_ca_certs": str(certificate)}
+        url = f"rediss://127.0.0.1:{port}"
+        size = {"nbytes": N, "block_size": 16 * K}
+        with RedisStore(url, key, create=True, **size, **options) as store:
+            store.write(0, CONTENTS)
+            for length in (1, 100, 16 * K, 100 * K, N):
+                assert read(store, 0, length) == CONTENTS[:length]
+            assert read(store, 17 * K, 40 * K) == CONTENTS[17 * K : 57 * K]
+        with pytest.raises(StoreError, match="certificate"):
+            RedisStore(url, key, timeout=1)
 
 
 class TestCluster:
