@@ -7,6 +7,7 @@ from benchmarks import (
     many_single_pages,
     mappings_added,
     memory_for_indices,
+    object_storage,
     one_huge_page,
     one_page_by_address,
     one_page_of_buffers,
@@ -52,6 +53,7 @@ MODULES = (
     paged_redis,
     paged_compressed,
     paged_fsspec,
+    object_storage,
     paged_replay,
     paged_far_away,
 )

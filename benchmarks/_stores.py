@@ -113,14 +113,15 @@ def redis_server() -> Iterator[str]:
         command = ["redis-server", *options, "--loglevel", "warning"]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            _await(port)
+            awaited(port)
             yield f"redis://127.0.0.1:{port}"
         finally:
             server.kill()
             server.wait()
 
 
-def _await(port: int) -> None:
+def awaited(port: int) -> None:
+    """Wait until somebody listens."""
     limit = time.monotonic() + _STARTING
     while True:
         try:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "test is skipped without, or fails where PAGEMOVE_REQUIRE_FEATURES=1",
     )
     config.add_cleanup(_needs.undo)
+    # A shell ignores it for what runs in the background, and what tests start would inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _names(item: pytest.Item) -> list[str]:

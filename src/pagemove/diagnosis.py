@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 
+from pagemove._native import remap
 from pagemove.errors import RemapError, UnsupportedError, describe, remap_error
 from pagemove.introspect import PAGE_SIZE, PageState, Vma, find_vma, states_at
 from pagemove.memory import register
@@ -71,6 +72,27 @@ def check_arguments(dst: int, src: int, length: int, flags: int, known_flags: in
         )
 
 
+def check_not_paged(name: str, start: int, length: int) -> None:
+    """Raise the `Failure` of a range that has memory of a `PagedMemory`.
+
+    Its pager would not know that a page has gone, or come: what was written would be lost.
+    """
+    region = remap.paged_at(start, length)
+    if region:
+        remedy = (
+            "copy the bytes out of it (numpy.copyto), or flush() it and read its store; evict() "
+            "gives memory back"
+            if name == "source"
+            else "copy the bytes into it (numpy.copyto)"
+        )
+        raise Failure(
+            errno.EINVAL,
+            max(start, region),
+            f"{name} {start:#x}-{start + length:#x} is in paged memory, the PagedMemory at "
+            f"{region:#x}, of which only its pager may move pages: {remedy}",
+        )
+
+
 def _check_mapping(name: str, start: int, length: int) -> Vma:
     vma = find_vma(start)
     if vma is None:
@@ -100,6 +122,8 @@ def check_mappings(dst: int, src: int, length: int) -> None:
 
     A destination that is all right but not registered yet, is registered here.
     """
+    check_not_paged("source", src, length)
+    check_not_paged("destination", dst, length)
     at_dst = _check_mapping("destination", dst, length)
     at_src = _check_mapping("source", src, length)
     for name, start, vma in (("destination", dst, at_dst), ("source", src, at_src)):

@@ -11,7 +11,7 @@ import numpy as np
 
 from pagemove import lowlevel
 from pagemove._native import remap
-from pagemove.diagnosis import Failure, check_arguments, check_mappings
+from pagemove.diagnosis import Failure, check_arguments, check_mappings, check_not_paged
 from pagemove.introspect import PAGE_SIZE, PageState, find_vma, states_at, vmas
 from pagemove.memory import owner_at, register
 from pagemove.places import Place
@@ -61,7 +61,8 @@ def mremap(
     DestinationMapped
         With `no_replace`, something is mapped at the destination.
     RemapError
-        EINVAL: arguments. EFAULT: the source is not mapped. ENOMEM: vm.max_map_count is reached.
+        EINVAL: arguments; paged memory on either side. EFAULT: the source is not mapped. ENOMEM:
+        vm.max_map_count is reached.
     BufferError, TypeError
         As for `remap_anon_pages`.
 
@@ -85,6 +86,9 @@ def mremap(
     with _address(dst, length) as to, _address(src, length) as of:
         try:
             check_arguments(to, of, length, 0, 0)
+            check_not_paged("source", of, length)
+            if not no_replace:  # which refuses whatever is there
+                check_not_paged("destination", to, length)
             if detect and not no_replace and _move_pages(to, of, length):
                 return "pages"
             owner = owner_at(of, length)

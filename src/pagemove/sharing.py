@@ -7,7 +7,7 @@ import errno
 import numpy as np
 import numpy.typing as npt
 
-from pagemove._native import calls
+from pagemove._native import calls, remap
 from pagemove._native.mapping import Hold
 from pagemove.diagnosis import Failure
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, PageState, states_at
@@ -40,7 +40,8 @@ def unshare(buffer: object, *, copy: bool = False) -> int:
     PageShared
         A living process shares a page, or KSM has merged it; without `copy` nothing was done.
     RemapError
-        ENOMEM and others of madvise(2) MADV_POPULATE_WRITE; `.moved` is 0.
+        EINVAL: the buffer is in paged memory. ENOMEM and others of madvise(2)
+        MADV_POPULATE_WRITE. `.moved` is 0.
     BufferError, TypeError
         The buffer is read-only; the argument is not a C-contiguous buffer.
 
@@ -60,6 +61,7 @@ def unshare(buffer: object, *, copy: bool = False) -> int:
         start = hold.address - hold.address % PAGE_SIZE
         pages = -(-(hold.address + hold.nbytes - start) // PAGE_SIZE) if hold.nbytes else 0
         try:
+            _refuse_paged(start, pages * PAGE_SIZE)
             if not copy:
                 _refuse_shared(start, pages)
             return sum(
@@ -68,6 +70,18 @@ def unshare(buffer: object, *, copy: bool = False) -> int:
             )
         except Failure as failure:
             raise failure.as_error("unshare") from None
+
+
+def _refuse_paged(start: int, length: int) -> None:
+    region = remap.paged_at(start, length)
+    if region:
+        # To write to pages of it would make blocks of it dirty.
+        raise Failure(
+            errno.EINVAL,
+            max(start, region),
+            f"the buffer at {start:#x} is in paged memory, the PagedMemory at {region:#x}, which "
+            "no fork inherits: no page of it is shared, and there is nothing to do",
+        )
 
 
 def _has(states: npt.NDArray[np.uint16], flag: PageState) -> npt.NDArray[np.bool_]:

@@ -236,7 +236,7 @@ class TestChangedMeanwhile:
         def call() -> int:
             moved = 0
             try:
-                for _ in range(100):
+                for _ in range(50):
                     try:
                         moved += move_many(dst.array()[inner], src.array()[inner], to, of)
                     except IndexError:

@@ -1,6 +1,6 @@
-"""The call's tests again, as a user who may nothing, with vm.unprivileged_userfaultfd=0.
+"""The tests of the call and of paging again, as a user who may nothing.
 
-UFFD_USER_MODE_ONLY suffices for moving pages.
+With vm.unprivileged_userfaultfd=0: UFFD_USER_MODE_ONLY suffices for moving pages, and for paging.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ _MODULES = [
     "test_move_many.py",
     "test_registration.py",
 ]
+_PAGING = ["paging/test_flush.py", "paging/test_interpreter.py"]
+#: Faults that system calls raise are served for those only who may have any userfaultfd.
+_NOT_FOR_NOBODY = ("root", "swap", "ksm", "hugetlb", "seccomp", "io_uring", "kernel_faults")
 _SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
 
 _LAUNCHER = """
@@ -52,6 +55,21 @@ found = pagemove.features()
 assert found.remap_anon_pages and found.userfaultfd_user_mode
 assert not found.userfaultfd_syscall and not found.userfaultfd_device
 print(found.unprivileged_userfaultfd)
+"""
+
+
+_PAGED = """
+import os
+import numpy as np
+from pagemove import PagedMemory
+assert os.getuid() == 65534
+with PagedMemory(nbytes=8 << 20, resident_limit="2MiB", mode="r+", block_size=4096) as region:
+    array = region.asarray(np.uint64)
+    array[:] = np.arange(array.size) % 1000
+    assert int(array.sum()) == int((np.arange(array.size) % 1000).sum())
+    del array
+    stats = region.stats()
+assert stats.written_back and not stats.errors, stats
 """
 
 
@@ -99,8 +117,12 @@ def test_nobody_may_open_a_userfaultfd_for_user_mode_only(run):
     assert run("-c", _CHECK).strip() == "0"
 
 
-@pytest.mark.parametrize("module", _MODULES)
-def test_the_tests_of_the_call_pass(run, module):
+def test_a_helper_process_serves_nobody_too(run):
+    run("-c", _PAGED)
+
+
+@pytest.mark.parametrize("module", [*_MODULES, *_PAGING])
+def test_the_same_tests_pass(run, module):
     # What only root can provide is there already when they run.
     for name in ("swap", "ksm", "hugetlb"):
         missing(name)
@@ -113,4 +135,4 @@ def test_the_tests_of_the_call_pass(run, module):
     assert int(passed[1]) > 10
     # Nothing that concerns moving pages was skipped for want of a privilege.
     for reason in re.findall(r"needs (\w+):", output):
-        assert reason in ("root", "swap", "ksm", "hugetlb", "seccomp", "io_uring"), output
+        assert reason in _NOT_FOR_NOBODY, output

@@ -88,6 +88,7 @@ FULL = Plan(
         *_CALL,
         *_PAGING,
         "tests/unit/test_features.py",
+        "tests/unit/test_features_missing.py",
         "tests/property",
         "tests/stress/test_truth.py",
     ),

@@ -7,6 +7,7 @@
 ``children.py``     code in a child process: to its end with a deadline, or held alive
 ``threads.py``      several functions at once, started together, their exceptions raised here
 ``helpers.py``      stores that helper processes run, held by reins; those processes
+``store_kinds.py``  every kind of store, and the servers that some need
 ``system.py``       system calls that neither Python nor pagemove has: mlock2, seccomp, io_uring
 ==================  ===============================================================================
 """

@@ -27,8 +27,8 @@ static void caught(int number, siginfo_t *info, void *context)
         guard_armed->code = info->si_code;
         siglongjmp(guard_armed->jump, number);
     }
-    /* Not ours: whoever was there before gets it. A fault happens again by itself when this returns;
-     * what somebody sent has to be sent again. */
+    /* Not ours: whoever was there before gets it. A fault happens again by itself when this
+     * returns; what somebody sent has to be sent again. */
     sigaction(number, number == SIGBUS ? &sigbus_before : &sigsegv_before, NULL);
     if (info->si_code <= 0)
         raise(number);

@@ -21,6 +21,9 @@ from typing import Self
 
 DEADLINE = 30.0
 
+#: What plays Redis: another release of it, or Valkey, can be named.
+REDIS_SERVER = os.environ.get("PAGEMOVE_REDIS_SERVER", "redis-server")
+
 
 def free_ports(count: int) -> list[int]:
     """Find ports that nobody listens on, nor 10000 above, where a cluster has its bus."""
@@ -101,7 +104,7 @@ class Redis(Process):
         self.url = f"redis://127.0.0.1:{port}"
         folder.mkdir(exist_ok=True)
         base = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"]
-        super().__init__(["redis-server", *base, *options], folder)
+        super().__init__([REDIS_SERVER, *base, *options], folder)
 
     def is_up(self) -> bool:
         return self.say("PING") == b"+PONG"
@@ -291,8 +294,8 @@ def _listens(port: int) -> bool:
 
 def no_redis() -> str | None:
     """Say what is missing for a Redis server and its client."""
-    if not shutil.which("redis-server") or not shutil.which("redis-cli"):
-        return "redis-server is not installed (apt-get install redis-server)"
+    if not shutil.which(REDIS_SERVER) or not shutil.which("redis-cli"):
+        return f"{REDIS_SERVER} or redis-cli is not installed (apt-get install redis-server)"
     return no_module("redis")()
 
 

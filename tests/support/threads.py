@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from support.slowness import SLOWNESS
+
+T = TypeVar("T")
 
 
 def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]:
@@ -42,10 +44,11 @@ def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]
     return results
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for what a kernel thread does in its own time; fail the test if it does not."""
+def wait_for(condition: Callable[[], T], seconds: float = 20.0) -> T:
+    """Wait for what others do in their own time, and give it; fail the test if they do not."""
     seconds *= SLOWNESS
     limit = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < limit, f"waited {seconds} s in vain"
         time.sleep(0.002)
+    return found

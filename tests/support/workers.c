@@ -84,9 +84,19 @@ static uint64_t place(struct work *me, uint64_t unit)
     return me->at;
 }
 
+/* One's own page, that is, near a place. */
+static uint64_t own_page(const struct work *me, uint64_t page)
+{
+    uint64_t own = page / me->of * me->of + me->number;
+
+    return own < me->count / PAGE_WORDS ? own : me->number;
+}
+
 static void read_line(struct work *me)
 {
     uint64_t i = place(me, LINE) * LINE;
+
+    i = own_page(me, i / PAGE_WORDS) * PAGE_WORDS + i % PAGE_WORDS;
 
     for (uint64_t end = i + LINE; i < end; i++) {
         uint64_t seen = __atomic_load_n(&me->words[i], __ATOMIC_RELAXED);
@@ -145,12 +155,9 @@ static void count_line(struct work *me)
  * so many words of one version followed by words of the version before. */
 static void next_version(struct work *me)
 {
-    uint64_t page = place(me, PAGE_WORDS) / me->of * me->of + me->number;
-    uint64_t first = page * PAGE_WORDS;
+    uint64_t page = own_page(me, place(me, PAGE_WORDS)), first = page * PAGE_WORDS;
     uint32_t version;
 
-    if (page >= me->count / PAGE_WORDS)
-        return;
     version = __atomic_load_n(&me->shadow[page], __ATOMIC_RELAXED);
     for (uint64_t i = first; i < first + PAGE_WORDS; i++) {
         uint64_t wanted = pattern(me, i) + version;
@@ -164,8 +171,8 @@ static void next_version(struct work *me)
 
 static void discard(struct work *me)
 {
-    uint64_t pages = 1 + random_below(me, 3);
-    uint64_t page = place(me, PAGE_WORDS);
+    uint64_t pages = me->of > 1 ? 1 : 1 + random_below(me, 3);
+    uint64_t page = own_page(me, place(me, PAGE_WORDS));
 
     if (page + pages > me->count / PAGE_WORDS)
         pages = 1;

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from typer.testing import CliRunner
 
 from pagemove import StoreError, UnsupportedError
 from pagemove.cli import app
-from pagemove.paging import trial
+from pagemove.paging import storage_options, trial
+from pagemove.stores import RedisStore
+from support.servers import Moto, Redis, Web, free_ports
 
 CONTENTS = np.random.default_rng(12).bytes(700_000)
 
@@ -85,6 +89,103 @@ class TestEndToEnd:
         assert path.read_bytes() == CONTENTS
 
 
+def page(*arguments: object) -> tuple[dict, str]:
+    """Run it for a moment; give what it measured and what it printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        limits = ("--limit", "256KiB", "--block", "16KiB", "--seconds", "0.3")
+        done = subprocess.run(
+            command(*arguments, *limits, "--json", f"{folder}/all.json"),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(Path(folder, "all.json").read_text()), done.stdout
+
+
+@pytest.mark.needs("move")
+class TestSources:
+    """Whatever open_array takes, from servers that are real."""
+
+    def test_s3(self, tmp_path):
+        s3fs = pytest.importorskip("s3fs")
+        pytest.importorskip("moto")
+        with Moto(tmp_path, free_ports(1)[0]) as server:
+            filesystem = s3fs.S3FileSystem(**server.options)
+            filesystem.mkdir("bucket")
+            filesystem.pipe("bucket/x", CONTENTS)
+            pairs = (f"{key}={json.dumps(value)}" for key, value in server.options.items())
+            options = [word for pair in pairs for word in ("--storage-option", pair)]
+            data, text = page("s3://bucket/x", *options, "--storage-option", "timeout=30")
+            assert "of s3://bucket/x (684 KiB)" in text
+            assert data["plan"]["source"] == "s3://bucket/x"
+            assert data["stats"]["bytes_read"] > 0
+            result = call("s3://bucket/none", *options)
+            assert (result.exit_code, "bucket/none" in result.output) == (2, True)
+            result = call("s3://bucket/x", "--write", *options)
+            assert (result.exit_code, "can only be read" in result.output) == (2, True)
+
+    def test_http_and_a_member_of_an_archive_there(self, tmp_path):
+        pytest.importorskip("aiohttp")
+        with Web(tmp_path, free_ports(1)[0]) as server:
+            (server.root / "x").write_bytes(CONTENTS)
+            with zipfile.ZipFile(server.root / "x.zip", "w") as archive:
+                archive.writestr("member", CONTENTS)
+            for url in (f"{server.url}/x", f"zip://member::{server.url}/x.zip"):
+                data, text = page(url, "--pattern", "random")
+                assert f"of {url} (684 KiB)" in text
+                assert data["nbytes"] == len(CONTENTS)
+            result = call(f"{server.url}/none")
+            assert (result.exit_code, "no such file" in result.output) == (2, True)
+
+    @pytest.mark.needs("redis")
+    @pytest.mark.parametrize("write", [False, True])
+    def test_an_array_in_redis(self, tmp_path, write):
+        with Redis(tmp_path, free_ports(1)[0]) as server:
+            size = {"nbytes": len(CONTENTS), "block_size": 16 << 10}
+            with RedisStore(server.url, "my array", create=True, **size) as store:
+                store.write(0, CONTENTS)
+            url = f"{server.url}/0#my%20array"
+            data, text = page(url, *(["--write"] if write else []))
+            assert f"of {url} (684 KiB)" in text
+            assert (data["stats"]["bytes_written"] > 0) == write
+            found = bytearray(len(CONTENTS))
+            # Nobody holds the lease any more.
+            with RedisStore(server.url, "my array", writable=True) as store:
+                store.read_into(0, found)
+            assert found == CONTENTS
+            result = call(f"{server.url}#none")
+            assert (result.exit_code, "no such array" in result.output) == (2, True)
+
+    def test_a_member_of_an_archive_and_a_file_by_url(self, path, tmp_path):
+        pytest.importorskip("fsspec")
+        with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(path, "member")
+        data, _ = page(f"zip://member::{tmp_path}/x.zip")
+        assert data["nbytes"] == len(CONTENTS)
+        _, text = page(f"file://{path}", "--write")
+        assert "reads and rewrites" in text
+        assert path.read_bytes() == CONTENTS
+
+
+@pytest.mark.parametrize(
+    ("texts", "options"),
+    [
+        ([], {}),
+        (["anon=true", "timeout=2.5"], {"anon": True, "timeout": 2.5}),
+        (
+            ["key=abc", "endpoint_url=http://h/?a=b"],
+            {"key": "abc", "endpoint_url": "http://h/?a=b"},
+        ),
+        (['key="123"', "empty="], {"key": "123", "empty": ""}),
+        (['client_kwargs={"region_name": "eu"}'], {"client_kwargs": {"region_name": "eu"}}),
+    ],
+)
+def test_storage_options(texts, options):
+    assert storage_options.parsed(texts) == options
+
+
 class TestRefused:
     @pytest.fixture(autouse=True)
     def _never_measure(self, monkeypatch):
@@ -123,9 +224,60 @@ class TestRefused:
             assert result.exit_code == 2
             assert reason in result.output
 
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["nosuch://file"], "nosuch"),
+            (["http://127.0.0.1:1/x", "--storage-option", "timeout=0.2"], "Cannot connect"),
+            (["redis://127.0.0.1:1#a", "--storage-option", "timeout=0.2"], "cannot open"),
+            (["redis://:secret@127.0.0.1"], "#NAME"),
+            (["http://h/x", "--storage-option", "secret"], "must be KEY=VALUE"),
+            (["http://h/x", *["--storage-option", "a=secret"] * 2], "a was given twice"),
+            (["redis://h#a", "--storage-option", "writable=true"], "writable"),
+        ],
+    )
+    def test_urls_that_cannot_be_paged(self, arguments, reason):
+        pytest.importorskip("fsspec")
+        pytest.importorskip("redis")
+        result = call(*arguments)
+        assert result.exit_code == 2
+        assert reason in result.output
+        assert "secret" not in result.output
+
+    @pytest.mark.parametrize(
+        ("url", "module", "extra"),
+        [
+            ("memory://x", "fsspec", "fsspec"),
+            ("https://host/x", "aiohttp", "fsspec"),
+            ("s3://bucket/x", "s3fs", "s3"),
+            ("zip://x::s3://bucket/x.zip", "s3fs", "s3"),
+            ("redis://host#x", "redis", "redis"),
+        ],
+    )
+    def test_what_is_not_installed(self, url, module, extra):
+        # In a process of its own: what has been imported would still be there.
+        without = f"import sys; sys.modules[{module!r}] = None"
+        program = f"{without}; from pagemove.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", program, "page", url],
+            env={**os.environ, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert f"pip install 'pagemove[{extra}]'" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_options_are_for_urls(self, path):
+        result = call(path, "--storage-option", "anon=true")
+        assert result.exit_code == 2
+        assert "this is a path" in result.output
+
     def test_help_says_that_writing_is_harmless_and_to_whom_not(self):
         text = " ".join(call("--help").output.replace("│", " ").split())
-        assert "the file keeps its contents" in text
+        assert "the file, or the array in Redis, keeps its contents" in text
         assert "Not while another program writes to it" in text
 
 

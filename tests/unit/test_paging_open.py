@@ -248,7 +248,7 @@ class TestSources:
         def opened(url, **options):
             raise LookupError(url, options)
 
-        monkeypatch.setattr("pagemove.paging.open.FsspecStore", opened)
+        monkeypatch.setattr("pagemove.paging.sources.FsspecStore", opened)
         for url in ("S3://bucket/x", "simplecache::https://host/x"):
             with pytest.raises(LookupError) as caught:
                 open_array(url, storage_options={"anon": True})
@@ -257,9 +257,20 @@ class TestSources:
             open_array("file", storage_options={"anon": True})
 
     def test_an_array_in_redis_needs_its_name(self):
-        with pytest.raises(ValueError, match=r"open_array\(RedisStore\(url, key\)\)") as caught:
-            open_array("redis://:secret@host")
-        assert "secret" not in str(caught.value)
+        for url in ("redis://:secret@host/1", "unix://:secret@/socket", "valkeys://:secret@host#"):
+            with pytest.raises(ValueError, match=r"has a name: .*#NAME") as caught:
+                open_array(url)
+            assert "secret" not in str(caught.value)
+
+    def test_an_array_in_redis_by_its_url(self, monkeypatch):
+        def opened(url, key, **options):
+            raise LookupError(url, key, options)
+
+        monkeypatch.setattr("pagemove.paging.sources.RedisStore", opened)
+        with pytest.raises(LookupError) as caught:
+            open_array("Redis://host/1?x=y#my%20array", mode="r+", storage_options={"lease": 5})
+        expected = ("Redis://host/1?x=y", "my array", {"writable": True, "lease": 5})
+        assert caught.value.args == expected
 
     def test_a_path_that_only_looks_odd(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 from pagemove import PagingStats, StoreError
-from pagemove.paging import trial, trial_document, trial_plot, trial_report
+from pagemove.paging import sources, trial, trial_document, trial_plot, trial_report
+from pagemove.paging.sources import Source
 from pagemove.paging.trial import Outcome, Pattern, Plan, Rates, Sample
 from pagemove.stores.faulty import Fault, FaultyFileStore
 
@@ -39,7 +40,7 @@ def plan(path: Path, **changes: object) -> Plan:
         "write": False,
         "seconds": 0.25,
     }
-    return Plan(path, **{**chosen, **changes})
+    return Plan(**{"source": Source(str(path)), **chosen, **changes})
 
 
 class TestOrders:
@@ -94,7 +95,7 @@ class TestRun:
         assert last.nbytes > N
         assert 0 < outcome.most_resident <= 8 * BLOCK
         assert outcome.stats.evicted > 0
-        assert outcome.file_nbytes == N
+        assert outcome.nbytes == N
         assert not outcome.interrupted
         assert 0 <= outcome.rates.hit_rate <= 1
         assert (outcome.stats.bytes_written > 0) == write
@@ -133,7 +134,7 @@ class TestRun:
             return FaultyFileStore(named, writable=writable, faults=[fault])
 
         impatient = functools.partial(trial.PagedMemory, store_timeout=0)
-        monkeypatch.setattr(trial, "FileStore", faulty)
+        monkeypatch.setattr(sources, "FileStore", faulty)
         monkeypatch.setattr(trial, "PagedMemory", impatient)
         with pytest.raises(StoreError, match="ENOSPC"):
             trial.run(plan(path, limit=1 << 30, write=True), lambda _: None)
@@ -142,14 +143,17 @@ class TestRun:
         assert path.read_bytes() == CONTENTS
 
     def test_planned(self, path):
-        found, nbytes = trial.planned(path, "1MiB", "8KiB", Pattern.RANDOM, write=True, seconds=2.0)
+        named = Source(str(path))
+        found, nbytes = trial.planned(
+            named, "1MiB", "8KiB", Pattern.RANDOM, write=True, seconds=2.0
+        )
         assert nbytes == N
-        assert found == Plan(path, 1 << 20, 8192, Pattern.RANDOM, True, 2.0)
+        assert found == Plan(named, 1 << 20, 8192, Pattern.RANDOM, True, 2.0)
         with pytest.raises(ValueError, match="less than four blocks"):
-            trial.planned(path, "1KiB", "8KiB", Pattern.RANDOM, write=False, seconds=1)
+            trial.planned(named, "1KiB", "8KiB", Pattern.RANDOM, write=False, seconds=1)
         with pytest.raises(FileNotFoundError):
             trial.planned(
-                path.parent / "none", "1MiB", "8KiB", Pattern.RANDOM, write=False, seconds=1
+                Source(f"{path}.none"), "1MiB", "8KiB", Pattern.RANDOM, write=False, seconds=1
             )
 
 
@@ -225,11 +229,11 @@ class TestReport:
         assert rows[2][1:] == ("0", "")
 
     def test_notes(self, outcome):
-        small = dataclasses.replace(outcome, file_nbytes=1 << 20)
-        assert "The file fits below the limit" in self.shown(small)
+        small = dataclasses.replace(outcome, nbytes=1 << 20)
+        assert "All of it fits below the limit" in self.shown(small)
         assert "fits below" not in self.shown(outcome)
-        large = dataclasses.replace(outcome, file_nbytes=3 << 30)
-        assert "no time for all of the file" in self.shown(large)
+        large = dataclasses.replace(outcome, nbytes=3 << 30)
+        assert "no time for all of it" in self.shown(large)
 
     def test_no_faults_and_reading_only(self, outcome):
         plan = dataclasses.replace(outcome.plan, write=False)
@@ -273,20 +277,20 @@ class TestReport:
 
 
 class TestDocument:
-    def test_holds_everything(self, outcome, tmp_path):
+    def test_holds_everything(self, outcome, path, tmp_path):
         trial_document.write(outcome, tmp_path / "all.json")
         data = json.loads((tmp_path / "all.json").read_text())
         assert data["schema"] == trial_document.SCHEMA
         assert data["machine"]["kernel"]
         assert data["plan"] == {
-            "path": str(outcome.plan.path),
+            "source": str(path),
             "limit": 32 << 20,
             "block_size": 65536,
             "pattern": "sequential",
             "write": True,
             "seconds": 2.0,
         }
-        assert (data["file_nbytes"], data["interrupted"], data["flush_seconds"]) == (
+        assert (data["nbytes"], data["interrupted"], data["flush_seconds"]) == (
             1 << 30,
             True,
             0.25,
@@ -304,6 +308,13 @@ class TestDocument:
             "resident_nbytes": 29 << 20,
             "dirty_nbytes": 1 << 20,
         }
+
+    def test_has_no_secret(self, outcome):
+        url = "redis://me:secret@host/0#a"
+        plan = dataclasses.replace(outcome.plan, source=Source(url, {"password": "secret"}))
+        text = json.dumps(trial_document.document(dataclasses.replace(outcome, plan=plan)))
+        assert "redis://me:...@host/0#a" in text
+        assert "secret" not in text + repr(plan)
 
     def test_its_description_is_complete(self, outcome):
         data = trial_document.document(outcome)

@@ -157,7 +157,7 @@ class TestFaults:
             assert not web.faults
 
     def test_ones_that_last(self, web):
-        with FsspecStore(f"{web.url}/file", timeout=0.3) as store:
+        with FsspecStore(f"{web.url}/file", timeout=1) as store:
             web.faults[:] = [503] * 1000
             with pytest.raises(StoreError, match="503") as caught:
                 read(store, 77)

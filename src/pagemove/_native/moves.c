@@ -7,6 +7,7 @@
 
 #include "known.h"
 #include "look.h"
+#include "paged.h"
 #include "uapi.h"
 
 /* The longest stretch looked at before one kernel call: 4096 small pages. */
@@ -189,6 +190,15 @@ static int64_t step_holes(struct pm_process *process, uint64_t dst, uint64_t src
     return unmapped(process, dst, src) ? -EINVAL : 0;
 }
 
+/* The pager of a region would not know: what was written there would be lost, and the same block be
+ * there twice. The kernel would do it, with a region as the source. */
+static int is_paged(uint64_t dst, uint64_t src, uint64_t length)
+{
+    const struct pm_paged *table = pm_paged_table();
+
+    return pm_paged_at(table, dst, length) || pm_paged_at(table, src, length);
+}
+
 static int bad_arguments(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
                          unsigned flags)
 {
@@ -239,7 +249,7 @@ int64_t pm_move_with(struct pm_process *process, const struct pm_known *known, u
 
     if (process->quirks & PM_QUIRK_REFUSE)
         return -ENOSYS;
-    if (bad_arguments(process, dst, src, length, flags))
+    if (bad_arguments(process, dst, src, length, flags) || is_paged(dst, src, length))
         return -EINVAL;
     if (refuse_huge_zero(process, dst, src, length))
         return -EOPNOTSUPP;

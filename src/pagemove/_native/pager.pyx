@@ -8,12 +8,20 @@ from libc.stdlib cimport calloc, free
 import errno as _errno
 import os
 
+from pagemove._native import remap
+
 
 cdef extern from "process.h" nogil:
     void *pm_wiped_memory(size_t length)
     enum:
         PM_QUIRK_REFUSE
     uint32_t pm_running_quirks()
+
+cdef extern from "paged.h" nogil:
+    struct pm_paged:
+        pass
+    int pm_paged_enter(pm_paged *table, uint64_t start, uint64_t end)
+    void pm_paged_leave(pm_paged *table, uint64_t start)
 
 cdef extern from "pager/pager.h" nogil:
     enum:
@@ -75,6 +83,9 @@ cdef uint64_t *_owner = <uint64_t *> pm_wiped_memory(sizeof(uint64_t))
 if _owner == NULL:
     raise MemoryError("no memory that a fork wipes (madvise MADV_WIPEONFORK)")
 
+
+# What moves pages has to know what not to move.
+cdef pm_paged *_paged = <pm_paged *> <uintptr_t> <uint64_t> remap.paged_table()
 
 cdef bint _may_move = not pm_running_quirks() & PM_QUIRK_REFUSE
 
@@ -170,6 +181,14 @@ cdef class Pager:
             self._region = NULL
             reason = text.decode(errors="replace") or os.strerror(-status)
             raise OSError(-status, f"cannot set up paged memory: {reason}")
+        status = pm_paged_enter(
+            _paged, pg_address(self._region),
+            pg_address(self._region) + (nbytes + block_size - 1) // block_size * block_size,
+        )
+        if status:
+            pg_close(self._region)
+            self._region = NULL
+            raise OSError(-status, "more regions of paged memory than one process can have")
         self._nbytes = nbytes
         self._block_size = block_size
         self._mode = mode
@@ -177,6 +196,7 @@ cdef class Pager:
     def __dealloc__(self):
         # In a forked child there is nothing to close, and there are no threads to wait for.
         if self._region != NULL and self._born == _owner[0]:
+            pm_paged_leave(_paged, pg_address(self._region))
             pg_close(self._region)
         self._region = NULL
 
@@ -373,6 +393,7 @@ cdef class Pager:
                 "that first"
             )
         self._region = NULL
+        pm_paged_leave(_paged, pg_address(region))
         with nogil:
             pg_close(region)
 

@@ -1,7 +1,7 @@
 """The moves, for Python: integers in, (result, errno) out; what they mean is for `moving.py`."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 import os
@@ -35,6 +35,13 @@ cdef extern from "moves.h" nogil:
     int pm_move_many(pm_process *process, pm_many *many)
     int64_t pm_first_outside(const int64_t *pages, size_t count, int64_t limit)
 
+cdef extern from "paged.h" nogil:
+    struct pm_paged:
+        pass
+    int pm_paged_start()
+    pm_paged *pm_paged_table()
+    uint64_t pm_paged_at(const pm_paged *table, uint64_t start, uint64_t length)
+
 cdef extern from "hotcall.h":
     struct PyMethodDef:
         pass
@@ -49,7 +56,7 @@ QUIRK_STALE_EAGAIN = PM_QUIRK_STALE_EAGAIN
 QUIRK_HUGE_ZERO = PM_QUIRK_HUGE_ZERO
 QUIRK_REFUSE = PM_QUIRK_REFUSE
 
-cdef int _failed = pm_process_start()
+cdef int _failed = pm_process_start() or pm_paged_start()
 if _failed:
     raise OSError(-_failed, f"madvise(MADV_WIPEONFORK): {os.strerror(-_failed)}")
 
@@ -78,6 +85,16 @@ def descriptor():
 def reopen():
     """Forget the descriptors: somebody closed them. The next call opens new ones."""
     pm_process_reopen()
+
+
+def paged_table():
+    """Give the address of the table of paged memory, for the pager."""
+    return <uint64_t> <uintptr_t> pm_paged_table()
+
+
+def paged_at(uint64_t start, uint64_t length):
+    """Give where paged memory begins that has a byte of the range; 0 if none has."""
+    return pm_paged_at(pm_paged_table(), start, length)
 
 
 def quirks():

@@ -1,4 +1,4 @@
-"""`pagemove page`: paging, tried on the user's own file."""
+"""`pagemove page`: paging, tried on what the user has."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from rich.console import Console
 
 from pagemove.compare import outputs
 from pagemove.errors import StoreError, UnsupportedError
-from pagemove.paging import trial, trial_document, trial_plot, trial_report
+from pagemove.paging import storage_options, trial, trial_document, trial_plot, trial_report
+from pagemove.paging.sources import Source
 
 
 def page(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="One that is not empty, or a block device.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A file or block device; a URL that fsspec opens (s3://bucket/x.npy, https://..., "
+            "zip://member::archive.zip); an array in Redis (redis://server:6379/0#NAME).",
+        ),
     ],
     limit: Annotated[
         str, typer.Option(metavar="SIZE", help="The most of it that is in memory at any moment.")
@@ -30,11 +36,19 @@ def page(
         bool,
         typer.Option(
             "--write",
-            help="Also write to every byte, what was read from it: the file keeps its contents. "
-            "Not while another program writes to it.",
+            help="Also write to every byte, what was read from it: the file, or the array in "
+            "Redis, keeps its contents. Not while another program writes to it.",
         ),
     ] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long; Ctrl-C ends it early.")] = 10.0,
+    storage_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="For what opens a URL, as often as needed: endpoint_url=..., anon=true. A VALUE "
+            "that is JSON counts as that, any other as text.",
+        ),
+    ] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write everything measured as JSON.")
     ] = None,
@@ -43,14 +57,19 @@ def page(
         typer.Option(metavar="FILE", help="Draw a figure: .png or .svg; needs matplotlib."),
     ] = None,
 ) -> None:
-    """Page a file under a memory limit, and measure: faults, throughput, hit rate, latency."""
+    """Page a file, an object or an array in Redis under a memory limit, and measure.
+
+    What is measured: faults, throughput, hit rate, latency.
+    """
     try:
         if json:
             outputs.check_file(json)
         if plot:
             outputs.check_figure(plot)
-        plan, nbytes = trial.planned(file, limit, block, pattern, write=write, seconds=seconds)
-    except (ValueError, OSError) as reason:
+        named = Source(source, storage_options.parsed(storage_option or ()))
+        plan, nbytes = trial.planned(named, limit, block, pattern, write=write, seconds=seconds)
+    # A TypeError: an option that what opens the URL does not know.
+    except (ImportError, OSError, TypeError, ValueError) as reason:
         raise typer.BadParameter(str(reason)) from None
     try:
         with trial_report.live(plan, nbytes, Console(stderr=True)) as observe:

@@ -87,6 +87,36 @@ def next_sequence(pager: Pager) -> int:
     return max((record[0] + 1 for record in pager.failures()), default=0)
 
 
+def check_read(pager: Pager, code: int, first: int, offsets: range, store: str) -> None:
+    """Raise if a call that read blocks has ended with an errno.
+
+    Parameters
+    ----------
+    pager : Pager
+        That was called.
+    code : int
+        What it said; 0 is success.
+    first : int
+        `next_sequence` before the call.
+    offsets : range
+        First bytes of the blocks that it was asked for. One may have failed long ago, and more than
+        once.
+    store : str
+        Name of the store.
+    """
+    if code:
+        reads = [each for each in noted(pager) if each.concerns("read", offsets)]
+        newest = {each.offset: each for each in reads if each.sequence >= first}
+        throw((newest or {each.offset: each for each in reads}).values(), code, "read", store)
+
+
+def check_saved(pager: Pager, code: int, first: int, operation: str, store: str) -> None:
+    """Raise if a call that wrote blocks has ended with an errno; parameters as of `check_read`."""
+    if code:
+        writes = [each for each in noted(pager, first) if each.operation != "read"]
+        throw(writes, code, operation, store)
+
+
 def throw(failures: Iterable[Failure], code: int, operation: str, store: str) -> NoReturn:
     """Raise one `StoreError` of all: the first, with the others as notes.
 

@@ -6,11 +6,9 @@ import io
 import math
 import operator
 import os
-import re
 import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +16,13 @@ import numpy.typing as npt
 from pagemove.arrays import owner_behind
 from pagemove.paging.options import check_store
 from pagemove.paging.region import PagedMemory
+from pagemove.paging.sources import Source
 from pagemove.stores.base import Store
-from pagemove.stores.file import FileStore
-from pagemove.stores.fsspec import FsspecStore
-from pagemove.stores.urls import without_secret
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from pagemove.paging.options import PagingOptions
-
-# Or a chain of them: simplecache::s3://...
-_URL = re.compile(r"([a-z][a-z0-9+.-]+)(?:://|::.*://)", re.IGNORECASE)
-_REDIS = ("redis", "rediss", "valkey", "valkeys")
 
 _MAGIC = np.lib.format.MAGIC_PREFIX
 _MAGIC_NBYTES = np.lib.format.MAGIC_LEN
@@ -62,7 +54,8 @@ def open_array(
     ----------
     source : str, path-like or Store
         A ``.npy`` file, known by its header whatever its name; or any other file, with `dtype`. A
-        URL that fsspec opens, ``s3://bucket/x.npy``; or any store.
+        URL that fsspec opens, ``s3://bucket/x.npy``, or that of a Redis server with the name of an
+        array, ``redis://server/0#weights``; or any store.
     dtype : dtype, optional
         Of the items of a file that has no header.
     shape : int or tuple of int, optional
@@ -70,7 +63,7 @@ def open_array(
     offset : int
         Bytes of such a file before the first item.
     storage_options : mapping, optional
-        For a URL: as for `pagemove.stores.FsspecStore`.
+        For a URL: as for `pagemove.stores.FsspecStore` or `pagemove.stores.RedisStore`.
     **paging
         As for `PagedMemory`: `resident_limit`, `block_size`, `mode`, `prefetch`, `store_timeout`,
         `name`.
@@ -94,9 +87,9 @@ def open_array(
     UnsupportedError
         Whatever `PagedMemory` cannot do here.
     ImportError
-        fsspec, or what it needs for such a URL, is not installed.
+        fsspec or redis, or what they need for such a URL, is not installed.
     OSError
-        The file cannot be opened.
+        The file, object or array cannot be opened.
 
     Notes
     -----
@@ -118,25 +111,10 @@ def open_array(
         return _array(source, dtype, shape, offset, paging)
     if not isinstance(source, str | os.PathLike):
         check_store(source)  # which says why not
-    path = os.fspath(source)
-    with _store_of(path, paging.get("mode") == "r+", storage_options or {}) as store:
+    named = Source(os.fsdecode(source), storage_options or {})
+    with named.open(writable=paging.get("mode") == "r+") as store:
         # The region has its own descriptor, or its own process.
         return _array(store, dtype, shape, offset, paging)
-
-
-def _store_of(path: str | bytes, writable: bool, storage_options: Mapping[str, Any]) -> Store:
-    url = _URL.match(path) if isinstance(path, str) else None
-    if url and url[1].lower() in _REDIS:
-        raise ValueError(
-            f"{without_secret(url.string)} is a server, and an array in it has a name: "
-            "open_array(RedisStore(url, key))"
-        )
-    if url and url[1].lower() != "file":
-        return FsspecStore(url.string, **storage_options)
-    if storage_options:
-        raise ValueError("storage_options are for URLs, and this is a path")
-    file = unquote(urlsplit(url.string).path) if url else os.fsdecode(path)
-    return FileStore(file, writable=writable)
 
 
 def region_of(array: npt.NDArray[Any]) -> PagedMemory:

@@ -76,9 +76,14 @@ class Checked:
         return os.fsencode(tempfile.gettempdir())
 
 
-def check_store(store: object) -> None:
-    """Raise unless it is a store that can be paged, saying what to do instead."""
+def check_store(store: object, mode: str = "r") -> None:
+    """Raise unless it is a store that can be paged in a mode, saying what to do instead."""
     if isinstance(store, Store):
+        if mode == "r+" and not store.writable:
+            raise ValueError(
+                f"mode 'r+' writes to the store, and {store!r} is read-only: open it with "
+                "writable=True, or use mode 'c', which keeps changes private"
+            )
         return
     if isinstance(store, str | os.PathLike):
         raise TypeError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import operator
 import os
 import warnings
 from typing import Any, Self
@@ -18,7 +17,7 @@ from pagemove.paging import failures, working_set
 from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.options import Checked, Mode, Prefetch, Size, check_store, checked
 from pagemove.paging.serving import label_of, serving, store_of
-from pagemove.paging.sizes import text_of
+from pagemove.paging.sizes import span, text_of
 from pagemove.paging.stats import PagingStats
 from pagemove.stores.base import Store
 
@@ -118,7 +117,7 @@ class PagedMemory(Pager):
         if store is None and mode == "r":
             mode = "r+"  # there is nothing to read yet
         store = store_of(store, nbytes, block_size)
-        check_store(store)
+        check_store(store, mode)
         options = checked(
             store.nbytes,
             resident_limit=resident_limit,
@@ -128,11 +127,6 @@ class PagedMemory(Pager):
             store_timeout=store_timeout,
             name=name,
         )
-        if mode == "r+" and not store.writable:
-            raise ValueError(
-                f"mode 'r+' writes to the store, and {store!r} is read-only: open it with "
-                "writable=True, or use mode 'c', which keeps changes private"
-            )
         # Before anything is opened: it may be refused.
         order = working_set.load(replay, store.nbytes, options.block_size) if replay else b""
         self._open(store, options)
@@ -234,17 +228,13 @@ class PagedMemory(Pager):
         ValueError
             The range is not within the region; the region is closed.
         """
-        start, count = self._range(offset, length)
+        start, count = span(self.nbytes, offset, length)
         with memoryview(self):
             first = failures.next_sequence(self)
             code = super().prefetch(start, count, wait) if count else 0
-            if wait and code:
-                # It may have failed long ago, and more than once.
-                span = range(start - self.block_size + 1, start + count)
-                reads = [each for each in failures.noted(self) if each.concerns("read", span)]
-                newest = {each.offset: each for each in reads if each.sequence >= first}
-                newest = newest or {each.offset: each for each in reads}
-                failures.throw(newest.values(), code, "read", self._label)
+            if wait:
+                blocks = range(start - self.block_size + 1, start + count)
+                failures.check_read(self, code, first, blocks, self._label)
 
     def evict(  # type: ignore[override]
         self, offset: int = 0, length: int | None = None
@@ -265,11 +255,12 @@ class PagedMemory(Pager):
         ValueError
             The range is not within the region; the region is closed.
         """
-        start, count = self._range(offset, length)
+        start, count = span(self.nbytes, offset, length)
         with memoryview(self):
             if count:
                 first = failures.next_sequence(self)
-                self._check(super().evict(start, count), "write", first)
+                code = super().evict(start, count)
+                failures.check_saved(self, code, first, "write", self._label)
 
     def flush(self) -> None:  # type: ignore[override]
         """Make durable in the store what was changed before the call; return when it is.
@@ -312,10 +303,6 @@ class PagedMemory(Pager):
             super().record()
             self._record = path
 
-    def _save_record(self) -> None:
-        if self._record is not None:
-            working_set.save(self._record, self.recorded(), self.block_size)
-
     def stats(self) -> PagingStats:
         """Tell what the region has done so far, and what it holds.
 
@@ -357,7 +344,8 @@ class PagedMemory(Pager):
         if self._mode == "r+":
             with memoryview(self):
                 self._save()
-        self._save_record()
+        if self._record is not None:
+            working_set.save(self._record, self.recorded(), self.block_size)
         super().close()
 
     def _save_or_tell(self) -> None:
@@ -375,22 +363,7 @@ class PagedMemory(Pager):
     def _save(self) -> None:
         """Write changes back and make them durable; StoreError."""
         first = failures.next_sequence(self)
-        self._check(super().flush(), "flush", first)
-
-    def _check(self, code: int, operation: str, first: int) -> None:
-        """Raise if a call has ended with an errno; what it noted from `first` on says more."""
-        if code:
-            writes = [each for each in failures.noted(self, first) if each.operation != "read"]
-            failures.throw(writes, code, operation, self._label)
-
-    def _range(self, offset: int, length: int | None) -> tuple[int, int]:
-        start = operator.index(offset)
-        count = self.nbytes - start if length is None else operator.index(length)
-        if start < 0 or count < 0 or start + count > self.nbytes:
-            raise ValueError(
-                f"bytes {start} to {start + count} are not within the {self.nbytes} of the region"
-            )
-        return start, count
+        failures.check_saved(self, super().flush(), first, "flush", self._label)
 
     def __enter__(self) -> Self:
         return self

@@ -50,3 +50,14 @@ def text_of(nbytes: float) -> str:
     # Three digits, but no exponent and no zeros at the end.
     digits = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{digits} {unit}"
+
+
+def span(nbytes: int, offset: int, length: int | None) -> tuple[int, int]:
+    """Give first byte and length of a range of a region; ValueError if it is not within that."""
+    start = operator.index(offset)
+    count = nbytes - start if length is None else operator.index(length)
+    if start < 0 or count < 0 or start + count > nbytes:
+        raise ValueError(
+            f"bytes {start} to {start + count} are not within the {nbytes} of the region"
+        )
+    return start, count

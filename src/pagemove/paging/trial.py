@@ -1,7 +1,7 @@
-"""Paging, tried on somebody's own file: touches its blocks in a pattern and measures what happens.
+"""Paging, tried on what somebody has: touches its blocks in a pattern and measures what happens.
 
 Nothing here prints. Blocks are touched whole: every byte is read, with ``write`` also written, with
-what was read, so that the file stays as it is.
+what was read, so that the contents stay as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,9 @@ import numpy.typing as npt
 
 from pagemove.paging.options import Mode, checked
 from pagemove.paging.region import PagedMemory
+from pagemove.paging.sources import Source
 from pagemove.paging.stats import PagingStats
-from pagemove.stores.file import FileStore
+from pagemove.stores.base import Store
 
 #: Blocks from one touch to the next of a strided pattern.
 STRIDE = 4
@@ -45,8 +45,8 @@ class Plan:
 
     Attributes
     ----------
-    path : Path
-        The file.
+    source : Source
+        On what: a file, or a URL.
     limit, block_size : int
         Bytes, as `PagedMemory` takes them.
     pattern : Pattern
@@ -57,7 +57,7 @@ class Plan:
         How long.
     """
 
-    path: Path
+    source: Source
     limit: int
     block_size: int
     pattern: Pattern
@@ -124,8 +124,8 @@ class Outcome:
     ----------
     plan : Plan
         What was tried.
-    file_nbytes : int
-        Length of the file.
+    nbytes : int
+        Length of what was paged.
     samples : tuple of Sample
         The first from before the first touch, the last from after the last one.
     flush_seconds : float
@@ -137,7 +137,7 @@ class Outcome:
     """
 
     plan: Plan
-    file_nbytes: int
+    nbytes: int
     samples: tuple[Sample, ...]
     flush_seconds: float
     stats: PagingStats
@@ -155,16 +155,16 @@ class Outcome:
 
 
 def planned(
-    path: Path, limit: str, block_size: str, pattern: Pattern, *, write: bool, seconds: float
+    source: Source, limit: str, block_size: str, pattern: Pattern, *, write: bool, seconds: float
 ) -> tuple[Plan, int]:
-    """Check what a user asks for; give the plan and the length of the file.
+    """Check what a user asks for; give the plan and the length of the source.
 
     Raises
     ------
-    OSError, ValueError
-        As `FileStore` and `PagedMemory`.
+    ImportError, OSError, TypeError, ValueError
+        As `Source.open` and `PagedMemory`.
     """
-    with FileStore(path, writable=write) as store:
+    with _opened(source, write) as store:
         found = checked(
             store.nbytes,
             resident_limit=limit,
@@ -174,8 +174,19 @@ def planned(
             store_timeout=0,
             name=None,
         )
-        plan = Plan(store.path, found.limit, found.block_size, pattern, write, seconds)
+        plan = Plan(source, found.limit, found.block_size, pattern, write, seconds)
         return plan, store.nbytes
+
+
+def _opened(source: Source, write: bool) -> Store:
+    store = source.open(writable=write)
+    if write and not store.writable:
+        store.close()
+        raise ValueError(
+            f"{source} can only be read: no --write; what it holds can be written where it is a "
+            "file, or an array in Redis"
+        )
+    return store
 
 
 def blocks_in_order(pattern: Pattern, count: int, seed: int = 2014) -> Iterator[int]:
@@ -215,13 +226,13 @@ def run(
     Raises
     ------
     StoreError
-        What was written could not be saved; the file has what it had.
-    OSError, ValueError
-        As `FileStore` and `PagedMemory`.
+        What was written could not be saved; the store has what it had.
+    ImportError, OSError, TypeError, ValueError
+        As `Source.open` and `PagedMemory`.
     """
     mode: Mode = "r+" if plan.write else "r"
     with (
-        FileStore(plan.path, writable=plan.write) as store,
+        _opened(plan.source, plan.write) as store,
         PagedMemory(
             store, resident_limit=plan.limit, block_size=plan.block_size, mode=mode
         ) as region,
@@ -242,7 +253,7 @@ def run(
         region.flush()
         return Outcome(
             plan=plan,
-            file_nbytes=region.nbytes,
+            nbytes=region.nbytes,
             samples=tuple(samples),
             flush_seconds=clock() - ended,
             stats=region.stats(),

@@ -7,9 +7,10 @@ The file holds one object; sizes are in bytes, times in seconds unless they are 
 ``machine``
     As `pagemove compare` writes it; without ``pinned``, because nothing is.
 ``plan``
-    ``path``, ``limit``, ``block_size``, ``pattern``, ``write``, ``seconds``.
-``file_nbytes``
-    Length of the file.
+    ``source`` (a path, or a URL without its password), ``limit``, ``block_size``, ``pattern``,
+    ``write``, ``seconds``.
+``nbytes``
+    Length of the source.
 ``interrupted``
     Whether somebody stopped it before its time.
 ``flush_seconds``
@@ -46,13 +47,14 @@ def document(outcome: Outcome) -> dict[str, Any]:
     """Make the object that is written, of what JSON can carry."""
     here = dataclasses.asdict(machine())
     del here["pinned"]
-    plan = dataclasses.asdict(outcome.plan)
+    # Not the options, among which are credentials.
+    plan = dataclasses.asdict(outcome.plan) | {"source": outcome.plan.source.shown}
     return {
         "pagemove": version("pagemove"),
         "schema": SCHEMA,
         "machine": here,
-        "plan": {**plan, "path": str(outcome.plan.path)},
-        "file_nbytes": outcome.file_nbytes,
+        "plan": plan,
+        "nbytes": outcome.nbytes,
         "interrupted": outcome.interrupted,
         "flush_seconds": outcome.flush_seconds,
         "rates": dataclasses.asdict(outcome.rates),

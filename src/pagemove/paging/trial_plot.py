@@ -163,7 +163,7 @@ def draw(outcome: Outcome, path: Path) -> None:
         fontweight="bold",
         color=INK,
     )
-    text = title(outcome.plan, outcome.file_nbytes)
+    text = title(outcome.plan, outcome.nbytes)
     here = f"Linux {platform.release()} on {platform.machine()}. Measured by pagemove page."
     figure.text(0.05, 0.905, f"{text[0].upper()}{text[1:]}. {here}", fontsize=10, color=FAINT)
     grid = figure.add_gridspec(3, 1, hspace=0.45, left=0.05, right=0.5, top=0.84, bottom=0.075)

@@ -22,11 +22,11 @@ _BAR_WIDTH = 40
 _RECENT_SECONDS = 1.0
 
 
-def title(plan: Plan, file_nbytes: int) -> str:
+def title(plan: Plan, nbytes: int) -> str:
     """Say in a line what is tried."""
     verb = "reads and rewrites" if plan.write else "reads"
     return (
-        f"{plan.pattern} {verb} of {plan.path.name} ({text_of(file_nbytes)}), blocks of "
+        f"{plan.pattern} {verb} of {plan.source.name} ({text_of(nbytes)}), blocks of "
         f"{text_of(plan.block_size)}, at most {text_of(plan.limit)} resident"
     )
 
@@ -40,7 +40,7 @@ def duration_of(nanoseconds: float) -> str:
 
 
 @contextmanager
-def live(plan: Plan, file_nbytes: int, console: Console) -> Iterator[Callable[[Sample], None]]:
+def live(plan: Plan, nbytes: int, console: Console) -> Iterator[Callable[[Sample], None]]:
     """Show samples as they come, on a terminal; give the function that takes them.
 
     Nothing is drawn but by that function: a thread that draws meanwhile would be measured.
@@ -56,14 +56,14 @@ def live(plan: Plan, file_nbytes: int, console: Console) -> Iterator[Callable[[S
             while len(recent) > 2 and sample.seconds - recent[1].seconds >= _RECENT_SECONDS:
                 del recent[0]
             rates = Rates.between(recent[0], sample)
-            display.update(_now(plan, file_nbytes, sample, rates), refresh=True)
+            display.update(_now(plan, nbytes, sample, rates), refresh=True)
 
         yield show
 
 
-def _now(plan: Plan, file_nbytes: int, sample: Sample, rates: Rates) -> Table:
+def _now(plan: Plan, nbytes: int, sample: Sample, rates: Rates) -> Table:
     resident = sample.stats.resident_nbytes
-    table = Table(title=title(plan, file_nbytes), title_justify="left", show_header=False, box=None)
+    table = Table(title=title(plan, nbytes), title_justify="left", show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column(justify="right", width=20)
     table.add_column(width=_BAR_WIDTH)
@@ -88,7 +88,7 @@ def _bar(part: float, whole: float) -> ProgressBar:
 
 def show(outcome: Outcome, console: Console) -> None:
     """Print the totals, and how long faults took."""
-    console.print(Text(title(outcome.plan, outcome.file_nbytes), "bold"), soft_wrap=True)
+    console.print(Text(title(outcome.plan, outcome.nbytes), "bold"), soft_wrap=True)
     console.print(_totals(outcome))
     for note in _notes(outcome):
         console.print(note, style="dim", highlight=False)
@@ -133,10 +133,10 @@ def _totals(outcome: Outcome) -> Table:
 
 
 def _notes(outcome: Outcome) -> Iterator[str]:
-    if outcome.file_nbytes <= outcome.plan.limit:
-        yield "The file fits below the limit: nothing has to leave. Try a smaller --limit."
-    if outcome.samples[-1].nbytes < outcome.file_nbytes:
-        yield "There was no time for all of the file. Try more --seconds."
+    if outcome.nbytes <= outcome.plan.limit:
+        yield "All of it fits below the limit: nothing has to leave. Try a smaller --limit."
+    if outcome.samples[-1].nbytes < outcome.nbytes:
+        yield "There was no time for all of it. Try more --seconds."
 
 
 def _latencies(stats: PagingStats) -> Table:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pagemove.errors import StoreError
 from pagemove.stores import ranges
+from pagemove.stores import redis_arrays as arrays
 from pagemove.stores import redis_layout as keys
 from pagemove.stores.base import Store, read_only
 from pagemove.stores.extras import needed
@@ -138,10 +139,11 @@ class RedisStore(Store):
         try:
             with self._translated("open", None):
                 if create:
+                    length = ranges.checked_length(nbytes or 0)
                     size = ranges.checked_block_size(block_size)
-                    self._layout = self._created(ranges.checked_length(nbytes or 0), size)
+                    self._layout = arrays.created(self._client, self._lease, key, length, size)
                 else:
-                    self._layout = self._found(nbytes)
+                    self._layout = arrays.found(self._client, key, nbytes, repr(self))
                     if self._writable:
                         self._lease.acquire(self._client)
         except BaseException:
@@ -314,38 +316,6 @@ class RedisStore(Store):
             client, self._connected = self._connected, None
         if client is not None:
             client.close()
-
-    def _created(self, nbytes: int, block_size: int) -> keys.Layout:
-        groups = keys.groups_for(nbytes, block_size)
-        layout = keys.Layout(self._key, secrets.token_hex(8), nbytes, block_size, groups)
-        pair = (keys.meta_key(self._key), keys.lease_key(self._key))
-        values = (keys.FORMAT, layout.id, nbytes, block_size, groups, 0)
-        fields = [word for both in zip(keys.META_FIELDS, values, strict=True) for word in both]
-        words = ("EVAL", keys.CREATE, 2, *pair, *self._lease.creation, *fields)
-        answer = self._client.run([Command(pair[0], words)])[0]
-        if answer[0] == b"there":
-            raise FileExistsError(
-                errno.EEXIST, "there is such an array: open it without create=True", repr(self)
-            )
-        epoch = self._lease.taken(answer)
-        Blocks(self._client, layout, repr(self)).prepare(epoch)
-        self._client.run([Command(pair[0], ("HSET", pair[0], "ready", 1))])
-        return layout
-
-    def _found(self, nbytes: int | None) -> keys.Layout:
-        meta = keys.meta_key(self._key)
-        words = ("HMGET", meta, *keys.META_FIELDS)
-        form, identity, length, size, groups, ready = self._client.run([Command(meta, words)])[0]
-        if form is None or ready != b"1":
-            state = "it was never finished" if form else "there is no such array"
-            raise FileNotFoundError(
-                errno.ENOENT, f"{state}: make it with create=True and nbytes", repr(self)
-            )
-        if int(form) != keys.FORMAT:
-            raise ValueError(f"{self!r} was made by another version of pagemove (format {form})")
-        if nbytes not in (None, int(length)):
-            raise ValueError(f"{self!r} has {int(length)} bytes, not {nbytes}")
-        return keys.Layout(self._key, identity.decode(), int(length), int(size), int(groups))
 
     def _hold(self) -> None:
         """Be the one that writes, or raise."""

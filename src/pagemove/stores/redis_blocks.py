@@ -10,6 +10,7 @@ from pagemove.errors import StoreError
 from pagemove.stores import ranges
 from pagemove.stores import redis_layout as keys
 from pagemove.stores.redis_client import Client, Command
+from pagemove.stores.redis_direct import FILLED
 from pagemove.stores.redis_lease import gone
 
 _GROUPS_AT_ONCE = 2
@@ -84,10 +85,11 @@ class Blocks:
         commands = []
         for group, share in shares:
             names = [layout.block_key(piece.block) for piece in share]
-            commands.append(Command(names[0], ("MGET", *names)))
+            targets = tuple(self._target(piece, view) for piece in share)
+            commands.append(Command(names[0], ("MGET", *names), targets))
             if least:
                 fence = layout.fence(group)
-                commands.append(Command(fence, ("HGET", fence, "writes")))
+                commands.append(Command(fence, ("HGET", fence, "writes"), (None,)))
         answers = iter(self._client.run(commands))
         for group, share in shares:
             values, offset = next(answers), share[0].block * layout.block_size
@@ -245,7 +247,15 @@ class Blocks:
             values[number] = value or b""
         return values
 
+    def _target(self, piece: ranges.Piece, view: memoryview) -> memoryview | None:
+        """Give where a block can be put as it comes: where all of it is wanted."""
+        layout = self._layout
+        whole = ranges.length_of(piece.block, layout.block_size, layout.nbytes)
+        return view[piece.at : piece.at + piece.length] if piece.length == whole else None
+
     def _fill(self, piece: ranges.Piece, value: bytes, view: memoryview) -> None:
+        if value is FILLED:
+            return
         layout = self._layout
         whole = ranges.length_of(piece.block, layout.block_size, layout.nbytes)
         part = view[piece.at : piece.at + piece.length]

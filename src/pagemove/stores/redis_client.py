@@ -8,15 +8,28 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from pagemove.stores import redis_direct
 from pagemove.stores.patience import patiently
 from pagemove.stores.urls import without_secret
 
 
 class Command(NamedTuple):
-    """A command as it is sent, and a key that says which node of a cluster it is for."""
+    """A command.
+
+    Attributes
+    ----------
+    key : str
+        Says which node of a cluster it is for.
+    words : tuple
+        As they are sent.
+    targets : tuple of memoryview or None
+        Of one that only reads: for each value that it answers where it shall go. In its place the
+        answer then has `redis_direct.FILLED`.
+    """
 
     key: str
     words: tuple[Any, ...]
+    targets: tuple[memoryview | None, ...] = ()
 
 
 class Log(NamedTuple):
@@ -123,6 +136,7 @@ class Client:
             "socket_connect_timeout": seconds,
             # How long it is tried again is for this class to say.
             "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
             **self._options,
         }
         if self._single is None:
@@ -213,6 +227,10 @@ def _log_of(server: Any) -> Log:
 
 def _sent(client: Any, commands: Sequence[Command]) -> list[Any]:
     """Send commands in one go; give answers, errors among them."""
+    if all(command.targets for command in commands):
+        with contextlib.suppress(redis_direct.Unusual):
+            targets = [each for command in commands for each in command.targets]
+            return redis_direct.ask(client, [command.words for command in commands], targets)
     if len(commands) == 1:
         import redis
 

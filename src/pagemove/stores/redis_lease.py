@@ -73,7 +73,7 @@ class Lease:
 
     def __init__(self, key: str, name: str, seconds: float, token: str | None = None) -> None:
         self._key = key
-        self._name = name
+        self.name = name
         self._milliseconds = max(int(seconds * 1000), 1)
         self.token = token or secrets.token_hex(16)
         self.epoch = 0
@@ -147,15 +147,15 @@ class Lease:
 
     def _refusal(self, answer: list[Any]) -> StoreError:
         if answer[0] == b"gone":
-            return gone(self._name, "write", None)
+            return gone(self.name, "write", None)
         text = f"{_described(answer[1])}; "
         if int(answer[2]) > 0:
             text += f"its lease ends in {int(answer[2]) / 1000:.1f} s unless it is renewed"
         return StoreError(
             errno.EBUSY,
-            f"cannot write {self._name}: another store writes it: {text}. One may write at a time: "
+            f"cannot write {self.name}: another store writes it: {text}. One may write at a time: "
             "close that one, or open this one without writable=True",
-            store=self._name,
+            store=self.name,
             operation="write",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -151,9 +152,8 @@ def _races(path: Path, mode: str, block: int, limit: int | None) -> str | None:
         ]
         for thread in threads:
             thread.start()
-        # With huge blocks every touch is a read of 2 MiB.
-        enough = 3000 if block < 2048 * KIB else 100
-        while threads[2].done < enough or threads[0].done < enough:
+        end = time.monotonic() + 0.4
+        while time.monotonic() < end or min(thread.done for thread in threads) < 20:
             memory.evict(0, memory.nbytes // 2)
             memory.flush()
             memory.prefetch(0, memory.nbytes // 4, wait=True)
@@ -194,7 +194,8 @@ def _advised(path: Path, mode: str, advice: int) -> str | None:
         ]
         for thread in threads:
             thread.start()
-        for _ in range(40):
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end or min(thread.done for thread in threads) < 20:
             memory.flush()
             memory.evict(0, _NBYTES // 2)
         for thread in threads:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from support import child
+from pagemove import PagedMemory, PageState
+from pagemove.introspect import states_at
+from support import child, system, wait_for
 from support.paging import BLOCKS, KIB, Fault, expected, make_file, paged, words, wrong_words
 
 pytestmark = pytest.mark.needs("paging")
@@ -272,3 +277,101 @@ def test_after_a_failed_sync_flush_does_not_believe_that_all_is_stored(file):
         pytest.skip("the sync was tried again within the call")
     assert lost == 0
     assert second is not None or last == 99
+
+
+def _lost_with_evicted(path: Path, when: str) -> list[int | None]:
+    """A sync fails, and what it was to make durable is not in memory any more."""
+    faults = [Fault("flush", count=1, errno=errno.EIO)]
+    if when == "during the sync":
+        faults.append(Fault("flush", count=1, delay=0.4))
+    context = paged(path, "r+", faults=faults, block_size=_BLOCK, store_timeout=0.0001)
+    memory = context.__enter__()
+    words(memory)[5] = 99
+    codes: list[int | None] = []
+
+    def flush() -> None:
+        try:
+            memory.flush()
+            codes.append(None)
+        except OSError as error:
+            codes.append(error.errno)
+
+    if when == "before the flush":
+        memory.evict()
+        flush()
+    else:
+        flushing = threading.Thread(target=flush)
+        flushing.start()
+        wait_for(lambda: memory.stats().dirty_nbytes == 0)
+        memory.evict()
+        flushing.join(20)
+    flush()
+    return codes
+
+
+@pytest.mark.parametrize("when", ["before the flush", "during the sync"])
+def test_what_a_failed_sync_may_have_lost_is_told_by_every_flush_after(file, when):
+    """Nobody has it to write it again: that the next sync succeeds means nothing."""
+    first, second = child(_lost_with_evicted, file(_NBYTES), when)
+    assert first == errno.EIO
+    assert second is not None
+
+
+def _on_its_way(path: Path) -> tuple[int, float]:
+    """Flush while an eviction is still writing what was stored before."""
+    late = [Fault("write", count=0, delay=0.5)]
+    with paged(path, "r+", faults=late, block_size=_BLOCK) as memory:
+        words(memory)[5] = 99
+        evicting = threading.Thread(target=memory.evict)
+        evicting.start()
+        wait_for(lambda: memory.stats().resident_nbytes and not in_region(memory))
+        begin = time.monotonic()
+        memory.flush()
+        found = in_file(path, 5), time.monotonic() - begin
+        evicting.join(20)
+    return found
+
+
+def in_region(memory: PagedMemory) -> bool:
+    """Tell whether the first block is mapped."""
+    return bool(states_at(memory.address, 1)[0] & PageState.PRESENT)
+
+
+def test_a_flush_waits_for_what_an_eviction_is_writing(file):
+    found, took = child(_on_its_way, file(_NBYTES))
+    assert found == 99
+    assert took > 0.1, "the write was over before: this has shown nothing"
+
+
+_SYS_CACHESTAT = 451
+
+
+def unwritten_pages(path: Path) -> int:
+    """Count the pages of a file that the device does not have yet (cachestat(2), Linux 6.5)."""
+    span = (ctypes.c_uint64 * 2)(0, 0)
+    found = (ctypes.c_uint64 * 5)()
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        system.syscall(_SYS_CACHESTAT, fd, ctypes.addressof(span), ctypes.addressof(found), 0)
+    finally:
+        os.close(fd)
+    return found[1] + found[2]
+
+
+def test_a_flush_leaves_nothing_to_the_page_cache(file):
+    path = file(_NBYTES)
+    fd = os.open(path, os.O_RDWR)
+    os.fdatasync(fd)
+    os.close(fd)
+    if unwritten_pages(path):
+        pytest.skip(f"the file system of {path.parent} is never written anywhere")
+    with paged(path, "r+", block_size=_BLOCK, resident_limit=_LIMIT) as memory:
+        words(memory)[:: _BLOCK // 8] += np.uint64(1)
+        # Blocks that have left are written, and are not durable for that.
+        assert unwritten_pages(path) > 0
+        memory.flush()
+        assert unwritten_pages(path) == 0
+        words(memory)[:: _BLOCK // 8] += np.uint64(1)
+        memory.evict()
+        assert unwritten_pages(path) > 0
+    assert unwritten_pages(path) == 0, "close has not flushed"

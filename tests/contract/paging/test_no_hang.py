@@ -129,7 +129,7 @@ def _everything_at_once(path: Path, mode: str, how: dict) -> str | None:
         for thread in threads:
             thread.start()
         rng = np.random.default_rng(1)
-        limit = time.monotonic() + 1.0
+        limit = time.monotonic() + 0.6
         calls = [
             memory.flush,
             memory.evict,
@@ -234,7 +234,7 @@ def _close_in_threads(path: Path, mode: str) -> list[str]:
 
         def use(call) -> None:
             try:
-                for _ in range(1000):
+                for _ in range(200):
                     call()
             except (ValueError, BufferError):
                 outcomes.append("refused")

@@ -245,6 +245,36 @@ def test_nothing_is_given_up_when_all_frames_are_dirty_and_none_can_be_written(f
     assert took < 20
 
 
+def _given_up_then_another(path: Path, times: int) -> list[str | None]:
+    """A block is given up for want of a frame, and evicted; at once another takes its place."""
+    late = [Fault("read", count=0, delay=0.04)]
+    how = {**_HOW, "resident_limit": 4 * _BLOCK, "prefetch": "off"}
+    seen = []
+    with paged(path, "r+", faults=late, **how) as memory:
+        while len(seen) < times:
+            for block in range(4):
+                place = memory.address + block * _BLOCK
+                store(place, load(place))
+            broken()
+            # One of the four may have been written, and made room, just before.
+            with contextlib.suppress(Struck):
+                load(memory.address + 7 * _BLOCK)
+                mended()
+                continue
+            mended()
+            memory.evict(7 * _BLOCK, _BLOCK)
+            other = 8 + len(seen)
+            found = np.frombuffer(load(memory.address + other * _BLOCK, _BLOCK), np.uint64)
+            seen.append(wrong_words(found, first=other * _BLOCK // 8))
+        with contextlib.suppress(StoreError):  # tells once of the blocks that were given up
+            memory.flush()
+    return seen
+
+
+def test_a_block_that_was_given_up_does_not_come_back_as_another(file):
+    assert child(_given_up_then_another, file(_NBYTES), 4, deadline=60) == [None] * 4
+
+
 def _writers_meanwhile(path: Path) -> tuple[str | None, str | None]:
     """The store breaks for a while under threads that write; it is given more time than that."""
     shadow = np.zeros(_NBYTES // 8, np.uint32)

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.needs("paging", "kernel_faults"), pytest.mark.timeout(
 
 SIZES = {"4 KiB": 4096, "64 KiB": 65536, "16 KiB": 16384, "2 MiB": 2 << 20}
 #: Examples of an ordinary test run.
-FEW = {"4 KiB": 50, "64 KiB": 25, "16 KiB": 25, "2 MiB": 3}
+FEW = {"4 KiB": 40, "64 KiB": 15, "16 KiB": 15, "2 MiB": 2}
 
 
 def _run(machine: type[Machine], size: int, examples: int) -> None:

@@ -50,6 +50,7 @@ class Hot:
     seconds: float = 0.6
     kind: int = COUNT
     orders: tuple[int, ...] = (RANDOM, SEQUENTIAL)
+    of: int = 0  # shares of the region, of which each writer has one; 0: as many as writers
     how: dict[str, Any] = field(default_factory=dict)
     #: What else runs, each in a thread of its own until it is over.
     others: tuple[Callable[[PagedMemory], object], ...] = ()
@@ -92,7 +93,8 @@ class Hot:
         """Let writers write, one for each order, from now to the end of the block."""
         with contextlib.ExitStack() as stack:
             for number, order in enumerate(self.orders):
-                how = {"number": number, "of": len(self.orders), "shadow": self.shadow}
+                of = self.of or len(self.orders)
+                how = {"number": number, "of": of, "shadow": self.shadow}
                 stack.enter_context(Worker(memory, self.kind, order, seed=number + 1, **how))
             yield
 

@@ -182,6 +182,17 @@ void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state)
         release(blocks, entry);
 }
 
+void pg_expect_filling(const struct pg_blocks *blocks, pg_entry entry, uint32_t number)
+{
+    const struct pg_block *block = &blocks->at[entry];
+
+    if (block->number == number && block->state == PG_FILLING)
+        return;
+    fprintf(stderr, "pagemove: block %u is to be filled, and found to be %u in state %d\n", number,
+            block->number, block->state);
+    abort();
+}
+
 void pg_set_dirty(struct pg_blocks *blocks, pg_entry entry, int dirty)
 {
     struct pg_block *block = &blocks->at[entry];

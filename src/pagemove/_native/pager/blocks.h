@@ -72,6 +72,10 @@ pg_entry pg_begin(struct pg_blocks *blocks, uint32_t number);
  * pager that has lost track would lose data. To PG_ABSENT frees the entry. */
 void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state);
 
+/* Somebody is about to fill a block: ends the process, as above, unless the entry is its, and
+ * FILLING. */
+void pg_expect_filling(const struct pg_blocks *blocks, pg_entry entry, uint32_t number);
+
 void pg_set_dirty(struct pg_blocks *blocks, pg_entry entry, int dirty);
 
 /* Lists: an entry is in one at most. */

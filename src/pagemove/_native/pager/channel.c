@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,7 +25,7 @@ struct request {
     uint64_t offset, length, address;
 };
 
-/* Only for whoever has set `starting`. */
+/* Only for the thread that note_death has made. */
 static int start_again(struct pg_channel *channel, char text[PG_TEXT])
 {
     pg_helper_end(channel);
@@ -40,23 +41,52 @@ static int start_again(struct pg_channel *channel, char text[PG_TEXT])
     return pg_helper_start(channel, text);
 }
 
-/* The helper of a generation has ended: start another, if that is still allowed. The lock is let go
- * for as long as that takes; others wait for a line meanwhile, and no longer than they may. */
+static void *replace_helper(void *argument)
+{
+    struct pg_channel *channel = argument;
+    char text[PG_TEXT];
+    int error = start_again(channel, text);
+
+    pthread_mutex_lock(&channel->lock);
+    channel->generation += !error;
+    channel->dead = -error;
+    channel->starting = 0;
+    pthread_cond_broadcast(&channel->freed);
+    pthread_mutex_unlock(&channel->lock);
+    return NULL;
+}
+
+/* Wait for the thread that starts another helper, if there ever was one. */
+static void join_starter(struct pg_channel *channel)
+{
+    if (channel->has_starter)
+        pthread_join(channel->starter, NULL);
+    channel->has_starter = 0;
+}
+
+/* The helper of a generation has ended: start another, if that is still allowed. A thread of its
+ * own does, for that takes a while; others wait for a line meanwhile, and no longer than they may.
+ */
 static void note_death(struct pg_channel *channel, unsigned generation)
 {
-    char text[PG_TEXT];
+    sigset_t all, before;
     int error;
 
     if (channel->dead || channel->stopping || channel->starting ||
         channel->generation != generation)
         return;
+    join_starter(channel); /* has ended: nothing is being started */
     channel->starting = 1;
-    pthread_mutex_unlock(&channel->lock);
-    error = start_again(channel, text);
-    pthread_mutex_lock(&channel->lock);
-    channel->dead = -error;
-    channel->starting = 0;
-    pthread_cond_broadcast(&channel->freed);
+    /* Signals are for the program's own threads. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    error = pthread_create(&channel->starter, NULL, replace_helper, channel);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    channel->has_starter = !error;
+    if (error) {
+        channel->dead = error;
+        channel->starting = 0;
+    }
 }
 
 /* Late answers make stuck lines free again. */
@@ -125,11 +155,11 @@ static int take_line(struct pg_channel *channel, uint64_t deadline, struct pg_li
     return error;
 }
 
-static void give_line(struct pg_channel *channel, struct pg_line *line, int error, int may_start)
+static void give_line(struct pg_channel *channel, struct pg_line *line, int error)
 {
     pthread_mutex_lock(&channel->lock);
     line->state = error == -ETIMEDOUT ? PG_STUCK : PG_FREE;
-    if (error == -EPIPE && may_start)
+    if (error == -EPIPE)
         note_death(channel, line->generation);
     pthread_cond_signal(&channel->freed);
     pthread_mutex_unlock(&channel->lock);
@@ -216,7 +246,7 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
         done += part;
     } while (!error && done < total);
     explain(error, text);
-    give_line(channel, line, error, 1);
+    give_line(channel, line, error);
     return error;
 }
 
@@ -254,9 +284,8 @@ int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, char tex
     int error = pg_helper_receive(line->socket, 0, text);
 
     explain(error, text);
-    /* Whoever asks next starts another helper, if this one has ended: here that takes too long. */
     if (error != -ETIMEDOUT)
-        give_line(channel, line, error, 0);
+        give_line(channel, line, error);
     return error;
 }
 
@@ -322,6 +351,7 @@ int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout
         pg_channel_close(channel, 0);
         return error;
     }
+    channel->generation = 1;
     *opened = channel;
     return 0;
 }
@@ -330,6 +360,8 @@ void pg_channel_stop(struct pg_channel *channel)
 {
     pthread_mutex_lock(&channel->lock);
     channel->stopping = 1;
+    if (channel->starting && channel->control >= 0)
+        shutdown(channel->control, SHUT_RDWR);
     for (uint32_t i = 0; i < channel->count; i++)
         if (channel->lines[i].socket >= 0)
             shutdown(channel->lines[i].socket, SHUT_RDWR);
@@ -353,8 +385,10 @@ void pg_channel_forget(struct pg_channel *channel)
 
 void pg_channel_close(struct pg_channel *channel, int inherited)
 {
-    if (!inherited)
+    if (!inherited) {
+        join_starter(channel);
         pg_helper_end(channel);
+    }
     pg_channel_forget(channel);
     if (channel->memfd >= 0)
         close(channel->memfd);

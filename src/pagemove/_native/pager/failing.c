@@ -115,6 +115,7 @@ static void fail(struct pg_region *region, struct pg_job job, int error, int sta
         /* The store is sound: as soon as there is a frame, the block is worth another try. */
         block->flags |= PG_STARVED;
         job.slot = PG_NO_SLOT;
+        job.recovering = 1;
         job.began = NEVER; /* this may take as long as it does */
         job.not_before = pg_now() + RECOVERY_PAUSE;
         pg_put_job(region, job);

@@ -207,12 +207,13 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
         pg_await_written(region, job);
         return;
     }
-    if (job.slot != PG_NO_SLOT) {
-        finish(region, job);
+    if (job.recovering) {
+        pg_recover(region, job);
         return;
     }
-    if (region->blocks.at[job.entry].state != PG_FILLING) {
-        pg_recover(region, job);
+    pg_expect_filling(&region->blocks, job.entry, job.number);
+    if (job.slot != PG_NO_SLOT) {
+        finish(region, job);
         return;
     }
     job.slot = pg_slot_for_block(region);

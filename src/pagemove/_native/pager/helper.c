@@ -69,9 +69,11 @@ int pg_helper_receive(int fd, uint64_t deadline, char text[PG_TEXT])
 
 void pg_helper_end(struct pg_channel *channel)
 {
+    pthread_mutex_lock(&channel->lock);
     if (channel->control >= 0)
         close(channel->control); /* it ends when it sees this */
     channel->control = -1;
+    pthread_mutex_unlock(&channel->lock);
     if (channel->pid <= 0)
         return;
     for (int tries = 0; tries < 200; tries++) {
@@ -166,7 +168,11 @@ int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT])
         channel->sockets[made] = pair[0];
         theirs[made] = pair[1];
     }
+    pthread_mutex_lock(&channel->lock);
     channel->control = control[0];
+    if (channel->stopping)
+        error = -ESHUTDOWN;
+    pthread_mutex_unlock(&channel->lock);
     if (!error)
         error = send_descriptors(control[0], channel, theirs);
     if (!error)
@@ -183,6 +189,5 @@ int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT])
         pg_helper_end(channel);
         return error;
     }
-    channel->generation++;
     return 0;
 }

@@ -29,15 +29,17 @@ struct pg_channel {
     uint64_t buffer_size, timeout;
     char **argv;
     int restarts_left, stopping;
-    int starting; /* somebody starts a helper, and has all but the lines to himself */
+    int starting; /* `starter` starts a helper: pid and sockets are its own meanwhile */
+    int has_starter;
+    pthread_t starter;
     uint64_t restarts;
     int dead; /* the errno that everybody gets from now on */
 };
 
-/* Start a helper, and wait until it has its store. For whoever has set `starting`, or opens. */
+/* Start a helper, and wait until it has its store. For the starter, and whoever opens. */
 int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT]);
 
-/* End it, or see that it has ended. */
+/* End it, or see that it has ended. For the same two, and whoever closes. */
 void pg_helper_end(struct pg_channel *channel);
 
 /* One answer, explanation and all. 0 or what the helper says, -EPIPE where it has ended,

@@ -25,9 +25,10 @@ enum {
 struct pg_job {
     pg_entry entry;
     uint32_t number;
-    uint16_t slot; /* PG_NO_SLOT, or one that has the contents already */
-    int starved;   /* all it lacks is a frame */
-    int writing;   /* wait for a WRITING block, which needs no read but a frame */
+    uint16_t slot;  /* PG_NO_SLOT, or one that has the contents already */
+    int starved;    /* all it lacks is a frame */
+    int writing;    /* wait for a WRITING block, which needs no read but a frame */
+    int recovering; /* nobody waits: take poison away, if the block has not left meanwhile */
     uint64_t tries, began, not_before;
 };
 

@@ -8,6 +8,8 @@
 
 #include "region.h"
 
+enum { PIECE = 16384 };
+
 int pg_may_write(const struct pg_region *region)
 {
     return !region->write_pause || pg_now() >= region->write_not_before;
@@ -46,41 +48,40 @@ static int open_spill(struct pg_region *region)
     return error;
 }
 
-/* A block of which the user has discarded a part is to have the store's contents there. */
-static int spill_original(struct pg_region *region, uint32_t number)
+/* What the user has discarded of a block is to have the store's contents. In small pieces: this is
+ * memory beyond the limit. */
+static int spill_original(struct pg_region *region, uint64_t offset, uint64_t length)
 {
-    struct pg_piece piece = {malloc(region->block_size), region->block_size};
-    uint64_t offset = number * region->block_size;
-    int error;
+    char buffer[PIECE];
+    int error = 0;
 
-    if (!piece.address)
-        return -ENOMEM;
-    error = pg_store_read(&region->store, offset, &piece, 1, 0);
-    if (!error)
-        error = pg_store_write(&region->spill, offset, &piece, 1);
-    free(piece.address);
+    for (uint64_t done = 0; done < length && !error; done += PIECE) {
+        struct pg_piece piece = {buffer, length - done < PIECE ? length - done : PIECE};
+        error = pg_store_read(&region->store, offset + done, &piece, 1, 0);
+        if (!error)
+            error = pg_store_write(&region->spill, offset + done, &piece, 1);
+    }
     return error;
 }
 
-/* The pages of a block that there are, run by run. */
+/* The pages of a block that there are, run by run; a spill file gets those that are not as well. */
 static int write_parts(struct pg_region *region, struct pg_store *store, const struct pg_out *out)
 {
     uint64_t page = region->uffd.page_size, address = pg_slot_address(&region->frames, out->slot);
     unsigned pages = (unsigned)(region->block_size / page), first = 0, end;
-    int error = 0;
+    int original = store == &region->spill && !pg_is_spilled(region, out->number), error = 0;
 
-    if (store == &region->spill && !pg_is_spilled(region, out->number))
-        error = spill_original(region, out->number);
     for (; first < pages && !error; first = end) {
-        for (end = first; end < pages && pg_has(&out->pages, end); end++)
+        int there = pg_has(&out->pages, first) != 0;
+        uint64_t offset = out->number * region->block_size + first * page, length;
+        for (end = first; end < pages && (pg_has(&out->pages, end) != 0) == there; end++)
             ;
-        if (end > first) {
-            struct pg_piece piece = {(void *)(uintptr_t)(address + first * page),
-                                     (end - first) * page};
-            error =
-                pg_store_write(store, out->number * region->block_size + first * page, &piece, 1);
-        } else {
-            end = first + 1;
+        length = (end - first) * page;
+        if (there) {
+            struct pg_piece piece = {(void *)(uintptr_t)(address + first * page), length};
+            error = pg_store_write(store, offset, &piece, 1);
+        } else if (original) {
+            error = spill_original(region, offset, length);
         }
     }
     return error;

@@ -1,0 +1,91 @@
+"""What a path or a URL names, as a store."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pagemove.stores.base import Store
+from pagemove.stores.file import FileStore
+from pagemove.stores.fsspec import FsspecStore
+from pagemove.stores.redis import RedisStore
+from pagemove.stores.urls import without_secret
+
+# Or a chain of them: simplecache::s3://...
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)(?:://|::.*://)", re.IGNORECASE)
+_REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Source:
+    """A path, or a URL with what else is needed to open it.
+
+    Attributes
+    ----------
+    text : str
+        As it was given. The URL of a Redis server ends with ``#`` and the name of the array.
+    options : mapping
+        For what opens a URL; may hold secrets.
+    """
+
+    text: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def open(self, *, writable: bool = False) -> Store:
+        """Open the store.
+
+        Where a kind of store cannot be written `writable` changes nothing: the store says so.
+
+        Raises
+        ------
+        ValueError
+            It cannot be paged; a URL without the name of an array; options for a path.
+        ImportError
+            What it needs is not installed.
+        OSError
+            As the store.
+        """
+        scheme = self._scheme
+        if scheme in _REDIS:
+            return self._in_redis(writable)
+        if scheme not in (None, "file"):
+            return FsspecStore(self.text, **self.options)
+        if self.options:
+            raise ValueError("storage_options are for URLs, and this is a path")
+        path = unquote(urlsplit(self.text).path) if scheme else self.text
+        return FileStore(path, writable=writable)
+
+    @property
+    def shown(self) -> str:
+        """The path or the URL, without a password that may be in it."""
+        return without_secret(self.text) if self._scheme else self.text
+
+    @property
+    def name(self) -> str:
+        """The same, short: of a path the last part."""
+        return self.shown if self._scheme else os.path.basename(os.path.abspath(self.text))
+
+    @property
+    def _scheme(self) -> str | None:
+        """Of a URL, in small letters."""
+        url = _URL.match(self.text)
+        return url[1].lower() if url else None
+
+    def _in_redis(self, writable: bool) -> Store:
+        url, _, key = self.text.partition("#")
+        if not key:
+            raise ValueError(
+                f"{self.shown} is a server, and an array in it has a name: {self.shown}#NAME, or "
+                "open_array(RedisStore(url, key))"
+            )
+        return RedisStore(url, unquote(key), writable=writable, **self.options)
+
+    def __str__(self) -> str:
+        return self.shown
+
+    def __repr__(self) -> str:
+        return f"Source({self.shown!r})"

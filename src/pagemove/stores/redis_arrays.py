@@ -1,0 +1,72 @@
+"""Arrays in Redis: made, and found."""
+
+from __future__ import annotations
+
+import errno
+import secrets
+
+from pagemove.stores import redis_layout as keys
+from pagemove.stores.redis_blocks import Blocks
+from pagemove.stores.redis_client import Client, Command
+from pagemove.stores.redis_lease import Lease
+
+
+def created(client: Client, lease: Lease, key: str, nbytes: int, block_size: int) -> keys.Layout:
+    """Make an array, all zeros, and take the lease of it; give where its blocks are.
+
+    Raises
+    ------
+    FileExistsError
+        There is one.
+    StoreError
+        Another store makes it at the moment.
+    """
+    groups = keys.groups_for(nbytes, block_size)
+    layout = keys.Layout(key, secrets.token_hex(8), nbytes, block_size, groups)
+    pair = (keys.meta_key(key), keys.lease_key(key))
+    values = (keys.FORMAT, layout.id, nbytes, block_size, groups, 0)
+    fields = [word for both in zip(keys.META_FIELDS, values, strict=True) for word in both]
+    words = ("EVAL", keys.CREATE, 2, *pair, *lease.creation, *fields)
+    answer = client.run([Command(pair[0], words)])[0]
+    if answer[0] == b"there":
+        raise FileExistsError(
+            errno.EEXIST, "there is such an array: open it without create=True", lease.name
+        )
+    epoch = lease.taken(answer)
+    Blocks(client, layout, lease.name).prepare(epoch)
+    client.run([Command(pair[0], ("HSET", pair[0], "ready", 1))])
+    return layout
+
+
+def found(client: Client, key: str, nbytes: int | None, name: str) -> keys.Layout:
+    """Give where the blocks of an array are.
+
+    Parameters
+    ----------
+    client : Client
+        To the servers.
+    key : str
+        Of the array.
+    nbytes : int or None
+        What it is expected to have.
+    name : str
+        Of the store, for messages.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none, or it was never finished.
+    ValueError
+        It has another length, or another format.
+    """
+    meta = keys.meta_key(key)
+    words = ("HMGET", meta, *keys.META_FIELDS)
+    form, identity, length, size, groups, ready = client.run([Command(meta, words)])[0]
+    if form is None or ready != b"1":
+        state = "it was never finished" if form else "there is no such array"
+        raise FileNotFoundError(errno.ENOENT, f"{state}: make it with create=True and nbytes", name)
+    if int(form) != keys.FORMAT:
+        raise ValueError(f"{name} was made by another version of pagemove (format {form})")
+    if nbytes not in (None, int(length)):
+        raise ValueError(f"{name} has {int(length)} bytes, not {nbytes}")
+    return keys.Layout(key, identity.decode(), int(length), int(size), int(groups))

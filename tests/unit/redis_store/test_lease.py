@@ -1,0 +1,117 @@
+"""stores/redis_lease.py: one writes at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pagemove import StoreError
+from pagemove.stores import RedisStore
+from support.servers import wait_until
+from unit.redis_store.arrays import N, create, read
+
+pytestmark = pytest.mark.needs("redis")
+
+
+class TestOneWriter:
+    def test_a_second_is_told_who_has_it_and_for_how_long(self, server, key):
+        with create(server, key, lease=20), pytest.raises(StoreError) as caught:
+            RedisStore(server.url, key, writable=True)
+        assert caught.value.errno == errno.EBUSY
+        text = str(caught.value)
+        assert f"process {os.getpid()} on {os.uname().nodename}, since 2" in text
+        assert re.search(r"its lease ends in (19|20)\.\d s", text)
+
+    def test_a_lease_is_kept_while_it_is_used(self, server, key):
+        with create(server, key, lease=0.5) as store:
+            time.sleep(1.2)  # more than twice as long as it lasts
+            with pytest.raises(StoreError, match="another store writes it"):
+                RedisStore(server.url, key, writable=True)
+            store.write(0, b"still mine")
+
+    def test_a_writer_that_dies_is_followed(self, server, key):
+        program = (
+            "import os; from pagemove.stores import RedisStore\n"
+            f"store = RedisStore({server.url!r}, {key!r}, nbytes={N}, create=True, lease=1)\n"
+            "store.write(0, b'left behind'); os._exit(0)"
+        )
+        subprocess.run([sys.executable, "-c", program], check=True)
+        refused = 0
+        limit = time.monotonic() + 20
+        while True:
+            try:
+                store = RedisStore(server.url, key, writable=True)
+            except StoreError:
+                refused += 1
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+            else:
+                break
+        with store:
+            assert refused
+            assert read(store, 0, 11) == b"left behind"
+            store.write(0, b"goes on")
+
+    def test_one_that_comes_back_cannot_change_a_byte(self, server, key):
+        """Its process was stopped for longer than the lease; then somebody else began."""
+        first = create(server, key, lease=0.3)
+        first._lease.stop()
+        wait_until(lambda: server.say("EXISTS", f"pagemove:{{{key}}}:lease") == b":0", "it stays")
+        with RedisStore(server.url, key, writable=True) as second:
+            second.write(0, b"second")
+            for write in (lambda: first.write(0, b"first!"), first.flush):
+                with pytest.raises(StoreError, match="another store") as caught:
+                    write()
+                assert caught.value.errno == errno.EBUSY
+            assert read(second, 0, 6) == b"second"
+        # For good, although nobody has it now: what it knows may be old.
+        with pytest.raises(StoreError, match="another store writes it"):
+            first.write(0, b"first!")
+        first.close()
+
+    def test_one_that_lost_the_connection_goes_on_if_nobody_came(self, server, key):
+        with create(server, key, lease=0.3) as store:
+            store._lease.stop()
+            lease = f"pagemove:{{{key}}}:lease"
+            wait_until(lambda: server.say("EXISTS", lease) == b":0", "it stays")
+            store.write(0, b"goes on")
+            store._lease.keep(store._client)
+            wait_until(lambda: server.say("EXISTS", lease) == b":1", "it is not taken up")
+            with pytest.raises(StoreError, match="another store writes it"):
+                RedisStore(server.url, key, writable=True)
+
+    def test_pickling_hands_it_over(self, server, key):
+        store = create(server, key)
+        with pickle.loads(pickle.dumps(store)) as other:
+            other.write(0, b"other")
+            assert read(store, 0, 5) == b"other"
+            for again in (lambda: store.write(0, b"store"), lambda: pickle.dumps(store)):
+                with pytest.raises(StoreError, match="another store writes it"):
+                    again()
+            assert read(other, 0, 5) == b"other"
+        store.write(0, b"store")
+        assert read(store, 0, 5) == b"store"
+        store.close()
+
+    def test_a_process_started_anew_from_the_same_pickle_goes_on(self, server, key):
+        pickled = pickle.dumps(create(server, key))
+        died = pickle.loads(pickled)
+        died.write(0, b"before")
+        with pickle.loads(pickled) as store:
+            assert read(store, 0, 6) == b"before"
+            store.write(0, b"after!")
+            with pytest.raises(StoreError, match="another store"):
+                died.write(0, b"zombie")
+            assert read(store, 0, 6) == b"after!"
+        died.close()
+
+    def test_closing_lets_go_at_once(self, server, key):
+        create(server, key, lease=1000).close()
+        RedisStore(server.url, key, writable=True).close()

@@ -1,0 +1,158 @@
+"""stores/s3.py: what s3fs has opened obstore reads, and where it does not s3fs does."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from pagemove import StoreError
+from pagemove.stores import FsspecStore, s3
+from support.servers import Moto, free_ports
+
+s3fs = pytest.importorskip("s3fs")
+pytest.importorskip("obstore")
+pytest.importorskip("moto")
+
+CONTENTS = np.random.default_rng(5).bytes(200_000)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    with Moto(tmp_path_factory.mktemp("s3"), free_ports(1)[0]) as running:
+        s3fs.S3FileSystem(**running.options).mkdir("bucket")
+        yield running
+
+
+@pytest.fixture
+def url(server: Moto, request: pytest.FixtureRequest) -> str:
+    name = request.node.name.replace("[", "-").replace("]", "")
+    put(server, f"s3://bucket/{name}", CONTENTS)
+    return f"s3://bucket/{name}"
+
+
+def put(server: Moto, url: str, contents: bytes) -> None:
+    s3fs.S3FileSystem(**server.options).pipe(url, contents)
+
+
+def opened(server: Moto, url: str, **options: object) -> FsspecStore:
+    return FsspecStore(url, timeout=30, **{**server.options, **options})
+
+
+def read(store: FsspecStore, offset: int = 5, length: int = 1000) -> bytes:
+    buffer = bytearray(length)
+    store.read_into(offset, buffer)
+    return bytes(buffer)
+
+
+def reads_by_obstore(store: FsspecStore) -> bool:
+    """Tell, of a store that has been read, what read it."""
+    reader = store._s3
+    return reader is not None and reader._proven
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"client_kwargs": {"region_name": "eu-west-1"}}, {"token": "t"}, {"anon": True}]
+)
+def test_obstore_reads(server, url, options):
+    if "anon" in options:
+        options |= {"key": None, "secret": None}
+        s3fs.S3FileSystem(**server.options).chmod(url, acl="public-read")
+    with opened(server, url, **options) as store:
+        for copy in (store, pickle.loads(pickle.dumps(store))):
+            assert read(copy) == CONTENTS[5:1005]
+            assert read(copy, len(CONTENTS) - 7, 7) == CONTENTS[-7:]
+            assert reads_by_obstore(copy)
+            copy.close()
+            assert read(copy) == CONTENTS[5:1005]
+
+
+@pytest.mark.parametrize("where", ["environment", "profile"])
+def test_credentials_that_botocore_finds(server, url, tmp_path, monkeypatch, where):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    options: dict[str, object] = {}
+    if where == "environment":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "found")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    else:
+        path = tmp_path / "credentials"
+        path.write_text("[mine]\naws_access_key_id = found\naws_secret_access_key = hidden\n")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+        options["profile"] = "mine"
+    with FsspecStore(url, timeout=30, endpoint_url=server.url, **options) as store:
+        found = s3._found(store._filesystem, 30)
+        assert (found["access_key_id"], found["secret_access_key"]) == ("found", "hidden")
+        assert read(store) == CONTENTS[5:1005]
+        assert reads_by_obstore(store)
+
+
+def test_what_only_s3fs_can_do(server, url):
+    for options in (
+        {"default_fill_cache": False},
+        {"requester_pays": True},
+        {"client_kwargs": {"region_name": "eu-west-1", "verify": False}},
+    ):
+        with opened(server, url, **options) as store:
+            assert read(store) == CONTENTS[5:1005]
+            assert not reads_by_obstore(store)
+
+
+def test_without_obstore(server, url, monkeypatch):
+    monkeypatch.setattr(s3, "find_spec", lambda _: None)
+    with opened(server, url) as store:
+        assert read(store) == CONTENTS[5:1005]
+        assert not reads_by_obstore(store)
+
+
+def test_an_object_that_has_changed(server, url):
+    with opened(server, url) as store:
+        assert read(store) == CONTENTS[5:1005]
+        put(server, url, CONTENTS[::-1])
+        with pytest.raises(StoreError, match="has changed since it was opened") as caught:
+            read(store)
+        assert caught.value.errno == errno.ESTALE
+
+
+def test_s3fs_reads_what_obstore_never_could(server, url):
+    from obstore.store import S3Store
+
+    store = opened(server, url)
+    nowhere = S3Store(
+        "bucket",
+        endpoint="http://127.0.0.1:1",
+        region="eu",
+        skip_signature=True,
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+    store._s3, store._s3_tried = s3.Reader(nowhere, "x", "etag"), True
+    for _ in range(5):
+        assert read(store) == CONTENTS[5:1005]
+    assert store._s3.hopeless
+    assert store._s3._doubts == 3
+    # But what could is not given up for a failure of the server.
+    store._s3._proven, store._s3._doubts, store._timeout = True, 0, 0.3
+    with pytest.raises(StoreError, match="error sending request") as caught:
+        read(store)
+    assert "Debug source" not in str(caught.value)
+    store.close()
+
+
+def test_an_object_that_is_gone(server, url):
+    with opened(server, url) as store:
+        assert read(store) == CONTENTS[5:1005]
+        s3fs.S3FileSystem(**server.options).rm(url)
+        with pytest.raises(StoreError, match="not found"):
+            read(store)
+
+
+def test_names_of_all_kinds(server):
+    for name in ("a b", "100%", "é/ü", "a+b", "a//b", "x#y"):
+        url = f"s3://bucket/{name}"
+        put(server, url, CONTENTS)
+        with opened(server, url) as store:
+            assert read(store) == CONTENTS[5:1005], name
