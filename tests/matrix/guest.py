@@ -19,8 +19,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-PORT = "/dev/ttyS1"
-_IN_GUEST = "PAGEMOVE_MATRIX_GUEST"
+#: Which port, for those that run in a guest. A kernel's command line may have it.
+_PORT = "PAGEMOVE_MATRIX_PORT"
 _MOUNTS = (
     ("proc", "/proc", ""),
     ("sysfs", "/sys", ""),
@@ -36,10 +36,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def say(kind: str, **what: Any) -> None:
     """Tell the machine outside, if this is a guest."""
-    if _IN_GUEST not in os.environ:
+    if _PORT not in os.environ:
         return
     line = json.dumps({"kind": kind, **what}, separators=(",", ":")) + "\n"
-    with open(PORT, "wb", buffering=0) as port:
+    with open(os.environ[_PORT], "wb", buffering=0) as port:
         port.write(line.encode())
 
 
@@ -52,8 +52,9 @@ def _mount() -> None:
     # Raw: the terminal must not put a carriage return before each end of line.
     import tty
 
-    with open(PORT, "wb", buffering=0) as port:
-        tty.setraw(port)
+    with open(os.environ[_PORT], "wb", buffering=0) as port:
+        if port.isatty():
+            tty.setraw(port)
 
 
 def _loopback_up() -> None:
@@ -83,7 +84,7 @@ def _run(orders: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    os.environ[_IN_GUEST] = "1"
+    os.environ.setdefault(_PORT, "/dev/ttyS1")
     try:
         _mount()
         _loopback_up()
