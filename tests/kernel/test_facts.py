@@ -35,6 +35,8 @@ pytestmark = pytest.mark.needs("move")
 WP = lowlevel.UFFDIO_REGISTER_MODE_WP
 ALLOW_SRC_HOLES = lowlevel.UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
 _HUGE_PAGES = HUGE_PAGE_SIZE // PAGE_SIZE
+#: What one page table covers: entries of eight bytes fill a page.
+_TABLE = PAGE_SIZE * (PAGE_SIZE // 8)
 
 
 @pytest.fixture
@@ -180,7 +182,7 @@ class TestAnswers:
     def test_enoent_without_a_page_table_though_the_destination_is_occupied(
         self, fd, known, foreign
     ):
-        dst, src = known(), foreign(1, align=2 << 20)
+        dst, src = known(), foreign(1, align=_TABLE)
         dst.fill()
         assert answer(fd, dst.address, src.address) == -errno.ENOENT
 
@@ -192,7 +194,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize("page_table", [True, False])
     def test_a_move_onto_itself_looks_and_moves_nothing(self, fd, known, page_table):
-        area = known(2, align=2 << 20)
+        area = known(2, align=_TABLE)
         if page_table:
             write(area.page(1), 2)
             assert answer(fd, area.page(1), area.page(1)) == -errno.EEXIST

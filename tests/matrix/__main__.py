@@ -78,7 +78,7 @@ def _build_image(given: argparse.Namespace, accelerator: str) -> int:
 def _try(kernel: Kernel, path: Path, given: argparse.Namespace, accelerator: str) -> Results:
     """Boot one kernel and give what was seen on it."""
     chosen = plan.PLANS[given.plan]
-    results = Results(kernel.version, accelerator, given.variants or chosen.variants)
+    results = Results(kernel.version, accelerator, given.plan, given.variants or chosen.variants)
     began = time.monotonic()
     console = _BUILD / f"console-{kernel.version}.log"
     with machine.Machine(accelerator, path, _BUILD / "image.cpio", console) as guest:

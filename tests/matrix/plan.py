@@ -100,6 +100,7 @@ SHORT = Plan(
         "tests/kernel",
         *(f"tests/contract/test_{name}.py" for name in ("call", "call_holes", "unsupported")),
         "tests/contract/paging/test_discard.py",
+        "tests/contract/paging/test_without_move.py",
         "tests/property/test_state_machine.py",
     ),
     examples=2,

@@ -11,8 +11,9 @@ from typing import Any
 class Results:
     """Collects what a guest says (`guest.py`, `observer.py`)."""
 
-    def __init__(self, version: str, accelerator: str, variants: int) -> None:
+    def __init__(self, version: str, accelerator: str, plan: str, variants: int) -> None:
         self.version = version
+        self.plan = plan
         self.variants = variants
         self.accelerator = accelerator
         self.release = ""
@@ -83,6 +84,7 @@ class Results:
                 "version": self.version,
                 "release": self.release,
                 "accelerator": self.accelerator,
+                "plan": self.plan,
                 "variants": self.variants,
                 "seconds": {"boot": self.booted_after, **self.ran},
                 "broken": self.broken,

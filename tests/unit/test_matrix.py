@@ -78,7 +78,7 @@ def test_an_image_is_what_cpio_calls_newc():
 
 class TestResults:
     def taken(self, *messages):
-        found = results.Results("6.12.107", "tcg", 2)
+        found = results.Results("6.12.107", "tcg", "full", 2)
         for message in messages:
             found.take(message)
         return found
