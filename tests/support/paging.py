@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pagemove import PagedMemory
+from pagemove import PAGE_SIZE, PagedMemory
 from pagemove.stores import FileStore
 from pagemove.stores.faulty import Fault, FaultyFileStore
 from support import native
@@ -30,7 +30,7 @@ from support.slowness import SLOWNESS
 
 KIB, MIB = 1 << 10, 1 << 20
 #: Every size that a block may have.
-BLOCKS = [4096 << shift for shift in range(10)]
+BLOCKS = [size for shift in range(10) if (size := 4096 << shift) >= PAGE_SIZE]
 MODES = ["r", "r+", "c"]
 #: What a region may take besides what its limit counts: stacks, tables, buffers.
 SLACK = MIB
