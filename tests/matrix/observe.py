@@ -291,7 +291,7 @@ def main() -> None:
         if risky:
             say("observed", name=name, value="the kernel did not survive it")
         try:
-            value = child(observation, deadline=10)
+            value = child(observation, deadline=3 if risky else 30)
         except ChildFailed as failure:
             if failure.timed_out:
                 value = "it did not end"

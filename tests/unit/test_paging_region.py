@@ -254,7 +254,7 @@ class TestUnsupported:
 
         monkeypatch.setattr(region_module.Pager, "__init__", refuse, raising=False)
         monkeypatch.setattr(region_module, "features", features)
-        with pytest.raises(UnsupportedError, match=r"POISON.*the remedy"):
+        with pytest.raises(UnsupportedError, match=r"paging.*the remedy"):
             opened(path)
 
     @pytest.mark.needs("seccomp", "fork")
