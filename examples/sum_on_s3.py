@@ -4,7 +4,9 @@ Run: python examples/sum_on_s3.py [URL [ENDPOINT]]
 
 Without a URL the example plays it all: a server (moto) on this machine, and an array of 64 MB in
 it. ENDPOINT is that of S3-compatible storage other than Amazon's; credentials come from where s3fs
-finds them.
+finds them. How a URL of yours behaves under a limit, `pagemove page` measures without a program:
+
+    pagemove page s3://bucket/array.npy --limit 8MiB --block 1MiB
 """
 
 from __future__ import annotations

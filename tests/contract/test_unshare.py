@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
 
 import numpy as np
 import pytest
@@ -40,11 +41,20 @@ def frames(address: int, pages: int) -> list[int]:
     return [int(word) & (1 << 55) - 1 for word in words]
 
 
+@pytest.fixture
+def one_cpu():
+    """Stay on a CPU: a page in the list of new pages of another one is copied by the kernel."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
 class TestUnshare:
     """Pages left shared by an exited child are made exclusive again, in place."""
 
     @pytest.mark.parametrize("pages", [1, 3, 700])
-    def test_makes_them_exclusive_in_place(self, foreign, pages):
+    def test_makes_them_exclusive_in_place(self, foreign, one_cpu, pages):
         dst, src = foreign(pages), foreign(pages)
         contents = src.fill()
         before = frames(src.address, pages)

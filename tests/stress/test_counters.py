@@ -121,9 +121,9 @@ def _orders(mover: Mover) -> Iterator[npt.NDArray[np.int64]]:
         yield np.arange(_PAGES) if mover is _whole else rng.permutation(_PAGES)
 
 
-def _move_under_writers(mover: Mover) -> tuple[int, int, int, int]:
+def _move_under_writers(mover: Mover) -> tuple[int, int]:
     counters = Counters()
-    rounds = cleared = 0
+    rounds = 0
     with ExitStack() as stack:
         writers = [
             # Counters of different writers lie in different cache lines.
@@ -142,20 +142,19 @@ def _move_under_writers(mover: Mover) -> tuple[int, int, int, int]:
                 left = left[done:]
                 if len(left):
                     counters.clear(counters.address(int(left[0]), 1 - counters.side))
-                    cleared += 1
             counters.side = 1 - counters.side
             rounds += 1
-            if time.monotonic() > end:
+            # On a busy machine the writers may leave little time for moving.
+            if time.monotonic() > end and rounds > 2:
                 break
     written = sum(writer.found for writer in writers)
     total = counters.total()
     counters.close()
-    return written, total, rounds, cleared
+    return written, total
 
 
 @pytest.mark.parametrize("mover", [_one_by_one, _many, _whole])
 def test_no_increment_is_lost(mover: Mover) -> None:
-    written, total, rounds, _cleared = child(_move_under_writers, mover, deadline=40)
+    written, total = child(_move_under_writers, mover, deadline=120)
     assert total == written
     assert written > 1000
-    assert rounds > 2
