@@ -46,6 +46,8 @@ def say(kind: str, **what: Any) -> None:
 def _mount() -> None:
     for kind, where, options in _MOUNTS:
         os.makedirs(where, exist_ok=True)
+        if os.listdir(where) and where == "/tmp":
+            continue  # the project itself is there, in memory like all else
         words = kind.encode(), where.encode(), kind.encode(), 0, options.encode()
         if _libc.mount(*words) and kind != "devtmpfs":
             print(f"{where}: {os.strerror(ctypes.get_errno())}")
