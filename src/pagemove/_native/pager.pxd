@@ -1,0 +1,58 @@
+"""What pager/pager.h declares, for pager.pyx, which Cython includes this in."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef extern from "pager/pager.h" nogil:
+    enum:
+        PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT
+    struct pg_helper:
+        const char *const *argv
+        int config_fd, log_fd
+        uint32_t lines
+        uint64_t buffer_size
+        int restarts
+    struct pg_injection:
+        int operation, kind
+        uint64_t first, count
+        int64_t value
+    struct pg_config:
+        const pg_helper *helper
+        int fd
+        uint64_t offset, nbytes
+        const char *label
+        int mode
+        uint64_t block_size, limit, timeout_ns
+        int read_ahead, moves
+        const char *spill_directory
+        const char *name
+        const pg_injection *injections
+        size_t injection_count
+    struct pg_counters:
+        uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back
+        uint64_t resident, dirty
+        uint64_t bytes_read, bytes_written, retries, errors, restarts
+    struct pg_failure:
+        uint64_t sequence
+        int operation, error
+        uint64_t offset, tries
+    struct pg_region:
+        pass
+    int pg_open(const pg_config *config, pg_region **region, char *text)
+    void pg_close(pg_region *region)
+    uint64_t pg_address(const pg_region *region)
+    int pg_kernel_faults(const pg_region *region)
+    int pg_moves(const pg_region *region)
+    int pg_prefetch(pg_region *region, uint64_t offset, uint64_t length, int wait)
+    int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
+    int pg_flush(pg_region *region)
+    void pg_counters_of "pg_counters"(pg_region *region, pg_counters *counters)
+    void pg_failure_text(pg_region *region, uint64_t sequence, char *text)
+    int pg_store_stats(pg_region *region, char *text)
+    int pg_replay(pg_region *region, const uint32_t *numbers, uint32_t count)
+    int pg_record(pg_region *region)
+    uint32_t pg_recorded(pg_region *region, uint32_t *numbers, uint32_t most)
+    size_t pg_failures(pg_region *region, pg_failure *failures)
+    void pg_histogram(pg_region *region, uint64_t *counts)
+    uint64_t pg_bucket_limit(size_t bucket)
+    uint64_t pg_state_bytes(pg_region *region)
