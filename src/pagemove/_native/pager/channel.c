@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -69,7 +68,6 @@ static void join_starter(struct pg_channel *channel)
  */
 static void note_death(struct pg_channel *channel, unsigned generation)
 {
-    sigset_t all, before;
     int error;
 
     if (channel->dead || channel->stopping || channel->starting ||
@@ -77,14 +75,10 @@ static void note_death(struct pg_channel *channel, unsigned generation)
         return;
     join_starter(channel); /* has ended: nothing is being started */
     channel->starting = 1;
-    /* Signals are for the program's own threads. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = pthread_create(&channel->starter, NULL, replace_helper, channel);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    error = pg_start_thread(&channel->starter, "pagemove-helper", replace_helper, channel);
     channel->has_starter = !error;
     if (error) {
-        channel->dead = error;
+        channel->dead = -error;
         channel->starting = 0;
     }
 }

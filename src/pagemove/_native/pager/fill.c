@@ -1,6 +1,5 @@
 /* Blocks arrive: read into a slot, then moved or copied into the region. */
 #include <errno.h>
-#include <sys/mman.h>
 
 #include "region.h"
 
@@ -78,14 +77,9 @@ int pg_make_room(struct pg_region *region, int write)
  * instruction needs; with none to be had, whoever waits for one holds what others wait for. */
 static int squeeze(struct pg_region *region, uint64_t address, uint16_t slot, int protect)
 {
-    uint64_t page = region->uffd.page_size, from = pg_slot_address(&region->frames, slot);
-    int error = 0;
+    int error = pg_squeeze_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
+                              region->block_size, protect);
 
-    for (uint64_t at = 0; at < region->block_size && !error; at += page) {
-        error = pg_copy_in(&region->uffd, address + at, from + at, page, protect);
-        if (!error)
-            madvise((void *)(uintptr_t)(from + at), page, MADV_DONTNEED);
-    }
     /* After an error the rest of the slot is still full, and the block there in part. */
     if (!error)
         pg_give_empty(&region->frames, slot);

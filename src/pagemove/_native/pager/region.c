@@ -171,28 +171,35 @@ static int make_frames(struct pg_region *region)
     return pg_policy_start(region);
 }
 
-static int start_threads(struct pg_region *region)
+int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument)
 {
     pthread_attr_t attributes;
     sigset_t all, before;
-    int error = 0;
+    int error;
 
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK);
     /* Signals are for the program's own threads. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (!error && region->threads < 1 + region->workers) {
-        pthread_t *thread = &region->thread[region->threads];
-        int serves = region->threads == 0;
-        error = -pthread_create(thread, &attributes, serves ? pg_serve : pg_work, region);
-        if (!error) {
-            pthread_setname_np(*thread, serves ? "pagemove-faults" : "pagemove-work");
-            region->threads++;
-        }
-    }
+    error = -pthread_create(thread, &attributes, function, argument);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
+    if (!error)
+        pthread_setname_np(*thread, name);
+    return error;
+}
+
+static int start_threads(struct pg_region *region)
+{
+    int error = pg_start_thread(&region->thread[0], "pagemove-faults", pg_serve, region);
+
+    while (!error) {
+        region->threads++;
+        if (region->threads == 1 + region->workers)
+            break;
+        error = pg_start_thread(&region->thread[region->threads], "pagemove-work", pg_work, region);
+    }
     return error;
 }
 

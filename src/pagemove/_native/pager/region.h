@@ -121,6 +121,9 @@ struct pg_region {
 
 uint64_t pg_now(void);
 
+/* Start a thread that takes no signals. 0 or -errno. Needs no lock. */
+int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);
+
 /* Sleep without the lock. Lets go. */
 void pg_pause(struct pg_region *region, uint64_t nanoseconds);
 

@@ -43,38 +43,31 @@ static int open_one(int flags, uint64_t features)
     return fd;
 }
 
-/* What the kernel offers, whatever is asked for; 0 where no userfaultfd can be opened. */
-static uint64_t offered(void)
+/* The one for the region: of any faults, or of user mode's if no more is granted. */
+static int open_widest(struct pg_uffd *uffd, uint64_t features)
 {
-    struct pm_uffdio_api api = {.api = PM_UFFD_API};
-    int fd = open_plain(PM_UFFD_USER_MODE_ONLY);
+    int fd = open_one(0, features);
 
-    if (fd < 0)
-        return 0;
-    if (ioctl(fd, PM_UFFDIO_API, &api))
-        api.features = 0;
-    close(fd);
-    return api.features;
+    uffd->user_mode_only = fd == -EPERM || fd == -EACCES;
+    return uffd->user_mode_only ? open_one(PM_UFFD_USER_MODE_ONLY, features) : fd;
 }
 
 int pg_uffd_open(struct pg_uffd *uffd, int moves)
 {
-    uint64_t both = FEATURE_MOVE | FEATURE_POISON, wanted;
-
     uffd->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
-    uffd->user_mode_only = 0;
-    uffd->moves = moves && (offered() & both) == both;
-    wanted = uffd->moves ? both : 0;
-    uffd->region = open_one(0, wanted);
-    if (uffd->region == -EPERM || uffd->region == -EACCES) {
-        uffd->user_mode_only = 1;
-        uffd->region = open_one(PM_UFFD_USER_MODE_ONLY, wanted);
+    uffd->moves = moves;
+    uffd->region = open_widest(uffd, moves ? FEATURE_MOVE | FEATURE_POISON : 0);
+    if (uffd->region == -ENOSYS && moves) {
+        /* The kernel does not know one of them. */
+        uffd->moves = 0;
+        uffd->region = open_widest(uffd, 0);
     }
     if (uffd->region < 0)
         return uffd->region;
     /* The pager's own system calls touch slots, so the kernel's accesses have to fail as well:
      * with FEATURE_SIGBUS they do so in user mode too. */
-    uffd->staging = open_one(PM_UFFD_USER_MODE_ONLY, FEATURE_SIGBUS | (wanted & FEATURE_MOVE));
+    uffd->staging =
+        open_one(PM_UFFD_USER_MODE_ONLY, FEATURE_SIGBUS | (uffd->moves ? FEATURE_MOVE : 0));
     uffd->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (uffd->staging >= 0 && uffd->pagemap >= 0)
         return 0;
@@ -146,7 +139,7 @@ int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
     int wake = 0, left = 0;
 
     if (!uffd->moves)
-        return pg_squeeze_in(uffd, dst, src, length);
+        return pg_squeeze_in(uffd, dst, src, length, 0);
     while (done < length) {
         int64_t moved = move_some(uffd->region, dst + done, src + done, length - done);
         if (moved < 0) {
@@ -212,6 +205,20 @@ int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
     }
     if (wake)
         pg_wake(uffd, dst, length);
+    return 0;
+}
+
+int pg_squeeze_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                  int protect)
+{
+    uint64_t page = uffd->page_size;
+
+    for (uint64_t done = 0; done < length; done += page) {
+        int error = pg_copy_in(uffd, dst + done, src + done, page, protect);
+        if (error)
+            return error;
+        madvise((void *)(uintptr_t)(src + done), page, MADV_DONTNEED);
+    }
     return 0;
 }
 

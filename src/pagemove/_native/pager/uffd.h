@@ -43,6 +43,10 @@ int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t lengt
 int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                int protect);
 
+/* The same, but each page of the source is given up as soon as it is copied. */
+int pg_squeeze_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                  int protect);
+
 int pg_protect(const struct pg_uffd *uffd, uint64_t start, uint64_t length, int protect);
 void pg_wake(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
 
@@ -58,7 +62,6 @@ int pg_is_there(const struct pg_uffd *uffd, uint64_t address);
 /* without.c: the same in kernels that cannot move or poison. */
 int pg_remap_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                  struct pg_pages *pages);
-int pg_squeeze_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length);
 int pg_map_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length);
 void pg_unpoison(struct pg_uffd *uffd, uint64_t start, uint64_t length);
 

@@ -81,19 +81,6 @@ int pg_remap_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t leng
     return error;
 }
 
-int pg_squeeze_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length)
-{
-    uint64_t page = uffd->page_size;
-
-    for (uint64_t done = 0; done < length; done += page) {
-        int error = pg_copy_in(uffd, dst + done, src + done, page, 0);
-        if (error)
-            return error;
-        madvise(at(src + done), page, MADV_DONTNEED);
-    }
-    return 0;
-}
-
 /* Room for a bit for each page of the region; an empty file. */
 static int prepare(struct pg_uffd *uffd)
 {
