@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pagemove._native import pager, remap
-from support import Area
+from support import Area, paging
 from support import needs as _needs
 from support.foreign import foreign as _foreign
 
@@ -71,6 +71,19 @@ def foreign() -> Iterator[Callable[..., Area]]:
     """Make private anonymous memory that is no `Memory` (`support.foreign`), freed afterwards."""
     with contextlib.ExitStack() as stack:
         yield lambda pages=1, **how: stack.enter_context(_foreign(pages, **how))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    """Make a file of so many bytes with the pattern of a tag (`support.paging.make_file`)."""
+    made = 0
+
+    def make(nbytes: int, tag: int = 0, *, cold: bool = False) -> Path:
+        nonlocal made
+        made += 1
+        return paging.make_file(tmp_path / f"file-{made}", nbytes, tag, cold=cold)
+
+    return make
 
 
 def _descriptors() -> dict[int, str]:

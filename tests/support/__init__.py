@@ -4,15 +4,17 @@
 ``needs.py``        what a test may declare to need, how it is probed, and how it is provided
 ``pages.py``        memory by its address: contents, page states, resident bytes, mappings
 ``foreign.py``      private anonymous memory that is not a `Memory`, alone between guard gaps
-``children.py``     code in a child process: to its end with a deadline, or held alive
+``children.py``     code in a child process: to its end with a deadline, or held alive; in a fresh
+                    interpreter
 ``threads.py``      several functions at once, started together, their exceptions raised here
 ``helpers.py``      stores that helper processes run, held by reins; those processes
+``probes.py``       what `features` finds, and calls that fail in the place of those it makes
 ``store_kinds.py``  every kind of store, and the servers that some need
 ``system.py``       system calls that neither Python nor pagemove has: mlock2, seccomp, io_uring
 ==================  ===============================================================================
 """
 
-from support.children import Child, ChildFailed, child, fork, living_child
+from support.children import Child, ChildFailed, child, fork, fresh_interpreter, living_child
 from support.foreign import Area, foreign
 from support.needs import NEEDS, missing
 from support.pages import (
@@ -40,6 +42,7 @@ __all__ = [
     "child",
     "foreign",
     "fork",
+    "fresh_interpreter",
     "hole",
     "living_child",
     "missing",

@@ -9,7 +9,9 @@ import pickle
 import resource
 import select
 import signal
+import subprocess
 import sys
+import textwrap
 import time
 import traceback
 import warnings
@@ -189,6 +191,19 @@ def living_child(first: Callable[..., Any] | None = None, *args: Any) -> Iterato
         yield one
     finally:
         one.kill()
+
+
+def fresh_interpreter(code: str, *arguments: str) -> str:
+    """Run code in an interpreter of its own, to its end without an error; give what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60 * SLOWNESS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
 
 
 def child(function: Callable[..., Any], *args: Any, deadline: float = 20.0) -> Any:

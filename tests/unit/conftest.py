@@ -7,6 +7,7 @@ import pytest
 
 from pagemove import PAGE_SIZE, lowlevel
 from pagemove._native import calls
+from support.probes import module
 
 READ, WRITE = 1, 2
 PRIVATE_ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -39,3 +40,10 @@ def uffd():
     calls.api(fd)
     yield fd
     os.close(fd)
+
+
+@pytest.fixture
+def fresh_features():
+    """Leave no features that were found under a replaced call."""
+    yield
+    module._probe.cache_clear()

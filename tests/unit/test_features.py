@@ -1,12 +1,9 @@
 """features.py: what is found here, and where userfaultfd is refused."""
 
 import errno
-import importlib
 import json
 import mmap
 import os
-import subprocess
-import sys
 import textwrap
 from types import SimpleNamespace
 
@@ -20,9 +17,10 @@ from pagemove.features import (
 )
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas
 from pagemove.remedies import UFFD_FEATURES, Problem
+from support import fresh_interpreter
+from support.probes import by_name, failing
 
-# `pagemove.features` is the function; the module of that name is what the tests replace parts of.
-module = importlib.import_module("pagemove.features")
+pytestmark = pytest.mark.usefixtures("fresh_features")
 
 
 # What a child may do before it looks: answer userfaultfd with an errno, and become nobody.
@@ -61,15 +59,7 @@ def show():
 
 
 def run(code):
-    result = subprocess.run(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return fresh_interpreter(PRELUDE + textwrap.dedent(code))
 
 
 def look(code):
@@ -77,24 +67,6 @@ def look(code):
     return SimpleNamespace(
         **found | {"problems": {each["name"]: Problem(**each) for each in found["problems"]}}
     )
-
-
-def by_name(found):
-    return {problem.name: problem for problem in found.problems}
-
-
-def failing(error):
-    def fail(*_arguments):
-        raise OSError(error, os.strerror(error))
-
-    return fail
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    """Leave no features that were found under a replaced call."""
-    yield
-    module._probe.cache_clear()
 
 
 class TestHere:

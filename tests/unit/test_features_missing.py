@@ -1,7 +1,6 @@
 """features.py and remedies.py: what is missing, why, and what to do; `require`."""
 
 import errno
-import importlib
 import os
 from types import SimpleNamespace
 
@@ -14,29 +13,11 @@ from pagemove.features import (
     features,
 )
 from pagemove.remedies import UFFD_FEATURES
+from support.probes import by_name, failing, module
 
-# `pagemove.features` is the function; the module of that name is what the tests replace parts of.
-module = importlib.import_module("pagemove.features")
+pytestmark = pytest.mark.usefixtures("fresh_features")
 
 ALL_BITS = (1 << len(UFFD_FEATURES)) - 1
-
-
-def by_name(found):
-    return {problem.name: problem for problem in found.problems}
-
-
-def failing(error):
-    def fail(*_arguments):
-        raise OSError(error, os.strerror(error))
-
-    return fail
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    """Leave no features that were found under a replaced call."""
-    yield
-    module._probe.cache_clear()
 
 
 class TestReasons:

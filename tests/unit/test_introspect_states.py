@@ -3,9 +3,6 @@
 import ctypes
 import errno
 import random
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -19,6 +16,7 @@ from pagemove.introspect import (
     page_states,
     states_at,
 )
+from support import fresh_interpreter
 
 MADV_DONTNEED, MADV_HUGEPAGE = 4, 14
 
@@ -36,19 +34,6 @@ def read(address):
 
 def flags(states):
     return [PageState(word) for word in states]
-
-
-def run(code, *arguments):
-    """Run code in a fresh interpreter; the output must say what the caller expects."""
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
 
 
 class TestStates:
@@ -117,7 +102,7 @@ class TestStates:
         assert set(states[each // 2 :]) == {PRESENT | EXCLUSIVE}
 
     def test_fork_takes_exclusive_away_while_the_child_lives(self):
-        output = run(
+        output = fresh_interpreter(
             """
             import ctypes, mmap, os
             from pagemove._native import calls

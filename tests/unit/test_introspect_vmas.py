@@ -5,9 +5,6 @@ import errno
 import itertools
 import mmap
 import os
-import subprocess
-import sys
-import textwrap
 
 import pytest
 
@@ -22,6 +19,7 @@ from pagemove.introspect import (
     states_at,
     vmas,
 )
+from support import fresh_interpreter
 
 READ, WRITE = 1, 2
 PRIVATE_ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -32,19 +30,6 @@ P = PAGE_SIZE
 
 def descriptors():
     return set(os.listdir("/proc/self/fd"))
-
-
-def run(code, *arguments):
-    """Run code in a fresh interpreter; the output must say what the caller expects."""
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
 
 
 class TestVmas:
@@ -248,7 +233,7 @@ class TestOpenProc:
     def test_undumpable_unprivileged_process(self):
         if os.geteuid():
             pytest.skip("needs root, to become somebody else")
-        output = run(
+        output = fresh_interpreter(
             """
             import ctypes, os
             import pagemove

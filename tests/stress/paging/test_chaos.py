@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,12 +43,6 @@ pytestmark = pytest.mark.needs("paging")
 _BLOCK = 64 * KIB
 _NBYTES = 2 * MIB
 _PAGE = 4096
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[[int], Path]:
-    """Make a file of so many bytes."""
-    return lambda nbytes: make_file(tmp_path / "file", nbytes)
 
 
 def unforked() -> list[tuple[int, int]]:

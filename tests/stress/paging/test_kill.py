@@ -11,8 +11,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +23,6 @@ from support.paging import (
     RANDOM,
     SEQUENTIAL,
     VERSION,
-    make_file,
     outside,
     wrong_words,
 )
@@ -34,12 +31,6 @@ from . import SOAK
 from .hot import Hot
 
 pytestmark = pytest.mark.needs("paging", "fork")
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[[int], Path]:
-    """Make a file of so many bytes."""
-    return lambda nbytes: make_file(tmp_path / "file", nbytes)
 
 
 def killed(hot: Hot, after: float) -> None:

@@ -7,7 +7,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +40,6 @@ pytestmark = pytest.mark.needs("move")
 _BLOCK = 64 * KIB
 _NBYTES = 2 * MIB
 _PAGE = 4096
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[..., Path]:
-    """Make a file of so many bytes with the pattern of a tag."""
-    return lambda nbytes, tag=0: make_file(tmp_path / f"file-{tag}", nbytes, tag)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,6 @@ The resident size is watched at the same time: never above the limit by more tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
 from support import child
@@ -20,7 +17,6 @@ from support.paging import (
     SEQUENTIAL,
     STRIDED,
     VERSION,
-    make_file,
 )
 
 from .hot import Hot
@@ -32,12 +28,6 @@ ORDERS = {
     "sequential": (SEQUENTIAL, SEQUENTIAL),
     "mixed": (RANDOM, SEQUENTIAL, STRIDED),
 }
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[[int], Path]:
-    """Make a file of so many bytes."""
-    return lambda nbytes: make_file(tmp_path / "file", nbytes)
 
 
 def frames(block: int) -> int:
