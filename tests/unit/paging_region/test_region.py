@@ -15,24 +15,9 @@ from pagemove.paging import region as region_module
 from pagemove.stores import FileStore
 from support import child, vmas_in
 
-BLOCK = 65536
-BLOCKS = 40
-N = BLOCKS * BLOCK + 1234
-CONTENTS = np.random.default_rng(8).bytes(N)
+from .files import BLOCK, CONTENTS, N, opened
 
 pytestmark = [pytest.mark.needs("move"), pytest.mark.usefixtures("no_leak")]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    found = tmp_path / "file"
-    found.write_bytes(CONTENTS)
-    return found
-
-
-def opened(path: Path, mode: str = "r", **options: object) -> PagedMemory:
-    with FileStore(path, writable=mode == "r+") as store:
-        return PagedMemory(store, mode=mode, **{"resident_limit": 4 * BLOCK, **options})
 
 
 class TestAsMemory:
