@@ -113,6 +113,27 @@ def test_holes_do_not_become_zeros(file, mode, step, pages):
     assert wrong_words(np.fromfile(path, np.uint64)) is None
 
 
+def _written_after(path: Path, mode: str) -> tuple[int, int]:
+    """A page of a clean block is discarded, read again, and then written."""
+    with paged(path, mode, block_size=_BLOCK) as memory:
+        array = words(memory)
+        at = PAGE_SIZE // 8
+        array[0].item()
+        discard(memory, PAGE_SIZE, PAGE_SIZE)
+        array[at].item()
+        array[at] = 1
+        dirty = memory.stats().dirty_nbytes
+        memory.evict()
+        found = array[at].item()
+        del array
+    return dirty, found
+
+
+@pytest.mark.parametrize("mode", ["r+", "c"])
+def test_a_page_that_was_read_again_is_watched_as_before(file, mode):
+    assert child(_written_after, file(_NBYTES), mode) == (_BLOCK, 1)
+
+
 def _dirty_part(path: Path, step: str) -> tuple[str | None, str | None]:
     """Changes that the user discards are the user's loss, page by page, and nobody else's."""
     with paged(path, "r+", block_size=_BLOCK, resident_limit=6 * _BLOCK) as memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -315,3 +316,24 @@ def _plain_read(address: int) -> bytes:
     import ctypes
 
     return ctypes.string_at(address, 8)
+
+
+def _userfaultfds() -> int:
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+    return sum("userfaultfd" in link for link in links)
+
+
+def _descriptors_of(path: Path) -> tuple[int, int]:
+    before = _userfaultfds()
+    with paged(path, "r+", **_HOW) as memory:
+        words(memory)[0] = 1
+        return _userfaultfds() - before, in_fork(lambda: max(0, _userfaultfds() - before))
+
+
+def test_a_child_lets_go_of_the_descriptors_of_a_region(file):
+    of_parent, of_child = child(_descriptors_of, file(_NBYTES))
+    assert of_parent == 2
+    assert of_child == 0

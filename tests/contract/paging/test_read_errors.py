@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pagemove import StoreError, lowlevel
-from support import ChildFailed, child
+from support import ChildFailed, child, together
 from support.paging import (
     BLOCKS,
     KIB,
@@ -329,3 +329,26 @@ def test_the_last_block_of_a_file_of_odd_length_is_no_short_read(file):
 
 def test_expected_is_what_the_file_has(file):
     assert file(_NBYTES).read_bytes() == bytes(expected(_NBYTES))
+
+
+def _kept_waiting(path: Path) -> float:
+    """Both workers are kept by the store for long, and a third block is touched."""
+    late = [Fault("read", count=2, delay=4.0)]
+    how = {"block_size": _BLOCK, "store_timeout": 0.3, "prefetch": "off"}
+    with paged(path, faults=late, **how) as memory:
+
+        def third() -> float:
+            time.sleep(0.3)
+            before = time.monotonic()
+            with pytest.raises(Struck):
+                load(memory.address + 2 * _BLOCK)
+            return time.monotonic() - before
+
+        def kept(block: int) -> None:
+            load(memory.address + block * _BLOCK)
+
+        return together(third, lambda: kept(0), lambda: kept(1))[0]
+
+
+def test_a_touch_that_no_worker_gets_to_is_an_error_in_time(file):
+    assert child(_kept_waiting, file(_NBYTES)) < 2
