@@ -141,7 +141,8 @@ def main() -> int:
             print(f"--- {test}\n{text}")
         print(f"  {lines[-1]}, {results.ran}", flush=True)
         print("  slowest: " + ", ".join(f"{s} s {n}" for s, n in results.slowest[:6]), flush=True)
-    shutil.rmtree(_BUILD / "unpacked", ignore_errors=True)
+    for folder in ("packages", "unpacked"):
+        shutil.rmtree(_BUILD / folder, ignore_errors=True)
     print("\n".join(["", *lines]))
     if not booted:
         print("NO KERNEL WAS TESTED: none of them is to be had, or boots")

@@ -135,7 +135,9 @@ class Archive:
         if image.exists():
             return image
         fetched = self._folder / "packages"
-        fetched.mkdir(exist_ok=True)
+        # What an interrupted run has left may be of another version.
+        shutil.rmtree(fetched, ignore_errors=True)
+        fetched.mkdir()
         try:
             _run(["apt-get", *self._options(), "-q=2", "download", kernel.package], cwd=fetched)
         except Missing as error:
@@ -155,5 +157,4 @@ class Archive:
             raise Missing(f"{kernel.package} has no kernel where one is looked for")
         image.parent.mkdir(exist_ok=True)
         found[0].rename(image)
-        package.unlink()
         return image
