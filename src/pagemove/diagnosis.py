@@ -233,8 +233,16 @@ def _explain_pages(code: int, dst: int, src: int, at_src: PageState) -> Failure:
             cause = "is shared with a living forked process, or merged by KSM"
             remedy = "end that process and call unshare(), or unshare(copy=True) to copy the page"
         else:
-            cause = "is pinned for I/O, or was left shared by a forked process that has ended"
+            cause = (
+                "is pinned for I/O, was left shared by a forked process that has ended, or belongs "
+                "to a huge page of which a pipe or I/O holds a part"
+            )
             remedy = "let the I/O finish, or call unshare() on the source"
+            if at_src & PageState.HUGE and remap.quirks() & remap.QUIRK_SPLIT_SPIN:
+                remedy += (
+                    "; on this kernel, which has the defect split-spin, it is refused too where "
+                    "the huge page is locked in memory: munlock it, or move it whole"
+                )
         return Failure(code, src, f"the page at source {src:#x} {cause}: {remedy}")
     if code == errno.EFAULT:
         what = "a guard page" if at_src & PageState.GUARD else "a poisoned page or a marker"

@@ -51,7 +51,7 @@ class DestinationMapped(RemapError):  # noqa: N818
 
 
 class PageShared(RemapError):  # noqa: N818
-    """EBUSY: the page is shared with another process, merged by KSM, or pinned for I/O."""
+    """EBUSY: the page is shared with another process, merged by KSM, or in use by I/O."""
 
 
 class UnsupportedError(RemapError):

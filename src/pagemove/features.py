@@ -218,6 +218,8 @@ def quirks(release: str) -> tuple[str, ...]:
     if bits & remap.QUIRK_STALE_EAGAIN:
         # Both come from the same loop over the pages, which Linux 6.18 rewrote.
         names += ["stale-EAGAIN", "holes-spin"]
+    if bits & remap.QUIRK_SPLIT_SPIN:
+        names.append("split-spin")
     return tuple(names)
 
 

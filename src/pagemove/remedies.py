@@ -44,6 +44,8 @@ DEFECTS: dict[str, str] = {
     "short count: pagemove looks at the pages before each call, so that its answers are true",
     "holes-spin": "UFFDIO_MOVE with ALLOW_SRC_HOLES can loop for ever when a page is discarded "
     "meanwhile: pagemove never passes that flag and finds the holes itself",
+    "split-spin": "UFFDIO_MOVE of part of a huge page can loop for ever while I/O or a pipe holds "
+    "another part: pagemove has it split beforehand, and refuses to move what cannot be (EBUSY)",
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 
 import pytest
 
+from pagemove import HUGE_PAGE_SIZE, PAGE_SIZE, PageState
 from pagemove._native import remap
 from pagemove.memory import register
 from support import Area
@@ -35,11 +37,32 @@ def area(request: pytest.FixtureRequest, foreign: Callable[..., Area]) -> Callab
 
 
 @pytest.fixture
+def huge(foreign: Callable[..., Area]) -> Callable[..., Area]:
+    """Map `number` huge pages, filled and huge if asked."""
+    pages = HUGE_PAGE_SIZE // PAGE_SIZE
+
+    def make(number: int, *, filled: bool = False, extra: int = 0) -> Area:
+        area = foreign(number * pages + extra, align=HUGE_PAGE_SIZE)
+        area.advise(mmap.MADV_HUGEPAGE)
+        if filled:
+            area.fill()
+            for page in range(0, number * pages, pages):
+                assert area.states()[page] & PageState.HUGE, "the kernel gave no huge page"
+        return area
+
+    return make
+
+
+@pytest.fixture
 def guarded() -> Callable[[bool], None]:
-    """Choose the way of kernels with the stale-EAGAIN defect, or that of kernels without."""
+    """Choose the way of kernels with all that can be guarded against, or that without stale-EAGAIN.
+
+    The second has what else the running kernel needs.
+    """
 
     def choose(guard: bool) -> None:
         others = remap.quirks() & ~remap.QUIRK_STALE_EAGAIN
-        remap.set_quirks(others | (remap.QUIRK_STALE_EAGAIN if guard else 0))
+        more = remap.QUIRK_STALE_EAGAIN | remap.QUIRK_SPLIT_SPIN
+        remap.set_quirks(others | (more if guard else 0))
 
     return choose

@@ -28,22 +28,6 @@ pytestmark = pytest.mark.needs("move", "thp")
 _PAGES = HUGE_PAGE_SIZE // PAGE_SIZE
 
 
-@pytest.fixture
-def huge(foreign):
-    """Map `number` huge pages, filled and huge if asked."""
-
-    def make(number: int, *, filled: bool = False, extra: int = 0) -> Area:
-        area = foreign(number * _PAGES + extra, align=HUGE_PAGE_SIZE)
-        area.advise(mmap.MADV_HUGEPAGE)
-        if filled:
-            area.fill()
-            for page in range(0, number * _PAGES, _PAGES):
-                assert area.states()[page] & PageState.HUGE, "the kernel gave no huge page"
-        return area
-
-    return make
-
-
 def huge_pages(area: Area) -> list[bool]:
     """Tell for each 2 MiB whether it is one huge page."""
     states = area.states()

@@ -16,6 +16,7 @@ import pytest
 from pagemove import (
     HUGE_PAGE_SIZE,
     PAGE_SIZE,
+    PageShared,
     PageState,
     UnsupportedError,
     features,
@@ -24,6 +25,7 @@ from pagemove import (
 from pagemove._native import remap
 from support import child, state
 from support.foreign import foreign as map_foreign
+from support.system import in_a_pipe
 
 _FRAME = (1 << 55) - 1
 _FRAME_IS_ZERO_PAGE = 1 << 24
@@ -35,14 +37,18 @@ def _word(file: str, index: int) -> int:
         return int.from_bytes(words.read(8), "little")
 
 
+def _take_guards_away_if_asked() -> None:
+    if os.environ.get("PAGEMOVE_TEST_WITHOUT_GUARDS", "") not in ("", "0"):
+        remap.set_quirks(0)
+
+
 def _move_a_huge_zero_page() -> str:
     pages = HUGE_PAGE_SIZE // PAGE_SIZE
     dst, src = (map_foreign(pages, align=HUGE_PAGE_SIZE) for _ in range(2))
     dst.advise(mmap.MADV_HUGEPAGE)
     src.advise(mmap.MADV_HUGEPAGE)
     assert not src.array().any()
-    if os.environ.get("PAGEMOVE_TEST_WITHOUT_GUARDS", "") not in ("", "0"):
-        remap.set_quirks(0)
+    _take_guards_away_if_asked()
     if state(src.address) & (PageState.HUGE | PageState.ZERO) != PageState.HUGE | PageState.ZERO:
         return "no huge zero page here"
     try:
@@ -54,6 +60,27 @@ def _move_a_huge_zero_page() -> str:
     if not _word("/proc/kpageflags", frame) & _FRAME_IS_ZERO_PAGE:
         return f"maps frame {frame:#x}, which is not the page of zeros"
     return "zeros" if not dst.array().any() else "not zeros"
+
+
+def _move_a_page_of_a_huge_page_in_a_pipe() -> str:
+    dst, src = map_foreign(1), map_foreign(HUGE_PAGE_SIZE // PAGE_SIZE, align=HUGE_PAGE_SIZE)
+    src.advise(mmap.MADV_HUGEPAGE)
+    src.fill()
+    assert state(src.address) & PageState.HUGE
+    _take_guards_away_if_asked()
+    with in_a_pipe(src.page(7)):
+        try:
+            remap_anon_pages(dst.address, src.page(5), PAGE_SIZE)
+        except PageShared as error:
+            return str(error)
+    return "moved"
+
+
+@pytest.mark.needs("move", "thp", "fork")
+def test_a_huge_page_that_cannot_be_split_is_refused_and_not_tried_for_ever():
+    said = child(_move_a_page_of_a_huge_page_in_a_pipe)
+    assert "pipe" in said
+    assert ("split-spin" in said) == ("split-spin" in features().defects)
 
 
 @pytest.mark.needs("move", "thp", "root", "fork")

@@ -5,12 +5,10 @@ Where one of these fails on some kernel, look at what in the library relies on i
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
 import select
-import struct
 
 import pytest
 
@@ -29,6 +27,7 @@ from support import (
     write_all,
 )
 from support.foreign import MAP_FIXED, PRIVATE, READ_WRITE
+from support.system import in_a_pipe
 
 pytestmark = pytest.mark.needs("move")
 
@@ -272,21 +271,13 @@ class TestPinning:
         # A pipe holds a reference to the page, not a pin: EBUSY is not to be had this way.
         dst, src = known(), foreign()
         contents = src.fill()
-        out, into = os.pipe()
-        assert _vmsplice(into, src.address, PAGE_SIZE) == PAGE_SIZE
-        done = answer(fd, dst.address, src.address)
-        if done == PAGE_SIZE:
-            write(dst.address, 9)
-            contents = pattern(9)
-        assert done in (PAGE_SIZE, -errno.EBUSY, -errno.EAGAIN)
-        assert os.read(out, PAGE_SIZE) == contents
-        os.close(out)
-        os.close(into)
-
-
-def _vmsplice(pipe: int, address: int, nbytes: int) -> int:
-    vector = ctypes.create_string_buffer(struct.pack("=QQ", address, nbytes), 16)
-    return ctypes.CDLL(None).vmsplice(pipe, vector, 1, 0)
+        with in_a_pipe(src.address) as out:
+            done = answer(fd, dst.address, src.address)
+            if done == PAGE_SIZE:
+                write(dst.address, 9)
+                contents = pattern(9)
+            assert done in (PAGE_SIZE, -errno.EBUSY, -errno.EAGAIN)
+            assert os.read(out, PAGE_SIZE) == contents
 
 
 class TestLooks:

@@ -6,11 +6,9 @@ may bring the kernel down, and come last: only a guest is asked for them.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from pagemove import HUGE_PAGE_SIZE, PAGE_SIZE, PageState, lowlevel
 from stress.siblings import COLD, READ, Sibling, apart, library
 from support import Area, child, living_child, state, write
 from support.children import ChildFailed
-from support.system import Ring
+from support.system import Ring, in_a_pipe
 
 from .guest import say
 
@@ -235,14 +233,8 @@ def huge_page_in_a_pipe() -> str:
     src.fill()
     if not state(src.address) & PageState.HUGE:
         return "no huge page to be had"
-    out, into = os.pipe()
-    vector = ctypes.create_string_buffer(struct.pack("=QQ", src.page(7), PAGE_SIZE), 16)
-    if ctypes.CDLL(None).vmsplice(into, vector, 1, 0) != PAGE_SIZE:
-        return "no vmsplice"
-    said = _said(fd, dst.address, src.page(5))
-    os.close(out)
-    os.close(into)
-    return said
+    with in_a_pipe(src.page(7)):
+        return _said(fd, dst.address, src.page(5))
 
 
 def huge_zero_page() -> str:

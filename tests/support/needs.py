@@ -204,6 +204,7 @@ def _hugetlb() -> str | None:
 
 #: Every name that a test may give to ``needs``.
 NEEDS: dict[str, Probe] = {
+    "cachestat": system.no_cachestat,
     "fork": _fork,
     "fsspec": servers.no_module("fsspec", "aiohttp"),
     "guard": _guard,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import itertools
 import mmap
 import os
 import platform
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pagemove import PAGE_SIZE, PageState, lowlevel
@@ -25,6 +28,7 @@ _SYS_USERFAULTFD = 323 if _X86 else 282
 _AUDIT_ARCH = 0xC000003E if _X86 else 0xC00000B7
 _SYS_IO_URING_SETUP = 425
 _SYS_IO_URING_REGISTER = 427
+_SYS_CACHESTAT = 451
 
 NOBODY = 65534
 
@@ -65,6 +69,23 @@ def munlock(address: int, nbytes: int) -> None:
     _checked(_libc.munlock(*words), "munlock")
 
 
+@contextmanager
+def in_a_pipe(address: int, nbytes: int = PAGE_SIZE) -> Iterator[int]:
+    """Have a pipe refer to the pages of a range, by vmsplice(2), for as long as the block lasts.
+
+    Gives the end of the pipe to read from.
+    """
+    out, into = os.pipe()
+    try:
+        vector = ctypes.create_string_buffer(struct.pack("=QQ", address, nbytes), 16)
+        taken = _checked(_libc.vmsplice(into, vector, 1, 0), "vmsplice")
+        assert taken == nbytes, f"the pipe took {taken} of {nbytes} bytes"
+        yield out
+    finally:
+        os.close(out)
+        os.close(into)
+
+
 def page_out(address: int, nbytes: int) -> None:
     """Swap the pages of a range out: MADV_PAGEOUT on each CPU, until none is left in memory.
 
@@ -82,6 +103,23 @@ def page_out(address: int, nbytes: int) -> None:
             assert time.monotonic() < limit, "the kernel does not swap these pages out"
     finally:
         os.sched_setaffinity(0, before)
+
+
+def unwritten_pages(fd: int) -> int:
+    """Count the pages of a file that the device does not have yet (cachestat(2))."""
+    span = (ctypes.c_uint64 * 2)(0, 0)
+    found = (ctypes.c_uint64 * 5)()
+    syscall(_SYS_CACHESTAT, fd, ctypes.addressof(span), ctypes.addressof(found), 0)
+    return found[1] + found[2]
+
+
+def no_cachestat() -> str | None:
+    """Say why pages that are not written yet cannot be counted, or None if they can."""
+    try:
+        syscall(_SYS_CACHESTAT, -1, 0, 0, 0)
+    except OSError as error:
+        return None if error.errno == errno.EBADF else "no cachestat (Linux 6.5)"
+    return None
 
 
 def set_dumpable() -> None:

@@ -151,7 +151,7 @@ class TestReasons:
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="6.8.0-51-generic"))
         found = features(refresh=True)
         assert found.release == "6.8.0-51-generic"
-        assert found.defects == ()
+        assert found.defects == ("split-spin",)
 
     def test_nearly_all_mappings_used(self, monkeypatch):
         found = features(refresh=True)

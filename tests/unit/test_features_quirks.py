@@ -10,7 +10,7 @@ from pagemove.remedies import DEFECTS
 
 
 class TestQuirks:
-    REFUSED, HUGE_ZERO = "CVE-2024-27007", "CVE-2026-31397"
+    REFUSED, HUGE_ZERO, SPLIT = "CVE-2024-27007", "CVE-2026-31397", "split-spin"
     SINCE_6_18 = ("stale-EAGAIN", "holes-spin")
 
     @pytest.mark.parametrize(
@@ -18,31 +18,36 @@ class TestQuirks:
         [
             ("6.7.12", (REFUSED,)),
             ("6.8.7", (REFUSED,)),
-            ("6.8.8", ()),
-            ("6.12.107", ()),
-            ("6.15", ()),
-            ("6.15.11", ()),
-            ("6.16", (HUGE_ZERO,)),
-            ("6.17.13", (HUGE_ZERO,)),
-            ("6.18.0", (HUGE_ZERO, *SINCE_6_18)),
-            ("6.18.0-rc3", (HUGE_ZERO, *SINCE_6_18)),
-            ("6.18.19", (HUGE_ZERO, *SINCE_6_18)),
-            ("6.18.20", SINCE_6_18),
+            ("6.8.8", (SPLIT,)),
+            ("6.12.107", (SPLIT,)),
+            ("6.15", (SPLIT,)),
+            ("6.15.11", (SPLIT,)),
+            ("6.16", (HUGE_ZERO, SPLIT)),
+            ("6.17.13", (HUGE_ZERO, SPLIT)),
+            ("6.18.0", (HUGE_ZERO, *SINCE_6_18, SPLIT)),
+            ("6.18.0-rc3", (HUGE_ZERO, *SINCE_6_18, SPLIT)),
+            ("6.18.19", (HUGE_ZERO, *SINCE_6_18, SPLIT)),
+            ("6.18.20", (*SINCE_6_18, SPLIT)),
+            ("6.18.43", (*SINCE_6_18, SPLIT)),
             ("6.18.44", SINCE_6_18),
             ("6.18.44-fc-v595", SINCE_6_18),
-            ("6.19.0", (HUGE_ZERO, *SINCE_6_18)),
-            ("6.19.9", (HUGE_ZERO, *SINCE_6_18)),
-            ("6.19.10", SINCE_6_18),
-            ("7.0.1", SINCE_6_18),
-            ("7.2.12", SINCE_6_18),
+            ("6.19.0", (HUGE_ZERO, *SINCE_6_18, SPLIT)),
+            ("6.19.9", (HUGE_ZERO, *SINCE_6_18, SPLIT)),
+            ("6.19.10", (*SINCE_6_18, SPLIT)),
+            ("7.0.1", (*SINCE_6_18, SPLIT)),
+            ("7.2.13", (*SINCE_6_18, SPLIT)),
+            ("7.3.3", (*SINCE_6_18, SPLIT)),
+            ("7.3.4", SINCE_6_18),
+            ("7.4.0", SINCE_6_18),
             # Distributions that count stable releases themselves: the numbers are true.
             ("6.8.7-200.fc39.x86_64", (REFUSED,)),
-            ("6.8.12-4-pve", ()),
-            ("6.12.43+deb13-amd64", ()),
-            ("6.12.37-61.105.amzn2023.x86_64", ()),
+            ("6.8.12-4-pve", (SPLIT,)),
+            ("6.12.43+deb13-amd64", (SPLIT,)),
+            ("6.12.37-61.105.amzn2023.x86_64", (SPLIT,)),
             # Distributions that stay at .0: it may have every defect.
             ("6.8.0-51-generic", (REFUSED, HUGE_ZERO, *SINCE_6_18)),
-            ("6.12.0-55.9.1.el10_0.x86_64", (HUGE_ZERO, *SINCE_6_18)),
+            ("6.12.0-55.9.1.el10_0.x86_64", (HUGE_ZERO, *SINCE_6_18, SPLIT)),
+            ("7.4.0-12.el11", (HUGE_ZERO, *SINCE_6_18, SPLIT)),
             ("nonsense", (REFUSED,)),
             ("", (REFUSED,)),
         ],

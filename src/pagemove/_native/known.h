@@ -19,7 +19,8 @@ struct pm_seen {
 /* What a caller already knows, and already holds. */
 struct pm_known {
     struct pm_seen dst, src;
-    int locked; /* the stripes of everything in hand are held */
+    int locked;  /* the stripes of everything in hand are held */
+    int no_huge; /* no source page is part of a huge page */
 };
 
 /* pm_move with what is known beforehand; NULL: nothing. */

@@ -270,6 +270,15 @@ int pm_look_huge_zero(struct pm_process *process, uint64_t start, uint64_t lengt
                 (struct pattern){.all = PM_PAGE_IS_PFNZERO | PM_PAGE_IS_HUGE}, &region);
 }
 
+int64_t pm_look_small(struct pm_process *process, uint64_t start, uint64_t length)
+{
+    struct pm_page_region region;
+    int found = scan(process, start, start + length,
+                     (struct pattern){.all = PM_PAGE_IS_HUGE, .none = PM_PAGE_IS_PFNZERO}, &region);
+
+    return found < 0 ? found : (int64_t)(found ? region.start - start : length);
+}
+
 int pm_look_one_vma(struct pm_process *process, uint64_t start, uint64_t length)
 {
     struct pm_procmap_query query = {.size = sizeof query, .query_addr = start};

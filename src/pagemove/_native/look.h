@@ -29,6 +29,10 @@ uint64_t pm_look_moved(struct pm_process *process, uint64_t dst, uint64_t src, u
 /* Whether the range has a huge zero page in it: 1, 0, or -errno. */
 int pm_look_huge_zero(struct pm_process *process, uint64_t start, uint64_t length);
 
+/* Bytes from `start` in which no page is mapped by a huge page, but for that of zeros; or -errno.
+ */
+int64_t pm_look_small(struct pm_process *process, uint64_t start, uint64_t length);
+
 /* Whether one mapping holds the whole range: 1, 0, or -errno where the kernel cannot tell. */
 int pm_look_one_vma(struct pm_process *process, uint64_t start, uint64_t length);
 

@@ -236,25 +236,48 @@ static int move_run(struct pm_process *process, struct pm_many *many, const stru
 
 /* Whether all that this call would touch was locked, and so may be moved without locking again:
  * an index array that changes under us may lead elsewhere. */
-static const struct pm_known *usable(const struct window *window, const struct run *run,
-                                     uint64_t unit)
+static int usable(const struct window *window, const struct run *run, uint64_t unit)
 {
     uint64_t length = run->count * unit;
     uint64_t stripes = pm_stripes_of(run->dst, length) | pm_stripes_of(run->src, length);
 
-    return window->known.locked && !(stripes & ~window->stripes) ? &window->known : NULL;
+    return window->known.locked && !(stripes & ~window->stripes);
+}
+
+/* Whether no page from `many->index` on is part of a huge page, where one look can tell. A huge
+ * page can come into these places later from among them only, or by khugepaged. */
+static int has_no_huge(struct pm_process *process, const struct pm_many *many)
+{
+    struct span of = {.low = INT64_MAX};
+    size_t left = many->count - many->index;
+    uint64_t length;
+
+    for (size_t i = many->index; i < many->count; i++) {
+        int64_t page = page_at(many->src_pages, i);
+        if (outside(page, many->src_limit))
+            return 0;
+        widen(&of, page);
+    }
+    length = (uint64_t)(of.high - of.low + 1) * many->unit;
+    if (length / many->unit > left * PAGES_PER_LOOK)
+        return 0;
+    return pm_look_small(process, many->src + (uint64_t)of.low * many->unit, length) ==
+           (int64_t)length;
 }
 
 int pm_move_many(struct pm_process *process, struct pm_many *many)
 {
     struct window window = {.end = many->index};
     int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN, error = 0;
+    const struct pm_known small = {.no_huge = 1};
     size_t singly_until = 0;
     struct run run;
 
+    if (process->quirks & PM_QUIRK_SPLIT_SPIN && many->index < many->count)
+        window.known.no_huge = has_no_huge(process, many);
     while (many->index < many->count && !error) {
         size_t most = many->index < singly_until || many->partial ? 1 : many->count - many->index;
-        const struct pm_known *known = NULL;
+        const struct pm_known *known = window.known.no_huge ? &small : NULL;
 
         error = find_run(many, many->index, most, &run);
         if (error)
@@ -265,8 +288,9 @@ int pm_move_many(struct pm_process *process, struct pm_many *many)
                 if (run.count < LONG_RUN)
                     window_open(process, many, many->index, &window);
             }
-            known = usable(&window, &run, many->unit);
-            if (!known)
+            if (usable(&window, &run, many->unit))
+                known = &window.known;
+            else
                 window_close(process, &window);
         }
         error = move_run(process, many, known, &run);

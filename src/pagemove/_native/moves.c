@@ -219,20 +219,80 @@ static int refuse_huge_zero(struct pm_process *process, uint64_t dst, uint64_t s
     return pm_look_huge_zero(process, src, length) != 0;
 }
 
+/* Split the huge page that a source page belongs to. 0, or -EBUSY: it is in use elsewhere, or
+ * locked in memory. */
+static int split(struct pm_process *process, uint64_t page)
+{
+    enum { TRIES = 3 }; /* reclaim and migration refer to pages too, for a moment */
+
+    for (int i = 0; i < TRIES; i++) {
+        /* It splits a huge page that is advised on in part, once, and leaves it if it cannot. */
+        if (madvise((void *)(uintptr_t)page, process->page_size, MADV_COLD))
+            return -EBUSY;
+        if (pm_look_small(process, page, process->page_size))
+            return 0;
+        sched_yield();
+    }
+    return -EBUSY;
+}
+
+/* On a kernel with split-spin: how much can be moved without leaving it to the kernel to split a
+ * huge page, which it may try for ever. -EBUSY or -EEXIST: nothing.
+ *
+ * What this cannot see: that a huge page which moves whole will be split, because the destination
+ * has a page table; and huge pages that are mapped page by page already. */
+static int64_t split_first(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length)
+{
+    uint64_t huge = process->huge_page_size, room;
+    int64_t small;
+
+    if (!huge)
+        return (int64_t)length;
+    room = huge - (src & (huge - 1));
+    if (!((dst ^ src) & (huge - 1))) {
+        if (room == huge && length >= huge)
+            return (int64_t)(length & ~(huge - 1));
+        if (room < length)
+            length = room;
+    }
+    small = pm_look_small(process, src, length);
+    if (small)
+        return small < 0 ? (int64_t)length : small;
+    if (pm_look_there(process, dst, process->page_size))
+        return -EEXIST;
+    if (split(process, src))
+        return -EBUSY;
+    return (int64_t)(room < length ? room : length);
+}
+
+static int64_t step(struct pm_process *process, const struct pm_known *known, uint64_t dst,
+                    uint64_t src, uint64_t length, unsigned flags, int *inside)
+{
+    int64_t part = (int64_t)length;
+
+    if (process->quirks & PM_QUIRK_SPLIT_SPIN && !(known && known->no_huge)) {
+        part = split_first(process, dst, src, length);
+        if ((uint64_t)part != length && !*inside && !inside_mappings(process, dst, src, length))
+            return -EINVAL;
+        if (part < 0)
+            return part;
+    }
+    if (flags & PM_ALLOW_SRC_HOLES)
+        return step_holes(process, dst, src, (uint64_t)part, inside);
+    if (process->quirks & PM_QUIRK_STALE_EAGAIN)
+        return step_guarded(process, known, dst, src, (uint64_t)part, inside);
+    return kernel_move(process, dst, src, (uint64_t)part);
+}
+
 static int64_t move_all(struct pm_process *process, const struct pm_known *known, uint64_t dst,
                         uint64_t src, uint64_t length, unsigned flags)
 {
-    int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN, inside = 0;
     uint64_t done = 0;
     int64_t moved = 0;
+    int inside = 0;
 
     while (done < length) {
-        if (flags & PM_ALLOW_SRC_HOLES)
-            moved = step_holes(process, dst + done, src + done, length - done, &inside);
-        else if (guarded)
-            moved = step_guarded(process, known, dst + done, src + done, length - done, &inside);
-        else
-            moved = kernel_move(process, dst + done, src + done, length - done);
+        moved = step(process, known, dst + done, src + done, length - done, flags, &inside);
         if (moved < 0)
             break;
         done += (uint64_t)moved;

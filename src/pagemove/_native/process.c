@@ -86,6 +86,11 @@ uint32_t pm_quirks_of(const char *release)
         quirks |= PM_QUIRK_HUGE_ZERO;
     if (AT_LEAST(6, 18) || kept_at_zero)
         quirks |= PM_QUIRK_STALE_EAGAIN;
+    /* Mended in these at the latest; of other releases it is not known. */
+    if (!(quirks & PM_QUIRK_REFUSE) &&
+        (kept_at_zero ||
+         !((SERIES(6, 18) && patch >= 44) || (SERIES(7, 3) && patch >= 4) || AT_LEAST(7, 4))))
+        quirks |= PM_QUIRK_SPLIT_SPIN;
 #undef AT_LEAST
 #undef SERIES
     return quirks;

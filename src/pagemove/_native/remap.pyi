@@ -6,6 +6,7 @@ from typing_extensions import disjoint_base
 QUIRK_STALE_EAGAIN: Final[int]
 QUIRK_HUGE_ZERO: Final[int]
 QUIRK_REFUSE: Final[int]
+QUIRK_SPLIT_SPIN: Final[int]
 
 def remap_anon_pages(
     dst: object, src: object, length: SupportsIndex, flags: SupportsIndex = 0

@@ -19,6 +19,7 @@ cdef extern from "process.h" nogil:
     int PM_QUIRK_STALE_EAGAIN
     int PM_QUIRK_HUGE_ZERO
     int PM_QUIRK_REFUSE
+    int PM_QUIRK_SPLIT_SPIN
 
 cdef extern from "moves.h" nogil:
     struct pm_many:
@@ -55,6 +56,7 @@ cdef extern from "Python.h":
 QUIRK_STALE_EAGAIN = PM_QUIRK_STALE_EAGAIN
 QUIRK_HUGE_ZERO = PM_QUIRK_HUGE_ZERO
 QUIRK_REFUSE = PM_QUIRK_REFUSE
+QUIRK_SPLIT_SPIN = PM_QUIRK_SPLIT_SPIN
 
 cdef int _failed = pm_process_start() or pm_paged_start()
 if _failed:
