@@ -51,7 +51,7 @@ class KernelFeatures:
         0 no seccomp filter, 1 strict, 2 filtered.
     uffd_features : tuple of str
         The userfaultfd's features, without ``UFFD_FEATURE_``: ``"MOVE"`` ... Unknown ones are
-        ``"BIT_17"`` ... Empty where no userfaultfd can be opened.
+        ``"BIT_19"`` ... Empty where no userfaultfd can be opened.
     pagemap_scan, procmap_query : bool
         The ioctls of /proc/self/pagemap and /proc/self/maps.
     guard_regions, vma_names : bool
@@ -216,7 +216,7 @@ def quirks(release: str) -> tuple[str, ...]:
     if bits & remap.QUIRK_HUGE_ZERO:
         names.append("CVE-2026-31397")
     if bits & remap.QUIRK_STALE_EAGAIN:
-        # Both come from the same loop over the pages, which Linux 6.18 rewrote.
+        # Both come from the same loop over the pages, which Linux 6.18 rewrote, and have one mend.
         names += ["stale-EAGAIN", "holes-spin"]
     if bits & remap.QUIRK_SPLIT_SPIN:
         names.append("split-spin")

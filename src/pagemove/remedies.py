@@ -32,7 +32,11 @@ UFFD_FEATURES: dict[str, str] = {
     "POISON": "6.6",
     "WP_ASYNC": "6.7",
     "MOVE": "6.8",
+    "RWP": "7.3",
+    "RWP_ASYNC": "7.3",
 }
+#: New ones that nothing here uses: `doctor` does not advise to boot another kernel for them.
+UNUSED_FEATURES = ("RWP", "RWP_ASYNC")
 _NEEDED_FEATURES = ("PAGEFAULT_FLAG_WP", "MOVE")
 
 #: Known defects of Linux, and what pagemove does about each.

@@ -22,6 +22,7 @@ _NOTHING_TESTED = 3
 _PASSED_ON = ("PAGEMOVE_TEST_WITHOUT_GUARDS", "PAGEMOVE_TEST_WITHOUT_MOVE")
 
 _BUILD = image.ROOT / "build" / "kernels"
+_IMAGE = _BUILD / "image.cpio"
 
 
 def _arguments() -> argparse.Namespace:
@@ -72,7 +73,7 @@ def _build_image(given: argparse.Namespace, accelerator: str) -> int:
     guest = f"#!{sys.executable}\n{(_HERE / 'guest.py').read_text()}"
     orders = json.dumps(_orders(plan.PLANS[given.plan], given, plan.SLOWNESS[accelerator]))
     extra = {"init": guest.encode(), "orders.json": orders.encode()}
-    return image.build(_BUILD / "image.cpio", extra)
+    return image.build(_IMAGE, extra)
 
 
 def _try(kernel: Kernel, path: Path, given: argparse.Namespace, accelerator: str) -> Results:
@@ -81,7 +82,7 @@ def _try(kernel: Kernel, path: Path, given: argparse.Namespace, accelerator: str
     results = Results(kernel.version, accelerator, given.plan, given.variants or chosen.variants)
     began = time.monotonic()
     console = _BUILD / f"console-{kernel.version}.log"
-    with machine.Machine(accelerator, path, _BUILD / "image.cpio", console) as guest:
+    with machine.Machine(accelerator, path, _IMAGE, console) as guest:
         try:
             for message in guest.messages(chosen.silence, began + 60 * given.minutes):
                 results.take(message)
@@ -117,11 +118,11 @@ def main() -> int:
         print("\n".join(f"{kernel.version:12} {kernel.package}" for kernel in known))
         return 0
     default = plan.SHORT_KERNELS if given.plan == "short" else plan.KERNELS
-    failed, booted, lines, accelerator = 0, 0, [], ""
+    failed, booted, lines, accelerator, size = 0, 0, [], "", 0
     for name in given.kernels or default:
         try:
             kernel = known[-1] if name == "newest" else archive.find(name)
-            path = archive.fetch(kernel)
+            path, disk = archive.fetch(kernel)
         except Missing as error:
             print(f"{name}: MISSING: {error}", flush=True)
             lines.append(f"{name}: missing: {error}")
@@ -130,7 +131,8 @@ def main() -> int:
             accelerator = machine.find_accelerator(path, _BUILD / "console-trial.log")
             size = _build_image(given, accelerator)
             print(f"an image of {size >> 20} MiB, {accelerator}")
-        print(f"{kernel.version}: {path.name}", flush=True)
+        image.extend(_IMAGE, size, {"brd.ko": disk.read_bytes()} if disk else {})
+        print(f"{kernel.version}: {path.name}{', with swap' if disk else ''}", flush=True)
         results = _try(kernel, path, given, accelerator)
         results.write(given.results)
         # One that did not boot says something of this machine, not of the library.

@@ -5,6 +5,7 @@ apt works here in a directory of its own. The system's sources, lists and packag
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ SUITES = ("bookworm", "bookworm-backports", "trixie", "trixie-backports", "sid")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _PIPE = subprocess.PIPE
 _DEFAULT_MIRROR = "http://deb.debian.org/debian"
-# Up to 6.18 the image package has the kernel; from 6.19 on a package of its own has.
+# Up to 6.18 the image package has the kernel and its modules; from 6.19 on a package of its own has
+# the kernel, and from 7.2 on another the modules. Those of 6.19 to 7.1 are not in the archive.
 _PACKAGE = re.compile(r"linux-(?:image|binary)-(\d[\w.+-]*)-amd64")
 
 
@@ -36,11 +38,14 @@ class Kernel:
         The stable release, such as ``"6.12.107"``.
     package : str
         The package that has it.
+    modules : str
+        The package that has its modules, or ``""`` where the archive does not have them.
     """
 
     release: str
     version: str
     package: str
+    modules: str = ""
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -108,6 +113,7 @@ class Archive:
         if self._known is None:
             found: dict[str, Kernel] = {}
             text = _run(["apt-cache", *self._options(), "dumpavail"])
+            packages = set(re.findall(r"(?m)^Package: (.*)$", text))
             for entry in text.split("\n\n"):
                 fields = dict(re.findall(r"(?m)^(Package|Version|Depends): (.*)$", entry))
                 match = _PACKAGE.fullmatch(fields.get("Package", ""))
@@ -117,8 +123,10 @@ class Archive:
                     continue  # the package that only asks for the parts
                 version = re.match(r"\d+\.\d+\.\d+", fields["Version"])
                 if version:
-                    kernel = Kernel(f"{match[1]}-amd64", version[0], fields["Package"])
-                    found[kernel.version] = kernel
+                    release, package = f"{match[1]}-amd64", fields["Package"]
+                    modules = package if "-image-" in package else f"linux-modules-{release}"
+                    modules = modules if modules in packages else ""
+                    found[version[0]] = Kernel(release, version[0], package, modules)
             self._known = sorted(found.values(), key=lambda kernel: kernel.key)
         return self._known
 
@@ -129,32 +137,44 @@ class Archive:
             raise Missing(f"the archive's indexes have no kernel {wanted}")
         return fits[-1]
 
-    def fetch(self, kernel: Kernel) -> Path:
-        """Give the path of the kernel's image, fetched if it is not here yet."""
-        image = self._folder / "boot" / f"vmlinuz-{kernel.release}"
-        if image.exists():
-            return image
-        fetched = self._folder / "packages"
+    def fetch(self, kernel: Kernel) -> tuple[Path, Path | None]:
+        """Give the paths of the kernel's image and of its RAM disk, fetched if they are not here.
+
+        The second is a module (brd), for swap space; None where the archive does not have it.
+        """
+        boot = self._folder / "boot"
+        image, disk = boot / f"vmlinuz-{kernel.release}", boot / f"brd-{kernel.release}.ko"
+        wanted = [] if image.exists() else [kernel.package]
+        if kernel.modules and not disk.exists():
+            wanted.append(kernel.modules)
+        boot.mkdir(exist_ok=True)
+        for package in dict.fromkeys(wanted):
+            unpacked = self._unpack(package)
+            # In /boot, and from 7.2 on beside the modules.
+            for found in (*unpacked.glob("boot/vmlinuz-*"), *unpacked.rglob("modules/*/vmlinuz")):
+                found.rename(image)
+            for found in unpacked.rglob("brd.ko*"):
+                data = found.read_bytes()
+                disk.write_bytes(lzma.decompress(data) if found.suffix == ".xz" else data)
+        if not image.exists():
+            raise Missing(f"{kernel.package} has no kernel where one is looked for")
+        return image, disk if disk.exists() else None
+
+    def _unpack(self, name: str) -> Path:
+        """Fetch a package, and give a folder with what is of use of it."""
+        fetched, unpacked = self._folder / "packages", self._folder / "unpacked"
         # What an interrupted run has left may be of another version.
-        shutil.rmtree(fetched, ignore_errors=True)
-        fetched.mkdir()
+        for folder in (fetched, unpacked):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
         try:
-            _run(["apt-get", *self._options(), "-q=2", "download", kernel.package], cwd=fetched)
+            _run(["apt-get", *self._options(), "-q=2", "download", name], cwd=fetched)
         except Missing as error:
-            raise Missing(f"{kernel.package} is in the index, but not to be had: {error}") from None
-        (package,) = fetched.glob(f"{kernel.package}_*.deb")
-        unpacked = self._folder / "unpacked"
-        shutil.rmtree(unpacked, ignore_errors=True)
-        unpacked.mkdir()
-        # In /boot, and from 7.2 on beside the modules.
-        wanted = ["./boot/vmlinuz-*", "./usr/lib/modules/*/vmlinuz"]
+            raise Missing(f"{name} is in the index, but not to be had: {error}") from None
+        (package,) = fetched.glob(f"{name}_*.deb")
+        wanted = ["./boot/vmlinuz-*", "*/lib/modules/*/vmlinuz", "*/drivers/block/brd.ko*"]
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=_PIPE) as tar:
             command = ["tar", "-x", "-C", str(unpacked), "--wildcards", *wanted]
             # Its status is that of the pattern that matched nothing.
             subprocess.run(command, check=False, stdin=tar.stdout, stderr=subprocess.DEVNULL)
-        found = [*unpacked.glob("boot/vmlinuz-*"), *unpacked.glob("usr/lib/modules/*/vmlinuz")]
-        if not found:
-            raise Missing(f"{kernel.package} has no kernel where one is looked for")
-        image.parent.mkdir(exist_ok=True)
-        found[0].rename(image)
-        return image
+        return unpacked

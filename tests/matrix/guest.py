@@ -28,6 +28,7 @@ _MOUNTS = (
     ("tmpfs", "/dev/shm", ""),
     ("tmpfs", "/tmp", "mode=1777"),
 )
+_DISK, _SWAP_KIB, _SYS_FINIT_MODULE = "/brd.ko", 256 << 10, 313
 _RB_AUTOBOOT = 0x01234567
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
@@ -64,6 +65,20 @@ def _loopback_up() -> None:
         fcntl.ioctl(one, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
 
 
+def _swap_on() -> None:
+    """Have swap space on a RAM disk, if its module came along."""
+    if not Path(_DISK).exists():
+        return
+    with open(_DISK, "rb") as module:
+        options = ctypes.c_char_p(f"rd_nr=1 rd_size={_SWAP_KIB}".encode())
+        failed = _libc.syscall(_SYS_FINIT_MODULE, module.fileno(), options, 0)
+    if failed:
+        print(f"{_DISK}: {os.strerror(ctypes.get_errno())}")
+        return
+    for command in ("mkswap", "swapon"):
+        subprocess.run([command, "/dev/ram0"], check=False, stdout=subprocess.DEVNULL)
+
+
 def _doctor(python: str) -> Any:
     command = [python, "-m", "pagemove", "doctor", "--json"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -76,6 +91,7 @@ def _doctor(python: str) -> Any:
 def _run(orders: dict[str, Any]) -> None:
     os.environ.update(orders["environment"])
     os.chdir(orders["root"])
+    _swap_on()
     python = orders["python"]
     say("booted", release=os.uname().release, seconds=round(time.clock_gettime(7), 1))
     say("doctor", doctor=_doctor(python))

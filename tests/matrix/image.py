@@ -126,6 +126,24 @@ def _write(out: IO[bytes], name: str, mode: int, mtime: int, data: bytes) -> Non
 _write.number = 0  # type: ignore[attr-defined]
 
 
+def _end(out: IO[bytes]) -> None:
+    _write(out, "TRAILER!!!", 0, 0, b"")
+
+
+def extend(path: Path, size: int, extra: dict[str, bytes]) -> None:
+    """Let `extra` files follow the first `size` bytes of a file system, and nothing else.
+
+    The kernel takes several archives that follow each other for one.
+    """
+    with path.open("r+b") as out:
+        out.truncate(size)
+        out.seek(size)
+        for name, data in extra.items():
+            _write(out, name, stat.S_IFREG | 0o644, 0, data)
+        if extra:
+            _end(out)
+
+
 def build(path: Path, extra: dict[str, bytes]) -> int:
     """Write the file system to `path`, with `extra` files in it; give its size in bytes."""
     built = path.parent / "native"
@@ -151,6 +169,6 @@ def build(path: Path, extra: dict[str, bytes]) -> int:
                 _write(out, str(member), mode, int(status.st_mtime), member.read_bytes())
         for name, data in extra.items():
             _write(out, name, stat.S_IFREG | 0o755, 0, data)
-        _write(out, "TRAILER!!!", 0, 0, b"")
+        _end(out)
     temporary.rename(path)
     return path.stat().st_size

@@ -44,6 +44,9 @@ _DOCTOR: dict[str, Callable[[Result], str]] = {
     "UFFDIO_MOVE": lambda d: _yes("MOVE" in d["uffd_features"]),
     "UFFDIO_POISON": lambda d: _yes("POISON" in d["uffd_features"]),
     "asynchronous write protection": lambda d: _yes("WP_ASYNC" in d["uffd_features"]),
+    "read-write protection (RWP), which pagemove does not use": lambda d: _yes(
+        "RWP" in d["uffd_features"]
+    ),
     "features of userfaultfd that pagemove has no name for": lambda d: (
         ", ".join(name for name in d["uffd_features"] if name.startswith("BIT_")) or "none"
     ),

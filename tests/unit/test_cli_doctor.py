@@ -104,6 +104,12 @@ class TestTable:
         assert "optional swap: no swap space" in result.stdout
         assert "    as root: swapon /swapfile\n" in result.stdout
 
+    def test_is_silent_about_features_that_nothing_here_uses(self, pretend):
+        pretend(problems=(OPTIONAL, Problem("RWP", "no UFFD_FEATURE_RWP", "boot Linux 7.3")))
+        text = call("doctor").stdout
+        assert "optional swap" in text
+        assert "7.3" not in text
+
     def test_does_not_work(self, pretend):
         pretend(problems=(NEEDED, OPTIONAL), uffd_features=("EVENT_FORK",))
         result = call("doctor")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pagemove import lowlevel
 from pagemove._native import calls
 from pagemove.errors import RemapError, UnsupportedError
 from pagemove.features import (
@@ -122,8 +123,8 @@ class TestReasons:
             found.require("paging")
 
     def test_unknown_feature_bits_have_numbers(self, monkeypatch):
-        monkeypatch.setattr(calls, "api", lambda fd: (ALL_BITS | 1 << 17 | 1 << 63, 0))
-        assert features(refresh=True).uffd_features == (*UFFD_FEATURES, "BIT_17", "BIT_63")
+        monkeypatch.setattr(calls, "api", lambda fd: (ALL_BITS | 1 << 19 | 1 << 63, 0))
+        assert features(refresh=True).uffd_features == (*UFFD_FEATURES, "BIT_19", "BIT_63")
 
     def test_known_broken_kernel_is_refused(self, monkeypatch):
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="6.8.7"))
@@ -139,7 +140,7 @@ class TestReasons:
     @pytest.mark.needs("pagemap_scan")
     def test_kernel_without_move_does_not_have_its_defect(self, monkeypatch):
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="6.1.140"))
-        monkeypatch.setattr(calls, "api", lambda fd: (ALL_BITS >> 1, 0))
+        monkeypatch.setattr(calls, "api", lambda fd: (ALL_BITS & ~lowlevel.UFFD_FEATURE_MOVE, 0))
         found = features(refresh=True)
         assert found.defects == ()
         assert [problem.name for problem in found.problems if problem.needed] == ["MOVE"]

@@ -28,6 +28,16 @@ Version: 6.12.95-1~bpo12+1
 Package: linux-image-6.12.95+deb12-rt-amd64
 Version: 6.12.95-1~bpo12+1
 
+Package: linux-image-7.0.13+deb13-amd64
+Version: 7.0.13-1~bpo13+1
+Depends: linux-binary-7.0.13+deb13-amd64 (= 7.0.13-1~bpo13+1)
+
+Package: linux-binary-7.0.13+deb13-amd64
+Version: 7.0.13-1~bpo13+1
+
+Package: linux-modules-7.3.4+deb13-amd64
+Version: 7.3.4-1~bpo13+1
+
 Package: linux-image-7.3.4+deb13-amd64
 Version: 7.3.4-1~bpo13+1
 Depends: linux-binary-7.3.4+deb13-amd64 (= 7.3.4-1~bpo13+1)
@@ -49,10 +59,14 @@ def known(tmp_path, monkeypatch):
 class TestArchive:
     def test_has_each_full_kernel_once_oldest_first(self, known):
         assert known.kernels() == [
-            Kernel("6.1.0-50-amd64", "6.1.176", "linux-image-6.1.0-50-amd64"),
-            Kernel("6.12.95+deb12-amd64", "6.12.95", "linux-image-6.12.95+deb12-amd64"),
-            Kernel("6.12.107+deb13-amd64", "6.12.107", "linux-image-6.12.107+deb13-amd64"),
-            Kernel("7.3.4+deb13-amd64", "7.3.4", "linux-binary-7.3.4+deb13-amd64"),
+            Kernel(release, version, f"linux-{package}-{release}", modules and modules + release)
+            for release, version, package, modules in [
+                ("6.1.0-50-amd64", "6.1.176", "image", "linux-image-"),
+                ("6.12.95+deb12-amd64", "6.12.95", "image", "linux-image-"),
+                ("6.12.107+deb13-amd64", "6.12.107", "image", "linux-image-"),
+                ("7.0.13+deb13-amd64", "7.0.13", "binary", ""),
+                ("7.3.4+deb13-amd64", "7.3.4", "binary", "linux-modules-"),
+            ]
         ]
 
     def test_of_a_series_the_newest_is_found(self, known):
@@ -74,6 +88,19 @@ def test_an_image_is_what_cpio_calls_newc():
     assert (fields[1], fields[5], fields[6], fields[11]) == (0o100644, 7, 5, len("a/b") + 1)
     assert data[110:].startswith(b"a/b\0")
     assert data.rstrip(b"\0").endswith(b"hello")
+
+
+def test_an_image_is_extended_anew_for_each_kernel(tmp_path):
+    path = tmp_path / "image"
+    path.write_bytes(b"begin...")
+    image.extend(path, 8, {"one": b"first"})
+    image.extend(path, 8, {"two": b"second"})
+    data = path.read_bytes()
+    assert data.startswith(b"begin...070701")
+    assert b"first" not in data
+    assert b"second" in data
+    image.extend(path, 8, {})
+    assert path.read_bytes() == b"begin..."
 
 
 class TestResults:

@@ -84,9 +84,10 @@ uint32_t pm_quirks_of(const char *release)
     if (SERIES(6, 16) || SERIES(6, 17) || (SERIES(6, 18) && patch < 20) ||
         (SERIES(6, 19) && patch < 10) || kept_at_zero)
         quirks |= PM_QUIRK_HUGE_ZERO;
-    if (AT_LEAST(6, 18) || kept_at_zero)
+    /* This and the next are mended in the releases named at the latest; of others in the same
+     * series it is not known. */
+    if (kept_at_zero || (AT_LEAST(6, 18) && !((SERIES(7, 2) && patch >= 6) || AT_LEAST(7, 3))))
         quirks |= PM_QUIRK_STALE_EAGAIN;
-    /* Mended in these at the latest; of other releases it is not known. */
     if (!(quirks & PM_QUIRK_REFUSE) &&
         (kept_at_zero ||
          !((SERIES(6, 18) && patch >= 44) || (SERIES(7, 3) && patch >= 4) || AT_LEAST(7, 4))))

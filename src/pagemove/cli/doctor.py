@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pagemove.features import KernelFeatures, features
-from pagemove.remedies import DEFECTS, Problem
+from pagemove.remedies import DEFECTS, UNUSED_FEATURES, Problem
 
 
 def doctor(
@@ -36,7 +36,8 @@ def _print(found: KernelFeatures, console: Console) -> None:
     for name in found.defects:
         console.print(Text.assemble((f"defect {name}: ", "yellow"), DEFECTS[name]))
     for problem in found.problems:
-        _print_problem(problem, console)
+        if problem.name not in UNUSED_FEATURES:
+            _print_problem(problem, console)
     if found.remap_anon_pages:
         console.print(Text("remap_anon_pages works here.", "bold green"))
     else:

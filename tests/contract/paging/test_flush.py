@@ -355,9 +355,11 @@ def unwritten_pages(path: Path) -> int:
 def test_a_flush_leaves_nothing_to_the_page_cache(file):
     path = file(_NBYTES)
     fd = os.open(path, os.O_RDWR)
+    os.pwrite(fd, os.pread(fd, 1, 0), 0)
+    counted = unwritten_pages(path)
     os.fdatasync(fd)
     os.close(fd)
-    if unwritten_pages(path):
+    if not counted or unwritten_pages(path):
         pytest.skip(f"the file system of {path.parent} is never written anywhere")
     with paged(path, "r+", block_size=_BLOCK, resident_limit=_LIMIT) as memory:
         words(memory)[:: _BLOCK // 8] += np.uint64(1)
