@@ -25,8 +25,10 @@ WITHOUT_MOVE = os.environ.get("PAGEMOVE_TEST_WITHOUT_MOVE", "") not in ("", "0")
 SWAP_BYTES = 256 << 20
 _KSM = Path("/sys/kernel/mm/ksm")
 _KSM_HURRY = {"pages_to_scan": "5000", "sleep_millisecs": "5", "run": "1"}
+# The kernel's own. Who finds the others at work, finds what tests that were killed have left.
+_KSM_CALM = {"pages_to_scan": "100", "sleep_millisecs": "20", "run": "0"}
 _KHUGEPAGED_SLEEP = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs")
-_HOUR = 3_600_000  # in milliseconds
+_HOUR, _KHUGEPAGED_CALM = 3_600_000, 10_000  # in milliseconds
 _HUGETLB_PAGES = Path("/proc/sys/vm/nr_hugepages")
 
 #: What gives its reason for missing, or None if it is there.
@@ -79,10 +81,10 @@ def _thp() -> str | None:
     if features().thp not in ("always", "madvise"):
         return "transparent huge pages are off"
     with contextlib.suppress(OSError):
-        before = _KHUGEPAGED_SLEEP.read_text()
-        if int(before) < _HOUR:
-            _KHUGEPAGED_SLEEP.write_text(str(_HOUR))
-            _undo.callback(_KHUGEPAGED_SLEEP.write_text, before)
+        before = int(_KHUGEPAGED_SLEEP.read_text())
+        _KHUGEPAGED_SLEEP.write_text(str(_HOUR))
+        calm = _KHUGEPAGED_CALM if before == _HOUR else before
+        _undo.callback(_KHUGEPAGED_SLEEP.write_text, str(calm))
     with mmap.mmap(-1, 2 * HUGE_PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as some:
         some.madvise(mmap.MADV_HUGEPAGE)
     return None
@@ -175,7 +177,8 @@ def _ksm() -> str | None:
     if not _KSM.is_dir():
         return "a kernel without KSM"
     try:
-        before = {name: (_KSM / name).read_text() for name in _KSM_HURRY}
+        before = {name: (_KSM / name).read_text().strip() for name in _KSM_HURRY}
+        before = _KSM_CALM if before == _KSM_HURRY else before
         for name, value in _KSM_HURRY.items():
             (_KSM / name).write_text(value)
             _undo.callback((_KSM / name).write_text, before[name])
