@@ -6,10 +6,12 @@ may bring the kernel down, and come last: only a guest is asked for them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +228,43 @@ def eagain() -> str:
     return f"{refused} of {calls}"
 
 
+def moves_beside_mprotect() -> float:
+    """Moves that come through for each mprotect(2) of 64 MiB elsewhere in the process.
+
+    It holds mmap_lock for writing: about one, where a move takes that lock too.
+    """
+    fd = _opened()
+    memory, big = _area(2, fd=fd), _area((64 << 20) // PAGE_SIZE)
+    big.fill()
+    write(memory.address, 1)
+    places = [memory.page(1), memory.address]
+    ready, over = threading.Event(), threading.Event()
+    protected = 0
+
+    def protect() -> None:
+        nonlocal protected
+        while not over.is_set():
+            for protection in (mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE):
+                lowlevel.mprotect(big.address, big.nbytes, protection)
+                protected += 1
+            ready.set()
+
+    thread = threading.Thread(target=protect)
+    thread.start()
+    ready.wait()
+    before, moves, end = protected, 0, time.monotonic() + _SECONDS / 4
+    while time.monotonic() < end:
+        # EAGAIN: the kernel noticed a change of mappings, and did nothing.
+        with contextlib.suppress(BlockingIOError):
+            lowlevel.move(fd, *places, PAGE_SIZE)
+            places.reverse()
+            moves += 1
+    done = protected - before
+    over.set()
+    thread.join()
+    return round(moves / max(done, 1), 1)
+
+
 def huge_page_in_a_pipe() -> str:
     """A page of a huge page of which a pipe holds another page: it cannot be split."""
     fd = _opened()
@@ -270,6 +309,7 @@ OBSERVATIONS: tuple[Callable[[], Any], ...] = (
     huge_page_whole,
     guard_page,
     flushes_of_a_run,
+    moves_beside_mprotect,
     eagain,
     stale_eagain,
 )

@@ -107,4 +107,6 @@ SHORT = Plan(
     variants=1,
     observed=False,
 )
-PLANS = {"full": FULL, "short": SHORT}
+#: What the kernel does by itself, and nothing else: goes into the results of an earlier run.
+OBSERVE = Plan((), examples=0, variants=0)
+PLANS = {"full": FULL, "short": SHORT, "observe": OBSERVE}

@@ -77,23 +77,22 @@ class Results:
         return f"{self.version} ({self.release or 'did not boot'}): {counts}{broken}"
 
     def write(self, folder: Path) -> None:
-        """Write it to a file of its own."""
+        """Write it to a file of its own; observations alone go into what is there of the tests."""
+        path = folder / f"{self.version}.json"
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(
-            {
-                "version": self.version,
-                "release": self.release,
-                "accelerator": self.accelerator,
-                "plan": self.plan,
-                "variants": self.variants,
-                "seconds": {"boot": self.booted_after, **self.ran},
-                "broken": self.broken,
-                "passed": dict(sorted(self.passed.items())),
-                "skipped": dict(sorted(self.skipped.items())),
-                "failed": dict(sorted(self.failed.items())),
-                "observed": self.observed,
-                "doctor": self.doctor,
-            },
-            indent=1,
-        )
-        (folder / f"{self.version}.json").write_text(text + "\n")
+        seen = {"observed": self.observed, "doctor": self.doctor}
+        whole = {
+            "version": self.version,
+            "release": self.release,
+            "accelerator": self.accelerator,
+            "plan": self.plan,
+            "variants": self.variants,
+            "seconds": {"boot": self.booted_after, **self.ran},
+            "broken": self.broken,
+            "passed": dict(sorted(self.passed.items())),
+            "skipped": dict(sorted(self.skipped.items())),
+            "failed": dict(sorted(self.failed.items())),
+        }
+        if "tests" not in self.ran and path.exists():
+            whole = json.loads(path.read_text())
+        path.write_text(json.dumps({**whole, **seen}, indent=1) + "\n")

@@ -37,6 +37,8 @@ _OBSERVED = {
     "occupied_destination": "destination occupied, source without a page table",
     "guard_page": "a guard page in PAGEMAP_SCAN",
     "flushes_of_a_run": "TLB shootdowns for a run of 512 pages",
+    "moves_beside_mprotect": "moves for each mprotect(2) of 64 MiB beside them (about 1 where "
+    "all mappings have one lock)",
     "eagain": "calls answered with EAGAIN, beside madvise(MADV_COLD)",
     "stale_eagain": "pages moved and denied, beside madvise(MADV_COLD)",
 }

@@ -127,6 +127,16 @@ class TestResults:
         assert written["skipped"] == {"needs x: y": 1}
         assert written["variants"] == 2
 
+    def test_observations_alone_leave_what_is_kept_of_the_tests(self, tmp_path):
+        passed = {"kind": "test", "test": "a::b", "outcome": "passed", "when": "call", "seconds": 1}
+        tests = {"kind": "ran", "name": "tests", "status": 0, "seconds": 3.0}
+        self.taken(passed, tests).write(tmp_path)
+        self.taken({"kind": "observed", "name": "zero_page", "value": "moves"}).write(tmp_path)
+        written = json.loads((tmp_path / "6.12.107.json").read_text())
+        assert written["observed"] == {"zero_page": "moves"}
+        assert written["passed"] == {"a": 1}
+        assert written["seconds"]["tests"] == 3.0
+
     def test_a_failure_and_an_end_before_the_end_are_not_good(self):
         assert not self.taken({"kind": "ran", "name": "tests", "status": 0, "seconds": 1}).good
         failure = {
