@@ -111,7 +111,7 @@ def _make_exclusive(start: int, pages: int) -> int:
     states = states_at(start, pages)
     there = _has(states, PageState.PRESENT | PageState.SWAPPED) & ~_has(states, PageState.ZERO)
     huge = there & _has(states, PageState.HUGE)
-    made = _touch_runs(start, there & ~huge, PAGE_SIZE)
+    made = _touch_runs(start, there & ~huge)
     return made + _touch_huge(start, huge)
 
 
@@ -120,9 +120,12 @@ def _runs(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
     return edges.reshape(-1, 2)
 
 
-def _touch_runs(start: int, mask: npt.NDArray[np.bool_], unit: int) -> int:
+def _touch_runs(start: int, mask: npt.NDArray[np.bool_]) -> int:
     return sum(
-        _populate(start + int(first) * unit, int(last - first) * unit)
+        min(
+            _populate(start + int(first) * PAGE_SIZE, int(last - first) * PAGE_SIZE),
+            int(last - first),
+        )
         for first, last in _runs(mask)
     )
 
@@ -135,7 +138,9 @@ def _touch_huge(start: int, mask: npt.NDArray[np.bool_]) -> int:
         while at < end:
             border = min(end, at - at % HUGE_PAGE_SIZE + HUGE_PAGE_SIZE)
             faults = _populate(at, border - at)
-            made += (border - at) // PAGE_SIZE if faults == 1 else faults
+            pages = (border - at) // PAGE_SIZE
+            # A page may take more than one fault: the first may only split the huge page.
+            made += pages if faults == 1 else min(faults, pages)
             at = border
     return made
 

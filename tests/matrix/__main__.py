@@ -8,10 +8,12 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import image, machine, plan
+from . import cpio, foreign, image, machine, plan
 from .archive import Archive, Kernel, Missing
+from .flavours import FLAVOURS, Flavour
 from .results import Results
 
 _HERE = Path(__file__).parent
@@ -22,12 +24,12 @@ _NOTHING_TESTED = 3
 _PASSED_ON = ("PAGEMOVE_TEST_WITHOUT_GUARDS", "PAGEMOVE_TEST_WITHOUT_MOVE")
 
 _BUILD = image.ROOT / "build" / "kernels"
-_IMAGE = _BUILD / "image.cpio"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="matrix", description=__doc__)
     parser.add_argument("kernels", nargs="*", help="series (6.12), releases (6.12.107) or 'newest'")
+    parser.add_argument("--flavour", choices=FLAVOURS, default="amd64", help="of the kernels")
     parser.add_argument("--plan", choices=plan.PLANS, default="full")
     parser.add_argument("--list", action="store_true", help="list what the archive's indexes have")
     parser.add_argument("--select", default="", help="pytest's -k")
@@ -39,52 +41,91 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _orders(chosen: plan.Plan, given: argparse.Namespace, slowness: int) -> dict[str, object]:
-    python = sys.executable
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where things are, on this machine and in the guest, for one flavour.
+
+    `folder` is shared by the kernels of an architecture.
+    """
+
+    flavour: Flavour
+    accelerator: str
+
+    @property
+    def folder(self) -> Path:
+        return _BUILD / self.flavour.debian
+
+    @property
+    def image(self) -> Path:
+        return self.folder / "image.cpio"
+
+    @property
+    def python(self) -> str:
+        return sys.executable if self.flavour.native else foreign.PYTHON
+
+    @property
+    def slowness(self) -> int:
+        return plan.SLOWNESS_KVM if self.accelerator == "kvm" else self.flavour.slowness
+
+
+def _orders(chosen: plan.Plan, given: argparse.Namespace, place: _Place) -> dict[str, object]:
     tests = given.tests or chosen.tests
-    pytest = [python, "-m", "pytest", "-q", *["-p", "matrix.observer", "-p", "no:cacheprovider"]]
-    pytest += [f"--timeout={300 * slowness}", "--color=no", "--tb=short", *tests]
+    pytest = [place.python, "-m", "pytest", "-q"]
+    pytest += ["-p", "matrix.observer", "-p", "no:cacheprovider"]
+    pytest += [f"--timeout={300 * place.slowness}", "--color=no", "--tb=short", *tests]
     if given.select:
         pytest += ["-k", given.select]
-    observe = [python, "-m", "matrix.observe"]
+    observe = [place.python, "-m", "matrix.observe"]
     commands = {"observe": observe, "tests": pytest, "risk": [*observe, "--risky"]}
     if not (chosen.observed or given.observe):
         commands = {"tests": pytest}
     elif not tests:
         del commands["tests"]
     return {
-        "python": python,
+        "python": place.python,
         "root": str(image.ROOT),
         "environment": {
-            "PATH": f"{Path(python).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{Path(place.python).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
             "PYTHONPATH": str(_HERE.parent),
+            "PAGEMOVE_MATRIX_PORT": place.flavour.port,
             "PAGEMOVE_MATRIX_VARIANTS": str(given.variants or chosen.variants),
             "PYTHONUNBUFFERED": "1",
-            "PAGEMOVE_TEST_NATIVE": str(_BUILD / "native"),
-            "PAGEMOVE_TEST_SLOWNESS": str(slowness),
+            "PAGEMOVE_TEST_NATIVE": str(place.folder / "native"),
+            "PAGEMOVE_TEST_SLOWNESS": str(place.slowness),
             "PAGEMOVE_HYPOTHESIS_EXAMPLES": str(chosen.examples),
             "COLUMNS": "160",
             "CI": "true",
+            **({} if place.flavour.native else foreign.ENVIRONMENT),
             **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         },
         "commands": commands,
     }
 
 
-def _build_image(given: argparse.Namespace, accelerator: str) -> int:
-    guest = f"#!{sys.executable}\n{(_HERE / 'guest.py').read_text()}"
-    orders = json.dumps(_orders(plan.PLANS[given.plan], given, plan.SLOWNESS[accelerator]))
+def _build_image(given: argparse.Namespace, place: _Place, archive: Archive) -> int:
+    guest = f"#!{place.python}\n{(_HERE / 'guest.py').read_text()}"
+    orders = json.dumps(_orders(plan.PLANS[given.plan], given, place))
     extra = {"init": guest.encode(), "orders.json": orders.encode()}
-    return image.build(_IMAGE, extra)
+    if place.flavour.native:
+        files = image.files(place.folder / "native")
+    else:
+        files = foreign.files(archive, place.folder)
+    return cpio.write(place.image, files, extra)
 
 
-def _try(kernel: Kernel, path: Path, given: argparse.Namespace, accelerator: str) -> Results:
+def _try(kernel: Kernel, path: Path, given: argparse.Namespace, place: _Place) -> Results:
     """Boot one kernel and give what was seen on it."""
     chosen = plan.PLANS[given.plan]
-    results = Results(kernel.version, accelerator, given.plan, given.variants or chosen.variants)
+    results = Results(
+        kernel.version,
+        place.flavour.name,
+        place.accelerator,
+        given.plan,
+        given.variants or chosen.variants,
+    )
     began = time.monotonic()
-    console = _BUILD / f"console-{kernel.version}.log"
-    with machine.Machine(accelerator, path, _IMAGE, console) as guest:
+    console = _BUILD / f"console-{results.name}.log"
+    with machine.Machine(place.flavour, place.accelerator, path, place.image, console) as guest:
         try:
             for message in guest.messages(chosen.silence, began + 60 * given.minutes):
                 results.take(message)
@@ -106,12 +147,12 @@ def _try(kernel: Kernel, path: Path, given: argparse.Namespace, accelerator: str
 
 def main() -> int:
     given = _arguments()
-    archive = Archive(_BUILD)
-    reason = machine.missing()
+    flavour = FLAVOURS[given.flavour]
+    archive = Archive(_BUILD / flavour.debian, flavour)
+    reason = machine.missing(flavour) or ("" if flavour.native else foreign.missing())
     try:
         if reason:
             raise Missing(reason)
-        _BUILD.mkdir(parents=True, exist_ok=True)
         archive.update()
         known = archive.kernels()
     except Missing as error:
@@ -121,7 +162,9 @@ def main() -> int:
         print("\n".join(f"{kernel.version:12} {kernel.package}" for kernel in known))
         return 0
     default = plan.SHORT_KERNELS if given.plan == "short" else plan.KERNELS
-    failed, booted, lines, accelerator, size = 0, 0, [], "", 0
+    failed, booted, size = 0, 0, 0
+    lines: list[str] = []
+    place = None
     for name in given.kernels or default:
         try:
             kernel = known[-1] if name == "newest" else archive.find(name)
@@ -130,13 +173,14 @@ def main() -> int:
             print(f"{name}: MISSING: {error}", flush=True)
             lines.append(f"{name}: missing: {error}")
             continue
-        if not accelerator:
-            accelerator = machine.find_accelerator(path, _BUILD / "console-trial.log")
-            size = _build_image(given, accelerator)
-            print(f"an image of {size >> 20} MiB, {accelerator}")
-        image.extend(_IMAGE, size, {"brd.ko": disk.read_bytes()} if disk else {})
+        if not place:
+            trial = _BUILD / "console-trial.log"
+            place = _Place(flavour, machine.find_accelerator(flavour, path, trial))
+            size = _build_image(given, place, archive)
+            print(f"an image of {size >> 20} MiB, {place.accelerator}")
+        cpio.extend(place.image, size, {"brd.ko": disk.read_bytes()} if disk else {})
         print(f"{kernel.version}: {path.name}{', with swap' if disk else ''}", flush=True)
-        results = _try(kernel, path, given, accelerator)
+        results = _try(kernel, path, given, place)
         results.write(given.results)
         # One that did not boot says something of this machine, not of the library.
         booted += bool(results.release)
@@ -147,7 +191,7 @@ def main() -> int:
         print(f"  {lines[-1]}, {results.ran}", flush=True)
         print("  slowest: " + ", ".join(f"{s} s {n}" for s, n in results.slowest[:6]), flush=True)
     for folder in ("packages", "unpacked"):
-        shutil.rmtree(_BUILD / folder, ignore_errors=True)
+        shutil.rmtree(_BUILD / flavour.debian / folder, ignore_errors=True)
     print("\n".join(["", *lines]))
     if not booted:
         print("NO KERNEL WAS TESTED: none of them is to be had, or boots")

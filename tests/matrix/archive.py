@@ -9,9 +9,12 @@ import lzma
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from .flavours import Flavour
 
 SUITES = ("bookworm", "bookworm-backports", "trixie", "trixie-backports", "sid")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -19,7 +22,7 @@ _PIPE = subprocess.PIPE
 _DEFAULT_MIRROR = "http://deb.debian.org/debian"
 # Up to 6.18 the image package has the kernel and its modules; from 6.19 on a package of its own has
 # the kernel, and from 7.2 on another the modules. Those of 6.19 to 7.1 are not in the archive.
-_PACKAGE = re.compile(r"linux-(?:image|binary)-(\d[\w.+-]*)-amd64")
+_PACKAGE = r"linux-(?:image|binary)-(\d[\w.+-]*)-"
 
 
 class Missing(Exception):  # noqa: N818 (not an error: the archive has what it has)
@@ -79,8 +82,9 @@ def _mirror() -> str:
 class Archive:
     """The archive as apt sees it from `folder`, where kernels are kept once they were fetched."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, flavour: Flavour) -> None:
         self._folder = folder
+        self._flavour = flavour
         self._apt = folder / "apt"
         self._known: list[Kernel] | None = None
 
@@ -93,7 +97,8 @@ class Archive:
             "Dir::State::status": "/dev/null",
             "Dir::Cache": self._apt,
             "APT::Sandbox::User": "root",
-            "APT::Architecture": "amd64",
+            "APT::Architecture": self._flavour.debian,
+            "APT::Architectures": self._flavour.debian,
         }
         return [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
 
@@ -104,7 +109,10 @@ class Archive:
         (self._apt / "lists" / "partial").mkdir(parents=True, exist_ok=True)
         (self._apt / "archives" / "partial").mkdir(parents=True, exist_ok=True)
         signed = f" signed-by={_KEYRING}" if _KEYRING.exists() else ""
-        lines = [f"deb [arch=amd64{signed}] {_mirror()} {suite} main\n" for suite in SUITES]
+        lines = [
+            f"deb [arch={self._flavour.debian}{signed}] {_mirror()} {suite} main\n"
+            for suite in SUITES
+        ]
         (self._apt / "sources.list").write_text("".join(lines))
         _run(["apt-get", *self._options(), "-q=2", "--error-on=any", "update"])
 
@@ -116,14 +124,14 @@ class Archive:
             packages = set(re.findall(r"(?m)^Package: (.*)$", text))
             for entry in text.split("\n\n"):
                 fields = dict(re.findall(r"(?m)^(Package|Version|Depends): (.*)$", entry))
-                match = _PACKAGE.fullmatch(fields.get("Package", ""))
+                match = re.fullmatch(_PACKAGE + self._flavour.name, fields.get("Package", ""))
                 if not match or re.search(r"cloud|rt$|unsigned", match[1]):
                     continue
                 if "linux-binary-" in fields.get("Depends", ""):
                     continue  # the package that only asks for the parts
                 version = re.match(r"\d+\.\d+\.\d+", fields["Version"])
                 if version:
-                    release, package = f"{match[1]}-amd64", fields["Package"]
+                    release, package = f"{match[1]}-{self._flavour.name}", fields["Package"]
                     modules = package if "-image-" in package else f"linux-modules-{release}"
                     modules = modules if modules in packages else ""
                     found[version[0]] = Kernel(release, version[0], package, modules)
@@ -159,6 +167,21 @@ class Archive:
         if not image.exists():
             raise Missing(f"{kernel.package} has no kernel where one is looked for")
         return image, disk if disk.exists() else None
+
+    def userland(self, names: Iterable[str], suite: str) -> Path:
+        """Give a folder with packages of a suite, and all that they depend on, unpacked."""
+        root, done = self._folder / "root", self._folder / "root.done"
+        if done.exists() and done.read_text() == " ".join(names):
+            return root
+        for folder in (root, self._apt / "archives"):
+            shutil.rmtree(folder, ignore_errors=True)
+        (self._apt / "archives" / "partial").mkdir(parents=True)
+        install = ["install", "--download-only", "--no-install-recommends", "-y", "-t", suite]
+        _run(["apt-get", *self._options(), "-q=2", *install, *names])
+        for package in (self._apt / "archives").glob("*.deb"):
+            _run(["dpkg-deb", "-x", str(package), str(root)])
+        done.write_text(" ".join(names))
+        return root
 
     def _unpack(self, name: str) -> Path:
         """Fetch a package, and give a folder with what is of use of it."""

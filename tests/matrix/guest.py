@@ -28,7 +28,8 @@ _MOUNTS = (
     ("tmpfs", "/dev/shm", ""),
     ("tmpfs", "/tmp", "mode=1777"),
 )
-_DISK, _SWAP_KIB, _SYS_FINIT_MODULE = "/brd.ko", 256 << 10, 313
+_DISK, _SWAP_KIB = "/brd.ko", 256 << 10
+_SYS_FINIT_MODULE = 313 if os.uname().machine == "x86_64" else 273
 _RB_AUTOBOOT = 0x01234567
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
@@ -89,7 +90,6 @@ def _doctor(python: str) -> Any:
 
 
 def _run(orders: dict[str, Any]) -> None:
-    os.environ.update(orders["environment"])
     os.chdir(orders["root"])
     _swap_on()
     python = orders["python"]
@@ -102,11 +102,12 @@ def _run(orders: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    os.environ.setdefault(_PORT, "/dev/ttyS1")
+    orders = json.loads(Path("/orders.json").read_text())
+    os.environ.update(orders["environment"])
     try:
         _mount()
         _loopback_up()
-        _run(json.loads(Path("/orders.json").read_text()))
+        _run(orders)
         say("end")
     except BaseException:
         text = traceback.format_exc()

@@ -1,4 +1,4 @@
-"""The present environment as the initial file system of a kernel: a cpio archive.
+"""The present environment as the initial file system of a kernel.
 
 It holds the interpreter with its standard library, the packages that the tests need, the shared
 libraries of all these, and the tests, each at the path that it has here.
@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import IO
 
 from support import native
 
@@ -70,19 +68,6 @@ def _of_python() -> Iterator[Path]:
             yield path
 
 
-def _of_project() -> Iterator[Path]:
-    text = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "tests", "docs"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    ).stdout
-    for name in (*text.split("\0"), "pyproject.toml"):
-        if name and (ROOT / name).is_file():
-            yield ROOT / name
-
-
 def _programs() -> Iterator[Path]:
     for name in PROGRAMS:
         found = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
@@ -113,62 +98,23 @@ def _with_links(path: Path) -> Iterator[Path]:
             return
 
 
-def _write(out: IO[bytes], name: str, mode: int, mtime: int, data: bytes) -> None:
-    """Write one member as newc has it (Documentation/driver-api/early-userspace in Linux)."""
-    _write.number += 1  # type: ignore[attr-defined]
-    encoded = name.lstrip("/").encode() + b"\0"
-    fields = (_write.number, mode, 0, 0, 1, mtime, len(data), 0, 0, 0, 0, len(encoded), 0)  # type: ignore[attr-defined]
-    header = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
-    out.write(header + bytes(-len(header) % 4))
-    out.write(data + bytes(-len(data) % 4))
+def of_project() -> Iterator[Path]:
+    """Give the files of the project that the tests need, at the place that they have here."""
+    text = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "tests", "docs"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    ).stdout
+    for name in (*text.split("\0"), "pyproject.toml"):
+        if name and (ROOT / name).is_file():
+            yield ROOT / name
 
 
-_write.number = 0  # type: ignore[attr-defined]
-
-
-def _end(out: IO[bytes]) -> None:
-    _write(out, "TRAILER!!!", 0, 0, b"")
-
-
-def extend(path: Path, size: int, extra: dict[str, bytes]) -> None:
-    """Let `extra` files follow the first `size` bytes of a file system, and nothing else.
-
-    The kernel takes several archives that follow each other for one.
-    """
-    with path.open("r+b") as out:
-        out.truncate(size)
-        out.seek(size)
-        for name, data in extra.items():
-            _write(out, name, stat.S_IFREG | 0o644, 0, data)
-        if extra:
-            _end(out)
-
-
-def build(path: Path, extra: dict[str, bytes]) -> int:
-    """Write the file system to `path`, with `extra` files in it; give its size in bytes."""
-    built = path.parent / "native"
+def files(built: Path) -> dict[str, Path]:
+    """Give what belongs into the file system by the path there; `built` is for libraries in C."""
     native.build_all(built)
-    found = {*_of_packages(), *_of_python(), *_of_project(), *_programs(), *built.iterdir()}
+    found = {*_of_packages(), *_of_python(), *of_project(), *_programs(), *built.iterdir()}
     found |= _libraries(found)
-    members = {member for each in found for member in _with_links(each)}
-    folders = {folder for member in members for folder in member.parents}
-    folders |= {Path("/", name) for name in ("proc", "sys", "dev", "tmp", "run", "var/tmp", "var")}
-    folders -= {folder for folder in folders if folder.is_symlink()}
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as out:
-        for folder in sorted(folders):
-            sticky = 0o1777 if folder.name == "tmp" else 0o755
-            _write(out, str(folder), stat.S_IFDIR | sticky, 0, b"")
-        for member in sorted(members):
-            status = member.lstat()
-            if member.is_symlink():
-                _write(out, str(member), status.st_mode, 0, os.fsencode(member.readlink()))
-            else:
-                mode = stat.S_IFREG | 0o444 | (status.st_mode & 0o111)
-                # Compiled files of Python are valid for a source of one very time.
-                _write(out, str(member), mode, int(status.st_mtime), member.read_bytes())
-        for name, data in extra.items():
-            _write(out, name, stat.S_IFREG | 0o755, 0, data)
-        _end(out)
-    temporary.rename(path)
-    return path.stat().st_size
+    return {str(member): member for each in found for member in _with_links(each)}

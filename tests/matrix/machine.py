@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-QEMU = "qemu-system-x86_64"
+from .flavours import Flavour
+
 MEMORY = "3G"
 CPUS = 2
 _CHUNK = 1 << 16
@@ -27,26 +28,38 @@ _PR_SET_PDEATHSIG = 1
 _TRIAL_SECONDS = 8.0
 
 
-def find_accelerator(kernel: Path, console: Path) -> str:
+def find_accelerator(flavour: Flavour, kernel: Path, console: Path) -> str:
     """Find out how guests run here: ``"kvm"``, or ``"tcg"``, which is emulation in software.
 
     There are machines that have /dev/kvm and on which a guest never begins, so one is begun: a
     kernel alone, which has much to say before it finds out that there is no file system for it.
     """
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if not flavour.native or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
-    command = [QEMU, "-accel", "kvm", "-cpu", "host", "-m", "512M", "-nodefaults", "-no-reboot"]
+    command = [
+        flavour.qemu,
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host",
+        "-m",
+        "512M",
+        "-nodefaults",
+        "-no-reboot",
+    ]
     command += ["-display", "none", "-serial", f"file:{console}", "-kernel", str(kernel)]
-    command += ["-append", "console=ttyS0 panic=-1"]
+    command += ["-append", f"console={flavour.console} panic=-1"]
     console.unlink(missing_ok=True)
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(command, timeout=_TRIAL_SECONDS, check=False, capture_output=True)
     return "kvm" if console.exists() and b"Linux version" in console.read_bytes() else "tcg"
 
 
-def missing() -> str | None:
+def missing(flavour: Flavour) -> str | None:
     """Say why no kernel can be booted here, or None."""
-    return None if shutil.which(QEMU) else f"{QEMU} is not installed (Debian: qemu-system-x86)"
+    if shutil.which(flavour.qemu):
+        return None
+    return f"{flavour.qemu} is not installed (Debian: {flavour.package})"
 
 
 def _die_with_parent() -> None:
@@ -60,18 +73,21 @@ class Hung(Exception):  # noqa: N818 (a fact about the guest)
 class Machine:
     """A guest; a context manager that ends it at the latest when the block ends."""
 
-    def __init__(self, accelerator: str, kernel: Path, image: Path, console: Path) -> None:
-        # Five levels of page tables are slow to emulate, and nothing here needs them.
-        cpu = "host" if accelerator == "kvm" else "max,la57=off"
-        line = f"console=ttyS0 {_PARAMETERS} rdinit=/init"
+    def __init__(
+        self, flavour: Flavour, accelerator: str, kernel: Path, image: Path, console: Path
+    ) -> None:
+        self._qemu = flavour.qemu
+        processor = ("-cpu", "host") if accelerator == "kvm" else flavour.processor
+        line = f"console={flavour.console} {_PARAMETERS} rdinit=/init"
         out, self._into = os.pipe()
         self._from = out
         self._process = subprocess.Popen(
             [
-                *(QEMU, "-accel", accelerator, "-cpu", cpu, "-smp", str(CPUS), "-m", MEMORY),
+                *(flavour.qemu, "-accel", accelerator, *processor),
+                *("-smp", str(CPUS), "-m", MEMORY),
                 *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
                 *("-serial", f"file:{console}"),
-                *("-chardev", f"file,id=port,path=/dev/fd/{self._into}", "-serial", "chardev:port"),
+                *("-chardev", f"file,id=port,path=/dev/fd/{self._into}", *flavour.port_options),
                 *("-kernel", str(kernel), "-initrd", str(image), "-append", line),
             ],
             stdin=subprocess.DEVNULL,
@@ -117,4 +133,4 @@ class Machine:
         if self._process.wait():
             assert self._process.stderr
             text = self._process.stderr.read().decode(errors="replace").strip()
-            raise Hung(f"{QEMU} ended with status {self._process.returncode}: {text}")
+            raise Hung(f"{self._qemu} ended with status {self._process.returncode}: {text}")

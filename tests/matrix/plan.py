@@ -23,8 +23,8 @@ KERNELS = (
 #: The oldest that is supported, and the newest.
 SHORT_KERNELS = ("6.12", "newest")
 
-#: How much slower than the machine itself a guest is taken to be.
-SLOWNESS = {"kvm": 2, "tcg": 10}
+#: How much slower than the machine itself a guest is taken to be that is not emulated.
+SLOWNESS_KVM = 2
 
 
 @dataclass(frozen=True, slots=True)

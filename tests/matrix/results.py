@@ -11,8 +11,11 @@ from typing import Any
 class Results:
     """Collects what a guest says (`guest.py`, `observer.py`)."""
 
-    def __init__(self, version: str, accelerator: str, plan: str, variants: int) -> None:
+    def __init__(
+        self, version: str, flavour: str, accelerator: str, plan: str, variants: int
+    ) -> None:
         self.version = version
+        self.flavour = flavour
         self.plan = plan
         self.variants = variants
         self.accelerator = accelerator
@@ -63,6 +66,11 @@ class Results:
             self.slowest = sorted([*self.slowest, (seconds, name)], reverse=True)[:20]
 
     @property
+    def name(self) -> str:
+        """The release, and the flavour where it is not the usual one."""
+        return self.version + (f"-{self.flavour}" if self.flavour != "amd64" else "")
+
+    @property
     def good(self) -> bool:
         """Whether it ran to its end and nothing failed."""
         return self.ended and not self.broken and not self.failed
@@ -74,15 +82,16 @@ class Results:
             f"{self.skipped.total()} skipped"
         )
         broken = f"; {self.broken.strip().splitlines()[-1]}" if self.broken else ""
-        return f"{self.version} ({self.release or 'did not boot'}): {counts}{broken}"
+        return f"{self.name} ({self.release or 'did not boot'}): {counts}{broken}"
 
     def write(self, folder: Path) -> None:
         """Write it to a file of its own; observations alone go into what is there of the tests."""
-        path = folder / f"{self.version}.json"
+        path = folder / f"{self.name}.json"
         folder.mkdir(parents=True, exist_ok=True)
         seen = {"observed": self.observed, "doctor": self.doctor}
         whole = {
             "version": self.version,
+            "flavour": self.flavour,
             "release": self.release,
             "accelerator": self.accelerator,
             "plan": self.plan,

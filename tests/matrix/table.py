@@ -63,10 +63,20 @@ def _yes(value: object) -> str:
     return "yes" if value else "no"
 
 
+def _name(result: Result) -> str:
+    """The release, with the flavour where it is not the usual one."""
+    flavour = result.get("flavour", "amd64")
+    return result["version"] + ("" if flavour == "amd64" else f" {flavour}")
+
+
 def results(folder: Path = RESULTS) -> list[Result]:
     """Read all that are kept, oldest kernel first."""
     found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    return sorted(found, key=lambda each: [int(part) for part in each["version"].split(".")])
+
+    def key(each: Result) -> tuple[str, list[int]]:
+        return each.get("flavour", "amd64"), [int(part) for part in each["version"].split(".")]
+
+    return sorted(found, key=key)
 
 
 def _rows(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -96,21 +106,21 @@ def _reason(text: str) -> str:
 def _refused(result: Result) -> Iterator[list[str]]:
     for problem in result["doctor"]["problems"]:
         if problem["needed"] or problem["name"] == "paging_by_move":
-            yield [result["version"], problem["name"], problem["missing"]]
+            yield [_name(result), problem["name"], problem["missing"]]
     for defect in result["doctor"]["defects"]:
-        yield [result["version"], defect["name"], defect["consequence"]]
+        yield [_name(result), defect["name"], defect["consequence"]]
 
 
 def page(found: list[Result]) -> str:
     """Give the text of the page."""
-    versions = [result["version"] for result in found]
+    versions = [_name(result) for result in found]
     parts = [_HEAD, "## What works\n"]
     parts.append(
         _rows(
             ["Linux", "Debian's", "the call", "paged memory", "selection", "tests", "seconds"],
             [
                 [
-                    result["version"],
+                    _name(result),
                     result["release"],
                     *_works(result),
                     result.get("plan", "full"),
@@ -145,11 +155,11 @@ def page(found: list[Result]) -> str:
     reasons: dict[str, list[str]] = {}
     for result in found:
         for text, count in result["skipped"].items():
-            reasons.setdefault(_reason(text), []).append(f"{result['version']} ({count})")
+            reasons.setdefault(_reason(text), []).append(f"{_name(result)} ({count})")
     parts.append(
         _rows(["reason", "on"], [[text, ", ".join(on)] for text, on in sorted(reasons.items())])
     )
-    failed = [(r["version"], name) for r in found for name in r["failed"]]
+    failed = [(_name(r), name) for r in found for name in r["failed"]]
     if failed:
         parts.append("## What failed\n")
         parts.append(_rows(["Linux", "test"], [[v, f"`{name}`"] for v, name in failed]))

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from matrix import archive, image, plan, results, table
+from matrix import archive, cpio, image, plan, results, table
 from matrix.archive import Archive, Kernel, Missing
+from matrix.flavours import FLAVOURS
 
 _INDEX = """\
 Package: linux-image-6.1.0-50-amd64
@@ -53,7 +54,7 @@ Version: 7.3.4-1~bpo13+1
 @pytest.fixture
 def known(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "_run", lambda command, **how: _INDEX)
-    return Archive(tmp_path)
+    return Archive(tmp_path, FLAVOURS["amd64"])
 
 
 class TestArchive:
@@ -80,7 +81,7 @@ class TestArchive:
 
 def test_an_image_is_what_cpio_calls_newc():
     out = io.BytesIO()
-    image._write(out, "/a/b", 0o100644, 7, b"hello")
+    cpio.write_member(out, 3, "/a/b", 0o100644, 7, b"hello")
     data = out.getvalue()
     assert data.startswith(b"070701")
     assert len(data) % 4 == 0
@@ -93,19 +94,19 @@ def test_an_image_is_what_cpio_calls_newc():
 def test_an_image_is_extended_anew_for_each_kernel(tmp_path):
     path = tmp_path / "image"
     path.write_bytes(b"begin...")
-    image.extend(path, 8, {"one": b"first"})
-    image.extend(path, 8, {"two": b"second"})
+    cpio.extend(path, 8, {"one": b"first"})
+    cpio.extend(path, 8, {"two": b"second"})
     data = path.read_bytes()
     assert data.startswith(b"begin...070701")
     assert b"first" not in data
     assert b"second" in data
-    image.extend(path, 8, {})
+    cpio.extend(path, 8, {})
     assert path.read_bytes() == b"begin..."
 
 
 class TestResults:
     def taken(self, *messages):
-        found = results.Results("6.12.107", "tcg", "full", 2)
+        found = results.Results("6.12.107", "amd64", "tcg", "full", 2)
         for message in messages:
             found.take(message)
         return found

@@ -158,7 +158,8 @@ def _peak_of_reading(path: Path, limit: int | None) -> int:
 
 def test_an_overrun_would_be_seen(file):
     path = file(8 * MIB)
-    assert child(_peak_of_reading, path, None) >= 8 * MIB
+    # Older kernels count in batches for each CPU, so that a few hundred pages may be missing.
+    assert child(_peak_of_reading, path, None) >= 8 * MIB - SLACK
     assert child(_peak_of_reading, path, 4 * MIB) >= 3 * MIB
 
 
