@@ -22,6 +22,6 @@ which they are used:
 
 Everything a kernel needs is in its initial file system: no disk, no network, no shared folder. So a
 kernel boots even if the archive has its image but not its modules any more, and nothing that runs
-inside can change anything outside. If its modules are to be had, one comes along: a RAM disk (brd), for
-swap space.
+inside can change anything outside. If its modules are to be had, one comes along: a RAM disk (brd),
+for swap space.
 """

@@ -144,7 +144,7 @@ def _dirty_part(path: Path, step: str) -> tuple[str | None, str | None]:
         for number in range(4):
             at = number * _BLOCK + 3 * PAGE_SIZE
             discard(memory, at, 2 * PAGE_SIZE)
-            shadow[at // 8 : at // 8 + 1024] = 0
+            shadow[at // 8 : (at + 2 * PAGE_SIZE) // 8] = 0
         STEPS[step](memory)
         # What was discarded is as the store has it; it may have been stored before.
         lost = shadow == 0
@@ -184,7 +184,7 @@ def _races(path: Path, mode: str, block: int, limit: int | None) -> str | None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("block", [4 * KIB, 16 * KIB, _BLOCK, 2048 * KIB])
+@pytest.mark.parametrize("block", sorted({PAGE_SIZE, 16 * KIB, _BLOCK, 2048 * KIB}))
 @pytest.mark.parametrize("limited", [False, True], ids=["unlimited", "limit"])
 def test_discards_race_with_everything(file, mode, block, limited):
     path = file(12 * block)
