@@ -161,7 +161,7 @@ def guard_page() -> str:
 
 def flushes_of_a_run() -> float | str:
     """TLB shootdowns for a run of 512 pages, while a thread of the process runs on another CPU."""
-    if not _shootdowns():
+    if "TLB:" not in Path("/proc/interrupts").read_text():
         return "not counted here"
     fd = _opened()
     dst, src = _area(_HUGE_PAGES, fd=fd), _area(_HUGE_PAGES)
@@ -182,8 +182,8 @@ def flushes_of_a_run() -> float | str:
 
 def _shootdowns() -> int:
     text = Path("/proc/interrupts").read_text()
-    lines = [line.split() for line in text.splitlines() if line.strip().startswith("TLB:")]
-    return sum(int(word) for words in lines for word in words[1:] if word.isdigit())
+    line = next(line for line in text.splitlines() if line.strip().startswith("TLB:"))
+    return sum(int(word) for word in line.split()[1:] if word.isdigit())
 
 
 def stale_eagain() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagemove import PagedMemory, PageState
+from pagemove import PAGE_SIZE, PagedMemory, PageState
 from pagemove.introspect import states_at
 from support import child, system, wait_for
 from support.paging import BLOCKS, KIB, Fault, expected, make_file, paged, words, wrong_words
@@ -63,7 +63,7 @@ def _after(path: Path, before: str, block: int, page: int) -> tuple[int, int]:
     """Bring a block into a state, store one word, flush; give the word in region and file."""
     with paged(path, "r+", resident_limit=6 * block, block_size=block) as memory:
         array = words(memory)
-        place = 5 * block // 8 + page * 512 + 9
+        place = 5 * block // 8 + page * PAGE_SIZE // 8 + 9
         match before:
             case "nothing":
                 pass
@@ -118,9 +118,9 @@ STATES = [
 
 
 @pytest.mark.parametrize("before", STATES)
-@pytest.mark.parametrize("block", [4 * KIB, 8 * KIB, 64 * KIB, 2048 * KIB])
+@pytest.mark.parametrize("block", [PAGE_SIZE, 2 * PAGE_SIZE, 64 * KIB, 2048 * KIB])
 def test_a_store_after_each_state_of_a_block(file, before, block):
-    page = block // 4096 - 1
+    page = block // PAGE_SIZE - 1
     assert child(_after, file(12 * block), before, block, page) == (77, 77)
 
 

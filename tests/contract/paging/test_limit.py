@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagemove import PagedMemory
+from pagemove import PAGE_SIZE, PagedMemory
 from pagemove.stores import FileStore
 from support import child, rss
 from support.paging import (
@@ -116,7 +116,7 @@ def test_limits_of_any_number_of_blocks(file, mode, frames):
         check(child(_peak, path, mode, _BLOCK, limit, order, False, deadline=60), limit)
 
 
-@pytest.mark.parametrize("block", [4 * KIB, _BLOCK, 2 * MIB])
+@pytest.mark.parametrize("block", [PAGE_SIZE, _BLOCK, 2 * MIB])
 @pytest.mark.parametrize("order", ORDERS)
 def test_with_a_cold_file(file, block, order):
     found = child(

@@ -142,7 +142,7 @@ def test_wrong_block_size(file, size):
 SIZES = [1, 7, 4095, 4096, 4097, 65535, 65536, 65537, 3 * 65536 + 4096, 5 * 65536 + 12345]
 
 
-@pytest.mark.parametrize("block", [4 * KIB, _BLOCK, 2 * MIB])
+@pytest.mark.parametrize("block", [PAGE_SIZE, _BLOCK, 2 * MIB])
 @pytest.mark.parametrize("mode", MODES)
 def test_any_size(file, block, mode):
     for nbytes in SIZES:
@@ -177,7 +177,7 @@ def _tail(path: Path, mode: str, block: int, nbytes: int) -> bytes:
         return first
 
 
-@pytest.mark.parametrize("block", [4 * KIB, _BLOCK, 2 * MIB])
+@pytest.mark.parametrize("block", [PAGE_SIZE, _BLOCK, 2 * MIB])
 @pytest.mark.parametrize("mode", MODES)
 def test_zeros_from_the_end_of_the_store_to_the_border_of_the_block(file, block, mode):
     for nbytes in SIZES:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagemove import PagedMemory, StoreError
+from pagemove import PAGE_SIZE, PagedMemory, StoreError
 from support import child, together
 from support.paging import (
     BLOCKS,
@@ -61,7 +61,7 @@ def _many_threads(path: Path, mode: str, block: int) -> str | None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("block", [4 * KIB, _BLOCK, 2048 * KIB])
+@pytest.mark.parametrize("block", [PAGE_SIZE, _BLOCK, 2048 * KIB])
 def test_more_threads_than_blocks(file, mode, block):
     assert child(_many_threads, file(_COUNT * block), mode, block, deadline=40) is None
 

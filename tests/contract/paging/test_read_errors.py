@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagemove import StoreError, lowlevel
+from pagemove import PAGE_SIZE, StoreError, lowlevel
 from support import ChildFailed, child, together
 from support.paging import (
     BLOCKS,
@@ -226,7 +226,7 @@ def paged_whole(path: Path, mode: str, block: int):
     "how",
     ["evict", pytest.param("MADV_DONTNEED", marks=pytest.mark.needs("paging_by_move"))],
 )
-@pytest.mark.parametrize("block", [4 * KIB, _BLOCK])
+@pytest.mark.parametrize("block", [PAGE_SIZE, _BLOCK])
 def test_a_file_cut_short_under_the_region_is_no_zeros_and_may_heal(file, mode, how, block):
     """Past the new end, also within the block that is still there in part: SIGBUS, as mmap's."""
     good, all_of_it = child(_heals, file(8 * block), mode, how, block)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pagemove import PAGE_SIZE
 from support import child
 from support.paging import (
     KIB,
@@ -27,15 +28,14 @@ from support.paging import (
 
 pytestmark = [pytest.mark.needs("paging_by_move", "root")]
 
-_PAGE = 4096
 _PFN = (1 << 55) - 1
 
 
 def frames(memory) -> set[int]:
     """Give the physical page numbers of all that is in the region now."""
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        pagemap.seek(memory.address // _PAGE * 8)
-        entries = np.frombuffer(pagemap.read(-(-memory.nbytes // _PAGE) * 8), np.uint64)
+        pagemap.seek(memory.address // PAGE_SIZE * 8)
+        entries = np.frombuffer(pagemap.read(-(-memory.nbytes // PAGE_SIZE) * 8), np.uint64)
     present = entries[entries >> np.uint64(63) == 1]
     return set((present & np.uint64(_PFN)).tolist())
 
@@ -72,4 +72,4 @@ def test_a_read_only_region_stays_in_the_same_physical_pages(file, block, order,
     warm, seen, evicted = child(_seen, file(24 * block), block, count, order, cold, deadline=60)
     assert evicted > 3 * 8
     # A frame may be seen first after the warm-up; there are never more than the limit allows.
-    assert seen <= count * block // _PAGE, f"{seen} pages, {warm} of them in the first pass"
+    assert seen <= count * block // PAGE_SIZE, f"{seen} pages, {warm} of them in the first pass"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagemove import PagedMemory
+from pagemove import PAGE_SIZE, PagedMemory
 from support import child, living_child, wait_for
 from support.paging import (
     BLOCKS,
@@ -94,7 +94,7 @@ def _unaligned(path: Path, mode: str, block: int, limit: int) -> None:
                     assert os.preadv(out, [view[first : first + count]], 0) == count
 
 
-@pytest.mark.parametrize("block", [4 * KIB, _BLOCK])
+@pytest.mark.parametrize("block", [PAGE_SIZE, _BLOCK])
 @pytest.mark.parametrize("limit", [4, 5, 6, 7, 8])
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
 def test_unaligned_pieces(file, block, limit, mode):
@@ -170,7 +170,7 @@ def _direct_read(path: Path, fd: int, mode: str, block: int, piece: int) -> str 
     return wrong
 
 
-@pytest.mark.parametrize("block", [4 * KIB, _BLOCK, 2 * MIB])
+@pytest.mark.parametrize("block", [PAGE_SIZE, _BLOCK, 2 * MIB])
 @pytest.mark.parametrize("mode", ["r+", "c"])
 @pytest.mark.needs("paging_by_move")  # mremap does not see pinned pages
 def test_o_direct_into_it(file, mode, block):
@@ -192,7 +192,7 @@ def _direct_write(path: Path, fd: int, mode: str, block: int, piece: int) -> Non
             assert os.pwritev(fd, [view[at : at + piece]], at) == piece
 
 
-@pytest.mark.parametrize("block", [4 * KIB, _BLOCK, 2 * MIB])
+@pytest.mark.parametrize("block", [PAGE_SIZE, _BLOCK, 2 * MIB])
 @pytest.mark.parametrize("mode", ["r", "r+"])
 def test_o_direct_out_of_it(file, tmp_path, mode, block):
     path, out = file(12 * block), make_file(tmp_path / "out", 12 * block, 1)
