@@ -149,7 +149,7 @@ def main() -> int:
     given = _arguments()
     flavour = FLAVOURS[given.flavour]
     archive = Archive(_BUILD / flavour.debian, flavour)
-    reason = machine.missing(flavour) or ("" if flavour.native else foreign.missing())
+    reason = machine.missing(flavour) or ("" if flavour.native else foreign.missing(flavour))
     try:
         if reason:
             raise Missing(reason)

@@ -20,8 +20,10 @@ class Flavour:
         The emulator.
     package : str
         The package that has the emulator.
-    processor : tuple of str
-        Options for a machine in which QEMU emulates the processor.
+    machine : tuple of str
+        Options for the machine.
+    processor : str
+        The processor where QEMU emulates it.
     console : str
         The serial port that the kernel writes to.
     port : str
@@ -36,7 +38,8 @@ class Flavour:
     debian: str
     qemu: str
     package: str
-    processor: tuple[str, ...]
+    machine: tuple[str, ...]
+    processor: str
     console: str
     port: str
     port_options: tuple[str, ...]
@@ -54,8 +57,9 @@ def _arm64(name: str) -> Flavour:
         "arm64",
         "qemu-system-aarch64",
         "qemu-system-arm",
+        ("-machine", "virt,gic-version=max"),
         # Pointers are authenticated by a way that costs less to emulate.
-        ("-machine", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on"),
+        "max,pauth-impdef=on",
         "ttyAMA0",
         "/dev/vport0p1",
         ("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,nr=1"),
@@ -70,8 +74,9 @@ FLAVOURS = {
         "amd64",
         "qemu-system-x86_64",
         "qemu-system-x86",
+        (),
         # Five levels of page tables are slow to emulate, and nothing here needs them.
-        ("-cpu", "max,la57=off"),
+        "max,la57=off",
         "ttyS0",
         "/dev/ttyS1",
         ("-serial", "chardev:port"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from support import native
 
 from .archive import Archive, Missing
+from .flavours import Flavour
 from .image import ROOT, of_project
 
 SUITE = "trixie"
@@ -39,8 +40,10 @@ endian = 'little'
 _LEFT_OUT = ("usr/share/", "usr/include/", "var/", "etc/")
 
 
-def missing() -> str | None:
+def missing(flavour: Flavour) -> str | None:
     """Say why nothing can be built, or None."""
+    if flavour.debian != "arm64":
+        return f"{flavour.name} kernels can be tried on machines of that architecture only"
     try:
         subprocess.run([_COMPILER, "--version"], check=True, capture_output=True)
     except FileNotFoundError:

@@ -36,17 +36,8 @@ def find_accelerator(flavour: Flavour, kernel: Path, console: Path) -> str:
     """
     if not flavour.native or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
-    command = [
-        flavour.qemu,
-        "-accel",
-        "kvm",
-        "-cpu",
-        "host",
-        "-m",
-        "512M",
-        "-nodefaults",
-        "-no-reboot",
-    ]
+    command = [flavour.qemu, *flavour.machine, "-accel", "kvm", "-cpu", "host", "-m", "512M"]
+    command += ["-nodefaults", "-no-reboot"]
     command += ["-display", "none", "-serial", f"file:{console}", "-kernel", str(kernel)]
     command += ["-append", f"console={flavour.console} panic=-1"]
     console.unlink(missing_ok=True)
@@ -77,13 +68,13 @@ class Machine:
         self, flavour: Flavour, accelerator: str, kernel: Path, image: Path, console: Path
     ) -> None:
         self._qemu = flavour.qemu
-        processor = ("-cpu", "host") if accelerator == "kvm" else flavour.processor
+        processor = "host" if accelerator == "kvm" else flavour.processor
         line = f"console={flavour.console} {_PARAMETERS} rdinit=/init"
         out, self._into = os.pipe()
         self._from = out
         self._process = subprocess.Popen(
             [
-                *(flavour.qemu, "-accel", accelerator, *processor),
+                *(flavour.qemu, *flavour.machine, "-accel", accelerator, "-cpu", processor),
                 *("-smp", str(CPUS), "-m", MEMORY),
                 *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
                 *("-serial", f"file:{console}"),
