@@ -123,7 +123,7 @@ def _try(kernel: Kernel, path: Path, given: argparse.Namespace, place: _Place) -
         given.plan,
         given.variants or chosen.variants,
     )
-    began = time.monotonic()
+    began, silent = time.monotonic(), "it went off"
     console = _BUILD / f"console-{results.name}.log"
     with machine.Machine(place.flavour, place.accelerator, path, place.image, console) as guest:
         try:
@@ -134,13 +134,13 @@ def _try(kernel: Kernel, path: Path, given: argparse.Namespace, place: _Place) -
                 elif message["kind"] in ("booted", "ran", "noise"):
                     print(f"  {message}", flush=True)
         except machine.Hung as error:
-            results.broken = f"{error}; running {results.running}; the console: {console}"
+            silent = str(error)
     last = "tests" if given.tests or chosen.tests else "observe"
     if not results.ended and last in results.ran:
         # What is risky comes last: that it was the end is an observation, not a failure.
-        results.ended, results.broken = True, ""
+        results.ended = True
     elif not results.ended and not results.broken:
-        results.broken = f"it went off while running {results.running}; the console: {console}"
+        results.broken = f"{silent} while running {results.running}; the console: {console}"
     results.ran["total"] = round(time.monotonic() - began, 1)
     return results
 
