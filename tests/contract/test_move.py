@@ -39,7 +39,7 @@ def test_moves_all(guarded, pages, holes, guard):
     [
         lambda: pagemove.empty(2 * PAGE_SIZE, np.uint8),
         lambda: private_mmap(2),
-        lambda: memoryview(pagemove.empty((2, 512))),
+        lambda: memoryview(pagemove.empty((2, PAGE_SIZE // 8))),
         lambda: np.frombuffer(private_mmap(2), np.uint16),
     ],
     ids=["empty", "mmap", "memoryview", "array"],

@@ -103,12 +103,16 @@ class TestPageSize:
 class TestBuffers:
     @pytest.mark.parametrize(
         "make",
-        [lambda: pagemove.empty((4, 512)), lambda: private_mmap(4), lambda: Memory(4 * PAGE_SIZE)],
+        [
+            lambda: pagemove.empty((4, PAGE_SIZE // 8)),
+            lambda: private_mmap(4),
+            lambda: Memory(4 * PAGE_SIZE),
+        ],
         ids=["empty", "mmap", "Memory"],
     )
     def test_any_kind(self, make):
         dst, src = make(), make()
-        memoryview(src).cast("B")[:] = write_bytes = bytes(range(256)) * 64
+        memoryview(src).cast("B")[:] = write_bytes = bytes(range(256)) * (PAGE_SIZE // 64)
         assert move_many(dst, src, [1, 0, 3, 2], [0, 1, 2, 3]) == 4 * PAGE_SIZE
         parts = [write_bytes[i * PAGE_SIZE : (i + 1) * PAGE_SIZE] for i in (1, 0, 3, 2)]
         assert bytes(memoryview(dst).cast("B")) == b"".join(parts)
@@ -117,10 +121,11 @@ class TestBuffers:
                 one.close()
 
     def test_the_partial_last_page_of_an_array(self):
-        dst, src = pagemove.empty(700), pagemove.empty(700)
-        src[:] = np.arange(700)
+        count = PAGE_SIZE // 8 + 188
+        dst, src = pagemove.empty(count), pagemove.empty(count)
+        src[:] = np.arange(count)
         assert move_many(dst, src, [0, 1], [0, 1]) == 2 * PAGE_SIZE
-        assert (dst == np.arange(700)).all()
+        assert (dst == np.arange(count)).all()
 
     def test_the_partial_last_page_of_anything_else_is_out_of_range(self, foreign):
         dst, src = foreign(2), foreign(2)
