@@ -22,7 +22,9 @@ _HEAD = """\
 does, what the call and paged memory promise, the models against the kernel; of each test one set
 of parameters or a few. The full selection has all of these, the short one (that of continuous
 integration) a part. What follows was made from what these runs have written down. The machine is
-emulated in software: counts of what happens in a race are those of a slow machine.
+emulated in software: counts of what happens in a race are those of a slow machine, and seconds
+those of one that had other work too. Swap space needs a module, which the archive has not of 6.19
+to 7.1. Kernels are of amd64 unless another flavour is named.
 """
 
 _OBSERVED = {

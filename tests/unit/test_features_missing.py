@@ -150,6 +150,7 @@ class TestReasons:
         signature = {"/proc/version_signature": "Ubuntu 6.8.0-51.52-generic 6.8.12"}
         monkeypatch.setattr(module, "_read", lambda path: signature.get(path) or real(path))
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="6.8.0-51-generic"))
+        monkeypatch.setattr(calls, "api", lambda fd: (ALL_BITS, 0))
         found = features(refresh=True)
         assert found.release == "6.8.0-51-generic"
         assert found.defects == ("split-spin",)
