@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,11 @@ from pagemove import (
     remap_anon_pages,
 )
 from pagemove._native import remap
+from stress.ring import Ring, integers, lies
+from stress.siblings import COLD, Sibling, apart, library
 from support import child, state
 from support.foreign import foreign as map_foreign
+from support.slowness import SLOWNESS
 from support.system import in_a_pipe
 
 _FRAME = (1 << 55) - 1
@@ -94,6 +99,30 @@ def test_a_huge_zero_page_moves_or_is_refused_by_the_name_of_the_defect():
         assert "CVE-2026-31397" in said
     else:
         assert said == "zeros"
+
+
+_PACES = (300, 3_000, 30_000, 100_000)
+
+
+def _wrong_answers() -> int:
+    """Count false answers to moves of a page whose entry another thread changes meanwhile."""
+    _take_guards_away_if_asked()
+    ring = Ring(1)
+    wrong, end = 0, time.monotonic() + 3 * SLOWNESS
+    with apart() as cpu, Sibling(COLD, ring.address, ring.pages, cpu=cpu) as sibling:
+        for pace in cycle(_PACES):
+            sibling.pause(pace)
+            wrong += lies(ring, integers(0), 2)
+            if wrong or time.monotonic() > end:
+                break
+    ring.close()
+    return wrong
+
+
+@pytest.mark.needs("move", "two_cpus", "fork")
+def test_no_page_that_was_moved_is_denied():
+    library()  # built here, not in the child
+    assert child(_wrong_answers) == 0
 
 
 @pytest.mark.needs("without_move")
