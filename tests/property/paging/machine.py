@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from model.region import Region, Words
-from pagemove import PageState, lowlevel
+from pagemove import PAGE_SIZE, PageState, lowlevel
 from pagemove.introspect import states_at
 from support.paging import MODES, Fault, contents_of, load, paged, store
 
-PAGE = 4096
-PAGE_WORDS = PAGE // 8
+PAGE_WORDS = PAGE_SIZE // 8
 
 NUMBERS = 1024
 number = st.integers(0, NUMBERS - 1)
@@ -33,7 +32,7 @@ _codes = st.sampled_from([errno.EIO, errno.EINTR, errno.ENOSPC])
 #: Calls that fail once or twice, with all the time in the world to try again.
 passing = st.one_of(
     st.builds(Fault, _transfers, errno=_codes, **_calls),
-    st.builds(Fault, _transfers, short=st.sampled_from([1, 8, PAGE, 1 << 30]), **_calls),
+    st.builds(Fault, _transfers, short=st.sampled_from([1, 8, PAGE_SIZE, 1 << 30]), **_calls),
     st.builds(Fault, st.sampled_from(["read", "write", "flush"]), delay=st.just(0.003), **_calls),
 )
 troubles = st.lists(passing, max_size=4)
@@ -42,7 +41,7 @@ troubles = st.lists(passing, max_size=4)
 class Machine(RuleBasedStateMachine):
     """A region over a file, and the model of both."""
 
-    BLOCK: ClassVar[int] = 4096
+    BLOCK: ClassVar[int] = PAGE_SIZE
     BLOCKS: ClassVar[int] = 13
     #: Words of the file beyond whole blocks: a store need not end where a block does.
     TAIL: ClassVar[int] = 517
@@ -213,8 +212,8 @@ class Machine(RuleBasedStateMachine):
         count = max(count // PAGE_WORDS, pages)
         count = min(count, self.nwords // PAGE_WORDS - page)
         if count > 0 and self.model.is_clean(page * PAGE_WORDS, count * PAGE_WORDS):
-            address = self.memory.address + page * PAGE
-            lowlevel.madvise(address, count * PAGE, mmap.MADV_DONTNEED)
+            address = self.memory.address + page * PAGE_SIZE
+            lowlevel.madvise(address, count * PAGE_SIZE, mmap.MADV_DONTNEED)
 
     @rule(at=number, length=number)
     def change_file(self, at: int, length: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from pagemove import PAGE_SIZE
 from property import EXAMPLES
 from support import child, paging
 
@@ -17,7 +18,8 @@ from .machine import Machine
 # A failure is followed by minutes in which Hypothesis looks for the shortest way to it.
 pytestmark = [pytest.mark.needs("paging", "kernel_faults"), pytest.mark.timeout(1200)]
 
-SIZES = {"4 KiB": 4096, "64 KiB": 65536, "16 KiB": 16384, "2 MiB": 2 << 20}
+_SIZES = {"4 KiB": 4096, "64 KiB": 65536, "16 KiB": 16384, "2 MiB": 2 << 20}
+SIZES = {name: size for name, size in _SIZES.items() if size >= PAGE_SIZE}
 #: Examples of an ordinary test run.
 FEW = {"4 KiB": 40, "64 KiB": 15, "16 KiB": 15, "2 MiB": 2}
 
