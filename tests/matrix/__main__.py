@@ -181,8 +181,9 @@ def main() -> int:
         cpio.extend(place.image, size, {"brd.ko": disk.read_bytes()} if disk else {})
         print(f"{kernel.version}: {path.name}{', with swap' if disk else ''}", flush=True)
         results = _try(kernel, path, given, place)
-        results.write(given.results)
         # One that did not boot says something of this machine, not of the library.
+        if results.release:
+            results.write(given.results)
         booted += bool(results.release)
         failed += bool(results.release) and not results.good
         lines.append(results.summary())
