@@ -268,31 +268,33 @@ static int64_t split_first(struct pm_process *process, uint64_t dst, uint64_t sr
 static int64_t step(struct pm_process *process, const struct pm_known *known, uint64_t dst,
                     uint64_t src, uint64_t length, unsigned flags, int *inside)
 {
-    int64_t part = (int64_t)length;
-
-    if (process->quirks & PM_QUIRK_SPLIT_SPIN && !(known && known->no_huge)) {
-        part = split_first(process, dst, src, length);
-        if ((uint64_t)part != length && !*inside && !inside_mappings(process, dst, src, length))
-            return -EINVAL;
-        if (part < 0)
-            return part;
-    }
     if (flags & PM_ALLOW_SRC_HOLES)
-        return step_holes(process, dst, src, (uint64_t)part, inside);
+        return step_holes(process, dst, src, length, inside);
     if (process->quirks & PM_QUIRK_STALE_EAGAIN)
-        return step_guarded(process, known, dst, src, (uint64_t)part, inside);
-    return kernel_move(process, dst, src, (uint64_t)part);
+        return step_guarded(process, known, dst, src, length, inside);
+    return kernel_move(process, dst, src, length);
 }
 
 static int64_t move_all(struct pm_process *process, const struct pm_known *known, uint64_t dst,
                         uint64_t src, uint64_t length, unsigned flags)
 {
-    uint64_t done = 0;
+    int splits = process->quirks & PM_QUIRK_SPLIT_SPIN && !(known && known->no_huge);
+    uint64_t done = 0, ready = splits ? 0 : length; /* nothing has to be split up to there */
     int64_t moved = 0;
     int inside = 0;
 
     while (done < length) {
-        moved = step(process, known, dst + done, src + done, length - done, flags, &inside);
+        uint64_t to = dst + done, from = src + done, rest = length - done;
+
+        if (done == ready) {
+            moved = split_first(process, to, from, rest);
+            if ((uint64_t)moved != rest && !inside && !inside_mappings(process, to, from, rest))
+                moved = -EINVAL;
+            if (moved < 0)
+                break;
+            ready += (uint64_t)moved;
+        }
+        moved = step(process, known, to, from, ready - done, flags, &inside);
         if (moved < 0)
             break;
         done += (uint64_t)moved;
