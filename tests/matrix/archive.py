@@ -61,7 +61,8 @@ class Kernel:
         return self.version.rpartition(".")[0]
 
 
-def _run(command: list[str], **how: object) -> str:
+def run(command: list[str], **how: object) -> str:
+    """Run a command and give what it prints; `Missing`, with its last line, where it fails."""
     done = subprocess.run(command, check=False, capture_output=True, text=True, **how)  # type: ignore[call-overload]
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
@@ -114,13 +115,13 @@ class Archive:
             for suite in SUITES
         ]
         (self._apt / "sources.list").write_text("".join(lines))
-        _run(["apt-get", *self._options(), "-q=2", "--error-on=any", "update"])
+        run(["apt-get", *self._options(), "-q=2", "--error-on=any", "update"])
 
     def kernels(self) -> list[Kernel]:
         """List all kernels of the indexes, oldest first, each stable release once."""
         if self._known is None:
             found: dict[str, Kernel] = {}
-            text = _run(["apt-cache", *self._options(), "dumpavail"])
+            text = run(["apt-cache", *self._options(), "dumpavail"])
             packages = set(re.findall(r"(?m)^Package: (.*)$", text))
             for entry in text.split("\n\n"):
                 fields = dict(re.findall(r"(?m)^(Package|Version|Depends): (.*)$", entry))
@@ -177,9 +178,9 @@ class Archive:
             shutil.rmtree(folder, ignore_errors=True)
         (self._apt / "archives" / "partial").mkdir(parents=True)
         install = ["install", "--download-only", "--no-install-recommends", "-y", "-t", suite]
-        _run(["apt-get", *self._options(), "-q=2", *install, *names])
+        run(["apt-get", *self._options(), "-q=2", *install, *names])
         for package in (self._apt / "archives").glob("*.deb"):
-            _run(["dpkg-deb", "-x", str(package), str(root)])
+            run(["dpkg-deb", "-x", str(package), str(root)])
         done.write_text(" ".join(names))
         return root
 
@@ -191,7 +192,7 @@ class Archive:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
         try:
-            _run(["apt-get", *self._options(), "-q=2", "download", name], cwd=fetched)
+            run(["apt-get", *self._options(), "-q=2", "download", name], cwd=fetched)
         except Missing as error:
             raise Missing(f"{name} is in the index, but not to be had: {error}") from None
         (package,) = fetched.glob(f"{name}_*.deb")

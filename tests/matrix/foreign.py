@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support import native
 
-from .archive import Archive, Missing
+from .archive import Archive, run
 from .flavours import Flavour
 from .image import ROOT, of_project
 
@@ -64,19 +64,14 @@ def _headers(folder: Path) -> Path:
     return folder
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise Missing(f"{' '.join(command[:2])}:\n{done.stdout}{done.stderr}")
-
-
 def _package(folder: Path) -> Path:
     """Cross build the package, and give its folder."""
     cross, build, into = folder / "cross.ini", folder / "build", folder / "installed"
     cross.write_text(_CROSS.format(compiler=_COMPILER, headers=_headers(folder / "headers")))
     wipe = ["--wipe"] if build.exists() else []
-    _run(["meson", "setup", *wipe, f"--cross-file={cross}", "-Dbuildtype=release", str(build)])
-    _run(["meson", "install", "-C", str(build), f"--destdir={into}"])
+    options = [f"--cross-file={cross}", "-Dbuildtype=release"]
+    run(["meson", "setup", *wipe, *options, str(build)], cwd=ROOT)
+    run(["meson", "install", "-C", str(build), f"--destdir={into}"])
     (found,) = into.rglob("pagemove/__init__.py")
     return found.parent
 

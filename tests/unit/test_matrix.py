@@ -53,7 +53,7 @@ Version: 7.3.4-1~bpo13+1
 
 @pytest.fixture
 def known(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "_run", lambda command, **how: _INDEX)
+    monkeypatch.setattr(archive, "run", lambda command, **how: _INDEX)
     return Archive(tmp_path, FLAVOURS["amd64"])
 
 
