@@ -9,9 +9,11 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 
 PACKAGE := $(shell find src -name __pycache__ -prune -o -type f -print)
 SOURCES := $(wildcard src/pagemove/_native/*.pyx src/pagemove/_native/*.pxd)
-C_FILES := $(shell git ls-files "*.c" "*.h")
+C_FILES := $(shell find src tests benchmarks docs -name _build -prune -o -name "*.[ch]" -print)
+# What the environment is made with: another PYTHON gets another one.
+INTERPRETER := $(shell $(PYTHON) -c "import sys; print(sys.base_prefix, *sys.version_info[:3])" 2>/dev/null)
 
-.PHONY: demo test test-kernels check bench docs sanitize wheel format clean
+.PHONY: demo test test-kernels check bench docs sanitize wheel format clean FORCE
 
 demo: $(BIN)/.installed
 	$(BIN)/pagemove doctor
@@ -56,17 +58,23 @@ format: $(BIN)/.check
 clean:
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+# Whole or not at all: half an environment would be taken for one the next time.
+$(VENV)/.made-with: FORCE
+	@if [ -z "$(INTERPRETER)" ] || [ "$$(cat $@ 2>/dev/null)" != "$(INTERPRETER)" ]; then \
+	    sh tools/prerequisites.sh "$(PYTHON)" || exit 1; \
+	    rm -rf $(VENV) build/release; \
+	    "$(PYTHON)" -m venv $(VENV) && \
+	        $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \
+	        echo "$(INTERPRETER)" >$@ || { rm -rf $(VENV); exit 1; }; \
+	fi
 
 # Not an editable install: that rebuilds on import, and tests start many interpreters at once.
-$(BIN)/.installed: pyproject.toml meson.build $(PACKAGE) | $(BIN)/python
+$(BIN)/.installed: pyproject.toml meson.build $(PACKAGE) | $(VENV)/.made-with
 	$(BIN)/python -m pip install --quiet --group build
 	$(BIN)/python -m pip install --quiet --no-build-isolation -Cbuild-dir=build/release '.[plot]'
 	touch $@
 
 # The tools of a task; the package itself is brought up to date besides.
-$(BIN)/.test $(BIN)/.check $(BIN)/.docs: $(BIN)/.%: pyproject.toml | $(BIN)/python
+$(BIN)/.test $(BIN)/.check $(BIN)/.docs: $(BIN)/.%: pyproject.toml | $(VENV)/.made-with
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@

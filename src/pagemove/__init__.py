@@ -1,6 +1,7 @@
 """remap_anon_pages for Python: move pages of memory between mappings, without copying."""
 
 from pagemove import lowlevel, stores
+from pagemove._version import __version__ as __version__
 from pagemove.errors import (
     DestinationMapped,
     PageShared,

@@ -7,11 +7,12 @@ what `pagemove compare` needs.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from pagemove._version import __version__
 
 _COMMANDS = ("doctor", "compare", "page")
 
@@ -39,7 +40,7 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"pagemove {version('pagemove')}")
+        typer.echo(f"pagemove {__version__}")
         raise typer.Exit
 
 

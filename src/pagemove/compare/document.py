@@ -43,10 +43,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pagemove._version import __version__
 from pagemove.compare.scenarios import Argument
 
 SCHEMA = 1
@@ -56,7 +56,7 @@ def document(argument: Argument) -> dict[str, Any]:
     """Make the object that is written, of what JSON can carry."""
     texts = ("key", "title", "claim", "who", "measured", "measurement")
     return {
-        "pagemove": version("pagemove"),
+        "pagemove": __version__,
         "schema": SCHEMA,
         "machine": dataclasses.asdict(argument.machine),
         "plan": dataclasses.asdict(argument.plan),

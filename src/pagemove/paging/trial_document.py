@@ -32,10 +32,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pagemove._version import __version__
 from pagemove.compare.machine import machine
 from pagemove.paging.stats import PagingStats
 from pagemove.paging.trial import Outcome, Sample
@@ -50,7 +50,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
     # Not the options, among which are credentials.
     plan = dataclasses.asdict(outcome.plan) | {"source": outcome.plan.source.shown}
     return {
-        "pagemove": version("pagemove"),
+        "pagemove": __version__,
         "schema": SCHEMA,
         "machine": here,
         "plan": plan,
