@@ -27,7 +27,7 @@ class TestBlocks:
             store.write(0, CONTENTS)
             store.write(0, bytes(N))
             assert read(store) == bytes(N)
-            assert server.say("STRLEN", key_of(store, 0)) == b":0"
+            assert server.say("STRLEN", key_of(store, 0)) == b":32"
 
     def test_an_evicted_block_is_an_error_and_not_zeros(self, server, key):
         with create(server, key) as store:
@@ -60,7 +60,7 @@ class TestBlocks:
     def test_a_block_that_somebody_else_has_written(self, server, key):
         with create(server, key) as store:
             server.say("SET", key_of(store, 1), "short")
-            with pytest.raises(StoreError, match="block 1 has 5 bytes, not 16384"):
+            with pytest.raises(StoreError, match="block 1 has 5 bytes, not 16416"):
                 read(store)
 
     def test_no_room(self, own, key):
