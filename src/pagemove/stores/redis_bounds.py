@@ -120,6 +120,9 @@ def pool_class() -> type[Any]:
         def __init__(self, connection_class: Any = redis.Connection, **options: Any) -> None:
             # Answers are read here as they come in the second version of the protocol.
             options |= {"protocol": 2, "decode_responses": False}
+            # What only the third version has, and a cluster's client wants by itself.
+            options.pop("maint_notifications_config", None)
+            options.pop("oss_cluster_maint_notifications_handler", None)
             super().__init__(_bounded(connection_class), **options)
 
     return BoundedPool

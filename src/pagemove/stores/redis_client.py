@@ -121,6 +121,7 @@ class Client:
             # How long it is tried again is for this class to say.
             "retry": Retry(NoBackoff(), 0),
             **self._options,
+            "protocol": 2,
         }
         kind = redis_bounds.pool_class()
         if self._single is None:
@@ -210,6 +211,7 @@ def code_of(error: BaseException) -> int:
 
     kinds = (
         (errors.TimeoutError, errno.ETIMEDOUT),
+        (TimeoutError, errno.ETIMEDOUT),
         (errors.OutOfMemoryError, errno.ENOSPC),
         (errors.AuthenticationError, errno.EACCES),
         (errors.AuthorizationError, errno.EACCES),
@@ -224,9 +226,11 @@ def code_of(error: BaseException) -> int:
     for kind, code in kinds:
         if isinstance(error, kind):
             return code
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, errors.ConnectionError | errors.RedisClusterException) and cause:
+        return code_of(cause)
     if isinstance(error, errors.ConnectionError):
-        cause = error.__cause__ or error.__context__
-        return code_of(cause) if isinstance(cause, OSError) else errno.ECONNRESET
+        return errno.ECONNRESET
     code = getattr(error, "errno", None)
     return code if isinstance(code, int) and code > 0 else errno.EIO
 
