@@ -44,17 +44,16 @@ META_FIELDS = ("format", "id", "nbytes", "block_size", "groups", "ready")
 # becomes, then names and values of meta.
 # Goes on with what a creator left who died; not with what one who lives is at.
 CREATE = """
-local meta = redis.call('HMGET', KEYS[1], 'ready', 'last', 'epoch')
+local meta = redis.call('HMGET', KEYS[1], 'ready', 'epoch')
 if meta[1] == '1' then return {'there'} end
-if meta[2] ~= ARGV[2] then
-  local held = redis.call('GET', KEYS[2])
-  if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then
-    return {'held', held, redis.call('PTTL', KEYS[2])}
-  end
-  if (meta[3] or '0') ~= ARGV[4] then return {'again', meta[3] or '0'} end
-  for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[5], 'last', ARGV[2])
+local held = redis.call('GET', KEYS[2])
+if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then
+  return {'held', held, redis.call('PTTL', KEYS[2])}
 end
+local epoch = meta[2] or '0'
+if epoch ~= ARGV[4] then return {'again', epoch} end
+for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[5], 'last', ARGV[2])
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return {'ok'}
 """

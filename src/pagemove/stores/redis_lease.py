@@ -10,8 +10,8 @@ says: safety depends on the fences alone, the lease only on being refused in tim
 A writer whose lease has expired, because the connection was cut, takes it up again if no other
 writer has been there meanwhile: what the lease was last is also kept where it does not expire.
 
-Requests may be held up on the way, and arrive twice: each says what it expects to find, and one
-that finds what it has itself put there has succeeded.
+Requests may be held up on the way, and arrive twice: each says what it expects to find, and does
+nothing if it finds something else.
 """
 
 from __future__ import annotations
@@ -33,23 +33,21 @@ from pagemove.stores.redis_layout import lease_key, meta_key
 
 # KEYS: meta, lease. ARGV: token, what the lease becomes, milliseconds, the epoch as it was, as it
 # becomes.
-_ACQUIRE = """
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'last')
-if not meta[1] then return {'gone'} end
-if meta[2] ~= ARGV[2] then
-  local held = redis.call('GET', KEYS[2])
-  if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then
-    return {'held', held, redis.call('PTTL', KEYS[2])}
-  end
-  if meta[1] ~= ARGV[4] then return {'again', meta[1]} end
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[5], 'last', ARGV[2])
+ACQUIRE = """
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch then return {'gone'} end
+local held = redis.call('GET', KEYS[2])
+if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then
+  return {'held', held, redis.call('PTTL', KEYS[2])}
 end
+if epoch ~= ARGV[4] then return {'again', epoch} end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[5], 'last', ARGV[2])
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return {'ok'}
 """
 
 # KEYS: meta, lease. ARGV: what the lease was, what it is to be, milliseconds.
-_RENEW = """
+RENEW = """
 local last = redis.call('HGET', KEYS[1], 'last')
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'gone'} end
 local held = redis.call('GET', KEYS[2])
@@ -62,7 +60,7 @@ return {'held', held or '', redis.call('PTTL', KEYS[2])}
 """
 
 # KEYS: meta, lease. ARGV: what it was. A renewal that is still on its way finds nothing.
-_RELEASE = """
+RELEASE = """
 if redis.call('HGET', KEYS[1], 'last') == ARGV[1] then redis.call('HDEL', KEYS[1], 'last') end
 if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
 return {'ok'}
@@ -105,7 +103,7 @@ class Lease:
 
     def acquire(self, client: Client, above: int = 0) -> None:
         """Take it, with an epoch higher than that; StoreError while another has it."""
-        self.take(client, _ACQUIRE, (), above)
+        self.take(client, ACQUIRE, (), above)
 
     def take(self, client: Client, script: str, more: Sequence[Any], above: int = 0) -> None:
         """Take it by a script that does more.
@@ -140,7 +138,7 @@ class Lease:
         """Keep it, or hand it over to a token; StoreError if another has it."""
         value = f"{token} {self.holder} {owner()}" if token else self._value
         keys = (meta_key(self._key), lease_key(self._key))
-        words = ("EVAL", _RENEW, 2, *keys, self._value, value, self._milliseconds)
+        words = ("EVAL", RENEW, 2, *keys, self._value, value, self._milliseconds)
         answer = client.run([Command(keys[0], words)])[0]
         if answer[0] != b"ok":
             self._refused = answer
@@ -169,7 +167,7 @@ class Lease:
         """Let another have it now rather than when it expires."""
         self.stop(wait=True)
         keys = (meta_key(self._key), lease_key(self._key))
-        client.run([Command(keys[0], ("EVAL", _RELEASE, 2, *keys, self._value))])
+        client.run([Command(keys[0], ("EVAL", RELEASE, 2, *keys, self._value))])
 
     def _renew_until(self, client: Client, done: threading.Event) -> None:
         import redis

@@ -14,7 +14,9 @@ import pytest
 from pagemove import StoreError
 from pagemove.stores import RedisStore
 from pagemove.stores import redis_layout as keys
+from pagemove.stores.redis_lease import ACQUIRE, RENEW
 from support.redis_proxy import HOLD, KEEP, PASS, TWICE, RedisProxy, is_script
+from support.servers import wait_until
 from unit.redis_store.arrays import CONTENTS, K, N, create, key_of, read
 
 pytestmark = pytest.mark.needs("redis")
@@ -26,12 +28,6 @@ BLOCK = 16 * K
 def proxy(server) -> Iterator[RedisProxy]:
     with RedisProxy(server.port).running() as running:
         yield running
-
-
-def holding(script: str, count: int = 1):
-    """Hold back the next requests to carry out a script."""
-    left = itertools.count(count, -1)
-    return lambda words: HOLD if is_script(words, script) and next(left) > 0 else PASS
 
 
 def failed_write(store: RedisStore, proxy: RedisProxy, offset: int, data: bytes) -> None:
@@ -159,6 +155,82 @@ class TestTwice:
             store.write(0, b"x" * BLOCK)
             store.flush()
             assert read(store, 0, BLOCK) == b"x" * BLOCK
+
+
+class TestLateLeases:
+    """What a lease, an array's beginning or its end was asked for, and by then is not wanted."""
+
+    def keep(self, proxy: RedisProxy, script: str) -> None:
+        proxy.rule = lambda words: KEEP if is_script(words, script) else PASS
+
+    def test_taken_by_a_process_that_is_followed(self, server, key, proxy):
+        store = create(proxy, key)
+        pickled = pickle.dumps(store)
+        first = pickle.loads(pickled)
+        first._timeout = 0.2
+        proxy.rule = lambda words: HOLD if is_script(words, ACQUIRE) else PASS
+        with pytest.raises(StoreError):
+            first.write(0, b"first")
+        proxy.rule = lambda _: PASS
+        with pickle.loads(pickled) as second:
+            second.write(0, b"second")
+            assert proxy.release() >= 1
+            second._lease.renew(second._client)
+            second.write(0, b"2nd")
+            second.flush()
+            assert read(second, 0, 6) == b"2ndond"
+        first.close()
+        store.close()
+
+    def test_renewed_after_it_was_released(self, server, key, proxy):
+        self.keep(proxy, RENEW)
+        store = create(proxy, key, lease=1000)
+        store._lease.renew(store._client)
+        store.close()
+        assert proxy.release() == 1
+        RedisStore(server.url, key, writable=True).close()
+
+    def test_renewed_after_it_was_handed_over_and_expired(self, server, key, proxy):
+        lease = f"pagemove:{{{key}}}:lease"
+        self.keep(proxy, RENEW)
+        store = create(proxy, key, lease=0.3)
+        store._lease.renew(store._client)
+        proxy.wait_held(1)
+        held, proxy._held = proxy._held, []
+        pickled = pickle.dumps(store)
+        wait_until(lambda: server.say("EXISTS", lease) == b":0", "it stays")
+        proxy._held = held
+        assert proxy.release() >= 1
+        assert server.say("EXISTS", lease) == b":0"
+        with pickle.loads(pickled) as other:
+            other.write(0, b"other")
+        store.close()
+
+    def test_finished_after_it_was_removed(self, server, key, proxy):
+        self.keep(proxy, keys.FINISH)
+        create(proxy, key).remove()
+        assert proxy.release() == 1
+        with create(server, key) as store:
+            assert read(store) == CONTENTS
+
+    def test_removed_after_it_was_made_anew(self, server, key, proxy):
+        self.keep(proxy, keys.REMOVE)
+        create(proxy, key).remove()
+        with create(server, key) as store:
+            assert proxy.release() == 1
+            with RedisStore(server.url, key) as reader:
+                assert read(reader) == read(store) == CONTENTS
+
+    def test_a_writer_that_was_followed_removes_nothing(self, server, key):
+        first = create(server, key, lease=0.3)
+        first._lease.stop()
+        lease = f"pagemove:{{{key}}}:lease"
+        wait_until(lambda: server.say("EXISTS", lease) == b":0", "it stays")
+        with RedisStore(server.url, key, writable=True) as second:
+            with pytest.raises(StoreError, match="another store"):
+                first.remove()
+            assert read(second) == CONTENTS
+        first.close()
 
 
 def test_everything_that_a_store_ever_asks_arrives_again(server, key, proxy):
