@@ -137,6 +137,8 @@ class Blocks:
                 self._check_fence(next(answers), holder, least[group], offset)
             if not isinstance(values, list) or len(values) != len(share):
                 raise self._nonsense("read", offset)
+            if any(isinstance(value, int) for value in values):  # of which LOOK makes something
+                raise self._nonsense("read", offset)
             if None in values:
                 values = self._looked(group, share, values)
             for piece, value in zip(share, values, strict=True):

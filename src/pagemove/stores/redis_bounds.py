@@ -8,6 +8,7 @@ when the call has to be over and how much an answer may be.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import socket
 import ssl
@@ -104,7 +105,7 @@ class BoundedSocket:
     def _count(self, count: int) -> int:
         self._allowed -= count
         if self._allowed < 0:
-            raise ConnectionAbortedError(f"an answer of more than {MOST_NBYTES} bytes")
+            raise OSError(errno.EBADMSG, f"an answer of more than {MOST_NBYTES} bytes")
         return count
 
     def __getattr__(self, name: str) -> Any:

@@ -179,6 +179,8 @@ class Client:
         return ask(client, [Command("", ("ASKING",)), command])[1]
 
     def _retried(self, call: Callable[[], Any]) -> Any:
+        import redis
+
         def once(left: float) -> Any:
             try:
                 with redis_bounds.limited(left):
@@ -186,6 +188,9 @@ class Client:
             except Exception as error:
                 if self._cluster and _is_passing(error):
                     self._look_anew()
+                if isinstance(error, redis.exceptions.RedisClusterException):
+                    # Which is no RedisError, as callers expect.
+                    raise redis.ConnectionError(str(error)) from error
                 raise
 
         return patiently(once, self._timeout, _is_passing)
@@ -196,7 +201,7 @@ class Client:
 
         # Should all of them be gone, what the caller has to say is better.
         with (
-            contextlib.suppress(redis.RedisError),
+            contextlib.suppress(redis.RedisError, redis.exceptions.RedisClusterException),
             redis_bounds.limited(max(self._timeout / 4, 0.1)),
         ):
             _parsed(self._cluster.nodes_manager.initialize)

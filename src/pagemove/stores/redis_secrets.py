@@ -14,7 +14,9 @@ _SHORTEST = 3
 
 def shown(url: str) -> str:
     """Give of a URL where the server is: scheme, host, port, path of a socket, database."""
-    scheme = url.partition("://")[0] if "://" in url else _HIDDEN
+    scheme, mark, _ = url.partition("://")
+    if not mark:
+        return _HIDDEN
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
