@@ -8,8 +8,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-#: What becomes of a request: it passes; is held back, with all that follows on its connection, until
-#: it is released, on another connection; passes, and is kept to be released too; passes twice.
+#: What becomes of a request: it passes; is held back, with all that follows on its connection,
+#: until it is released, on another one; passes, and is kept to be released too; passes twice.
 PASS, HOLD, KEEP, TWICE = "pass", "hold", "keep", "twice"
 
 Rule = Callable[[list[bytes]], str]

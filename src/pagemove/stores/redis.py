@@ -16,11 +16,12 @@ from pagemove.stores import redis_arrays as arrays
 from pagemove.stores import redis_layout as keys
 from pagemove.stores.base import Store, read_only
 from pagemove.stores.extras import needed
-from pagemove.stores.redis_blocks import Blocks, Fenced, Turn
+from pagemove.stores.redis_blocks import Blocks
 from pagemove.stores.redis_client import Client, code_of
 from pagemove.stores.redis_direct import Command
+from pagemove.stores.redis_failures import Fenced, Turn
 from pagemove.stores.redis_lease import Lease
-from pagemove.stores.redis_secrets import scrub, scrubbed, secrets_of, shown
+from pagemove.stores.redis_secrets import scrub, secrets_of, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -93,18 +94,19 @@ class RedisStore(Store):
     other is closed.
 
     **Atomicity.** A block is written as a whole: readers see it as it was or as it is. Several
-    blocks are not written at one moment.
+    blocks are not written at one moment. Whatever the network does to requests, of a block no older
+    write lands on a newer one; a write that raised may have been carried out, or be yet.
 
     **Durability.** `flush` returns when the writes are in the server's memory, and with `replicas`
     and `fsync` also there: else what survives a crash of the server is what its own settings say.
     Should a server come back without some of what it had acknowledged (after a failover, or from an
-    older snapshot), the writer's next read, write or flush there is an error. A block that was
-    written and is not there any more (evicted, expired) is an error for everybody, never zeros. Run
-    the server with ``maxmemory-policy noeviction``.
+    older snapshot), the writer's next read or write there, and every flush, is an error. A block
+    that was written and is not there any more (evicted, expired, deleted) is an error for everybody,
+    never zeros. Run the server with ``maxmemory-policy noeviction``.
 
-    **Cost.** A read of up to 2 MiB is a round trip, a write too. Blocks that were never written, or
-    only with zeros, take no memory to speak of. It pickles with its URL and options, the password
-    included.
+    **Cost.** A read of up to 2 MiB is a round trip, a write too; a block takes 32 bytes more than
+    its contents, and next to nothing if it is zeros. It pickles with its URL and options, the
+    password included, which nothing else shows.
 
     Examples
     --------
@@ -367,7 +369,7 @@ class RedisStore(Store):
         place = "" if offset is None else f" at byte {offset}"
         return StoreError(
             code,
-            scrubbed(f"cannot {operation} {self!r}{place}: {why}", self._secrets),
+            f"cannot {operation} {self!r}{place}: {why}",
             store=repr(self),
             operation=operation,
             offset=offset,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pagemove.errors import StoreError
 from pagemove.stores import ranges
 from pagemove.stores import redis_layout as keys
 from pagemove.stores.redis_client import Client
 from pagemove.stores.redis_direct import HEAD, Command, Filled
+from pagemove.stores.redis_failures import Failures, Fenced, Turn
 from pagemove.stores.redis_lease import gone
 
 _GROUPS_AT_ONCE = 2
@@ -18,39 +19,7 @@ _DELETED_AT_ONCE = 1000
 _MOST_TURNS = 5
 
 
-class Fenced(Exception):  # noqa: N818 (a turn of events, not yet an error to be told)
-    """Another writer is on a fence.
-
-    Attributes
-    ----------
-    epoch : int
-        That writer's, as far as known.
-    """
-
-    def __init__(self, epoch: int = 0) -> None:
-        super().__init__("another writer is on a fence")
-        self.epoch = epoch
-
-
-class Turn(NamedTuple):
-    """What makes a writer's requests known as its own, and puts them in order.
-
-    Attributes
-    ----------
-    holder : str
-        Of the lease.
-    epoch : int
-        Of the lease.
-    numbers : iterator of int
-        The numbers of writes to come.
-    """
-
-    holder: str
-    epoch: int
-    numbers: Iterator[int]
-
-
-class Blocks:
+class Blocks(Failures):
     """The blocks of one array, over one connection to its servers.
 
     Parameters
@@ -308,10 +277,11 @@ class Blocks:
 
     def _accepted(self, answer: Any, operation: str, offset: int | None) -> tuple[int, int]:
         """Give the numbers that a script answers, or raise what else it says."""
-        word, *numbers = answer if isinstance(answer, list) and answer else [None]
+        word, *rest = answer if isinstance(answer, list) and answer else [None]
         if word == b"gone":
             raise gone(self._name, operation, offset)
-        if not numbers or not all(isinstance(number, int) for number in numbers):
+        numbers = [number for number in rest if isinstance(number, int)]
+        if not numbers or len(numbers) < len(rest):
             raise self._nonsense(operation, offset)
         if word == b"ok":
             return numbers[0], sum(numbers[1:])
@@ -320,27 +290,6 @@ class Blocks:
         if word == b"lost":
             raise self._rolled_back(operation, offset)
         raise self._nonsense(operation, offset)
-
-    def _rolled_back(self, operation: str, offset: int | None) -> StoreError:
-        why = (
-            "the server has lost writes that it had acknowledged (a failover, or a start from an "
-            "older snapshot); store the array anew, and see replicas and fsync"
-        )
-        return self._error(errno.ESTALE, operation, offset, why)
-
-    def _nonsense(self, operation: str, offset: int | None) -> StoreError:
-        why = "what the server answers is no answer to that; see what is between here and there"
-        return self._error(errno.EBADMSG, operation, offset, why)
-
-    def _error(self, code: int, operation: str, offset: int | None, why: str) -> StoreError:
-        place = "" if offset is None else f" at byte {offset}"
-        return StoreError(
-            code,
-            f"cannot {operation} {self._name}{place}: {why}",
-            store=self._name,
-            operation=operation,
-            offset=offset,
-        )
 
     def _looked(self, group: int, share: list[ranges.Piece], values: list[Any]) -> list[Any]:
         """Find out of missing blocks whether they were ever written; give all values."""

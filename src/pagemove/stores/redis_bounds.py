@@ -136,7 +136,8 @@ def _bounded(kind: Any) -> Any:
 
     class Bounded(kind):  # type: ignore[misc]
         def _connect(self) -> BoundedSocket:
-            usual, left = self.socket_connect_timeout, _left()
+            usual: Any = self.socket_connect_timeout  # type: ignore[has-type]
+            left = _left()
             try:
                 if left is not None:
                     self.socket_connect_timeout = left if usual is None else min(left, usual)

@@ -228,9 +228,9 @@ def code_of(error: BaseException) -> int:
         (socket.herror, errno.EHOSTUNREACH),
         (ssl.SSLError, errno.EPROTO),
     )
-    for kind, code in kinds:
+    for kind, nearest in kinds:
         if isinstance(error, kind):
-            return code
+            return nearest
     cause = error.__cause__ or error.__context__
     if isinstance(error, errors.ConnectionError | errors.RedisClusterException) and cause:
         return code_of(cause)

@@ -51,13 +51,6 @@ def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:
     return sorted((each for each in found if len(each) >= _SHORTEST), key=len, reverse=True)
 
 
-def scrubbed(text: str, secrets: list[str]) -> str:
-    """Leave secrets out of a text."""
-    for secret in secrets:
-        text = text.replace(secret, _HIDDEN)
-    return text
-
-
 def scrub(error: BaseException | None, secrets: list[str]) -> None:
     """Leave secrets out of an exception, and of those that it came from.
 
@@ -67,11 +60,17 @@ def scrub(error: BaseException | None, secrets: list[str]) -> None:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         error.args = tuple(
-            scrubbed(each, secrets) if isinstance(each, str) else each for each in error.args
+            _scrubbed(each, secrets) if isinstance(each, str) else each for each in error.args
         )
         if error.__cause__ is not None and error.__context__ is not error.__cause__:
             scrub(error.__context__, secrets)
         error = error.__cause__ or error.__context__
+
+
+def _scrubbed(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, _HIDDEN)
+    return text
 
 
 def _is_secret(name: str) -> bool:

@@ -240,5 +240,5 @@ def test_a_server(tmp_path):
             assert re.match("Operation against a key", str(wrong[0]).removeprefix("WRONGTYPE "))
             assert wrong[1] == LONG
             assert client.get("c") == b"short"
-        assert server.say("INFO", "clients") and pool._created_connections == 1
+        assert pool._created_connections == 1
         pool.disconnect()

@@ -17,6 +17,7 @@ import pytest
 
 from pagemove import StoreError
 from pagemove.stores import RedisStore
+from pagemove.stores.redis_bounds import limited, pool_class
 from pagemove.stores.redis_client import code_of
 from pagemove.stores.redis_secrets import secrets_of, shown
 
@@ -38,7 +39,9 @@ def slots(*entries: tuple[int, int, int]) -> bytes:
     """Make the answer to CLUSTER SLOTS of first and last slots and ports."""
     return array(
         *(
-            array(b":%d\r\n" % first, b":%d\r\n" % last, array(bulk("127.0.0.1"), b":%d\r\n" % port))
+            array(
+                b":%d\r\n" % first, b":%d\r\n" % last, array(bulk("127.0.0.1"), b":%d\r\n" % port)
+            )
             for first, last, port in entries
         )
     )
@@ -53,7 +56,9 @@ class Server:
         self.answers: dict[str, bytes | Callable[[socket.socket], object]] = {
             "INFO": bulk("cluster_enabled:0\r\n"),
             "HMGET": array(bulk(2, "00" * 8, 64 * K, 16 * K, 1, 1)).replace(b"*1", b"*6"),
-            "COMMAND": array(array(bulk("get"), b":2\r\n", array(), b":1\r\n" * 3)).replace(b"*4", b"*6"),
+            "COMMAND": array(array(bulk("get"), b":2\r\n", array(), b":1\r\n" * 3)).replace(
+                b"*4", b"*6"
+            ),
             "SLOTS": slots((0, 16383, self.port)),
         }
         self.asked: list[str] = []
@@ -75,9 +80,10 @@ class Server:
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError, ValueError), client.makefile("rb") as file:
             while line := file.readline():
-                words = []
-                for _ in range(int(line[1:])):
-                    words.append(file.read(int(file.readline()[1:]) + 2)[:-2].decode("latin1"))
+                words = [
+                    file.read(int(file.readline()[1:]) + 2)[:-2].decode("latin1")
+                    for _ in range(int(line[1:]))
+                ]
                 name = words[1] if words[0] == "CLUSTER" else words[0]
                 self.asked.append(name)
                 answer = self.answers.get(name, b"+OK\r\n")
@@ -130,7 +136,7 @@ ANSWERS = {
 @pytest.mark.parametrize("what", ANSWERS)
 @pytest.mark.parametrize("where", ["INFO", "AUTH", "HMGET", "MGET", "SLOTS", "COMMAND"])
 def test_every_answer_has_an_end(fake, where, what):
-    opened = contextlib.ExitStack()
+    opened, store = contextlib.ExitStack(), None
     url = f"redis://user:pass@127.0.0.1:{fake.port}"
     if where in ("SLOTS", "COMMAND"):
         fake.answers["INFO"] = bulk("cluster_enabled:1\r\n")
@@ -139,13 +145,22 @@ def test_every_answer_has_an_end(fake, where, what):
     fake.answers[where] = ANSWERS[what](fake)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with opened, pytest.raises(StoreError) as caught:
-        if where == "MGET":
-            store.read_into(0, bytearray(64 * K))
-        else:
-            opened.enter_context(RedisStore(url, "a", timeout=0.2))
+        (store if where == "MGET" else RedisStore(url, "a", timeout=0.2)).read_into(
+            0, bytearray(64 * K)
+        )
     assert caught.value.errno in (errno.ETIMEDOUT, errno.EBADMSG)
     assert time.monotonic() - started < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+@pytest.mark.parametrize("what", ["512 MiB", "a line without an end", "an array without an end"])
+def test_redis_py_takes_in_no_more_than_there_can_be(fake, what):
+    """Which is known before the time is over."""
+    fake.answers["INFO"] = ANSWERS[what](fake)
+    pool = pool_class().from_url(f"redis://127.0.0.1:{fake.port}")
+    with limited(20), pytest.raises(redis.ConnectionError, match="more than 1048576 bytes"):
+        redis.Redis(connection_pool=pool).info()
+    pool.disconnect()
 
 
 @pytest.mark.parametrize(
@@ -248,7 +263,9 @@ class TestSecrets:
     def test_urls(self, url, expected):
         assert shown(url) == expected
 
-    @pytest.mark.parametrize("url", ["redis://u:pas/word@host:1", "http://u:word@host", "redis://h:word"])
+    @pytest.mark.parametrize(
+        "url", ["redis://u:pas/word@host:1", "http://u:word@host", "redis://h:word"]
+    )
     def test_what_is_no_url(self, url):
         with pytest.raises(ValueError, match="percent-encoded") as caught:
             RedisStore(url, "a")

@@ -283,46 +283,48 @@ def test_at_random(server, key, seed):
     random_ = random.Random(seed)
     blocks = N // BLOCK
     last: dict[int, bytes] = {}
-    with RedisProxy(server.port, seed=seed).running() as proxy:
-        with create(proxy, key, timeout=0.2, lease=20) as store:
-            lock = threading.Lock()
+    with (
+        RedisProxy(server.port, seed=seed).running() as proxy,
+        create(proxy, key, timeout=0.2, lease=20) as store,
+    ):
+        lock = threading.Lock()
 
-            def rule(words: list[bytes]) -> str:
-                with lock:
-                    if is_script(words, keys.WRITE):
-                        return random_.choices([PASS, HOLD, KEEP, TWICE], [6, 1, 2, 1])[0]
-                    return random_.choices([PASS, TWICE], [9, 1])[0] if words[0] == b"MGET" else PASS
+        def rule(words: list[bytes]) -> str:
+            with lock:
+                if is_script(words, keys.WRITE):
+                    return random_.choices([PASS, HOLD, KEEP, TWICE], [6, 1, 2, 1])[0]
+                return random_.choices([PASS, TWICE], [9, 1])[0] if words[0] == b"MGET" else PASS
 
-            proxy.rule = rule
-            wrong: list[int] = []
+        proxy.rule = rule
+        wrong: list[int] = []
 
-            def run(thread: int) -> None:
-                numbers = random.Random(thread)
-                for _ in range(12):
-                    block = numbers.randrange(thread, blocks, 4)
-                    while True:
-                        data = numbers.randbytes(8) * (BLOCK // 8)
-                        try:
-                            store.write(block * BLOCK, data)
-                            break
-                        except StoreError:
-                            continue
-                    last[block] = data
-                    with contextlib.suppress(StoreError):
-                        if read(store, block * BLOCK, BLOCK) != data:
-                            wrong.append(block)
+        def run(thread: int) -> None:
+            numbers = random.Random(thread)
+            for _ in range(12):
+                block = numbers.randrange(thread, blocks, 4)
+                while True:
+                    data = numbers.randbytes(8) * (BLOCK // 8)
+                    try:
+                        store.write(block * BLOCK, data)
+                        break
+                    except StoreError:
+                        continue
+                last[block] = data
+                with contextlib.suppress(StoreError):
+                    if read(store, block * BLOCK, BLOCK) != data:
+                        wrong.append(block)
 
-            threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
-            for each in threads:
-                each.start()
-            for each in threads:
-                while each.is_alive():
-                    each.join(0.02)
-                    proxy.release()
-            proxy.rule = lambda _: PASS
-            store.flush()
-            proxy.release()
-            assert not wrong
-            with RedisStore(server.url, key) as reader:
-                for block, data in last.items():
-                    assert read(reader, block * BLOCK, BLOCK) == data
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            while each.is_alive():
+                each.join(0.02)
+                proxy.release()
+        proxy.rule = lambda _: PASS
+        store.flush()
+        proxy.release()
+        assert not wrong
+        with RedisStore(server.url, key) as reader:
+            for block, data in last.items():
+                assert read(reader, block * BLOCK, BLOCK) == data
