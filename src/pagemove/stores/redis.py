@@ -101,8 +101,8 @@ class RedisStore(Store):
     and `fsync` also there: else what survives a crash of the server is what its own settings say.
     Should a server come back without some of what it had acknowledged (after a failover, or from an
     older snapshot), the writer's next read or write there, and every flush, is an error. A block
-    that was written and is not there any more (evicted, expired, deleted) is an error for everybody,
-    never zeros. Run the server with ``maxmemory-policy noeviction``.
+    that was written and is not there any more (evicted, expired, deleted) is an error for
+    everybody, never zeros. Run the server with ``maxmemory-policy noeviction``.
 
     **Cost.** A read of up to 2 MiB is a round trip, a write too; a block takes 32 bytes more than
     its contents, and next to nothing if it is zeros. It pickles with its URL and options, the
@@ -179,7 +179,7 @@ class RedisStore(Store):
 
     @property
     def block_size(self) -> int:
-        """What is one key, in bytes."""
+        """What is one key, in bytes, without its head."""
         return self._layout.block_size
 
     @property
@@ -345,7 +345,7 @@ class RedisStore(Store):
                 return self._blocks.raise_fences(self._lease.holder, self._lease.epoch)
             except Fenced as fenced:
                 self._lease.acquire(client, above=fenced.epoch)
-        return self._blocks.raise_fences(self._lease.holder, self._lease.epoch)
+        raise Fenced
 
     @contextlib.contextmanager
     def _translated(self, operation: str, offset: int | None) -> Iterator[None]:
@@ -391,9 +391,8 @@ class RedisStore(Store):
         return kept | {"token": token}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        token = state.pop("token")
-        self.__dict__.update(state)
-        self._begin(token)
+        self.__dict__.update({name: value for name, value in state.items() if name in _KEPT})
+        self._begin(state["token"])
 
     def __repr__(self) -> str:
         return f"RedisStore({shown(self._url)!r}, {self._key!r})"

@@ -57,13 +57,13 @@ class BoundedSocket:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._timeout = sock.gettimeout()
+        self._timeout = self._armed = sock.gettimeout()
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._allowed = MOST_NBYTES
 
     def settimeout(self, seconds: float | None) -> None:
         """Set the timeout of a single call."""
-        self._timeout = seconds
+        self._timeout = self._armed = seconds
         self._sock.settimeout(seconds)
 
     def sendall(self, data: Any) -> None:
@@ -99,8 +99,12 @@ class BoundedSocket:
         if self._timeout == 0:
             return
         left = _left()
-        if left is not None:
-            self._sock.settimeout(left if self._timeout is None else min(left, self._timeout))
+        if left is None:
+            return
+        seconds = left if self._timeout is None else min(left, self._timeout)
+        if seconds != self._armed:  # which is a system call
+            self._armed = seconds
+            self._sock.settimeout(seconds)
 
     def _count(self, count: int) -> int:
         self._allowed -= count
