@@ -183,7 +183,8 @@ class Client:
 
         def once(left: float) -> Any:
             try:
-                with redis_bounds.limited(left):
+                # With less, all that the last try could find is that it has no time.
+                with redis_bounds.limited(max(left, self._timeout / 4)):
                     return call()
             except Exception as error:
                 if self._cluster and _is_passing(error):
