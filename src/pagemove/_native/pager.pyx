@@ -355,5 +355,5 @@ cdef class Pager:
 
 
 cdef int _errno_of(int status):
-    # Beyond all errnos: a store that took less than it was given.
-    return 0 if status == 0 else -status if -status < 4096 else _errno.EIO
+    # 0 of a code: a store that took less than it was given.
+    return 0 if status == 0 else pg_errno_of(-status) or _errno.EIO

@@ -1,4 +1,5 @@
 /* What the pager tells of itself. */
+#include <errno.h>
 #include <string.h>
 #include <time.h>
 
@@ -41,13 +42,24 @@ uint64_t pg_bucket_limit(size_t bucket)
     return bucket < 8 ? bucket + 1 : (8 + bucket % 8 + 1) << (bucket / 8 - 1);
 }
 
+int pg_errno_of(int code)
+{
+    if (code == PG_SHORT)
+        return 0;
+    if (code == PG_NO_ANSWER)
+        return ETIMEDOUT;
+    if (code == PG_GONE || code == PG_NOT_ASKED)
+        return EPIPE;
+    return code == PG_NOT_NOW ? EBUSY : code;
+}
+
 void pg_note_failure(struct pg_region *region, int operation, uint32_t number, int error,
                      uint64_t tries)
 {
     region->failures[region->failure_count % PG_FAILURES] =
         (struct pg_failure){.sequence = region->failure_count,
                             .operation = operation,
-                            .error = error == PG_SHORT ? 0 : error,
+                            .error = pg_errno_of(error),
                             .offset = number * region->block_size,
                             .tries = tries};
     if (region->texts)

@@ -174,7 +174,7 @@ int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint6
 {
     /* The last block may have a rest to be cleared, and tests want to fail reads. */
     if (!store->channel || store->injection_count || offset + length > store->nbytes)
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     return pg_channel_ask(store->channel, store->offset + offset, length, address, protect, line);
 }
 
@@ -208,7 +208,7 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
 
     /* A helper answers when it can, and every read that tests count is one that may wait. */
     if (nowait && (store->injection_count || store->channel))
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     error = inject(store, PG_OP_READ, &shorten);
     if (error)
         return -error;
@@ -224,13 +224,13 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return -errno;
+            return nowait && errno == EAGAIN ? -PG_NOT_NOW : -errno;
         if (got == 0)
             return -PG_SHORT;
         done += (uint64_t)got;
         /* A part was there: the rest is not, or the file ends here, and waiting tells which. */
         if (nowait && done < total)
-            return -EAGAIN;
+            return -PG_NOT_NOW;
         next = advance(next, &used, (uint64_t)got);
     }
     clear_rest(pieces, count, total);

@@ -30,14 +30,14 @@ struct pg_piece {
     uint64_t length;
 };
 
-enum { PG_PIECES = 256, PG_SHORT = 4096 /* "errno" of a file that is shorter than it should be */ };
+enum { PG_PIECES = 256 };
 
 int pg_store_init(struct pg_store *store, const struct pg_config *config, int region,
                   char text[PG_TEXT]);
 void pg_store_free(struct pg_store *store, int inherited);
 
 /* Read pieces that follow each other in the store. What lies beyond its end becomes zeros. With
- * `nowait`, -EAGAIN where that would have to wait for a device. All of it, or -errno, -PG_SHORT. */
+ * `nowait`, -PG_NOT_NOW where that would have to wait for a device. All of it, or -errno, -PG_SHORT. */
 int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                   size_t count, int nowait);
 
@@ -45,7 +45,7 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                    size_t count);
 
-/* Have a helper read a block and put it at `address` itself, without waiting for it. -EAGAIN: it is
+/* Have a helper read a block and put it at `address` itself, without waiting for it. -PG_NOT_NOW: it is
  * to be read as others are. */
 struct pg_line;
 int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t address,

@@ -9,7 +9,7 @@
 int pg_put_job(struct pg_region *region, struct pg_job job)
 {
     if (region->job_count == PG_JOBS)
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     region->jobs[region->job_count++] = job;
     region->starving += job.starved != 0;
     pthread_cond_signal(&region->work);
