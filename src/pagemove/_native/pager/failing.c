@@ -57,7 +57,7 @@ static void describe(struct pg_region *region, uint32_t number, int error, uint6
     char text[PG_TEXT];
 
     /* Of what the helper says, the first line has the cause. */
-    pg_store_text(&region->store, text);
+    pg_store_text(&region->store, PG_OP_READ, number * region->block_size, error, text);
     text[strcspn(text, "\n")] = 0;
     say("pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); whoever "
         "touches them gets SIGBUS\n",

@@ -275,11 +275,12 @@ static void take_late(struct pg_region *region, uint32_t number)
 void pg_take_answer(struct pg_region *region)
 {
     struct pg_job job = region->asked;
-    int error = pg_store_answer(&region->store, region->line);
+    int error;
 
-    if (error == -ETIMEDOUT) {
+    if (pg_store_answer(&region->store, region->line, job.number * region->block_size,
+                        region->block_size, &error)) {
         region->asked_late = 1;
-        pg_put_off(region, job, -error, 0, 0);
+        pg_put_off(region, job, PG_NO_ANSWER, 0, 0);
         return;
     }
     region->line = NULL;

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "blocks.h"
+#include "clock.h"
 #include "frames.h"
 #include "pager.h"
 #include "store.h"
@@ -118,8 +119,6 @@ struct pg_region {
     struct pg_region *next, **link; /* of all regions, for fork */
     int inherited;
 };
-
-uint64_t pg_now(void);
 
 /* Start a thread that takes no signals. 0 or -errno. Needs no lock. */
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);

@@ -1,25 +1,14 @@
 /* What the pager tells of itself. */
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "channel.h"
 #include "region.h"
 
-uint64_t pg_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 void pg_pause(struct pg_region *region, uint64_t nanoseconds)
 {
-    struct timespec pause = {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
-
     pthread_mutex_unlock(&region->lock);
-    nanosleep(&pause, NULL);
+    pg_sleep(nanoseconds);
     pthread_mutex_lock(&region->lock);
 }
 
@@ -63,7 +52,8 @@ void pg_note_failure(struct pg_region *region, int operation, uint32_t number, i
                             .offset = number * region->block_size,
                             .tries = tries};
     if (region->texts)
-        pg_store_text(&region->store, region->texts[region->failure_count % PG_FAILURES]);
+        pg_store_text(&region->store, operation, number * region->block_size, error,
+                      region->texts[region->failure_count % PG_FAILURES]);
     region->failure_count++;
 }
 
