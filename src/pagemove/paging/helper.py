@@ -66,10 +66,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(_CONTROL, False)
     control = socket.socket(fileno=_CONTROL)
-    # What a store starts must not hold any of it: nobody would see this process end.
-    numbers, descriptors, _, _ = socket.recv_fds(
-        control, _NUMBERS.size, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-    )
+    numbers, descriptors, _, _ = socket.recv_fds(control, _NUMBERS.size, _MOST_DESCRIPTORS)
+    # What a store starts must not hold any of it: nobody would see this process end. (recv_fds
+    # ignores MSG_CMSG_CLOEXEC.)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
     if not numbers:
         os._exit(0)
     _, nbytes = _NUMBERS.unpack(numbers)
