@@ -247,16 +247,21 @@ class TestTime:
         assert child(_stopped_alone, tmp_path, deadline=60) == "late"
 
 
+#: Its read takes a second of the time in which it runs.
+_SLOW = _MINE.replace("Mine", "Slow").replace(
+    '        buffer[:] = b"m"',
+    '        for _ in range(100):\n            time.sleep(0.01)\n        buffer[:] = b"s"',
+)
+
+
 def _program(folder: Path) -> subprocess.Popen[str]:
     path = folder / "program.py"
     path.write_text(
-        _MINE.replace("Mine", "Slow").replace(
-            'buffer[:] = b"m"', 'time.sleep(0.6); buffer[:] = b"s"'
-        )
+        _SLOW
         + textwrap.dedent("""
         import time
         if __name__ == "__main__":
-            how = dict(block_size=4096, store_timeout=1, prefetch="off")
+            how = dict(block_size=4096, store_timeout=2, prefetch="off")
             region = pagemove.PagedMemory(Slow(), **how)
             print("reading", flush=True)
             with memoryview(region) as view:
