@@ -147,6 +147,15 @@ class PagedMemory(Pager):
     def _open(self, store: Store, options: Checked) -> None:
         self._file_lock = file_lock(store) if options.mode == MODES["r+"] else None
         try:
+            self._serve(store, options)
+        except BaseException:
+            # The exception may keep this object.
+            if self._file_lock is not None:
+                self._file_lock.close()
+            raise
+
+    def _serve(self, store: Store, options: Checked) -> None:
+        try:
             with serving(store, options.block_size, options.limit) as served:
                 super().__init__(
                     nbytes=store.nbytes,

@@ -211,7 +211,7 @@ def scan(fd: int, path: Path, header: Header) -> Scan:
             data = os.pread(fd, found[1].length, end + _RECORD.size)
             whole = checksum_of(header, found[0], sequence, data) == found[1].checksum
         if found is None or not whole:
-            if end >= sure.length and (crashed or _may_be_torn(fd, end, size, chain)):
+            if end >= sure.length and (crashed or _may_be_torn(fd, end, header.layout, chain)):
                 break
             raise _damaged(path, end)
         block, place = found
@@ -244,13 +244,13 @@ def _longest(block_size: int) -> int:
     return block_size + (block_size >> 7) + 512
 
 
-def _may_be_torn(fd: int, end: int, size: int, chain: int) -> bool:
+def _may_be_torn(fd: int, end: int, layout: Layout, chain: int) -> bool:
     """Tell whether a killed process may have left what is at the end of the file.
 
     It leaves a part of one record. So it was not a whole one that has changed: the file does not
     end where the record does, and no other continues it.
     """
-    rest = os.pread(fd, min(size - end, 2 * _longest(LARGEST_BLOCK)), end)
+    rest = os.pread(fd, 2 * _longest(layout.block_size), end)
     if len(rest) < _RECORD.size:
         return True
     head = rest[: _RECORD.size]

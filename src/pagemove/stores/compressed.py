@@ -232,8 +232,9 @@ class CompressedStore(Store):
                     before[piece.start : piece.start + piece.length] = part
                     part = memoryview(before)
                 packed = None if ranges.is_zero(part) else self._compressor.compress(part)
+                shelf = self._used("write", start)
                 try:
-                    self._used("write", start).put(piece.block, packed)
+                    shelf.put(piece.block, packed)
                 except OSError as error:
                     raise self._failure(error, "write", start) from error
 
@@ -245,8 +246,9 @@ class CompressedStore(Store):
         StoreError
             It cannot be made durable.
         """
+        shelf = self._used("flush", None)
         try:
-            self._used("flush", None).sync()
+            shelf.sync()
         except OSError as error:
             raise self._failure(error, "flush", None) from error
 
@@ -283,8 +285,9 @@ class CompressedStore(Store):
         import zstandard
 
         place = block * self.block_size
+        shelf = self._used(operation, place)
         try:
-            packed = self._used(operation, place).get(block)
+            packed = shelf.get(block)
             if packed is None:
                 return None
             # It says how long it is, and that many bytes are allocated.
@@ -335,8 +338,6 @@ class CompressedStore(Store):
         return found
 
     def _failure(self, error: Exception, operation: str, offset: int | None) -> StoreError:
-        if isinstance(error, StoreError):
-            return error
         place = "" if offset is None else f" at byte {offset}"
         cause = error.strerror if isinstance(error, OSError) and error.strerror else error
         return StoreError(

@@ -22,16 +22,17 @@ class _Inherited(Protocol):
     def _in_child(self) -> None: ...
 
 
-_inherited: weakref.WeakSet[_Inherited] = weakref.WeakSet()
+# By identity: a store may be of a class whose objects have no hash.
+_inherited: weakref.WeakValueDictionary[int, _Inherited] = weakref.WeakValueDictionary()
 
 
 def tell_in_child(inherited: _Inherited) -> None:
     """Have its method `_in_child` called in each child that is made by fork from now on."""
-    _inherited.add(inherited)
+    _inherited[id(inherited)] = inherited
 
 
 def _in_child() -> None:
-    for each in list(_inherited):
+    for each in list(_inherited.values()):
         each._in_child()
 
 
