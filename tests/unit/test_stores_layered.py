@@ -337,6 +337,23 @@ class TestFailedFlush:
             store.flush()
             assert path.read_bytes() == BOTTOM == read(store)
 
+    def test_what_is_written_while_it_fails_is_not_taken_for_a_copy(self, path, bottom):
+        with layered(path, bottom) as store:
+            read(store)
+
+            def sync() -> None:
+                store.write(0, b"w" * 4 * K)
+                raise OSError(errno.EIO, "lost")
+
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(store.top, "_sync", sync)
+                with pytest.raises(StoreError, match="EIO"):
+                    store.flush()
+            assert read(store) == b"w" * 4 * K + BOTTOM[4 * K :]
+            store.write(0, b"w" * 4 * K)
+            store.flush()
+            assert path.read_bytes() == b"w" * 4 * K + BOTTOM[4 * K :]
+
     def test_a_part_is_written_over_what_is_below_then(self, path, bottom):
         with faulty(path, bottom) as store:
             read(store)
@@ -365,7 +382,6 @@ class TestFailedFlush:
             fail.append(None)
             with pytest.raises(StoreError, match=r"its map .*lost"):
                 store.flush()
-            store.write(0, b"a" * 4 * K)
             store.flush()
         with layered(path, bottom, cache=False) as store:
             assert read(store) == b"a" * 4 * K + BOTTOM[4 * K :]
