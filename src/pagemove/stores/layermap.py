@@ -122,11 +122,11 @@ class LayerMap:
         self._unsure = False
 
     def close(self) -> None:
-        """Drop the file. Twice is fine."""
+        """Close the file. Twice is fine. Not while another thread flushes."""
         with self._lock:
             file, self._file = self._file, None
             if file is not None:
-                file.release()
+                file.close()
 
     def _open(self, path: Path) -> None:
         file = Descriptor(path, os.O_RDWR | os.O_CREAT)
