@@ -12,6 +12,7 @@ from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.base import Store
 from pagemove.stores.faulty import FaultyFileStore
 from pagemove.stores.file import FileStore
+from pagemove.stores.filelock import FileLock
 
 _LARGEST_REQUEST = 2 << 20
 
@@ -31,6 +32,14 @@ def is_native(store: Store) -> bool:
     Not a subclass: what it overrides would not be asked.
     """
     return type(store) in (FileStore, FaultyFileStore)
+
+
+def file_lock(store: Store) -> FileLock | None:
+    """Take the lock of a file that the pager is going to write; BlockingIOError if it is taken.
+
+    Any other store runs in a helper, and locks there what it writes.
+    """
+    return store.hand_over_lock() if isinstance(store, FileStore) and is_native(store) else None
 
 
 def label_of(store: Store) -> str:

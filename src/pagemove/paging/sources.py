@@ -35,10 +35,11 @@ class Source:
     text: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def open(self, *, writable: bool = False) -> Store:
+    def open(self, *, writable: bool = False, lock: bool = True) -> Store:
         """Open the store.
 
         Where a kind of store cannot be written `writable` changes nothing: the store says so.
+        `lock` is for files.
 
         Raises
         ------
@@ -57,7 +58,7 @@ class Source:
         if self.options:
             raise ValueError("storage_options are for URLs, and this is a path")
         path = unquote(urlsplit(self.text).path) if scheme else self.text
-        return FileStore(path, writable=writable)
+        return FileStore(path, writable=writable, lock=lock)
 
     @property
     def shown(self) -> str:

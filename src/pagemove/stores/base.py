@@ -45,6 +45,10 @@ class Store(abc.ABC):
         Whether another process, made from the same pickle, finds all that was written. False for a
         store that keeps what is written in its own process: should that process die, what was in it
         is gone, and reading it is an error, never zeros or what was there before.
+    flush_retryable : bool
+        What a `flush` that raised means. False: what was written since the last one that returned
+        may be lost, and has to be written again. True: nothing is lost, and a later flush that
+        returns covers that too.
 
     Examples
     --------
@@ -65,6 +69,7 @@ class Store(abc.ABC):
 
     concurrency: int = 16
     restartable: bool = True
+    flush_retryable: bool = False
 
     @property
     @abc.abstractmethod
