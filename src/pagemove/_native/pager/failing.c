@@ -164,14 +164,15 @@ uint64_t pg_backoff(uint64_t tries)
     return UINT64_C(1000000) << (tries > 8 ? 8 : tries ? tries - 1 : 0);
 }
 
-/* Whether a block that is in memory, but cannot be put where it is wanted, is tried for as long as
- * it takes: its store is sound, and perhaps has it not. */
+/* Whether a block that cannot be had for want of memory, or is in memory already and cannot be put
+ * where it is wanted, is tried for as long as it takes: its store is sound, and perhaps has it not.
+ */
 static int is_kept(const struct pg_region *region, const struct pg_job *job, int error)
 {
     unsigned flags = region->blocks.at[job->entry].flags;
 
     if (job->slot == PG_NO_SLOT)
-        return 0;
+        return error == PG_NO_MEMORY;
     return error == ENOMEM || error == EBUSY || error == EAGAIN ||
            (flags & PG_DIRTY && !(flags & PG_PATCH));
 }

@@ -257,10 +257,9 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
     job.slot = PG_NO_SLOT;
     job.tries++;
     region->counters.retries++;
-    if (fresh && error == -EFAULT) /* there is no memory for the slot */
-        pg_put_off(region, job, ENOMEM, pg_backoff(job.tries), 1);
-    else
-        pg_put_off(region, job, -error, pg_backoff(job.tries), 0);
+    /* Memory that a slot gets by being read into may be refused, by a cgroup that is full. */
+    pg_put_off(region, job, fresh && error == -EFAULT ? PG_NO_MEMORY : -error,
+               pg_backoff(job.tries), 0);
 }
 
 /* Small blocks are put into the region by the helper itself: that is one switch between processes

@@ -26,6 +26,7 @@ enum pg_code {
     PG_NO_ANSWER,    /* the helper was asked, and has not answered in time */
     PG_GONE,         /* it was asked, and has ended: what became of the request is not known */
     PG_NOT_ASKED,    /* it had ended before it could be asked: nothing became of it */
+    PG_NO_MEMORY,    /* there is none for a slot to read into */
     PG_NOT_DURABLE,  /* of blocks that have left memory it is not known, and never will be */
 };
 

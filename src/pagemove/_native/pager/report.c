@@ -49,6 +49,8 @@ int pg_errno_of(int code)
         return ETIMEDOUT;
     if (code == PG_GONE || code == PG_NOT_ASKED)
         return EPIPE;
+    if (code == PG_NO_MEMORY)
+        return ENOMEM;
     return code == PG_NOT_NOW ? EBUSY : code;
 }
 
