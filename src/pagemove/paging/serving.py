@@ -23,7 +23,7 @@ class Serving(TypedDict):
     fd: int
     label: bytes
     injection: list[tuple[int, int, int, int, int]]
-    helper: tuple[list[bytes], int, int, int, int, int] | None
+    helper: tuple[list[bytes], int, int, int, int, int, int] | None
 
 
 def is_native(store: Store) -> bool:
@@ -77,7 +77,9 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
 
     count, nbytes = lines(block_size, limit, store.concurrency)
     with contextlib.closing(Helper(store)) as helper:
-        process = (helper.argv, helper.config, helper.log, count, nbytes, int(store.restartable))
+        retryable = int(store.flush_retryable)
+        numbers = helper.config, helper.log, count, nbytes, int(store.restartable), retryable
+        process = (helper.argv, *numbers)
         yield Serving(fd=-1, label=label, injection=[], helper=process)
 
 
