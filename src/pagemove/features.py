@@ -15,7 +15,6 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pagemove._native import calls, remap
@@ -286,7 +285,8 @@ os.register_at_fork(after_in_child=_probe.cache_clear)
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        with open(path) as file:
+            return file.read().strip()
     except OSError:
         return ""
 
