@@ -27,10 +27,13 @@ class Source:
         As it was given. The URL of a Redis server ends with ``#`` and the name of the array.
     options : mapping
         For what opens a URL; may hold secrets.
+    options_called : str
+        What the user knows them by.
     """
 
     text: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    options_called: str = "storage_options"
 
     def open(self, *, writable: bool = False) -> Store:
         """Open the store.
@@ -54,7 +57,7 @@ class Source:
 
             return FsspecStore(self.text, **self.options)
         if self.options:
-            raise ValueError("storage_options are for URLs, and this is a path")
+            raise ValueError(f"{self.options_called} is for URLs, and this is a path")
         return FileStore(_path_of(self.text) if scheme else self.text, writable=writable)
 
     @property

@@ -7,14 +7,13 @@ import operator
 import os
 import stat
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pagemove.errors import StoreError, store_error
 from pagemove.stores.base import Store, read_only
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from typing_extensions import Buffer
 
 # What cannot be read at any offset, by its kind.
@@ -67,8 +66,6 @@ class FileStore(Store):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = False) -> None:
-        from pathlib import Path  # half as slow to import as all of pagemove
-
         self._fd = -1
         # Not resolved: `..` after a symbolic link means what it means to open(2).
         self._path = Path(path).absolute()
