@@ -233,6 +233,29 @@ class TestCommandLine:
         result = command("doctor", "--json", python=("-c", code))
         assert result.stderr == "[]\n"
 
+    @pytest.mark.parametrize("module", ["typer", "rich"])
+    def test_without_its_libraries_it_says_how_to_install_them(self, module):
+        code = f"import sys; sys.modules[{module!r}] = None; from pagemove.cli import main; main()"
+        result = command("doctor", python=("-c", code))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == (
+            f"pagemove: the command line needs {module}: pip install 'pagemove[cli]'\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("words", "completed"),
+        [
+            ("pagemove do", "doctor"),
+            ("pagemove page --li", "--limit"),
+            ("pagemove compare --q", "--quick"),
+        ],
+    )
+    def test_a_shell_completes_commands_and_their_options(self, words, completed):
+        typed = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        environment = {**os.environ, "_PAGEMOVE_COMPLETE": "complete_bash", **typed}
+        result = command(env=environment)
+        assert result.stdout.split() == [completed], result.stderr
+
     def test_main_is_the_app(self, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["pagemove", "--version"])
         with pytest.raises(SystemExit) as caught:
