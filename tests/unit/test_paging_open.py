@@ -248,7 +248,7 @@ class TestSources:
         def opened(url, **options):
             raise LookupError(url, options)
 
-        monkeypatch.setattr("pagemove.paging.sources.FsspecStore", opened)
+        monkeypatch.setattr("pagemove.stores.fsspec.FsspecStore", opened)
         for url in ("S3://bucket/x", "simplecache::https://host/x"):
             with pytest.raises(LookupError) as caught:
                 open_array(url, storage_options={"anon": True})
@@ -266,7 +266,7 @@ class TestSources:
         def opened(url, key, **options):
             raise LookupError(url, key, options)
 
-        monkeypatch.setattr("pagemove.paging.sources.RedisStore", opened)
+        monkeypatch.setattr("pagemove.stores.redis.RedisStore", opened)
         with pytest.raises(LookupError) as caught:
             open_array("Redis://host/1?x=y#my%20array", mode="r+", storage_options={"lease": 5})
         expected = ("Redis://host/1?x=y", "my array", {"writable": True, "lease": 5})

@@ -46,11 +46,6 @@ class Store(abc.ABC):
         store that keeps what is written in its own process: should that process die, what was in it
         is gone, and reading it is an error, never zeros or what was there before.
     flush_retryable : bool
-        What a `flush` that raised means. False: what was written since the last one that returned
-        may be lost, and has to be written again. True: nothing is lost, and a later flush that
-        returns covers that too.
-
-    flush_retryable : bool
         Whether a `flush` that raises has lost nothing of what `write` accepted, so that a later one
         that returns covers all of it, whatever the earlier one said. True for what a server has
         accepted and keeps; False for anything that ends in fsync(2), which after a failure may have
