@@ -98,13 +98,32 @@ def merged(run: Run) -> None:
     run.over.wait()
 
 
+def closed(run: Run) -> None:
+    """Somebody closes the descriptors by which the region is served, when nobody uses it."""
+    if run.over.wait(_chance(run, "closed").random() * run.scenario.seconds):
+        return
+    null = os.open(os.devnull, os.O_RDONLY)
+    with contextlib.ExitStack() as stack:
+        for lock in run.busy:
+            stack.enter_context(lock)
+        run.doomed = True
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                if "userfaultfd" in os.readlink(f"/proc/self/fd/{name}"):
+                    # Not free for what is opened next, which the region would take for its own.
+                    os.dup2(null, int(name))
+        # Noticed at once is not before it has happened.
+        time.sleep(0.2)
+    os.close(null)
+
+
 def merge() -> None:
     """Let the kernel merge whatever this process maps from now on."""
     ctypes.CDLL(None).prctl(_PR_SET_MEMORY_MERGE, 1, 0, 0, 0)
 
 
 ACTIONS: dict[str, Callable[[Run], None]] = {
-    action.__name__: action for action in (stopped, frozen, killed, paused, forked, merged)
+    action.__name__: action for action in (stopped, frozen, killed, paused, forked, closed, merged)
 }
-#: What needs nothing of the machine.
-DRAWN = tuple(name for name in ACTIONS if name != "merged")
+#: What needs nothing of the machine, and does not end the region.
+DRAWN = ("forked", "frozen", "killed", "paused", "stopped")

@@ -57,6 +57,9 @@ class Scenario:
         lasting = kind not in ("compressed", "file")
         if "killed" in troubles and not lasting:
             troubles = ("late", "before", "after")
+        acts = [*chance.sample(chaos.DRAWN, chance.randrange(4)), *(["merged"] * merging)]
+        if chance.random() < 0.05:
+            acts.append("closed")
         return cls(
             seed=seed,
             kind=kind,
@@ -67,7 +70,7 @@ class Scenario:
             threads=chance.choice([1, 2, 3]),
             wild=chance.choice([5, 30, 100]) if troubles else 0,
             troubles=(*troubles, "slow") if troubles else (),
-            chaos=(*chance.sample(chaos.DRAWN, chance.randrange(4)), *(["merged"] * merging)),
+            chaos=tuple(acts),
             timeout=chance.choice([0.3, 1.0]),
             seconds=seconds,
             ahead=chance.random() < 0.7,
@@ -76,7 +79,7 @@ class Scenario:
     @property
     def strict(self) -> bool:
         """Whether nothing may fail: the store is sound, and no time is lost that counts."""
-        return not self.troubles and not {"stopped", "frozen"} & {*self.chaos}
+        return not self.troubles and not {"stopped", "frozen", "closed"} & {*self.chaos}
 
     @property
     def lossy(self) -> bool:
