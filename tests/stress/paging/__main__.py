@@ -33,7 +33,7 @@ def main() -> int:
         if number - asked.seed == asked.count if asked.count else time.monotonic() > end:
             break
         scenario = Scenario.drawn(number, **how)
-        if KINDS[scenario.kind].missing():
+        if any(map(needs.missing, KINDS[scenario.kind].needs)):
             continue
         before = time.monotonic()
         try:

@@ -26,7 +26,7 @@ from pagemove.stores import (
 )
 from pagemove.stores.faulty import Fault, FaultyFileStore
 from support.helpers import Words
-from support.servers import Process, Redis, Web, free_ports, no_module, no_redis
+from support.servers import Process, Redis, Web, free_ports
 from support.stores import BytesStore
 from support.unruly import Disk, Plan, Unruly
 
@@ -205,26 +205,27 @@ def _redis(order: Order) -> Backing:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of store: how it is made, in which modes, and what is missing for it."""
+    """A kind of store: how it is made, what it needs (`support.needs`), in which modes."""
 
     make: Callable[[Order], Backing]
+    needs: tuple[str, ...] = ()
     modes: tuple[str, ...] = ("r", "r+", "c")
-    missing: Callable[[], str | None] = lambda: None
 
 
-_zstandard = no_module("zstandard")
-_no_fsspec = no_module("fsspec")
+def _of_fsspec(protocol: str) -> Kind:
+    return Kind(functools.partial(_fsspec, protocol=protocol), ("fsspec",), ("r", "c"))
+
 
 KINDS: dict[str, Kind] = {
     "file": Kind(_file),
     "disk": Kind(_disk),
     "callable": Kind(_callable),
-    "compressed": Kind(functools.partial(_compressed, in_file=False), missing=_zstandard),
-    "compressed file": Kind(functools.partial(_compressed, in_file=True), missing=_zstandard),
+    "compressed": Kind(functools.partial(_compressed, in_file=False), ("zstandard",)),
+    "compressed file": Kind(functools.partial(_compressed, in_file=True), ("zstandard",)),
     "layered": Kind(functools.partial(_layered, compressed=False)),
-    "layered compressed": Kind(functools.partial(_layered, compressed=True), missing=_zstandard),
-    "fsspec file": Kind(functools.partial(_fsspec, protocol="file"), ("r", "c"), _no_fsspec),
-    "fsspec memory": Kind(functools.partial(_fsspec, protocol="memory"), ("r", "c"), _no_fsspec),
-    "fsspec http": Kind(functools.partial(_fsspec, protocol="http"), ("r", "c"), _no_fsspec),
-    "redis": Kind(_redis, missing=no_redis),
+    "layered compressed": Kind(functools.partial(_layered, compressed=True), ("zstandard",)),
+    "fsspec file": _of_fsspec("file"),
+    "fsspec memory": _of_fsspec("memory"),
+    "fsspec http": _of_fsspec("http"),
+    "redis": Kind(_redis, ("redis",)),
 }
