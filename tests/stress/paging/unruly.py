@@ -144,6 +144,8 @@ class Run:
             )
         elif kind < 0.985:
             self.flush()
+        elif kind < 0.99 and self.scenario.mode == "r":
+            self.trespass(page)
         elif self.flushed[page] == low and (self.scenario.mode == "r+" or not low):
             with contextlib.suppress(OSError):
                 lowlevel.madvise(self.address(page), PAGE, mmap.MADV_DONTNEED)
@@ -167,6 +169,16 @@ class Run:
         store(self.address(page), self.words(page, version).tobytes(), gil=gil)
         self.low[page] = version
         self.counts["stores"] += 1
+
+    def trespass(self, page: int) -> None:
+        """Write to what is only to be read: that is a signal, and nothing has changed."""
+        with contextlib.suppress(Struck):
+            store(self.address(page), bytes(8))
+            raise AssertionError(f"page {page} of a region that is only read was written to")
+        # For a moment it may be no data for anybody.
+        limit = time.monotonic() + 10
+        while error := self.cannot_have(page):
+            assert time.monotonic() < limit, f"page {page} stays away after a refusal: {error}"
 
     def flush(self) -> bool:
         """Flush, and remember what that has promised; tell whether it has."""
