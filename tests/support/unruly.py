@@ -119,6 +119,7 @@ class Disk(Store):
         self._cache = os.open(self._beside("cache"), os.O_RDWR)
         with self._beside("newer").open("r+b") as file:
             self._newer = np.frombuffer(mmap.mmap(file.fileno(), 0), np.uint8)
+        self._marking = threading.Lock()
 
     @property
     def nbytes(self) -> int:
@@ -134,18 +135,23 @@ class Disk(Store):
         # In pieces, so that whoever is killed is so in the midst of one.
         while at < len(view):
             at += os.pwrite(self._cache, view[at : at + _PAGE], offset + at)
-        self._newer[offset // _PAGE : -(-(offset + len(view)) // _PAGE)] = 1
+        with self._marking:
+            self._newer[offset // _PAGE : -(-(offset + len(view)) // _PAGE)] = 1
 
     def flush(self, *, losing: int = 0) -> None:
         """Copy what is newer to the file; `losing` every so many pages of it, as a disk may."""
         with locked(self._beside("flushing"), fcntl.LOCK_EX):
+            # Marked until it is copied, for this process may end in between; but not if it is
+            # written meanwhile.
             pages = np.flatnonzero(self._newer)
-            self._newer[pages] = 0
+            self._newer[pages] = 2
             for number, page in enumerate(pages.tolist()):
                 if losing and number % losing == 0:
                     continue
                 data = os.pread(self._cache, _PAGE, page * _PAGE)
                 os.pwrite(self._device, data, page * _PAGE)
+            with self._marking:
+                self._newer[pages[self._newer[pages] == 2]] = 0
 
     def close(self) -> None:
         for name in ("_device", "_cache"):
