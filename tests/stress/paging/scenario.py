@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from support.paging import KIB, MIB
 
@@ -57,10 +57,7 @@ class Scenario:
         lasting = kind not in ("compressed", "file")
         if "killed" in troubles and not lasting:
             troubles = ("late", "before", "after")
-        acts = [*chance.sample(chaos.DRAWN, chance.randrange(4)), *(["merged"] * merging)]
-        if chance.random() < 0.05:
-            acts.append("closed")
-        return cls(
+        scenario = cls(
             seed=seed,
             kind=kind,
             mode=chance.choice([m for m in ("r", "r+", "r+", "r+", "c") if m in KINDS[kind].modes]),
@@ -70,11 +67,14 @@ class Scenario:
             threads=chance.choice([1, 2, 3]),
             wild=chance.choice([5, 30, 100]) if troubles else 0,
             troubles=(*troubles, "slow") if troubles else (),
-            chaos=tuple(acts),
+            chaos=(*chance.sample(chaos.DRAWN, chance.randrange(4)), *(["merged"] * merging)),
             timeout=chance.choice([0.3, 1.0]),
             seconds=seconds,
             ahead=chance.random() < 0.7,
         )
+        if chance.random() < 0.05:
+            return replace(scenario, chaos=(*scenario.chaos, "closed"))
+        return scenario
 
     @property
     def strict(self) -> bool:

@@ -23,7 +23,7 @@ SEEDS = {
     "compressed": 23,
     "compressed file": 2433,
     "layered": 62,
-    "layered compressed": 210,
+    "layered compressed": 254,
     "fsspec file": 51,
     "fsspec memory": 77,
     "fsspec http": 19,
