@@ -11,6 +11,7 @@ import pytest
 
 from pagemove import StoreError
 from pagemove.stores import FsspecStore, s3
+from pagemove.stores.http import Resource
 from support.servers import Moto, free_ports
 
 s3fs = pytest.importorskip("s3fs")
@@ -50,7 +51,7 @@ def read(store: FsspecStore, offset: int = 5, length: int = 1000) -> bytes:
 
 def reads_by_obstore(store: FsspecStore) -> bool:
     """Tell, of a store that has been read, what read it."""
-    reader = store._s3
+    reader = store._opened._s3
     return reader is not None and reader._proven
 
 
@@ -84,7 +85,7 @@ def test_credentials_that_botocore_finds(server, url, tmp_path, monkeypatch, whe
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
         options["profile"] = "mine"
     with FsspecStore(url, timeout=30, endpoint_url=server.url, **options) as store:
-        found = s3._found(store._filesystem, 30)
+        found = s3._found(store._opened._filesystem, 30)
         assert (found["access_key_id"], found["secret_access_key"]) == ("found", "hidden")
         assert read(store) == CONTENTS[5:1005]
         assert reads_by_obstore(store)
@@ -129,13 +130,14 @@ def test_s3fs_reads_what_obstore_never_could(server, url):
         client_options={"allow_http": True},
         retry_config={"max_retries": 0},
     )
-    store._s3, store._s3_tried = s3.Reader(nowhere, "x", "etag"), True
+    opener = store._opened
+    opener._s3, opener._s3_tried = s3.Reader(nowhere, "x", Resource(1, "etag")), True
     for _ in range(5):
         assert read(store) == CONTENTS[5:1005]
-    assert store._s3.hopeless
-    assert store._s3._doubts == 3
+    assert opener._s3.hopeless
+    assert opener._s3._doubts == 3
     # But what could is not given up for a failure of the server.
-    store._s3._proven, store._s3._doubts, store._timeout = True, 0, 0.3
+    opener._s3._proven, opener._s3._doubts, store._timeout = True, 0, 0.3
     with pytest.raises(StoreError, match="error sending request") as caught:
         read(store)
     assert "Debug source" not in str(caught.value)

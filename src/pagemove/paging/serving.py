@@ -13,6 +13,7 @@ from pagemove.stores.base import Store
 from pagemove.stores.faulty import FaultyFileStore
 from pagemove.stores.file import FileStore
 from pagemove.stores.filelock import FileLock
+from pagemove.stores.fsspec import FsspecStore
 
 _LARGEST_REQUEST = 2 << 20
 
@@ -21,6 +22,7 @@ class Serving(TypedDict):
     """What the pager is told of a store: keywords of `Pager`, and the descriptor of a file."""
 
     fd: int
+    offset: int
     label: bytes
     injection: list[tuple[int, int, int, int, int]]
     helper: tuple[list[bytes], int, int, int, int, int] | None
@@ -68,17 +70,22 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
         faults = store.faults if isinstance(store, FaultyFileStore) else ()
         yield Serving(
             fd=store.fileno(),
+            offset=0,
             label=label,
             injection=[fault.injection for fault in faults],
             helper=None,
         )
+        return
+    place = store.in_file() if type(store) is FsspecStore else None
+    if place is not None:
+        yield Serving(fd=place[0], offset=place[1], label=label, injection=[], helper=None)
         return
     from pagemove.paging.handover import Helper  # and multiprocessing, which files do not need
 
     count, nbytes = lines(block_size, limit, store.concurrency)
     with contextlib.closing(Helper(store)) as helper:
         process = (helper.argv, helper.config, helper.log, count, nbytes, int(store.restartable))
-        yield Serving(fd=-1, label=label, injection=[], helper=process)
+        yield Serving(fd=-1, offset=0, label=label, injection=[], helper=process)
 
 
 def lines(block_size: int, limit: int, concurrency: int) -> tuple[int, int]:
