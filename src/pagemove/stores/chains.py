@@ -14,6 +14,7 @@ import tarfile
 import zipfile
 from typing import Any, NamedTuple
 
+from pagemove.stores import caches
 from pagemove.stores.http import Guard
 
 _MOST_LEVELS = 16
@@ -72,13 +73,13 @@ def opened(url: str, options: dict[str, Any], guard: Guard) -> tuple[Any, str]:
     """
     import fsspec  # type: ignore[import-untyped]
 
-    first, *others = url.split("::")
+    parts, options = caches.replaced(url.split("::"), options)
+    first, *others = parts
     kind = fsspec.get_filesystem_class(_protocol(first))
     if others and not _wraps(kind):
         # Then it is a part of the name.
         others = []
     if not others:
-        options = dict(options)
         options = guard.options(options) if _protocol(first) in _WEB else options
         options = {**kind._get_kwargs_from_urls(url), **options, "skip_instance_cache": True}
         return kind(**options), kind._strip_protocol(url)
@@ -91,7 +92,7 @@ def opened(url: str, options: dict[str, Any], guard: Guard) -> tuple[Any, str]:
     for name in {_protocol(part) for part in others}:
         own = {**chained.get(name, {}), "skip_instance_cache": True}
         chained[name] = guard.options(own) if name in _WEB else own
-    filesystem, path = fsspec.core.url_to_fs(url, **chained)
+    filesystem, path = fsspec.core.url_to_fs("::".join(parts), **chained)
     return filesystem, path
 
 

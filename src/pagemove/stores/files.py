@@ -85,33 +85,10 @@ def local_file(filesystem: Any, path: str) -> FileStore | None:
     if kind is LocalFileSystem:
         return FileStore(path)
     if issubclass(kind, WholeFileCacheFileSystem):
-        return _whole_copy(filesystem, path)
+        with filesystem.open(path, "rb") as file:
+            # By its name it may be gone, or another one, by now.
+            return FileStore(f"/proc/self/fd/{file.fileno()}")
     return None
-
-
-def _whole_copy(filesystem: Any, path: str) -> FileStore:
-    """Give the copy that a cache has, or makes now. One that was cut off is not taken for whole."""
-    inner = filesystem._strip_protocol(path)
-    expected = None if filesystem.compression else filesystem.fs.info(inner).get("size")
-    got = 0
-    for _ in range(2):
-        try:
-            with filesystem.open(path, "rb") as file:
-                got = os.fstat(file.fileno()).st_size
-                if expected is None or got == expected:
-                    return FileStore(f"/proc/self/fd/{file.fileno()}")
-        except BaseException:
-            _forget_copy(filesystem, inner)
-            raise
-        _forget_copy(filesystem, inner)
-    raise OSError(errno.EIO, f"the copy of it in the cache has {got} bytes instead of {expected}")
-
-
-def _forget_copy(filesystem: Any, path: str) -> None:
-    with contextlib.suppress(Exception):
-        found = filesystem._check_file(path)
-        if found:
-            os.unlink(found[1] if isinstance(found, tuple) else found)
 
 
 class Handles:
