@@ -139,12 +139,13 @@ def test_files_of_this_machine_are_served_without_a_helper(servers, tmp_path, na
 
 def test_a_range_of_an_archive_that_is_another_one(web, tmp_path):
     """Also where fsspec itself asks, for the index of an archive or the blocks of a cache."""
+    broken = r"answers with bytes|not a zip file|'OSError'"
     for name in ("zip", "zip, deflated", "blockcache"):
         web.lie = ""
         url = CHAINS[name](functools.partial(placed, web), tmp_path, CONTENTS)
         web.lie = "shifted"
         with (
-            pytest.raises((OSError, ValueError), match="answers with bytes|not a zip file"),
+            pytest.raises((OSError, ValueError), match=broken),
             FsspecStore(url, timeout=0.5) as store,
         ):
             read(store, 1000, 1000)

@@ -83,8 +83,11 @@ def _forget_copy(filesystem: Any, path: str) -> None:
 
 def _blocks(base: Any, protocol: str) -> Any:
     """Make a kind of filesystem that forgets a block which has not arrived."""
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
     def opened(self: Any, path: str, mode: str = "rb", **options: Any) -> Any:
+        if type(self.fs) is LocalFileSystem:
+            return self.fs.open(path, mode)  # its files have no cache to be replaced
         file = base._open(self, path, mode, **options)
         cache: Any = getattr(file, "cache", None)
         if isinstance(getattr(cache, "blocks", None), set):

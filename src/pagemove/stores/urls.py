@@ -15,6 +15,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s<>\"'`]+")
 _PORT = re.compile(r"(?:[^:\[]*|\[[^\]]*\])(?::\d*)?$")
 _HIDDEN = "..."
+_NAMED = re.compile(r"(?:redis|valkey)s?:|unix:", re.IGNORECASE)
+_PLAIN = re.compile(r"[\w.-]*$", re.ASCII)
 _SECRET_NAME = re.compile(
     r"pass|pwd|secret|token|sig|key|auth|cred|sas|session|cookie|hmac|code|private|account|conn",
     re.IGNORECASE,
@@ -67,24 +69,23 @@ class Secrets:
 
     def hide(self, text: str) -> str:
         """Leave them out of a text, and what looks like one in any URL of it."""
-        text = _IN_TEXT.sub(lambda found: without_secret(found[0]), text)
         for form in self._forms:
             text = text.replace(form, _HIDDEN)
-        return text
+        return _IN_TEXT.sub(lambda found: without_secret(found[0]), text)
 
 
 def _shown(part: str) -> str:
     scheme = _SCHEME.match(part)
     if scheme is None:
-        return _without_query(part)
+        return _without_query("", part)
     rest = part[scheme.end() :]
     user, at, host = _userinfo(rest)
     if not at:
-        return scheme[0] + _without_query(rest)
+        return scheme[0] + _without_query(scheme[0], rest)
     name, colon, password = user.partition(":")
     shown = f"{name}:{_HIDDEN}@" if colon else f"{_HIDDEN}@"
     # A question mark may belong to the password, or what follows it to the query.
-    return scheme[0] + shown + (_without_query(host) if "?" not in password else "")
+    return scheme[0] + shown + (_without_query(scheme[0], host) if "?" not in password else "")
 
 
 def _userinfo(rest: str) -> tuple[str, str, str]:
@@ -95,15 +96,17 @@ def _userinfo(rest: str) -> tuple[str, str, str]:
     return "", "", rest
 
 
-def _without_query(text: str) -> str:
-    path, mark, query = text.partition("?")
-    if not mark:
-        return text
-    # The name of an array in Redis follows; of a query with one in it nobody can tell.
-    query, hash_, name = query.partition("#")
-    names = [re.match(r"([\w.-]*)(=?)", each) for each in query.split("&")]
-    shown = "&".join(f"{each[1]}={_HIDDEN}" if each and each[2] else _HIDDEN for each in names)
-    return f"{path}?{shown}" + (f"#{name}" if hash_ and "=" not in name else "")
+def _without_query(scheme: str, text: str) -> str:
+    path, hash_, name = text.partition("#")
+    # In a URL of Redis the name of an array; else it may be a token, or the rest of one.
+    if hash_ and ("=" in name or ("?" in path and not _NAMED.match(scheme))):
+        name = _HIDDEN
+    path, mark, query = path.partition("?")
+    parts = [each.partition("=") for each in query.split("&")]
+    shown = "&".join(
+        f"{key}={_HIDDEN}" if equals and _PLAIN.match(key) else _HIDDEN for key, equals, _ in parts
+    )
+    return path + (f"?{shown}" if mark else "") + hash_ + name
 
 
 def _of_url(url: str) -> Iterator[str]:
@@ -124,6 +127,7 @@ def _of_url(url: str) -> Iterator[str]:
                 named = bool(_SECRET_NAME.search(name))
                 if len(value) >= (_SHORTEST if named else _SHORTEST_UNNAMED):
                     yield value
+                    yield value.partition("#")[0]
 
 
 def _of_options(value: Any, *, named: bool) -> Iterator[str]:
