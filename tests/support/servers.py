@@ -221,6 +221,8 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
             span = None
         elif lie == "shorter":
             span, part = f"bytes {first}-{last - 1}/{total}", part[:-1]
+        elif lie == "longer":
+            part = data[first : last + 2]
         elif lie == "total":
             span = f"bytes {first}-{last}/{total + 1}"
         elif lie == "star":

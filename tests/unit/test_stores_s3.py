@@ -12,7 +12,7 @@ import pytest
 from pagemove import StoreError
 from pagemove.stores import FsspecStore, s3
 from pagemove.stores.http import Resource
-from support.servers import Moto, free_ports
+from support.servers import Moto, WebServer, free_ports
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("obstore")
@@ -158,3 +158,87 @@ def test_names_of_all_kinds(server):
         put(server, url, CONTENTS)
         with opened(server, url) as store:
             assert read(store) == CONTENTS[5:1005], name
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        ("shifted", "Requested|asked for bytes"),
+        ("unsaid", "."),
+        ("total", "it had 200000 bytes, and has 200001"),
+        ("whole", "."),
+        ("longer", "got more"),
+    ],
+)
+def test_obstore_gets_another_answer(tmp_path, lie, says):
+    """It is never taken for data."""
+    from obstore.store import S3Store
+
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "x").write_bytes(CONTENTS)
+    with WebServer(tmp_path).running() as web:
+        store = S3Store(
+            "bucket",
+            endpoint=web.url,
+            region="eu",
+            skip_signature=True,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True, "timeout": "5s"},
+            retry_config={"max_retries": 0},
+        )
+        reader = s3.Reader(store, "x", Resource(len(CONTENTS), '"first"'))
+        buffer = bytearray(1000)
+        assert reader.read(5, memoryview(buffer))
+        assert buffer == CONTENTS[5:1005]
+        web.lie = lie
+        with pytest.raises(Exception, match=says):
+            reader.read(5000, memoryview(buffer))
+
+
+class _Body:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.taken = 0
+
+    async def read(self, most: int) -> bytes:
+        part = self._data[self.taken :][:most]
+        self.taken += len(part)
+        return part
+
+    def close(self) -> None:
+        pass
+
+
+class _Answering:
+    """As much of s3fs as answers one request."""
+
+    def __init__(self, **answer: object) -> None:
+        self._answer = answer
+
+    def split_path(self, path: str) -> tuple[str, str, None]:
+        return ("bucket", "x", None)
+
+    async def _call_s3(self, *_: object, **__: object) -> dict[str, object]:
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"ContentRange": "bytes 6-15/100"}, "asked for bytes 5 to 14"),
+        ({"ContentRange": "bytes 5-13/100"}, "asked for bytes 5 to 14"),
+        ({"ContentRange": None}, "asked for bytes 5 to 14"),
+        ({"ContentRange": "bytes 5-14/101"}, "has changed"),
+        ({"ETag": "another"}, "has changed"),
+    ],
+)
+def test_s3fs_gets_another_answer(change, says):
+    import asyncio
+
+    answer = {"ContentRange": "bytes 5-14/100", "ETag": "e", "Body": _Body(CONTENTS)}
+    known = Resource(100, "e")
+    request = s3.fetch(_Answering(**answer), "bucket/x", 5, 10, known, "etag")
+    assert len(asyncio.run(request)) == 11  # one more than asked for: whoever asked sees that
+    request = s3.fetch(_Answering(**{**answer, **change}), "bucket/x", 5, 10, known, "etag")
+    with pytest.raises(OSError, match=says):
+        asyncio.run(request)
