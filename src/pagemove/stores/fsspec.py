@@ -46,6 +46,10 @@ class FsspecStore(Store):
     timeout : float
         Seconds for one read, tries again with growing pauses included. Only filesystems that are
         asynchronous (object storage, HTTP) can be held to it.
+    validate : {"etag", "size", "none"}
+        What has to stay as it was when it was opened, over HTTP and on S3: ETag (or the time of
+        modification) and length, the length, or neither. Not ``"etag"`` where servers behind one
+        name give different ETags for the same bytes.
     **storage_options
         For the filesystem: credentials, an ``endpoint_url``, ``anon=True`` ...
 
@@ -66,10 +70,17 @@ class FsspecStore(Store):
     **Durability, atomicity.** It is only read. Objects cannot be changed in part: to change them
     put a `LayeredStore` over it, whose changes stay in a store of yours; or use mode ``"c"``.
 
-    **Sharing.** Any number of readers. The file must not change meanwhile. Over HTTP a change is
-    noticed (by ETag, or the time of modification), and is an error. On S3 it is noticed where
-    obstore reads; or name the version (``version_aware=True`` and ``?versionId=`` in the URL) where
-    others may replace an object.
+    **Sharing.** Any number of readers. The file must not change meanwhile. Over HTTP and on S3 a
+    change is noticed, as `validate` says, and is an error. Elsewhere it is not.
+
+    **Answers.** The range, the length and the encoding of every answer over HTTP and from S3 are
+    compared with what was asked for; anything else is an error. At most one byte more than that is
+    read.
+
+    **Wrappers.** A member that is stored as it is in a zip or tar archive, a file in ``dir::``, a
+    reference and a copy in ``filecache::`` or ``simplecache::`` are read as a range of what they
+    are in: one of a local file by the pager itself, without a helper process. Where nothing is
+    known of a filesystem that is not asynchronous, one thread at a time reads from it.
 
     **Cost.** One request for each range, up to 16 at a time: choose large blocks, for a request
     takes tens of milliseconds whatever its length. What s3fs has opened obstore reads, if it is
@@ -77,6 +88,7 @@ class FsspecStore(Store):
     ``anon``, ``profile``, ``endpoint_url``, ``use_ssl``, ``client_kwargs`` with a region: in much
     less time than s3fs, which reads otherwise. A member that is compressed in its archive is
     decompressed up to what is read: sequential reading is fine, any other order is not.
+    ``blockcache::`` keeps its blocks for each process, unless `cache_storage` names a folder.
 
     It pickles as URL and options, credentials included, and opens the filesystem in the process
     that reads. What is in ``memory://`` no other process sees: such a file is copied when the store
