@@ -58,6 +58,9 @@ def _whole(base: Any, protocol: str) -> Any:
         got = 0
         for _ in range(2):
             try:
+                # Else it asks first whether there is one, with a request for the whole.
+                if not self._check_file(inner):
+                    self._get_cached_file_before_open(inner)
                 file = base._open(self, path, mode, **options)
             except BaseException:
                 _forget_copy(self, inner)

@@ -122,8 +122,13 @@ def _of_url(url: str) -> Iterator[str]:
             yield from _basic(name, password)
         for text in (rest, host):
             query = text.partition("?")[2]
+            surely = not at or text is host  # and no part of a password
+            if surely:
+                yield query
             for each in query.split("&"):
-                name, _, value = each.partition("=")
+                name, equals, value = each.partition("=")
+                if surely and not equals:
+                    yield name  # or the rest of what is before it
                 named = bool(_SECRET_NAME.search(name))
                 if len(value) >= (_SHORTEST if named else _SHORTEST_UNNAMED):
                     yield value
