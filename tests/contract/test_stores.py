@@ -20,6 +20,9 @@ from pagemove.stores import Store
 from support.descriptors import no_leak  # noqa: F401 (a fixture)
 from support.store_kinds import CONTENTS, Make, N, Servers, load_libraries, params
 
+# fsspec's cache of blocks leaves closing its file to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedRandom:ResourceWarning")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
