@@ -119,6 +119,8 @@ def _of_url(url: str) -> Iterator[str]:
         if at:
             name, colon, password = user.partition(":")
             yield password if colon else name
+            if "?" in password:
+                yield f"{password}@{host}"  # it may be a query with an @ in it
             yield from _basic(name, password)
         for text in (rest, host):
             query = text.partition("?")[2]
