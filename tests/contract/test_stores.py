@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
-import os
 import pickle
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,44 +17,16 @@ import pytest
 
 from pagemove import PagedMemory, StoreError
 from pagemove.stores import Store
-from support.store_kinds import CONTENTS, Make, N, Servers, params
+from support.descriptors import no_leak  # noqa: F401 (a fixture)
+from support.store_kinds import CONTENTS, Make, N, Servers, load_libraries, params
 
-
-@pytest.fixture
-def no_leak() -> Iterator[None]:
-    """Fail a test after which descriptors are left; those of connections may take a moment.
-
-    Their other ends may be in this process, and libraries close them when they come to it: also
-    those of an earlier test, so that there may be fewer than before.
-    """
-    before = _descriptors()
-    yield
-    limit = time.monotonic() + 5
-    while _descriptors() - before and time.monotonic() < limit:
-        gc.collect()
-        time.sleep(0.01)
-    assert not _descriptors() - before
-
-
-def _descriptors() -> Counter[str]:
-    """Count open descriptors by what they are, sockets without their names."""
-    found: Counter[str] = Counter()
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found[os.readlink(f"/proc/self/fd/{name}").partition(":")[0]] += 1
-    return found
+# fsspec's cache of blocks leaves closing its file to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedRandom:ResourceWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    with contextlib.suppress(ImportError):
-        from fsspec.asyn import get_loop
-
-        get_loop()  # which has descriptors of its own, and stays
-    with contextlib.suppress(ImportError):
-        from obstore.store import MemoryStore
-
-        MemoryStore().put("x", b"")  # likewise
+    load_libraries()
     with contextlib.ExitStack() as stack:
         yield Servers(tmp_path_factory.mktemp("servers"), stack)
 

@@ -207,17 +207,77 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
         if first > last:
             self._answer(416, b"", f"bytes */{len(data)}")
         else:
-            self._answer(206, data[first : last + 1], f"bytes {first}-{last}/{len(data)}")
+            self._lie(first, last, data)
 
-    def _answer(self, status: int, data: bytes, span: str | None = None) -> None:
+    def _lie(self, first: int, last: int, data: bytes) -> None:
+        """Answer with a range, or with what a broken server makes of it."""
+        lie, part, total = self.server.lie, data[first : last + 1], len(data)
+        span: str | None = f"bytes {first}-{last}/{total}"
+        headers: dict[str, str] = {}
+        if lie == "shifted" and total > 1:
+            first, last = (first - 1, last - 1) if first else (1, last + 1)
+            part, span = data[first : last + 1], f"bytes {first}-{last}/{total}"
+        elif lie == "unsaid":
+            span = None
+        elif lie == "shorter":
+            span, part = f"bytes {first}-{last - 1}/{total}", part[:-1]
+        elif lie == "longer":
+            part = data[first : last + 2]
+        elif lie == "total":
+            span = f"bytes {first}-{last}/{total + 1}"
+        elif lie == "star":
+            span = f"bytes {first}-{last}/*"
+        elif lie == "whole":
+            self._answer(200, data)
+            return
+        elif lie == "encoded":
+            headers["Content-Encoding"] = "gzip"
+        elif lie == "parts":
+            headers["Content-Type"] = "multipart/byteranges; boundary=x"
+        elif lie in ("endless", "cut", "drip"):
+            headers["Transfer-Encoding"] = "chunked"
+        self._answer(206, part, span, headers)
+
+    def _answer(
+        self,
+        status: int,
+        data: bytes,
+        span: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        headers = headers or {}
         self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
+        if "Transfer-Encoding" not in headers:
+            self.send_header("Content-Length", str(len(data)))
         self.send_header("ETag", f'"{self.server.version}"')
         if span:
             self.send_header("Content-Range", span)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         with contextlib.suppress(OSError):
-            self.wfile.write(data)
+            if "Transfer-Encoding" in headers:
+                self._chunks(data)
+            elif self.command != "HEAD":
+                self.wfile.write(data)
+                self.server.sent += len(data)
+
+    def _chunks(self, data: bytes) -> None:
+        """Send without a length: too little, without end, or a byte now and then."""
+        if self.server.lie == "cut":
+            self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data) - 1, data[:-1]))
+            return
+        drips = self.server.lie == "drip"
+        part = b"1\r\nx\r\n" if drips else b"10000\r\n" + bytes(65536) + b"\r\n"
+        limit = time.monotonic() + DEADLINE
+        while time.monotonic() < limit:
+            self.wfile.write(part)
+            self.server.sent += len(part)
+            time.sleep(0.05 if drips else 0)
+
+    def do_HEAD(self) -> None:
+        path = Path(self.translate_path(self.path))
+        self._answer(200 if path.is_file() else 404, path.read_bytes() if path.is_file() else b"")
 
 
 class WebServer(http.server.ThreadingHTTPServer):
@@ -234,6 +294,12 @@ class WebServer(http.server.ThreadingHTTPServer):
         Whether ranges are given.
     version : str
         The ETag of everything.
+    lie : str
+        What is wrong with answers that should be ranges.
+    sent : int
+        Bytes of all bodies.
+    folder : Path
+        What is served.
     """
 
     daemon_threads = True
@@ -245,6 +311,9 @@ class WebServer(http.server.ThreadingHTTPServer):
         self.faults: list[int | float] = []
         self.ranges = True
         self.version = "first"
+        self.lie = ""
+        self.sent = 0
+        self.folder = folder
 
     def handle_error(self, request: object, client_address: object) -> None:
         pass  # a client that has gone

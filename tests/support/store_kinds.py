@@ -23,6 +23,7 @@ from pagemove.stores import (
     Store,
 )
 from pagemove.stores.faulty import Fault, FaultyFileStore
+from support.chains import CHAINS, Chain
 from support.servers import Moto, Redis, Web, free_ports, redis_cluster
 from support.stores import BytesStore
 
@@ -31,6 +32,18 @@ N = len(CONTENTS)
 
 Make = Callable[..., Store]
 _numbers = itertools.count()
+
+
+def load_libraries() -> None:
+    """Have libraries open what they keep open, which is then no leak of a test."""
+    with contextlib.suppress(ImportError):
+        from fsspec.asyn import get_loop
+
+        get_loop()
+    with contextlib.suppress(ImportError):
+        from obstore.store import MemoryStore
+
+        MemoryStore().put("x", b"")
 
 
 class Servers:
@@ -180,13 +193,46 @@ class Kind:
     reopens: bool = True
 
 
+def chained(origin: str, chain: Chain, folder: Path, servers: Servers) -> Make:
+    def make(contents: bytes = CONTENTS, *, writable: bool = False) -> Store:
+        options: dict[str, object] = {}
+
+        def placed(name: str, data: bytes) -> str:
+            name = f"{next(_numbers)}-{name}"
+            if origin == "file":
+                (folder / name).write_bytes(data)
+                return f"file://{folder}/{name}"
+            if origin == "http":
+                (servers.web.root / name).write_bytes(data)
+                return f"{servers.web.url}/{name}"
+            import s3fs
+
+            s3fs.S3FileSystem(**servers.s3.options).pipe(f"bucket/{name}", data)
+            options["s3"] = servers.s3.options
+            return f"s3://bucket/{name}"
+
+        url = chain(placed, folder, contents)
+        if origin == "s3" and url.startswith("reference"):
+            options = {"remote_protocol": "s3", "remote_options": servers.s3.options}
+        return FsspecStore(url, timeout=30, **options)
+
+    return make
+
+
 def _kinds_of_fsspec() -> dict[str, Kind]:
     needs = {"http": ("fsspec",), "s3": ("fsspec", "s3")}
+    makers = {
+        name: functools.partial(_fsspec, name) for name in ("file", "zip", "memory", "http", "s3")
+    }
+    makers |= {
+        f"{name} over {origin}": functools.partial(chained, origin, CHAINS[name])
+        for name, origin in (("tar", "file"), ("filecache", "http"), ("blockcache", "http"))
+    }
     return {
         f"FsspecStore, {name}": Kind(
-            functools.partial(_fsspec, name), needs.get(name, ("fsspec",)), (False,)
+            maker, needs.get(name.rpartition(" ")[2], ("fsspec",)), (False,)
         )
-        for name in ("file", "zip", "memory", "http", "s3")
+        for name, maker in makers.items()
     }
 
 

@@ -162,6 +162,22 @@ class TestNpy:
         with pytest.raises(ValueError, match="2147483647 bytes"):
             open_array(path)
 
+    @pytest.mark.parametrize("length", [129 << 10, 1 << 20])
+    def test_a_long_header_is_not_parsed(self, path, length, monkeypatch):
+        monkeypatch.setattr("pagemove.paging.open._parsed", None)
+        text = b"{'descr':'<f8','fortran_order':False,'shape':(" + b"1," * (length // 2)
+        header = text[: length - 2] + b")}"
+        path.write_bytes(b"\x93NUMPY\2\0" + struct.pack("<I", length) + header + bytes(100))
+        with pytest.raises(ValueError, match="more than the 131072 that are read"):
+            open_array(path)
+
+    def test_a_deep_header_is_not_parsed(self, path, monkeypatch):
+        monkeypatch.setattr(np.lib.format, "read_array_header_2_0", None)
+        header = b"(" * (100 << 10)
+        path.write_bytes(b"\x93NUMPY\2\0" + struct.pack("<I", len(header)) + header)
+        with pytest.raises(ValueError, match="nested deeper than 64"):
+            open_array(path)
+
 
 class TestRaw:
     @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 
 from pagemove import StoreError
 from pagemove.stores import FsspecStore, s3
-from support.servers import Moto, free_ports
+from pagemove.stores.http import Resource
+from support.servers import Moto, WebServer, free_ports
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("obstore")
@@ -50,7 +51,7 @@ def read(store: FsspecStore, offset: int = 5, length: int = 1000) -> bytes:
 
 def reads_by_obstore(store: FsspecStore) -> bool:
     """Tell, of a store that has been read, what read it."""
-    reader = store._s3
+    reader = store._opened._s3
     return reader is not None and reader._proven
 
 
@@ -84,7 +85,7 @@ def test_credentials_that_botocore_finds(server, url, tmp_path, monkeypatch, whe
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
         options["profile"] = "mine"
     with FsspecStore(url, timeout=30, endpoint_url=server.url, **options) as store:
-        found = s3._found(store._filesystem, 30)
+        found = s3._found(store._opened._filesystem, 30)
         assert (found["access_key_id"], found["secret_access_key"]) == ("found", "hidden")
         assert read(store) == CONTENTS[5:1005]
         assert reads_by_obstore(store)
@@ -129,13 +130,14 @@ def test_s3fs_reads_what_obstore_never_could(server, url):
         client_options={"allow_http": True},
         retry_config={"max_retries": 0},
     )
-    store._s3, store._s3_tried = s3.Reader(nowhere, "x", "etag"), True
+    opener = store._opened
+    opener._s3, opener._s3_tried = s3.Reader(nowhere, "x", Resource(1, "etag")), True
     for _ in range(5):
         assert read(store) == CONTENTS[5:1005]
-    assert store._s3.hopeless
-    assert store._s3._doubts == 3
+    assert opener._s3.hopeless
+    assert opener._s3._doubts == 3
     # But what could is not given up for a failure of the server.
-    store._s3._proven, store._s3._doubts, store._timeout = True, 0, 0.3
+    opener._s3._proven, opener._s3._doubts, store._timeout = True, 0, 0.3
     with pytest.raises(StoreError, match="error sending request") as caught:
         read(store)
     assert "Debug source" not in str(caught.value)
@@ -156,3 +158,87 @@ def test_names_of_all_kinds(server):
         put(server, url, CONTENTS)
         with opened(server, url) as store:
             assert read(store) == CONTENTS[5:1005], name
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        ("shifted", "Requested|asked for bytes"),
+        ("unsaid", "."),
+        ("total", "it had 200000 bytes, and has 200001"),
+        ("whole", "."),
+        ("longer", "got more"),
+    ],
+)
+def test_obstore_gets_another_answer(tmp_path, lie, says):
+    """It is never taken for data."""
+    from obstore.store import S3Store
+
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "x").write_bytes(CONTENTS)
+    with WebServer(tmp_path).running() as web:
+        store = S3Store(
+            "bucket",
+            endpoint=web.url,
+            region="eu",
+            skip_signature=True,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True, "timeout": "5s"},
+            retry_config={"max_retries": 0},
+        )
+        reader = s3.Reader(store, "x", Resource(len(CONTENTS), '"first"'))
+        buffer = bytearray(1000)
+        assert reader.read(5, memoryview(buffer))
+        assert buffer == CONTENTS[5:1005]
+        web.lie = lie
+        with pytest.raises(Exception, match=says):
+            reader.read(5000, memoryview(buffer))
+
+
+class _Body:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.taken = 0
+
+    async def read(self, most: int) -> bytes:
+        part = self._data[self.taken :][:most]
+        self.taken += len(part)
+        return part
+
+    def close(self) -> None:
+        pass
+
+
+class _Answering:
+    """As much of s3fs as answers one request."""
+
+    def __init__(self, **answer: object) -> None:
+        self._answer = answer
+
+    def split_path(self, path: str) -> tuple[str, str, None]:
+        return ("bucket", "x", None)
+
+    async def _call_s3(self, *_: object, **__: object) -> dict[str, object]:
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"ContentRange": "bytes 6-15/100"}, "asked for bytes 5 to 14"),
+        ({"ContentRange": "bytes 5-13/100"}, "asked for bytes 5 to 14"),
+        ({"ContentRange": None}, "asked for bytes 5 to 14"),
+        ({"ContentRange": "bytes 5-14/101"}, "has changed"),
+        ({"ETag": "another"}, "has changed"),
+    ],
+)
+def test_s3fs_gets_another_answer(change, says):
+    import asyncio
+
+    answer = {"ContentRange": "bytes 5-14/100", "ETag": "e", "Body": _Body(CONTENTS)}
+    known = Resource(100, "e")
+    request = s3.fetch(_Answering(**answer), "bucket/x", 5, 10, known, "etag")
+    assert len(asyncio.run(request)) == 11  # one more than asked for: whoever asked sees that
+    request = s3.fetch(_Answering(**{**answer, **change}), "bucket/x", 5, 10, known, "etag")
+    with pytest.raises(OSError, match=says):
+        asyncio.run(request)

@@ -20,6 +20,7 @@ class Serving(TypedDict):
     """What the pager is told of a store: keywords of `Pager`, and the descriptor of a file."""
 
     fd: int
+    offset: int
     label: bytes
     injection: list[tuple[int, int, int, int, int]]
     helper: tuple[list[bytes], int, int, int, int, int, int] | None
@@ -50,6 +51,15 @@ def label_of(store: Store) -> str:
     return str(store.path) if isinstance(store, FileStore) else repr(store)
 
 
+def _in_file(store: Store) -> tuple[int, int] | None:
+    """Where the bytes of a store are in a local file: its descriptor, and the first of them."""
+    if type(store).__module__ != "pagemove.stores.fsspec":
+        return None
+    from pagemove.stores.fsspec import FsspecStore  # there already, and asyncio with it
+
+    return store.in_file() if type(store) is FsspecStore else None
+
+
 @contextlib.contextmanager
 def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
     """Give what the pager needs to open a region over the store.
@@ -70,11 +80,16 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
     if isinstance(store, FileStore) and is_native(store):
         yield Serving(
             fd=store.fileno(),
+            offset=0,
             label=label,
             # Of a FaultyFileStore.
             injection=[fault.injection for fault in getattr(store, "faults", ())],
             helper=None,
         )
+        return
+    place = _in_file(store)
+    if place is not None:
+        yield Serving(fd=place[0], offset=place[1], label=label, injection=[], helper=None)
         return
     from pagemove.paging.handover import Helper  # and multiprocessing, which files do not need
 
@@ -83,7 +98,7 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
         retryable = int(store.flush_retryable)
         numbers = helper.config, helper.log, count, nbytes, int(store.restartable), retryable
         process = (helper.argv, *numbers)
-        yield Serving(fd=-1, label=label, injection=[], helper=process)
+        yield Serving(fd=-1, offset=0, label=label, injection=[], helper=process)
 
 
 def lines(block_size: int, limit: int, concurrency: int) -> tuple[int, int]:

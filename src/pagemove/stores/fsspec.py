@@ -6,15 +6,19 @@ import contextlib
 import errno
 import re
 import threading
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, get_args
 
 from pagemove.errors import StoreError
-from pagemove.stores import http, ranges, s3
+from pagemove.stores import chains, http, ranges, s3
 from pagemove.stores.base import Store
+from pagemove.stores.causes import cause_of, errno_of
 from pagemove.stores.extras import needed
+from pagemove.stores.files import Data, LocalRange
+from pagemove.stores.http import Guard, Resource, Validate
 from pagemove.stores.loops import wait_for
 from pagemove.stores.patience import patiently
-from pagemove.stores.urls import without_secret
+from pagemove.stores.readers import Reader, Settings, reader_of
+from pagemove.stores.urls import Secrets, check_userinfo, without_secret
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,7 +34,6 @@ _FINAL = (
     ValueError,
 )
 _IN_MEMORY = re.compile(r"(?:^|::)memory://")
-_MOST_IDLE = 4
 
 
 class FsspecStore(Store):
@@ -43,6 +46,10 @@ class FsspecStore(Store):
     timeout : float
         Seconds for one read, tries again with growing pauses included. Only filesystems that are
         asynchronous (object storage, HTTP) can be held to it.
+    validate : {"etag", "size", "none"}
+        What has to stay as it was when it was opened, over HTTP and on S3: ETag (or the time of
+        modification) and length, the length, or neither. Not ``"etag"`` where servers behind one
+        name give different ETags for the same bytes.
     **storage_options
         For the filesystem: credentials, an ``endpoint_url``, ``anon=True`` ...
 
@@ -63,10 +70,17 @@ class FsspecStore(Store):
     **Durability, atomicity.** It is only read. Objects cannot be changed in part: to change them
     put a `LayeredStore` over it, whose changes stay in a store of yours; or use mode ``"c"``.
 
-    **Sharing.** Any number of readers. The file must not change meanwhile. Over HTTP a change is
-    noticed (by ETag, or the time of modification), and is an error. On S3 it is noticed where
-    obstore reads; or name the version (``version_aware=True`` and ``?versionId=`` in the URL) where
-    others may replace an object.
+    **Sharing.** Any number of readers. The file must not change meanwhile. Over HTTP and on S3 a
+    change is noticed, as `validate` says, and is an error. Elsewhere it is not.
+
+    **Answers.** The range, the length and the encoding of every answer over HTTP and from S3 are
+    compared with what was asked for; anything else is an error. At most one byte more than that is
+    read.
+
+    **Wrappers.** A member that is stored as it is in a zip or tar archive, a file in ``dir::``, a
+    reference and a copy in ``filecache::`` or ``simplecache::`` are read as a range of what they
+    are in: one of a local file by the pager itself, without a helper process. Where nothing is
+    known of a filesystem that is not asynchronous, one thread at a time reads from it.
 
     **Cost.** One request for each range, up to 16 at a time: choose large blocks, for a request
     takes tens of milliseconds whatever its length. What s3fs has opened obstore reads, if it is
@@ -74,6 +88,7 @@ class FsspecStore(Store):
     ``anon``, ``profile``, ``endpoint_url``, ``use_ssl``, ``client_kwargs`` with a region: in much
     less time than s3fs, which reads otherwise. A member that is compressed in its archive is
     decompressed up to what is read: sequential reading is fine, any other order is not.
+    ``blockcache::`` keeps its blocks for each process, unless `cache_storage` names a folder.
 
     It pickles as URL and options, credentials included, and opens the filesystem in the process
     that reads. What is in ``memory://`` no other process sees: such a file is copied when the store
@@ -91,30 +106,43 @@ class FsspecStore(Store):
     (bytearray(b'world'), 12)
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0, **storage_options: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 5.0,
+        validate: Validate = "etag",
+        **storage_options: Any,
+    ) -> None:
         needed("fsspec", "fsspec")
+        if validate not in get_args(Validate):
+            raise ValueError(f"validate must be one of {get_args(Validate)}, not {validate!r}")
+        check_userinfo(url)
         self._url = url
         self._options = storage_options
         self._timeout = timeout
-        self._version = ""
+        self._validate: Validate = validate
+        self._known: Resource | None = None
         self._copy: bytes | None = None
         self._begin()
+        failure: BaseException | None = None
         try:
-            self._nbytes = self._look()
-        except BaseException:
-            self.close()
-            raise
+            reader = self._reader()
+        except Exception as error:
+            failure = self._refusal(error)
+        if failure is not None:
+            # Here, not above: what it would be chained to may have a secret in it.
+            self._close_quietly()
+            raise failure
+        self._nbytes, self._known = reader.nbytes, reader.known
         if not self._nbytes:
+            self._close_quietly()
             raise ValueError(f"{self.url} is empty: there is nothing to page")
-        if _IN_MEMORY.search(url):
-            self._copy = bytes(self._filesystem.cat_file(self._path))
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._opened: tuple[Any, str] | None = None
-        self._s3: s3.Reader | None = None
-        self._s3_tried = False
-        self._idle: list[tuple[int, BinaryIO]] = []
+        self._opened: Reader | None = None
+        self._guard = Guard(self._validate)
 
     @property
     def url(self) -> str:
@@ -147,15 +175,18 @@ class FsspecStore(Store):
         start = ranges.place(self, self._nbytes, offset, view.nbytes)
         if not view.nbytes:
             return
+        failure: StoreError | None = None
         try:
-            if self._copy is not None:
-                view[:] = memoryview(self._copy)[start : start + view.nbytes]
-            elif self._filesystem.async_impl:
-                patiently(lambda left: self._fetch(start, view, left), self._timeout, _is_transient)
+            reader = self._reader()
+            if reader.patient:
+                patiently(lambda left: reader.read(start, view, left), self._timeout, _is_transient)
             else:
-                self._copy_out(start, view)
+                reader.read(start, view, self._timeout)
         except Exception as error:
-            raise self._failure(error, start) from error
+            failure = self._failure(error, start)
+        if failure is not None:
+            # Here, not above: what it would be chained to may have a secret in it.
+            raise failure
 
     def write(self, offset: int, data: Buffer) -> None:
         """Refuse: what fsspec opens is only read.
@@ -182,150 +213,98 @@ class FsspecStore(Store):
         )
 
     def close(self) -> None:
-        """Let go of open files and connections, which are opened again for the next read."""
+        """Close files and connections, which are opened again for the next read."""
         with self._lock:
-            idle, self._idle = self._idle, []
             opened, self._opened = self._opened, None
-            self._s3, self._s3_tried = None, False
-        for _, file in idle:
-            file.close()
-        if opened and opened[0].async_impl and _is_http(opened[0]):
-            wait_for(opened[0], http.close(opened[0]), self._timeout)
+        if opened is not None:
+            opened.close()
+        if self._guard.loop is not None:
+            wait_for(self._guard, self._guard.close(), self._timeout)
 
-    @property
-    def _filesystem(self) -> Any:
-        return self._open()[0]
+    def _close_quietly(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
 
-    @property
-    def _path(self) -> str:
-        return self._open()[1]
+    def in_file(self) -> tuple[int, int] | None:
+        """Say which file of this machine has it, as a range.
 
-    def _open(self) -> tuple[Any, str]:
-        with self._lock:
-            if self._opened is None:
-                import fsspec  # type: ignore[import-untyped]
+        Returns
+        -------
+        tuple of int or None
+            A descriptor, which stays the store's, and the offset of the first byte.
+        """
+        reader = self._reader()
+        return (reader.fileno(), reader.offset) if isinstance(reader, LocalRange) else None
 
-                # One of its own, so that nobody else's use of it or its end is felt here.
-                options = {**self._options, "skip_instance_cache": True}
-                if "::" in self._url:
-                    options = self._options
-                try:
-                    self._opened = fsspec.core.url_to_fs(self._url, **options)
-                except ImportError as error:
-                    raise self._missing(error) from error
-            return self._opened
-
-    def _missing(self, error: ImportError) -> ImportError:
-        """Say how to install what fsspec lacks for such a URL."""
-        protocols = re.findall(r"(?:^|::)(\w+)(?=://)", self._url)
-        extras = {"s3": "s3", "s3a": "s3", "http": "fsspec", "https": "fsspec"}
-        extra = next((extras[each] for each in protocols if each in extras), None)
-        remedy = f": pip install 'pagemove[{extra}]'" if extra else ""
-        return ImportError(f"{self.url} cannot be opened: {error}{remedy}", name=error.name)
-
-    def _look(self) -> int:
-        """Give the length; refuse what cannot be paged."""
-        filesystem, path = self._open()
-        if _is_http(filesystem):
-            found = patiently(
-                lambda left: self._run(http.look(filesystem, path), left),
-                self._timeout,
-                _is_transient,
-            )
-            self._version = found.version
-            return int(found.nbytes)
-
-        def ask(left: float) -> Any:
-            if filesystem.async_impl:
-                return self._run(filesystem._info(path), left)
-            return filesystem.info(path)
-
-        info = patiently(ask, self._timeout, _is_transient)
-        if info.get("type") == "directory":
-            raise IsADirectoryError(errno.EISDIR, "is a directory; name a file in it", self.url)
-        self._version = str(info.get("ETag") or "")
-        size = info.get("size")
-        if size is None:
-            raise ValueError(f"the length of {self.url} is not known: copy it into a file")
-        return int(size)
-
-    def _fetch(self, start: int, view: memoryview, seconds: float) -> None:
-        """Read by one request."""
-        filesystem, path = self._open()
-        reader = self._s3_reader(filesystem, path)
-        if reader is not None and not reader.hopeless and reader.read(start, view):
-            return
-        if _is_http(filesystem):
-            request = http.read(filesystem, path, start, view.nbytes, self._version)
-        else:
-            request = filesystem._cat_file(path, start=start, end=start + view.nbytes)
-        data = self._run(request, seconds)
-        if len(data) != view.nbytes:
-            raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got {len(data)}")
-        view[:] = data
-
-    def _s3_reader(self, filesystem: Any, path: str) -> s3.Reader | None:
-        """Give what reads it faster than the filesystem, if anything does."""
-        with self._lock:
-            if not self._s3_tried:
-                self._s3_tried = True
-                # Whatever obstore cannot be told, s3fs may do all the same.
-                with contextlib.suppress(Exception):
-                    self._s3 = s3.reader(
-                        filesystem, path, self._version, self._options, self._try_seconds
-                    )
-            return self._s3
-
-    @property
-    def _try_seconds(self) -> float:
-        """How long one try may take: half of what all may, so that there is a second."""
-        return max(self._timeout / 2, 0.001)
-
-    def _run(self, request: Any, left: float) -> Any:
-        return wait_for(self._filesystem, request, min(left, self._try_seconds))
-
-    def _copy_out(self, start: int, view: memoryview) -> None:
-        """Read from an open file, if there is one that need not be read from its beginning."""
-        with self._lock:
-            behind = [each for each in self._idle if each[0] <= start]
-            chosen = max(behind, key=lambda each: each[0], default=None)
-            if chosen is None and len(self._idle) >= _MOST_IDLE:
-                chosen = self._idle[0]
-            if chosen is not None:
-                self._idle.remove(chosen)
-        file = chosen[1] if chosen else self._opened_file()
+    def _reader(self) -> Reader:
+        """Give what reads it, which is opened if it is not."""
+        if not self._lock.acquire(timeout=self._timeout):
+            raise TimeoutError(errno.ETIMEDOUT, f"not opened within {self._timeout:.3g} s")
         try:
-            file.seek(start)
-            got = 0
-            while got < view.nbytes:
-                count = cast("Any", file).readinto(view[got:])
-                if not count:
-                    raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got {got}")
-                got += count
-        except BaseException:
-            file.close()
-            raise
-        with self._lock:
-            self._idle.append((start + view.nbytes, file))
+            if self._opened is None:
+                self._opened = patiently(self._open, self._timeout, _is_transient)
+            return self._opened
+        finally:
+            self._lock.release()
 
-    def _opened_file(self) -> BinaryIO:
-        filesystem, path = self._open()
-        return cast("BinaryIO", filesystem.open(path, "rb"))
+    def _open(self, _left: float) -> Reader:
+        if self._copy is not None:
+            return Data(self._copy)
+        filesystem, path = chains.opened(self._url, self._options, self._guard)
+        if _IN_MEMORY.search(self._url):
+            with filesystem.open(path, "rb") as file:
+                self._copy = bytes(file.read())
+            return Data(self._copy)
+        settings = Settings(self._timeout, self._validate, self._guard)
+        reader = reader_of(filesystem, path, settings, self._known)
+        if self._known is not None and reader.nbytes != self._nbytes:
+            found = reader.nbytes
+            reader.close()
+            raise OSError(
+                errno.ESTALE,
+                f"it has changed since it was opened (it had {self._nbytes} bytes, and has "
+                f"{found}); open it anew",
+            )
+        return reader
+
+    @property
+    def _secrets(self) -> Secrets:
+        return Secrets(self._url, self._options)
+
+    def _text(self, error: BaseException) -> str:
+        """Give what an error says, and what was noted of it, without what must not be shown."""
+        return self._secrets.hide("; ".join([cause_of(error), *getattr(error, "__notes__", ())]))
+
+    def _refusal(self, error: Exception) -> Exception:
+        """Make the exception of one that cannot be opened."""
+        text = f"cannot open {self.url}: {self._text(error)}"
+        if isinstance(error, ImportError):
+            return ImportError(f"{text}{self._remedy()}", name=error.name)
+        for kind in (FileNotFoundError, IsADirectoryError, PermissionError, TimeoutError):
+            if isinstance(error, kind):
+                return kind(errno_of(error), text)
+        if isinstance(error, ValueError | TypeError | NotImplementedError):
+            return ValueError(text)
+        return StoreError(errno_of(error), text, store=repr(self), operation="read")
+
+    def _remedy(self) -> str:
+        """Say how to install what fsspec lacks for such a URL."""
+        extras = {"s3": "s3", "s3a": "s3", "http": "fsspec", "https": "fsspec"}
+        known = (extras[each] for each in chains.protocols(self._url) if each in extras)
+        extra = next(known, None)
+        return f": pip install 'pagemove[{extra}]'" if extra else ""
 
     def _failure(self, error: Exception, offset: int) -> StoreError:
-        code = getattr(error, "errno", None)
-        # obstore adds what its own developers want to know.
-        text = str(error).partition("\n\nDebug source")[0] or type(error).__name__
         return StoreError(
-            code if isinstance(code, int) and code else errno.EIO,
-            f"cannot read {self!r} at byte {offset}: {text}",
+            errno_of(error),
+            f"cannot read {self!r} at byte {offset}: {self._text(error)}",
             store=repr(self),
             operation="read",
             offset=offset,
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_url", "_options", "_timeout", "_version", "_copy", "_nbytes")
+        kept = ("_url", "_options", "_timeout", "_validate", "_known", "_copy", "_nbytes")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -334,10 +313,6 @@ class FsspecStore(Store):
 
     def __repr__(self) -> str:
         return f"FsspecStore({self.url!r})"
-
-
-def _is_http(filesystem: Any) -> bool:
-    return "https" in filesystem.protocol and filesystem.async_impl
 
 
 def _is_transient(error: Exception) -> bool:

@@ -1,19 +1,28 @@
 """Ranges over HTTP: whether a server gives them, of what, and whether it is still the same.
 
-fsspec takes whatever a server answers to a request for a range; here the answer is looked at.
+fsspec takes whatever a server answers to a request for a range; here the answer is looked at: also
+those that fsspec asks for itself, for the members of an archive or the blocks of a cache.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     import aiohttp
 
-_TOTAL = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)$")
+#: What tells that a resource is still the same.
+Validate = Literal["etag", "size", "none"]
+
+_SPAN = re.compile(r"bytes=(\d+)-(\d+)$")
+_CONTENT_RANGE = re.compile(r"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*$", re.IGNORECASE)
+# A URL that needs no quoting is sent as it was given: it may be signed.
+_QUOTED = re.compile(r"(?:[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+$")
+_OURS = object()
 # Of a client's errors those that may be another the next time.
 _PASSING = (408, 425, 429)
 
@@ -23,6 +32,99 @@ class Resource(NamedTuple):
 
     nbytes: int
     version: str
+
+
+class Guard:
+    """Makes the sessions of fsspec's filesystems, and looks at every answer for a range.
+
+    Parameters
+    ----------
+    validate : {"etag", "size", "none"}
+        What has to stay as it was in the first answer of a URL.
+    """
+
+    def __init__(self, validate: Validate) -> None:
+        self._validate = validate
+        self._seen: dict[str, Resource] = {}
+        self._sessions: list[tuple[Any, aiohttp.ClientSession]] = []
+        self._makers: list[Any] = []
+
+    def options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Give options of such a filesystem, with these sessions."""
+        maker = self._maker(options.get("get_client"))
+        self._makers.append(maker)
+        return {**options, "get_client": maker, "skip_instance_cache": True}
+
+    def guarded(self, filesystem: Any) -> Any:
+        """Give a filesystem whose sessions are made here: itself, or another like it."""
+        if filesystem.get_client in self._makers:
+            return filesystem
+        return type(filesystem)(**self.options(filesystem.storage_options))
+
+    def _maker(
+        self, make: Callable[..., Awaitable[aiohttp.ClientSession]] | None
+    ) -> Callable[..., Awaitable[aiohttp.ClientSession]]:
+        async def made(loop: Any = None, **options: Any) -> aiohttp.ClientSession:
+            import aiohttp
+
+            trace = aiohttp.TraceConfig()
+            trace.on_request_end.append(self._check)
+            # Compressed on its way it would be a range of something else.
+            headers = {"Accept-Encoding": "identity", **(options.pop("headers", None) or {})}
+            # What a redirect says may be signed, and is followed to the letter.
+            options.setdefault("requote_redirect_url", False)
+            options["trace_configs"] = [*(options.get("trace_configs") or ()), trace]
+            if make is not None:
+                session = await make(loop=loop, headers=headers, **options)
+            else:
+                session = aiohttp.ClientSession(headers=headers, **options)
+            self._sessions.append((loop, session))
+            return session
+
+        return made
+
+    async def _check(
+        self,
+        _session: aiohttp.ClientSession,
+        context: Any,
+        request: aiohttp.TraceRequestEndParams,
+    ) -> None:
+        answer = request.response
+        ours = context.trace_request_ctx is _OURS  # looked at by whoever asked
+        if ours or request.method != "GET" or answer.status >= 400:
+            return
+        _check_plain(answer)
+        span = _SPAN.match(request.headers.get("Range", ""))
+        if span is None:
+            return
+        first, last = int(span[1]), int(span[2])
+        length = answer.headers.get("Content-Length", "")
+        # The whole is the beginning too, if there is no more than was asked for.
+        if answer.status == 200 and not first and length.isdigit() and int(length) <= last + 1:
+            return
+        total = _check_range(answer, first, last)
+        if total is None or not length:
+            raise OSError(errno.EIO, f"the answer to {span[0]} does not say how long it is")
+        _check_version(
+            self._seen.setdefault(str(request.url), Resource(total, version_of(answer))),
+            Resource(total, version_of(answer)),
+            self._validate,
+        )
+
+    async def close(self) -> None:
+        """Close the connections, and wait until they are."""
+        import asyncio
+
+        sessions, self._sessions = self._sessions, []
+        for _, session in sessions:
+            await session.close()
+        # aiohttp closes what is below in the next turn of the loop.
+        await asyncio.sleep(0)
+
+    @property
+    def loop(self) -> Any:
+        """Where the sessions are; None without any."""
+        return self._sessions[0][0] if self._sessions else None
 
 
 async def look(filesystem: Any, url: str) -> Resource:
@@ -39,37 +141,54 @@ async def look(filesystem: Any, url: str) -> Resource:
     """
     async with await _get(filesystem, url, "bytes=0-0") as answer:
         if answer.status in (404, 410):
-            raise FileNotFoundError(errno.ENOENT, "there is no such file", url)
+            raise FileNotFoundError(errno.ENOENT, "there is no such file")
         if answer.status == 416:
-            raise ValueError(f"{url} is empty: there is nothing to page")
+            raise ValueError("it is empty: there is nothing to page")
         answer.raise_for_status()
-        total = _TOTAL.match(answer.headers.get("Content-Range", ""))
-        if answer.status == 206 and total:
-            return Resource(int(total[1]), _version(answer))
+        if answer.status == 206:
+            _check_plain(answer)
+            total = _check_range(answer, 0, 0)
+            if total is None:
+                raise ValueError(
+                    "the server does not say how long it is (its Content-Range ends with /*): "
+                    "download it and open the file"
+                )
+            return Resource(total, version_of(answer))
         if answer.headers.get("Content-Length") == "0":
-            raise ValueError(f"{url} is empty: there is nothing to page")
+            raise ValueError("it is empty: there is nothing to page")
     raise ValueError(
-        f"the server of {url} does not give ranges of it (it answers with status {answer.status}): "
+        f"its server does not give ranges of it (it answers with status {answer.status}): "
         "download it and open the file, or have it served by one that does"
     )
 
 
-async def read(filesystem: Any, url: str, offset: int, length: int, version: str) -> bytes:
-    """Read a range of what was looked at; OSError if it has become something else."""
-    span = f"bytes={offset}-{offset + length - 1}"
-    async with await _get(filesystem, url, span) as answer:
+async def read(
+    filesystem: Any,
+    url: str,
+    offset: int,
+    view: memoryview,
+    known: Resource,
+    validate: Validate = "etag",
+) -> None:
+    """Read a range of what was looked at; OSError if the answer is anything else."""
+    first, last = offset, offset + view.nbytes - 1
+    async with await _get(filesystem, url, f"bytes={first}-{last}") as answer:
         answer.raise_for_status()
-        if answer.status != 206:
-            raise OSError(errno.EIO, f"asked for {span}, the server answers {answer.status}")
-        found = _version(answer)
-        if found != version:
-            raise OSError(
-                errno.ESTALE,
-                f"it has changed since it was opened (it was {version}, and is {found}); open it "
-                "anew",
-            )
-        data: bytes = await answer.read()
-        return data
+        _check_plain(answer)
+        total = _check_range(answer, first, last)
+        if total is None:
+            raise OSError(errno.EIO, "the server does not say any more how long it is")
+        _check_version(known, Resource(total, version_of(answer)), validate)
+        got = 0
+        # Never more than was asked for is taken, whatever is sent.
+        while data := await answer.content.read(view.nbytes - got + 1):
+            if got + len(data) > view.nbytes:
+                answer.close()
+                raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got more")
+            view[got : got + len(data)] = data
+            got += len(data)
+    if got < view.nbytes:
+        raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got {got}")
 
 
 def is_passing(error: Exception) -> bool:
@@ -78,25 +197,76 @@ def is_passing(error: Exception) -> bool:
     return not 400 <= status < 500 or status in _PASSING
 
 
-async def _get(filesystem: Any, url: str, span: str) -> aiohttp.ClientResponse:
-    session = await filesystem.set_session()
-    options = dict(filesystem.kwargs)
-    # Compressed on its way it would be a range of something else.
-    headers = {**options.pop("headers", {}), "Range": span, "Accept-Encoding": "identity"}
-    answer: aiohttp.ClientResponse = await session.get(
-        filesystem.encode_url(url), headers=headers, **options
-    )
-    return answer
-
-
-def _version(answer: aiohttp.ClientResponse) -> str:
+def version_of(answer: aiohttp.ClientResponse) -> str:
+    """Give what changes with the bytes."""
     return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "unversioned"
 
 
-async def close(filesystem: Any) -> None:
-    """Close the connections, and wait until they are."""
-    session = getattr(filesystem, "_session", None)
-    if session is not None:
-        await session.close()
-        # aiohttp closes what is below in the next turn of the loop.
-        await asyncio.sleep(0)
+def _check_plain(answer: aiohttp.ClientResponse) -> None:
+    """Refuse bytes of an encoding, which are not those of the resource."""
+    encoding = answer.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise OSError(
+            errno.EIO,
+            f"the server sends it compressed ({encoding}), though it was asked not to: a range of "
+            "that is another one; have it served as it is",
+        )
+
+
+def _check_range(answer: aiohttp.ClientResponse, first: int, last: int) -> int | None:
+    """Check that it is the range that was asked for; give the length of the whole, if it is said.
+
+    Raises
+    ------
+    OSError
+        It is another range, or none.
+    """
+    asked = f"asked for bytes {first} to {last}"
+    if answer.status != 206:
+        raise OSError(errno.EIO, f"{asked}, the server answers with status {answer.status}")
+    if answer.headers.get("Content-Type", "").strip().lower().startswith("multipart/"):
+        raise OSError(errno.EIO, f"{asked}, the server answers with several parts")
+    found = answer.headers.getall("Content-Range", [])
+    span = _CONTENT_RANGE.match(found[0]) if len(found) == 1 else None
+    if span is None:
+        raise OSError(
+            errno.EIO, f"{asked}, the answer does not say what it is: Content-Range {found}"
+        )
+    if (int(span[1]), int(span[2])) != (first, last):
+        raise OSError(
+            errno.EIO,
+            f"{asked}, the server, or a cache before it, answers with bytes {span[1]} to {span[2]}",
+        )
+    length = answer.headers.get("Content-Length")
+    if length is not None and length != str(last - first + 1):
+        raise OSError(errno.EIO, f"{asked}, the answer has {length} bytes")
+    return None if span[3] == "*" else int(span[3])
+
+
+def _check_version(known: Resource, found: Resource, validate: Validate) -> None:
+    if validate != "none" and found.nbytes != known.nbytes:
+        raise OSError(
+            errno.ESTALE,
+            f"it has changed since it was opened (it had {known.nbytes} bytes, and has "
+            f"{found.nbytes}); open it anew",
+        )
+    if validate == "etag" and found.version != known.version:
+        raise OSError(
+            errno.ESTALE,
+            f"it has changed since it was opened (it was {known.version}, and is {found.version}); "
+            "open it anew, or with validate='size' if servers behind one name differ in that for "
+            "the same bytes",
+        )
+
+
+async def _get(filesystem: Any, url: str, span: str) -> aiohttp.ClientResponse:
+    import yarl
+
+    session = await filesystem.set_session()
+    options = dict(filesystem.kwargs)
+    headers = {**options.pop("headers", {}), "Range": span, "Accept-Encoding": "identity"}
+    target = yarl.URL(url, encoded=True) if _QUOTED.match(url) else filesystem.encode_url(url)
+    answer: aiohttp.ClientResponse = await session.get(
+        target, headers=headers, trace_request_ctx=_OURS, **options
+    )
+    return answer

@@ -16,6 +16,7 @@ import re
 from importlib.util import find_spec
 from typing import Any
 
+from pagemove.stores.http import Resource, Validate
 from pagemove.stores.loops import wait_for
 
 # What s3fs does of these obstore does too. Of others (requester_pays, version_aware ...) not.
@@ -37,14 +38,17 @@ class Reader:
         The bucket.
     key : str
         Of the object.
-    etag : str
+    known : Resource
         What it was when it was opened.
+    validate : {"etag", "size", "none"}
+        What of that has to be the same.
     """
 
-    def __init__(self, store: Any, key: str, etag: str) -> None:
+    def __init__(self, store: Any, key: str, known: Resource, validate: Validate = "etag") -> None:
         self._store = store
         self._key = key
-        self._etag = etag
+        self._known = known
+        self._validate = validate
         self._process = os.getpid()
         self._proven = False
         self._doubts = 0
@@ -67,23 +71,84 @@ class Reader:
         import obstore
         from obstore.exceptions import PreconditionError
 
-        options: Any = {"range": (start, start + view.nbytes), "if_match": self._etag}
+        options: Any = {"range": (start, start + view.nbytes)}
+        if self._validate == "etag":
+            options["if_match"] = self._known.version
         try:
             answer = obstore.get(self._store, self._key, options=options)
-            data = memoryview(answer.bytes())
-            if data.nbytes != view.nbytes:
-                raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got {data.nbytes}")
+            if tuple(answer.range) != (start, start + view.nbytes):
+                first, end = answer.range
+                raise _another(start, view.nbytes, f"bytes {first} to {end - 1}")
+            if self._validate != "none" and answer.meta["size"] != self._known.nbytes:
+                raise _changed(self._known, answer.meta["size"])
+            _take(answer, view)
         except PreconditionError as error:
-            why = "it has changed since it was opened; open it anew"
-            raise OSError(errno.ESTALE, why) from error
+            raise _changed(self._known) from error
         except Exception:
             if self._proven:
                 raise
             self._doubts += 1
             return False
-        view[:] = data
         self._proven = True
         return True
+
+
+def _take(answer: Any, view: memoryview) -> None:
+    """Fill a buffer with the body of an answer, of which no more is read than that."""
+    got = 0
+    for chunk in answer.stream(min_chunk_size=view.nbytes + 1):
+        data = memoryview(chunk)
+        if got + data.nbytes > view.nbytes:
+            raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got more")
+        view[got : got + data.nbytes] = data
+        got += data.nbytes
+    if got < view.nbytes:
+        raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got {got}")
+
+
+def _another(start: int, length: int, answer: str) -> OSError:
+    return OSError(errno.EIO, f"asked for bytes {start} to {start + length - 1}, got {answer}")
+
+
+def _changed(known: Resource, nbytes: int | None = None) -> OSError:
+    how = "" if nbytes is None else f" (it had {known.nbytes} bytes, and has {nbytes})"
+    return OSError(errno.ESTALE, f"it has changed since it was opened{how}; open it anew")
+
+
+def is_s3(filesystem: Any) -> bool:
+    """Tell whether it is s3fs's filesystem."""
+    return "s3" in type(filesystem).protocol and hasattr(type(filesystem), "_call_s3")
+
+
+async def fetch(
+    filesystem: Any, path: str, start: int, length: int, known: Resource, validate: Validate
+) -> bytes:
+    """Have s3fs read a range; OSError if the answer is anything else."""
+    bucket, key, version = filesystem.split_path(path)
+    options = {"VersionId": version} if version else {}
+    answer = await filesystem._call_s3(
+        "get_object",
+        Bucket=bucket,
+        Key=key,
+        Range=f"bytes={start}-{start + length - 1}",
+        **options,
+    )
+    body = answer["Body"]
+    try:
+        span = str(answer.get("ContentRange"))
+        found = re.match(r"bytes (\d+)-(\d+)/(\d+)$", span)
+        if not found or (int(found[1]), int(found[2])) != (start, start + length - 1):
+            raise _another(start, length, span)
+        if validate != "none" and int(found[3]) != known.nbytes:
+            raise _changed(known, int(found[3]))
+        if validate == "etag" and known.version and answer.get("ETag") != known.version:
+            raise _changed(known)
+        data = b""
+        while len(data) <= length and (more := await body.read(length - len(data) + 1)):
+            data += more
+        return data
+    finally:
+        body.close()
 
 
 def is_passing(error: Exception) -> bool:
@@ -92,7 +157,7 @@ def is_passing(error: Exception) -> bool:
 
 
 def reader(
-    filesystem: Any, path: str, etag: str, options: dict[str, Any], seconds: float
+    filesystem: Any, path: str, known: Resource, validate: Validate, seconds: float
 ) -> Reader | None:
     """Give what reads an object that s3fs has found; None: s3fs itself.
 
@@ -102,14 +167,14 @@ def reader(
         That has found it.
     path : str
         Bucket and key.
-    etag : str
-        Of the object.
-    options : dict
-        What the filesystem was made with.
+    known : Resource
+        What it has found.
+    validate : {"etag", "size", "none"}
+        What of that has to be the same.
     seconds : float
         The most that a request may take.
     """
-    if not etag or not _is_same(filesystem, options) or find_spec("obstore") is None:
+    if not known.version or not _is_same(filesystem) or find_spec("obstore") is None:
         return None
     bucket, key, version = filesystem.split_path(path)
     if version or not _PLAIN_BUCKET.match(bucket):
@@ -135,12 +200,13 @@ def reader(
         retry_config={"max_retries": 0},
         **signed,
     )
-    return Reader(store, key, etag)
+    return Reader(store, key, known, validate)
 
 
-def _is_same(filesystem: Any, options: dict[str, Any]) -> bool:
+def _is_same(filesystem: Any) -> bool:
     """Tell whether obstore, told what it can be told, asks for the same as s3fs."""
-    if "s3" not in filesystem.protocol or not options.keys() <= _SAME:
+    options = filesystem.storage_options
+    if not is_s3(filesystem) or not options.keys() <= _SAME:
         return False
     return (options.get("client_kwargs") or {}).keys() <= _SAME_OF_CLIENT
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,14 @@ def test_offsets_beyond_the_end_are_left_out(tmp_path):
     assert child(_shorter, tmp_path, deadline=60) == numbered(10 * B)[9 * B // 8 :].tobytes()
 
 
+def _header(count: int) -> bytes:
+    """Make the header of a record of so many blocks."""
+    file = io.BytesIO()
+    layout = {"descr": "<u8", "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(file, layout)
+    return file.getvalue()
+
+
 class TestOtherFiles:
     @pytest.mark.parametrize(
         "content",
@@ -151,8 +161,24 @@ class TestOtherFiles:
             b"",
             b"not an array",
             b"\x93NUMPY\x01\x00",
+            b"PK\x05\x06" + bytes(18),
+            _header(1 << 40),
+            _header(3) + bytes(8 * 2),
+            _header(3) + bytes(8 * 4),
         ],
-        ids=["floats", "two dimensions", "signed", "objects", "empty", "text", "cut short"],
+        ids=[
+            "floats",
+            "two dimensions",
+            "signed",
+            "objects",
+            "empty",
+            "text",
+            "cut short",
+            "zip",
+            "more than there can be",
+            "shorter than it says",
+            "longer than it says",
+        ],
     )
     def test_they_are_refused(self, tmp_path, content):
         path = tmp_path / "other.npy"
@@ -169,6 +195,13 @@ class TestOtherFiles:
             ),
         ):
             PagedMemory(store, replay=path)
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path):
+        data = tmp_path / "data"
+        data.write_bytes(bytes(8 * B))
+        os.mkfifo(tmp_path / "pipe")
+        with FileStore(data) as store, pytest.raises(ValueError, match="no regular file"):
+            PagedMemory(store, replay=tmp_path / "pipe")
 
     def test_one_that_is_not_there(self, tmp_path):
         data = tmp_path / "data"

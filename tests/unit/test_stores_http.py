@@ -1,0 +1,145 @@
+"""stores/http.py: servers whose answers are not to the question, and what is made of errors."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pagemove import StoreError
+from pagemove.stores import FsspecStore
+from pagemove.stores.causes import cause_of, errno_of
+from support.servers import WebServer
+
+pytestmark = pytest.mark.needs("fsspec")
+
+CONTENTS = np.random.default_rng(1).bytes(200_000)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebServer]:
+    (tmp_path / "file").write_bytes(CONTENTS)
+    with WebServer(tmp_path).running() as server:
+        yield server
+
+
+def read(store: FsspecStore, offset: int = 0, length: int = 100) -> bytes:
+    buffer = bytearray(length)
+    store.read_into(offset, buffer)
+    return bytes(buffer)
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        ("shifted", "answers with bytes 999 to 1098"),
+        ("unsaid", "does not say what it is"),
+        ("shorter", "answers with bytes 1000 to 1098"),
+        ("longer", "the answer has 101 bytes"),
+        ("total", "it had 200000 bytes, and has 200001"),
+        ("star", "does not say any more how long it is"),
+        ("whole", "answers with status 200"),
+        ("encoded", r"sends it compressed \(gzip\)"),
+        ("parts", "answers with several parts"),
+        ("cut", "asked for 100 bytes, got 99"),
+        ("endless", "got more"),
+    ],
+)
+def test_an_answer_to_another_question(web, lie, says):
+    with FsspecStore(f"{web.url}/file", timeout=0.5) as store:
+        web.lie = lie
+        with pytest.raises(StoreError, match=says) as caught:
+            read(store, 1000)
+        assert caught.value.errno in (errno.EIO, errno.ESTALE)
+        web.lie = ""
+        assert read(store, 1000) == CONTENTS[1000:1100]
+
+
+def test_no_more_is_read_than_was_asked_for(web):
+    """Of an answer without end."""
+    with FsspecStore(f"{web.url}/file", timeout=0.5) as store:
+        web.lie = "endless"
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(StoreError, match="got more"):
+            read(store, 0, 65536)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
+
+
+def test_an_answer_that_drips_has_an_end(web):
+    with FsspecStore(f"{web.url}/file", timeout=1) as store:
+        web.lie = "drip"
+        begin = time.monotonic()
+        with pytest.raises(StoreError, match="no answer within") as caught:
+            read(store, 0, 65536)
+        assert caught.value.errno == errno.ETIMEDOUT
+        assert time.monotonic() - begin < 10
+        web.lie = ""
+
+
+@pytest.mark.parametrize("validate", ["etag", "size", "none"])
+def test_what_has_to_stay_the_same(web, validate):
+    with FsspecStore(f"{web.url}/file", timeout=0.5, validate=validate) as store:
+        web.version = "second"
+        if validate == "etag":
+            with pytest.raises(StoreError, match="validate='size'"):
+                read(store)
+        else:
+            assert read(store) == CONTENTS[:100]
+        web.lie = "total"
+        if validate == "none":
+            assert read(store) == CONTENTS[:100]
+        else:
+            with pytest.raises(StoreError, match="has changed"):
+                read(store)
+
+
+def test_validate_is_checked():
+    with pytest.raises(ValueError, match="validate must be one of"):
+        FsspecStore("http://host/x", validate="maybe")
+
+
+def test_two_colons_in_a_name(tmp_path, web):
+    (tmp_path / "a::b").write_bytes(CONTENTS)
+    for url in (f"{web.url}/a::b", f"file://{tmp_path}/a::b"):
+        with FsspecStore(url, timeout=2) as store:
+            assert read(store, 5) == CONTENTS[5:105]
+    with pytest.raises(ValueError, match="cannot be a part of a name"):
+        FsspecStore(f"simplecache::{web.url}/a::file")
+
+
+def test_a_name_that_does_not_resolve():
+    with pytest.raises(StoreError, match="Cannot connect") as caught:
+        FsspecStore("http://no-such-host.invalid/x", timeout=0.2)
+    assert caught.value.errno == errno.EHOSTUNREACH
+
+
+class _OddError(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+    errno = "five"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), errno.EHOSTUNREACH),
+        (OSError(-5, "x"), errno.EIO),
+        (OSError(0, "x"), errno.EIO),
+        (OSError(1 << 40, "x"), errno.EIO),
+        (OSError("x"), errno.EIO),
+        (TimeoutError(), errno.ETIMEDOUT),
+        (OSError(errno.ENOSPC, "x"), errno.ENOSPC),
+        (_OddError(), errno.EIO),
+        (ValueError("\udcff"), errno.EIO),
+    ],
+)
+def test_every_failure_has_a_positive_errno_and_a_text(error, code):
+    assert errno_of(error) == code
+    assert cause_of(error).encode()
