@@ -334,7 +334,7 @@ static int insist(struct pg_region *region, uint32_t number)
     }
 }
 
-int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
+int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
 {
     uint64_t first = offset / region->block_size;
     uint64_t end = (offset + length + region->block_size - 1) / region->block_size;

@@ -171,18 +171,23 @@ static void serve_others(struct pg_region *region, struct pollfd *polled, int re
     pthread_mutex_unlock(&region->lock);
 }
 
-void *pg_serve(void *argument)
+void pg_serve(struct pg_region *region)
 {
-    struct pg_region *region = argument;
-    struct pollfd polled[3] = {
-        {region->uffd.region, POLLIN, 0}, {region->wakeup, POLLIN, 0}, {-1, POLLIN, 0}};
+    struct pollfd polled[4] = {{region->uffd.region, POLLIN, 0},
+                               {region->wakeup, POLLIN, 0},
+                               {-1, POLLIN, 0},
+                               {region->watched, 0, 0}};
 
     for (;;) {
         int ready;
         polled[2].fd = region->line ? pg_line_descriptor(region->line) : -1;
-        ready = poll(polled, 3, patience(region));
+        ready = poll(polled, 4, patience(region));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
-            return NULL;
+            return;
+        if (polled[3].revents) {
+            polled[3].fd = -1;
+            pg_lose(region);
+        }
         if (!ready || polled[1].revents || polled[2].revents)
             serve_others(region, polled, ready);
         if (polled[0].revents)

@@ -239,7 +239,7 @@ static int sync_all(struct pg_region *region)
     return error;
 }
 
-int pg_flush(struct pg_region *region)
+int pg_do_flush(struct pg_region *region)
 {
     int error;
 

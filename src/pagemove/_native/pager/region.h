@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#include "../descriptors.h"
 #include "blocks.h"
 #include "frames.h"
 #include "pager.h"
@@ -18,7 +19,8 @@ enum {
     PG_JOBS = 256,
     PG_STREAMS = 8,
     PG_REQUESTS = 16,
-    PG_BATCH = 16, /* blocks that leave, or are written back, at once */
+    PG_BATCH = 16,   /* blocks that leave, or are written back, at once */
+    PG_CALLERS = 16, /* calls of the program under way at once */
 };
 
 /* A block that somebody waits for and that could not be had at once. */
@@ -57,7 +59,8 @@ struct pg_region {
     uint64_t base, length, block_size, nbytes;
     uint32_t nblocks;
     int mode, limited, read_ahead;
-    int huge; /* blocks are huge pages */
+    int huge;   /* blocks are huge pages */
+    int dumped; /* resident blocks are in core dumps */
     uint64_t timeout;
     char *spill_directory;
     struct pg_uffd uffd;
@@ -113,8 +116,24 @@ struct pg_region {
     int asked_late;   /* it was given up, but the helper may still put it there */
     int stop, wakeup; /* wakeup: an eventfd */
     uint32_t threads;
-    pthread_t thread[1 + PG_LINES];
-    uint32_t workers;
+    pthread_t thread[PG_LINES]; /* the workers that run */
+    uint32_t workers;           /* how many there are to be */
+    pthread_t root;             /* the event loop; it opens everything, and closes it in the end */
+
+    /* What the program's threads want of those that have the descriptors (calls.c). */
+    pthread_mutex_t calls_lock;
+    pthread_cond_t called, answered;
+    struct pg_call *calls;
+    pthread_t caller[PG_CALLERS];
+    uint32_t callers, idle_callers;
+
+    /* Closed with all that the program has open: then the region is lost to it (lost.c). */
+    int sentinel; /* in the program's table, the writing end of a pipe */
+    struct pm_identity sentinel_identity;
+    int watched; /* in the pager's, the reading end */
+    int lost, has_saver;
+    pthread_t saver;
+
     struct pg_region *next, **link; /* of all regions, for fork */
     int inherited;
 };
@@ -143,8 +162,33 @@ static inline int pg_writable(const struct pg_region *region)
     return region->mode != PG_READ;
 }
 
+/* region.c: have all threads end; for one that has the descriptors. */
+void pg_stop(struct pg_region *region);
+
+/* calls.c */
+int pg_start_caller(struct pg_region *region);
+void pg_call_stop(struct pg_region *region);
+int pg_do_flush(struct pg_region *region);
+int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
+int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
+int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
+
+/* lost.c */
+
+/* The program has closed the sentinel: nobody is to touch the region any more. */
+void pg_lose(struct pg_region *region);
+
+/* Write what is dirty. -EBADF when nothing is, or the errno of what cannot be written. Needs no
+ * lock. */
+int pg_save_lost(struct pg_region *region);
+
+static inline int pg_is_lost(const struct pg_region *region)
+{
+    return __atomic_load_n(&region->lost, __ATOMIC_ACQUIRE);
+}
+
 /* faults.c: the event loop, and one fault. */
-void *pg_serve(void *region);
+void pg_serve(struct pg_region *region);
 
 /* Have the event loop look at when jobs are overdue. */
 void pg_look_at_jobs(const struct pg_region *region);
@@ -228,6 +272,9 @@ struct pg_out;
 void pg_settle(struct pg_region *region, const struct pg_out *out);
 
 /* writeback.c */
+
+/* Open the file of private changes. 0, or -errno; then `text` says what to do. */
+int pg_open_spill(struct pg_region *region, char text[PG_TEXT]);
 
 /* A block that has been moved out, and which pages of it there were. */
 struct pg_out {

@@ -19,7 +19,7 @@ struct pg_uffd {
 
     /* What the region was registered with, and is again when poison is taken away. */
     uint64_t base, length, mode;
-    int advice;
+    int advice, dumped;
     uint64_t *poisoned; /* a bit for each page; NULL: none was, or the kernel does it */
     int empty;          /* a file that poisoned pages are mapped from */
 };
