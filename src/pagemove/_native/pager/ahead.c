@@ -216,7 +216,7 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
         if (region->limited)
             pg_push_tail(&region->blocks, PG_STANDBY, entry);
         pthread_cond_broadcast(&region->changed);
-    } else if (!pg_install(region, entry, slot)) {
+    } else if (!pg_install(region, entry, slot, 1)) {
         pg_enlist(region, entry, sequential);
     } else if (block->flags & PG_WANTED) {
         pg_do_job(region, job);
@@ -258,6 +258,9 @@ static int read_chunk(struct pg_region *region, const struct chunk *chunk, int64
             arrived(region, chunk->entries[i], chunk->slots[i],
                     (int64_t)chunk->first + (int64_t)i == marker, sequential);
     }
+    if (!error && region->uffd.read_only)
+        error = pg_show(&region->uffd, pg_block_address(region, chunk->first),
+                        chunk->count * region->block_size);
     return error;
 }
 

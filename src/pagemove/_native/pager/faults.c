@@ -103,7 +103,9 @@ static void fault(struct pg_region *region, const struct pm_uffd_msg *message, u
     uint64_t flags = message->arg[0], address = message->arg[1];
     uint32_t number = (uint32_t)((address - region->base) / region->block_size);
 
-    if (flags & FLAG_WP)
+    if (!pg_writable(region) && flags & (FLAG_WP | FLAG_WRITE))
+        pg_refuse(region, address);
+    else if (flags & FLAG_WP)
         fault_protected(region, pg_find(&region->blocks, number), address);
     else
         fault_missing(region, number, address, (flags & FLAG_WRITE) != 0, began);
@@ -139,6 +141,7 @@ static int patience(struct pg_region *region)
     pthread_mutex_lock(&region->lock);
     until = pg_next_expiry(region);
     pthread_mutex_unlock(&region->lock);
+    until = pg_next_pardon(region) < until ? pg_next_pardon(region) : until;
     until = answer_due(region) < until ? answer_due(region) : until;
     if (until == UINT64_MAX)
         return -1;
@@ -192,5 +195,10 @@ void pg_serve(struct pg_region *region)
             serve_others(region, polled, ready);
         if (polled[0].revents)
             serve_events(region);
+        if (region->refused_count) {
+            pthread_mutex_lock(&region->lock);
+            pg_pardon(region);
+            pthread_mutex_unlock(&region->lock);
+        }
     }
 }

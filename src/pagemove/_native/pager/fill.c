@@ -116,10 +116,10 @@ static int install_copy(struct pg_region *region, uint64_t address, uint16_t slo
     return 0;
 }
 
-static int install_move(struct pg_region *region, uint64_t address, uint16_t slot)
+static int install_move(struct pg_region *region, uint64_t address, uint16_t slot, int later)
 {
     int left = pg_move_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
-                          region->block_size);
+                          region->block_size, later);
 
     if (left < 0)
         return left;
@@ -135,7 +135,7 @@ static int install_move(struct pg_region *region, uint64_t address, uint16_t slo
 /* Pages of a resident block that the user has discarded: only these are filled in. */
 static int install_patch(struct pg_region *region, pg_entry entry, uint64_t address, uint16_t slot)
 {
-    int protect = pg_writable(region) && !(region->blocks.at[entry].flags & PG_DIRTY);
+    int protect = !(region->blocks.at[entry].flags & PG_DIRTY);
     int error = pg_copy_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
                            region->block_size, protect);
 
@@ -154,7 +154,7 @@ static void installed(struct pg_region *region, pg_entry entry)
     pthread_cond_broadcast(&region->changed);
 }
 
-int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot)
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot, int later)
 {
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number);
@@ -164,12 +164,12 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot)
         error = install_patch(region, entry, address, slot);
     } else {
         stored = block->flags & PG_STORED;
-        protect = pg_writable(region) && !stored;
-        if (protect || !region->uffd.moves ||
+        protect = !stored;
+        if ((protect && pg_writable(region)) || !region->uffd.moves ||
             (region->block_size < MOVE_FRESH_FROM && !region->limited))
             error = install_copy(region, address, slot, protect);
         else
-            error = install_move(region, address, slot);
+            error = install_move(region, address, slot, later);
         if (!error && stored && pg_writable(region))
             pg_set_dirty(&region->blocks, entry, 1);
     }
@@ -183,7 +183,7 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot)
 static void finish(struct pg_region *region, struct pg_job job)
 {
     int sequential = region->blocks.at[job.entry].flags & PG_SEQUENCE;
-    int error = pg_install(region, job.entry, job.slot);
+    int error = pg_install(region, job.entry, job.slot, 0);
 
     if (!error) {
         pg_enlist(region, job.entry, sequential);
@@ -243,8 +243,7 @@ static int ask_helper(struct pg_region *region, struct pg_job job)
         block->flags & PG_PATCH || pg_is_spilled(region, job.number) || pg_make_room(region, 0))
         return -EAGAIN;
     error = pg_store_ask(&region->store, job.number * region->block_size, region->block_size,
-                         pg_block_address(region, job.number), pg_writable(region) && !stored,
-                         &region->line);
+                         pg_block_address(region, job.number), !stored, &region->line);
     if (error) {
         region->line = NULL;
         return error;

@@ -115,7 +115,7 @@ static uint64_t spilled_bytes(const struct pg_region *region)
 
 static int map_region(struct pg_region *region, const char *name)
 {
-    uint64_t mode = PM_REGISTER_MODE_MISSING;
+    uint64_t mode = PM_REGISTER_MODE_MISSING | PM_REGISTER_MODE_WP;
     int error;
 
     region->length = region->nblocks * region->block_size;
@@ -129,11 +129,10 @@ static int map_region(struct pg_region *region, const char *name)
             region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     if (name && *name)
         prctl(PM_PR_SET_VMA, PM_PR_SET_VMA_ANON_NAME, region->base, region->length, name);
-    if (pg_writable(region))
-        mode |= PM_REGISTER_MODE_WP;
     region->uffd.base = region->base;
     region->uffd.length = region->length;
     region->uffd.mode = mode;
+    region->uffd.read_only = !pg_writable(region);
     region->uffd.advice = region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
     error = pg_register(region->uffd.region, region->base, region->length, mode);
     if (error || region->mode != PG_PRIVATE)

@@ -21,6 +21,7 @@ enum {
     PG_REQUESTS = 16,
     PG_BATCH = 16,   /* blocks that leave, or are written back, at once */
     PG_CALLERS = 16, /* calls of the program under way at once */
+    PG_REFUSED = 16,
 };
 
 /* A block that somebody waits for and that could not be had at once. */
@@ -49,6 +50,11 @@ struct pg_stream {
     int64_t last, stride, ahead; /* ahead: the farthest block asked for */
     uint32_t run, window;
     uint64_t used; /* when, in faults: the longest unused is replaced */
+};
+
+/* A page that somebody has stored to in mode "r", poisoned until then. */
+struct pg_refused {
+    uint64_t page, until;
 };
 
 struct pg_ghost {
@@ -110,6 +116,11 @@ struct pg_region {
     struct pg_failure failures[PG_FAILURES];
     uint64_t failure_count;
     char (*texts)[PG_TEXT]; /* what the helper said of each, where there is one */
+
+    struct pg_refused refused[PG_REFUSED]; /* of the event loop (refuse.c) */
+    uint32_t refused_count;
+    uint64_t refused_said;                             /* when that was said */
+    uint64_t refused_page, refused_for, refused_until; /* the last of them */
 
     struct pg_line *line; /* on which the event loop has asked for a small block, or NULL */
     struct pg_job asked;
@@ -173,6 +184,15 @@ int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
 int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
 
+/* refuse.c */
+
+/* A store to a page of a region of mode "r": whoever makes it gets SIGBUS, or EFAULT. */
+void pg_refuse(struct pg_region *region, uint64_t address);
+
+/* Give such pages back to those who read, and when that is to be done next. */
+void pg_pardon(struct pg_region *region);
+uint64_t pg_next_pardon(const struct pg_region *region);
+
 /* lost.c */
 
 /* The program has closed the sentinel: nobody is to touch the region any more. */
@@ -219,8 +239,8 @@ static inline int pg_has_helper(const struct pg_region *region)
 }
 
 /* Put a FILLING block that has been read into the region. 0 or -errno: then the slot is still the
- * caller's. Lets go. */
-int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot);
+ * caller's. With `later` the caller calls pg_show before it lets go. Lets go. */
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot, int later);
 
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
  * by a worker. Lets go. */

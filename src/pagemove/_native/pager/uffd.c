@@ -9,6 +9,8 @@
 
 #include "../uapi.h"
 
+#define MOVE_DONTWAKE 1
+
 #define FEATURE_SIGBUS (UINT64_C(1) << 7)
 #define FEATURE_POISON (UINT64_C(1) << 14)
 #define FEATURE_MOVE (UINT64_C(1) << 16)
@@ -110,10 +112,10 @@ int pg_is_there(const struct pg_uffd *uffd, uint64_t address)
 }
 
 /* One UFFDIO_MOVE, repeated while the kernel asks for that. Bytes, or -errno of the first page. */
-static int64_t move_some(int fd, uint64_t dst, uint64_t src, uint64_t length)
+static int64_t move_some(int fd, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode)
 {
     for (;;) {
-        struct pm_uffdio_move arg = {.dst = dst, .src = src, .len = length};
+        struct pm_uffdio_move arg = {.dst = dst, .src = src, .len = length, .mode = mode};
 
         if (!ioctl(fd, PM_UFFDIO_MOVE, &arg))
             return (int64_t)length;
@@ -133,19 +135,29 @@ static int has_moved(const struct pg_uffd *uffd, int64_t error, uint64_t dst, ui
            pg_is_there(uffd, dst);
 }
 
-int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length)
+int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
 {
-    uint64_t done = 0;
-    int wake = 0, left = 0;
+    int error = pg_protect(uffd, start, length, 1);
+
+    pg_wake(uffd, start, length);
+    return error;
+}
+
+int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int later)
+{
+    uint64_t done = 0, mode = uffd->read_only ? MOVE_DONTWAKE : 0;
+    int wake = 0, left = 0, error = 0;
 
     if (!uffd->moves)
-        return pg_squeeze_in(uffd, dst, src, length, 0);
+        return pg_squeeze_in(uffd, dst, src, length, uffd->read_only);
     while (done < length) {
-        int64_t moved = move_some(uffd->region, dst + done, src + done, length - done);
+        int64_t moved = move_some(uffd->region, dst + done, src + done, length - done, mode);
         if (moved < 0) {
             if (!has_moved(uffd, moved, dst + done, src + done)) {
-                if (moved != -EEXIST)
-                    return (int)moved;
+                if (moved != -EEXIST) {
+                    error = (int)moved;
+                    break;
+                }
                 left = 1;
             }
             /* Moved without a word, or there before: nobody was woken. */
@@ -154,9 +166,13 @@ int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
         }
         done += (uint64_t)moved;
     }
-    if (wake)
+    if (uffd->read_only && !later) {
+        int failed = pg_show(uffd, dst, length);
+        error = error ? error : failed;
+    } else if (wake) {
         pg_wake(uffd, dst, length);
-    return left;
+    }
+    return error ? error : left;
 }
 
 int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
@@ -168,7 +184,7 @@ int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t lengt
     if (!uffd->moves)
         return pg_remap_out(uffd, dst, src, length, pages);
     while (done < length) {
-        int64_t moved = move_some(uffd->staging, dst + done, src + done, length - done);
+        int64_t moved = move_some(uffd->staging, dst + done, src + done, length - done, 0);
         int there = moved > 0;
         if (moved < 0) {
             there = has_moved(uffd, moved, dst + done, src + done);

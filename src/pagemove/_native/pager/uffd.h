@@ -20,6 +20,7 @@ struct pg_uffd {
     /* What the region was registered with, and is again when poison is taken away. */
     uint64_t base, length, mode;
     int advice, dumped;
+    int read_only;      /* what is moved into the region is write-protected there */
     uint64_t *poisoned; /* a bit for each page; NULL: none was, or the kernel does it */
     int empty;          /* a file that poisoned pages are mapped from */
 };
@@ -30,9 +31,15 @@ void pg_uffd_close(struct pg_uffd *uffd);
 
 int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode);
 
-/* Move a full slot into the region. 0, or 1 where pages were there already, so that their like has
- * stayed in the slot, or -errno: then pages may have arrived. */
-int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length);
+/* Move a full slot into the region; into a read-only one so that nobody who waits for it sees it
+ * before it is protected, which with `later` the caller has to do, by pg_show. 0, or 1 where pages
+ * were there already, so that their like has stayed in the slot, or -errno: then pages may have
+ * arrived. */
+int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int later);
+
+/* Protect what was moved into a read-only region, and wake those who wait for it. One call for many
+ * blocks: with a thread running on another CPU each costs an interruption of that. */
+int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
 
 /* Move the pages of a block to an empty slot of the vault, and say which there were. Atomic page by
  * page. -EBUSY: a page is pinned; `pages` says which have moved before. */

@@ -222,7 +222,7 @@ void pg_put_back(struct pg_region *region, const struct pg_out *out)
             ;
         if (end > first)
             pg_move_in(&region->uffd, address + first * page, slot + first * page,
-                       (end - first) * page);
+                       (end - first) * page, 0);
         else
             end = first + 1;
     }
