@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from typing import NamedTuple, NoReturn
 
@@ -115,6 +116,20 @@ def check_saved(pager: Pager, code: int, first: int, operation: str, store: str)
     if code:
         writes = [each for each in noted(pager, first) if each.operation != "read"]
         throw(writes, code, operation, store)
+
+
+def throw_lost(store: str, dirty: int) -> NoReturn:
+    """Raise that somebody has closed the descriptors; `dirty` bytes could not be saved then."""
+    saved = f"{dirty} changed bytes could not be saved" if dirty else "what was changed is saved"
+    raise StoreError(
+        errno.EBADF,
+        f"paged memory over {store} cannot be used any more: somebody has closed the descriptors of "
+        f"this library, as code that closes all of them does (os.closerange, a daemon that starts); "
+        f"{saved}; open it after that",
+        store=store,
+        operation="flush",
+        offset=None,
+    )
 
 
 def throw(failures: Iterable[Failure], code: int, operation: str, store: str) -> NoReturn:

@@ -27,6 +27,7 @@ import traceback
 import numpy as np
 
 from pagemove import lowlevel
+from pagemove.descriptors import identity_of, keep
 from pagemove.errors import StoreError
 from pagemove.stores.base import Store
 
@@ -61,10 +62,13 @@ class Helper:
     def __init__(self, store: Store) -> None:
         self.argv = [os.fsencode(part) for part in (sys.executable, "-c", _START)]
         payload = _payload(store)
-        self.config = os.memfd_create("pagemove store")
+        self.config = keep(os.memfd_create("pagemove store"))
         with open(self.config, "wb", closefd=False) as file:
             file.write(payload)
-        records, self._log = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        records, self._log = (
+            socket.socket(fileno=keep(end.detach()))
+            for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        )
         self.log = self._log.fileno()
         threading.Thread(target=_pass_on, args=(records,), name="pagemove-log", daemon=True).start()
 
@@ -97,11 +101,19 @@ def _payload(store: Store) -> bytes:
 
 def _pass_on(records: socket.socket) -> None:
     """Handle the log records of the process as if they were made here."""
-    with records:
-        while data := records.recv(_LOG_RECORD):
-            with contextlib.suppress(Exception):
-                record = logging.makeLogRecord(pickle.loads(data))
-                logging.getLogger(record.name).handle(record)
+    identity = identity_of(records.fileno())
+    while data := records.recv(_LOG_RECORD):
+        with contextlib.suppress(Exception):
+            record = logging.makeLogRecord(pickle.loads(data))
+            logging.getLogger(record.name).handle(record)
+        # The program may have closed the number, and may have a socket of its own there.
+        if identity_of(records.fileno()) != identity:
+            records.detach()
+            return
+    if identity_of(records.fileno()) == identity:
+        records.close()
+    else:
+        records.detach()
 
 
 # From here on: in the process itself.

@@ -23,6 +23,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from pagemove.descriptors import keep
+
 _MAGIC = b"pagemove blocks\n"
 _VERSION = 1
 # Magic, version, block size, nbytes; then, elsewhere, so that each is one write: sure length.
@@ -301,7 +303,7 @@ def _scan(fd: int, path: Path) -> tuple[dict[int, _Place], int, int]:
 def _open_locked(path: Path) -> _File:
     """Open a file that no other store has open."""
     while True:
-        file = _File(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        file = _File(keep(os.open(path, os.O_RDWR | os.O_CLOEXEC)))
         try:
             fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pagemove.descriptors import identity_of, keep
 from pagemove.errors import StoreError, store_error
 from pagemove.stores.base import Store, read_only
 
@@ -72,9 +73,10 @@ class FileStore(Store):
         self._writable = bool(writable)
         # O_NONBLOCK: else opening a pipe waits for somebody at its other end.
         access = os.O_RDWR if writable else os.O_RDONLY
-        fd = os.open(self._path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = keep(os.open(self._path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
         try:
             os.set_blocking(fd, True)
+            self._identity = identity_of(fd)
             self._nbytes = _length(fd, self._path)
         except BaseException:
             os.close(fd)
@@ -102,9 +104,19 @@ class FileStore(Store):
         return self._fd < 0
 
     def fileno(self) -> int:
-        """Give the descriptor, which stays the store's. ValueError once closed."""
+        """Give the descriptor, which stays the store's. ValueError once closed.
+
+        StoreError where somebody else has closed it: its number may be another file's by now.
+        """
         if self._fd < 0:
             raise ValueError(f"{self!r}: it cannot be used any more")
+        if identity_of(self._fd) != self._identity:
+            raise store_error(
+                errno.EBADF,
+                store=str(self._path),
+                operation="read",
+                remedy="somebody has closed its descriptor; open the store anew",
+            )
         return self._fd
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
@@ -188,7 +200,7 @@ class FileStore(Store):
     def close(self) -> None:
         """Close the descriptor. Twice is fine. Regions over the file stay as they are."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
+        if fd >= 0 and identity_of(fd) == self._identity:
             os.close(fd)
 
     def _place(self, offset: int, length: int) -> int:

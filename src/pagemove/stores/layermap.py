@@ -15,6 +15,8 @@ import struct
 import threading
 from pathlib import Path
 
+from pagemove.descriptors import keep
+
 _MAGIC = b"pagemove layers\n"
 # Magic, nbytes, block size, name of the boot.
 _HEADER = struct.Struct("<16sQQ36s")
@@ -86,7 +88,7 @@ class LayerMap:
             os.close(fd)
 
     def _open(self, path: Path, nbytes: int, block_size: int) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._fd = keep(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
         try:
             self._load(self._fd, path, nbytes, block_size)
         except BaseException:

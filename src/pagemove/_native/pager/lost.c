@@ -10,9 +10,8 @@
 #include "region.h"
 #include "voice.h"
 
-static int protect(const struct pg_region *region, uint64_t start, uint64_t length, int protection)
+static int protect(uint64_t start, uint64_t length, int protection)
 {
-    (void)region;
     return mprotect((void *)(uintptr_t)start, length, protection) ? -errno : 0;
 }
 
@@ -28,7 +27,7 @@ static int take_out_lost(struct pg_region *region, pg_entry entry, struct pg_out
         .entry = entry, .number = block->number, .slot = pg_slot_to_move_into(region), .whole = 1};
     if (out->slot == PG_NO_SLOT)
         return -EAGAIN;
-    error = protect(region, address, region->block_size, PROT_READ | PROT_WRITE);
+    error = protect(address, region->block_size, PROT_READ | PROT_WRITE);
     if (error) {
         pg_give_empty(&region->frames, out->slot);
         return error;
@@ -45,7 +44,7 @@ static int take_out_lost(struct pg_region *region, pg_entry entry, struct pg_out
         pg_become(&region->blocks, entry, PG_EVICTING);
         pg_become(&region->blocks, entry, PG_WRITING);
     }
-    protect(region, address, region->block_size, PROT_NONE);
+    protect(address, region->block_size, PROT_NONE);
     for (unsigned page = 0; page < pages; page++)
         out->whole &= pg_has(&out->pages, page);
     return error;
@@ -55,9 +54,9 @@ static void keep(struct pg_region *region, const struct pg_out *out)
 {
     uint64_t address = pg_block_address(region, out->number);
 
-    protect(region, address, region->block_size, PROT_READ | PROT_WRITE);
+    protect(address, region->block_size, PROT_READ | PROT_WRITE);
     pg_put_back(region, out);
-    protect(region, address, region->block_size, PROT_NONE);
+    protect(address, region->block_size, PROT_NONE);
     pg_give_empty(&region->frames, out->slot);
     region->blocks.at[out->entry].slot = PG_NO_SLOT;
     pg_become(&region->blocks, out->entry, PG_RESIDENT);
@@ -150,12 +149,13 @@ static void *save(void *region)
 void pg_lose(struct pg_region *region)
 {
     pthread_mutex_lock(&region->lock);
-    __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
-    protect(region, region->base, region->length, PROT_NONE);
+    /* First: whoever touches it after that may end the process. */
     pg_say("pagemove: somebody has closed the descriptors of paged memory over %s, as code that "
            "closes all of them does: touching it is SIGSEGV from now on%s; open it after that\n",
            region->store.label,
            region->mode == PG_WRITE && region->blocks.dirty ? ", changes are being saved" : "");
+    protect(region->base, region->length, PROT_NONE);
+    __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
     /* Threads that wait for a page find out. */
     pg_wake(&region->uffd, region->base, region->length);
     if (region->mode == PG_WRITE)

@@ -15,7 +15,7 @@
 /* ns between messages of one region, for whoever tries again and again. */
 #define SILENCE UINT64_C(1000000000)
 
-static void say_so(struct pg_region *region, uint64_t address)
+static void say_so(struct pg_region *region, uint64_t page)
 {
     uint64_t now = pg_now();
 
@@ -23,11 +23,12 @@ static void say_so(struct pg_region *region, uint64_t address)
         return;
     region->refused_said = now;
     pg_say(
-        "pagemove: a store to address 0x%llx, byte %llu of %s, is refused: this memory is "
-        "read-only (mode 'r'), and code that ignores that gets SIGBUS; open it with mode 'r+' to "
-        "change the store, or 'c' to change a private copy\n",
-        (unsigned long long)address, (unsigned long long)(address - region->base),
-        region->store.label);
+        "pagemove: a store into bytes %llu to %llu of %s (address 0x%llx) is refused: this memory "
+        "is read-only (mode 'r'), and code that ignores that gets SIGBUS, a system call EFAULT; "
+        "open it with mode 'r+' to change the store, or 'c' to change a private copy\n",
+        (unsigned long long)(page - region->base),
+        (unsigned long long)(page - region->base + region->uffd.page_size), region->store.label,
+        (unsigned long long)page);
 }
 
 static void pardon(struct pg_region *region, uint32_t which)
@@ -41,7 +42,7 @@ void pg_refuse(struct pg_region *region, uint64_t address)
     uint64_t page = address & ~(region->uffd.page_size - 1);
     uint32_t i = 0;
 
-    say_so(region, address);
+    say_so(region, page);
     if (region->refused_page == page && pg_now() < region->refused_until + LONGEST)
         region->refused_for = region->refused_for < LONGEST ? 2 * region->refused_for : LONGEST;
     else
