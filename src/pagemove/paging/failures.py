@@ -123,9 +123,9 @@ def throw_lost(store: str, dirty: int) -> NoReturn:
     saved = f"{dirty} changed bytes could not be saved" if dirty else "what was changed is saved"
     raise StoreError(
         errno.EBADF,
-        f"paged memory over {store} cannot be used any more: somebody has closed the descriptors of "
-        f"this library, as code that closes all of them does (os.closerange, a daemon that starts); "
-        f"{saved}; open it after that",
+        f"paged memory over {store} cannot be used any more: somebody has closed the descriptors "
+        "of this library, as code that closes all of them does (os.closerange, a daemon that "
+        f"starts); {saved}; open it after that",
         store=store,
         operation="flush",
         offset=None,

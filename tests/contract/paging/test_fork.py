@@ -342,3 +342,11 @@ def test_a_region_leaves_one_descriptor_to_the_program_and_none_to_a_child(file)
     assert userfaultfds == 0
     assert all_of_parent == 2  # the end of a pipe, and that of the FileStore
     assert all_of_child == 1
+
+
+def test_a_pid_that_is_used_again_is_no_identity(file, monkeypatch):
+    number = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: number)
+    with paged(file(_NBYTES), "r") as memory:
+        assert child(lambda: (memory.inherited, memory.closed)) == (True, True)
+        assert not memory.closed

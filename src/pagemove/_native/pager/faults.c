@@ -111,19 +111,23 @@ static void fault(struct pg_region *region, const struct pm_uffd_msg *message, u
         fault_missing(region, number, address, (flags & FLAG_WRITE) != 0, began);
 }
 
-static void serve_events(struct pg_region *region)
+/* 0, or -errno: no fault can be answered any more. */
+static int serve_events(struct pg_region *region)
 {
     struct pm_uffd_msg messages[EVENTS];
     ssize_t got = read(region->uffd.region, messages, sizeof messages);
     uint64_t began = pg_now();
 
+    if (got < 0 && errno != EAGAIN && errno != EINTR)
+        return -errno;
     if (got <= 0)
-        return;
+        return got ? 0 : -EIO;
     pthread_mutex_lock(&region->lock);
     for (size_t i = 0; i < (size_t)got / sizeof messages[0]; i++)
         if (messages[i].event == PM_UFFD_EVENT_PAGEFAULT)
             fault(region, &messages[i], began);
     pthread_mutex_unlock(&region->lock);
+    return 0;
 }
 
 /* When the helper's answer is late; UINT64_MAX: none is awaited, or it is late already. */
@@ -182,19 +186,23 @@ void pg_serve(struct pg_region *region)
                                {region->watched, 0, 0}};
 
     for (;;) {
-        int ready;
+        int ready, error;
         polled[2].fd = region->line ? pg_line_descriptor(region->line) : -1;
         ready = poll(polled, 4, patience(region));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
             return;
         if (polled[3].revents) {
             polled[3].fd = -1;
-            pg_lose(region);
+            pg_lose(region, 0);
         }
         if (!ready || polled[1].revents || polled[2].revents)
             serve_others(region, polled, ready);
-        if (polled[0].revents)
-            serve_events(region);
+        error = polled[0].revents ? serve_events(region) : 0;
+        if (error) {
+            /* Nobody would be answered, and this thread not wait. */
+            polled[0].fd = polled[3].fd = -1;
+            pg_lose(region, -error);
+        }
         if (region->refused_count) {
             pthread_mutex_lock(&region->lock);
             pg_pardon(region);

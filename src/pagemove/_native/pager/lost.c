@@ -5,6 +5,7 @@
  * nothing open that it has not opened since: from here on the region is not there for it. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "region.h"
@@ -146,14 +147,22 @@ static void *save(void *region)
     return NULL;
 }
 
-void pg_lose(struct pg_region *region)
+void pg_lose(struct pg_region *region, int error)
 {
+    const char *saving = region->mode == PG_WRITE ? ", what was changed is being saved" : "";
+
     pthread_mutex_lock(&region->lock);
     /* First: whoever touches it after that may end the process. */
-    pg_say("pagemove: somebody has closed the descriptors of paged memory over %s, as code that "
-           "closes all of them does: touching it is SIGSEGV from now on%s; open it after that\n",
-           region->store.label,
-           region->mode == PG_WRITE && region->blocks.dirty ? ", changes are being saved" : "");
+    if (error)
+        pg_say(
+            "pagemove: the faults of paged memory over %s cannot be received: %s: touching it is "
+            "SIGSEGV from now on%s; open it anew\n",
+            region->store.label, strerror(error), saving);
+    else
+        pg_say(
+            "pagemove: somebody has closed the descriptors of paged memory over %s, as code that "
+            "closes all of them does: touching it is SIGSEGV from now on%s; open it after that\n",
+            region->store.label, saving);
     protect(region->base, region->length, PROT_NONE);
     __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
     /* Threads that wait for a page find out. */

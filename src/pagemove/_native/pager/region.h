@@ -195,8 +195,9 @@ uint64_t pg_next_pardon(const struct pg_region *region);
 
 /* lost.c */
 
-/* The program has closed the sentinel: nobody is to touch the region any more. */
-void pg_lose(struct pg_region *region);
+/* Nobody is to touch the region any more: the program has closed the sentinel, or `error` is why
+ * faults cannot be received. */
+void pg_lose(struct pg_region *region, int error);
 
 /* Write what is dirty. -EBADF when nothing is, or the errno of what cannot be written. Needs no
  * lock. */
