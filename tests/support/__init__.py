@@ -8,6 +8,7 @@
                     interpreter
 ``threads.py``      several functions at once, started together, their exceptions raised here
 ``helpers.py``      stores that helper processes run, held by reins; those processes
+``late_stores.py``  a store whose calls are late, reordered, done twice, or raise afterwards
 ``probes.py``       what `features` finds, and calls that fail in the place of those it makes
 ``store_kinds.py``  every kind of store, and the servers that some need
 ``system.py``       system calls that neither Python nor pagemove has: mlock2, seccomp, io_uring

@@ -6,7 +6,6 @@ process and the helper both see: what is to go wrong there, and what has happene
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import mmap
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from pagemove import StoreError
 from pagemove.stores import Store
+from support.threads import wait_for
 
 Words = npt.NDArray[np.uint64]
 
@@ -174,21 +174,22 @@ def numbered(nbytes: int) -> Words:
 
 def helpers(pid: int | str = "self") -> list[int]:
     """List the helper processes that a process has started and that have not ended."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        # Threads and processes may end while they are listed.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            children = (task / "children").read_text().split()
-            found += [int(child) for child in children if _is_helper(int(child))]
-    return sorted(found)
+    owner = str(os.getpid() if pid == "self" else pid).encode()
+    return sorted(
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _owner(int(entry.name)) == owner
+    )
 
 
-def _is_helper(pid: int) -> bool:
+def _owner(pid: int) -> bytes | None:
+    """Whose helper a process is: no child of that, so its command says so. None: it is none."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return any(b"pagemove.paging.helper" in word for word in words)
+        return None
+    is_one = len(words) > 2 and any(b"pagemove.paging.helper" in word for word in words)
+    return words[-2] if is_one else None
 
 
 def kill_helper() -> int:
@@ -198,13 +199,26 @@ def kill_helper() -> int:
     return pid
 
 
-def has_ended(pid: int) -> bool:
-    """Tell whether a process is no more, or a zombie that somebody has yet to collect."""
+def stop_helper() -> int:
+    """Stop the only helper of this process, and wait until it has; give its number."""
+    (pid,) = helpers()
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: state_of(pid) == "T")
+    return pid
+
+
+def state_of(pid: int) -> str:
+    """Give the letter of what a process does, as in ps; X: it is no more."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return True
-    return text.rpartition(")")[2].split()[0] in "ZX"
+        return "X"
+    return text.rpartition(")")[2].split()[0]
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a process is no more, or a zombie that somebody has yet to collect."""
+    return state_of(pid) in "ZX"
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef extern from "pager/pager.h" nogil:
     enum:
         PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT
+    int pg_errno_of(int code)
     struct pg_helper:
         const char *const *argv
         int config_fd, log_fd

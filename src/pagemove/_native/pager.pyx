@@ -78,7 +78,7 @@ cdef class Pager:
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
-        cdef const char *arguments[16]
+        cdef const char *arguments[128]
         cdef char text[PG_TEXT]
         cdef int status
         if self._region != NULL:
@@ -115,8 +115,8 @@ cdef class Pager:
             if helper is not None:
                 (argv, process.config_fd, process.log_fd, process.lines, process.buffer_size,
                  process.restarts) = helper
-                if len(argv) > 15:
-                    raise ValueError(f"at most 15 arguments for the helper, not {len(argv)}")
+                if len(argv) > 127:
+                    raise ValueError(f"at most 127 arguments for the helper, not {len(argv)}")
                 for i, argument in enumerate(argv):
                     arguments[i] = argument
                 arguments[len(argv)] = NULL
@@ -365,5 +365,5 @@ cdef class Pager:
 
 
 cdef int _errno_of(int status):
-    # Beyond all errnos: a store that took less than it was given.
-    return 0 if status == 0 else -status if -status < 4096 else _errno.EIO
+    # 0 of a code: a store that took less than it was given.
+    return 0 if status == 0 else pg_errno_of(-status) or _errno.EIO

@@ -1,11 +1,4 @@
-"""The process that runs a store written in Python.
-
-The thread that touches paged memory may hold the GIL, so nothing that brings its block may need
-it. The store therefore runs in another process, started by the pager (see
-``_native/pager/channel.h``): one thread of it for each line, a socket for requests and answers and
-a buffer in shared memory for the bytes. Here is both sides' Python: what the process is to get, and
-what it does.
-"""
+"""What the process does that runs a store written in Python; see `pagemove.paging.handover`."""
 
 from __future__ import annotations
 
@@ -14,7 +7,6 @@ import errno
 import json
 import logging
 import mmap
-import multiprocessing.spawn
 import os
 import pickle
 import signal
@@ -23,13 +15,19 @@ import struct
 import sys
 import threading
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from pagemove import lowlevel
-from pagemove.descriptors import identity_of, keep
-from pagemove.errors import StoreError
-from pagemove.stores.base import Store
+from pagemove.stores.base import Store, read_whole, write_whole
+
+#: Bytes of the longest log record.
+LOG_RECORD = 1 << 16
+
+#: Whether this is such a process, and imports its parent's main module.
+importing_main = False
 
 # As in channel.c: operation, whether to write-protect, offset, length, address to copy to, if any;
 # and error, length of the text that follows.
@@ -38,85 +36,14 @@ _ANSWER = struct.Struct("=iI")
 _NUMBERS = struct.Struct("=QQ")
 _READ, _WRITE, _FLUSH = 0, 1, 2
 _TEXT = 4000
+_LARGEST_ERRNO = 4095
 _MOST_DESCRIPTORS = 68
 _CONTROL = 3
-_LOG_RECORD = 1 << 16
 
 _DONE = _ANSWER.pack(0, 0)
-_START = "import pagemove.paging.helper as helper; helper.main()"
-
-
-class Helper:
-    """What the pager needs to start the process, and start it again; and its log.
-
-    Attributes
-    ----------
-    argv : list of bytes
-        The command.
-    config : int
-        Descriptor of the memory that holds the pickled store.
-    log : int
-        Descriptor that the process writes its log records to.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.argv = [os.fsencode(part) for part in (sys.executable, "-c", _START)]
-        payload = _payload(store)
-        self.config = keep(os.memfd_create("pagemove store"))
-        with open(self.config, "wb", closefd=False) as file:
-            file.write(payload)
-        records, self._log = (
-            socket.socket(fileno=keep(end.detach()))
-            for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        )
-        self.log = self._log.fileno()
-        threading.Thread(target=_pass_on, args=(records,), name="pagemove-log", daemon=True).start()
-
-    def close(self) -> None:
-        """Let go of what the pager has copies of by now."""
-        os.close(self.config)
-        self._log.close()
-
-
-def _payload(store: Store) -> bytes:
-    """Pickle what the process has to know: how to import as we do, then the store."""
-    preparation = multiprocessing.spawn.get_preparation_data("pagemove helper")
-    # A secret of this process's own children, and not to be pickled.
-    preparation.pop("authkey", None)
-    # A program read from standard input has no file to import.
-    if not os.path.isfile(preparation.get("init_main_from_path") or ""):
-        preparation.pop("init_main_from_path", None)
-    level = logging.getLogger().getEffectiveLevel()
-    try:
-        pickled = pickle.dumps(store, pickle.HIGHEST_PROTOCOL)
-    except StoreError:
-        raise  # it could be, but must not be handed over
-    except Exception as error:
-        raise TypeError(
-            f"{store!r} cannot be pickled, so no other process can run it: {error}; define it at "
-            "the top level of a module, and open what it needs on first use"
-        ) from error
-    return pickle.dumps((preparation, level, pickled), pickle.HIGHEST_PROTOCOL)
-
-
-def _pass_on(records: socket.socket) -> None:
-    """Handle the log records of the process as if they were made here."""
-    identity = identity_of(records.fileno())
-    while data := records.recv(_LOG_RECORD):
-        with contextlib.suppress(Exception):
-            record = logging.makeLogRecord(pickle.loads(data))
-            logging.getLogger(record.name).handle(record)
-        # The program may have closed the number, and may have a socket of its own there.
-        if identity_of(records.fileno()) != identity:
-            records.detach()
-            return
-    if identity_of(records.fileno()) == identity:
-        records.close()
-    else:
-        records.detach()
-
-
-# From here on: in the process itself.
+_NO_MEMORY_TEXT = b"MemoryError, while another error was to be explained"
+# Made beforehand: there may be no memory for it when it is needed.
+_NO_MEMORY = _ANSWER.pack(errno.EIO, len(_NO_MEMORY_TEXT)) + _NO_MEMORY_TEXT
 
 
 class _LogToParent(logging.Handler):
@@ -126,19 +53,24 @@ class _LogToParent(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send it, or drop it: a log that nobody reads must not hold up a store."""
-        state = dict(record.__dict__, msg=record.getMessage(), args=None, exc_info=None)
-        if record.exc_info and not record.exc_text:
-            state["exc_text"] = logging.Formatter().formatException(record.exc_info)
-        with contextlib.suppress(OSError):
-            self._parent.send(pickle.dumps(state)[:_LOG_RECORD], socket.MSG_DONTWAIT)
+        with contextlib.suppress(Exception):
+            state = dict(record.__dict__, msg=record.getMessage(), args=None, exc_info=None)
+            if record.exc_info and not record.exc_text:
+                state["exc_text"] = logging.Formatter().formatException(record.exc_info)
+            self._parent.send(pickle.dumps(state)[:LOG_RECORD], socket.MSG_DONTWAIT)
 
 
 def main() -> None:
     """Serve a store until the other end of the control socket is gone."""
     # Whoever types ^C means the program; this process ends when that does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.set_inheritable(_CONTROL, False)
     control = socket.socket(fileno=_CONTROL)
     numbers, descriptors, _, _ = socket.recv_fds(control, _NUMBERS.size, _MOST_DESCRIPTORS)
+    # What a store starts must not hold any of it: nobody would see this process end. (recv_fds
+    # ignores MSG_CMSG_CLOEXEC.)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
     if not numbers:
         os._exit(0)
     _, nbytes = _NUMBERS.unpack(numbers)
@@ -146,29 +78,40 @@ def main() -> None:
     try:
         store = _prepare(config, log)
         buffers = mmap.mmap(memory, nbytes * len(lines))
+        for number, line in enumerate(lines):
+            view = memoryview(buffers)[number * nbytes : (number + 1) * nbytes]
+            one = socket.socket(fileno=line)
+            threading.Thread(target=_serve, args=(store, one, view, region), daemon=True).start()
     except BaseException as error:
         control.send(_failure(error))
         os._exit(1)
-    for number, line in enumerate(lines):
-        view = memoryview(buffers)[number * nbytes : (number + 1) * nbytes]
-        threading.Thread(
-            target=_serve, args=(store, socket.socket(fileno=line), view, region), daemon=True
-        ).start()
     control.send(_DONE)
     control.recv(1)
-    with contextlib.suppress(Exception):
+    try:
         store.close()
-    os._exit(0)
+    finally:
+        os._exit(0)
 
 
 def _prepare(config: int, log: int) -> Store:
+    global importing_main
     with open(config, "rb", closefd=False) as file:
         file.seek(0)
-        preparation, level, pickled = pickle.load(file)
-    multiprocessing.spawn.prepare(preparation)
+        preparation, folders, level, pickled = pickle.load(file)
+    # Last: what is there must not pass for anything else.
+    sys.path.extend(folders)
+    sys.argv = preparation.pop("argv")
+    with contextlib.suppress(OSError):
+        os.chdir(preparation.pop("dir", "."))
     root = logging.getLogger()
     root.addHandler(_LogToParent(socket.socket(fileno=log)))
     root.setLevel(level)
+    if preparation:
+        from multiprocessing import spawn
+
+        importing_main = True
+        spawn.prepare(preparation)
+        importing_main = False
     store = pickle.loads(pickled)
     assert isinstance(store, Store)
     return store
@@ -177,21 +120,36 @@ def _prepare(config: int, log: int) -> Store:
 def _serve(store: Store, line: socket.socket, view: memoryview, region: int) -> None:
     """Answer the requests of one line, one after another."""
     source = np.frombuffer(view, np.uint8).ctypes.data
-    while request := line.recv(_REQUEST.size):
-        operation, protect, offset, length, address = _REQUEST.unpack(request)
+    while True:
         try:
-            if operation == _READ:
-                store.read_into(offset, view[:length])
-                if address:
-                    lowlevel.copy(region, address, source, length, 2 * protect)
-            elif operation == _WRITE:
-                store.write(offset, view[:length].toreadonly())
-            elif operation == _FLUSH:
-                store.flush()
-            answer = _stats(store) if operation > _FLUSH else _DONE
+            request = line.recv(_REQUEST.size)
+        except MemoryError:
+            continue
+        if not request:
+            return
+        # Whatever is raised is an answer: without one the parent knows nothing, and this line is
+        # lost to it.
+        try:
+            answer = _answer(store, request, view, region, source)
         except BaseException as error:
             answer = _failure(error)
-        line.send(answer)
+        with contextlib.suppress(BrokenPipeError):
+            line.send(answer)
+
+
+def _answer(store: Store, request: bytes, view: memoryview, region: int, source: int) -> bytes:
+    operation, protect, offset, length, address = _REQUEST.unpack(request)
+    if operation == _READ:
+        read_whole(store, offset, view[:length])
+        if address:
+            lowlevel.copy(region, address, source, length, 2 * protect)
+    elif operation == _WRITE:
+        write_whole(store, offset, view[:length].toreadonly())
+    elif operation == _FLUSH:
+        store.flush()
+    else:
+        return _stats(store)
+    return _DONE
 
 
 def _stats(store: Store) -> bytes:
@@ -202,8 +160,32 @@ def _stats(store: Store) -> bytes:
 
 
 def _failure(error: BaseException) -> bytes:
+    """Make the answer of what went wrong, whatever that is: exceptions are other people's code."""
+    try:
+        text = _attempt(lambda: _text_of(error), _attempt(lambda: type(error).__name__, "an error"))
+        # Text ends at a zero byte for the pager.
+        encoded = text[:_TEXT].replace("\0", "\\0").encode(errors="backslashreplace")[:_TEXT]
+        code = _attempt(lambda: _code_of(error), errno.EIO)
+        answer: bytes = _ANSWER.pack(code, len(encoded)) + encoded
+        return answer
+    except BaseException:
+        return _NO_MEMORY
+
+
+def _attempt(call: Callable[[], Any], otherwise: Any) -> Any:
+    try:
+        return call()
+    except BaseException:
+        return otherwise
+
+
+def _code_of(error: BaseException) -> int:
+    """Give its errno, where that is one: `socket.gaierror` has negative numbers of another list."""
+    code: object = error.errno if isinstance(error, OSError) else None
+    return code if type(code) is int and 0 < code <= _LARGEST_ERRNO else errno.EIO
+
+
+def _text_of(error: BaseException) -> str:
     """Tell what went wrong: the exception first, for that is what a line of a message shows."""
-    code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
     summary = "".join(traceback.format_exception_only(error)).strip()
-    text = f"{summary}\n{''.join(traceback.format_exception(error))}".encode()[:_TEXT]
-    return _ANSWER.pack(code, len(text)) + text
+    return f"{summary}\n{''.join(traceback.format_exception(error))}"

@@ -64,7 +64,7 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
             helper=None,
         )
         return
-    from pagemove.paging.helper import Helper  # and multiprocessing, which files do not need
+    from pagemove.paging.handover import Helper  # and multiprocessing, which files do not need
 
     count, nbytes = lines(block_size, limit, store.concurrency)
     with contextlib.closing(Helper(store)) as helper:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import errno
+import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from pagemove.errors import StoreError
@@ -18,12 +20,21 @@ class Store(abc.ABC):
     A store of your own needs `nbytes` and `read_into`; one that can be written also `writable`,
     `write` and `flush`; one that holds something open also `close`. Whatever goes wrong is an
     exception, best a `pagemove.StoreError`: a store never fills a buffer in part, and never with
-    anything else than what is stored there.
+    anything else than what is stored there. `read_into` and `write` return nothing, or how many
+    bytes they have transferred, as `readinto` and `write` of files do: less than all is an error.
+
+    When a call has returned or raised it is over: nothing that it began may still reach the store,
+    or the buffer. (One that a time limit of its own ends has to see to that.) Calls are not ended
+    from outside. One that takes longer than ``store_timeout`` counts as failed; until it has
+    returned all the same, or its process has ended, no other `write` or `read_into` of bytes that
+    it writes begins, and after a late `flush` no other `flush`. A late `read_into` may still run
+    when its bytes are written.
 
     To be paged it has to pickle. A store that is not a `FileStore` runs in a process of its own,
     made from the pickle, whose threads call `read_into` and `write` at once, up to `concurrency` of
     them. Each call is for one block of the region, or for several that follow each other, up to
-    2 MiB. What raises is tried again, up to the region's ``store_timeout``.
+    2 MiB. What raises, whatever it is, is tried again, up to the region's
+    ``store_timeout``.
 
     Attributes
     ----------
@@ -123,6 +134,37 @@ class Store(abc.ABC):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def read_whole(store: Store, offset: int, buffer: Buffer) -> None:
+    """Have a store fill a buffer; raise if it says that it has not filled all of it."""
+    read: Callable[..., object] = store.read_into
+    check_count(store, "read", offset, memoryview(buffer).nbytes, read(offset, buffer))
+
+
+def write_whole(store: Store, offset: int, data: Buffer) -> None:
+    """Have a store write; raise if it says that it has not written all."""
+    write: Callable[..., object] = store.write
+    check_count(store, "write", offset, memoryview(data).nbytes, write(offset, data))
+
+
+def check_count(store: Store, operation: str, offset: int, length: int, result: object) -> None:
+    """Raise if what `read_into` or `write` has returned says that it did not do all of it."""
+    try:
+        count = operator.index(result)  # type: ignore[arg-type]
+    except TypeError:
+        return
+    if count == length or isinstance(result, bool):
+        return
+    done = {"read": ("fill", "read"), "write": ("store", "wrote")}[operation]
+    raise StoreError(
+        errno.EIO,
+        f"cannot {operation} {store!r} at byte {offset}: it {done[1]} {count} bytes of {length}; "
+        f"it must {done[0]} all of them, or raise",
+        store=repr(store),
+        operation=operation,
+        offset=offset,
+    )
 
 
 def read_only(store: str, offset: int) -> StoreError:

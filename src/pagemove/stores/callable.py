@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pagemove.errors import StoreError
 from pagemove.stores import ranges
-from pagemove.stores.base import Store, read_only
+from pagemove.stores.base import Store, check_count, read_only
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -140,7 +140,7 @@ class CallableStore(Store):
         if self._write is None:
             raise read_only(repr(self), start)
         if view.nbytes:
-            self._write(start, view)
+            check_count(self, "write", start, view.nbytes, self._write(start, view))
 
     def __repr__(self) -> str:
         name = getattr(self._read, "__qualname__", None) or repr(self._read)

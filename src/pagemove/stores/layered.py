@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pagemove.errors import StoreError
 from pagemove.stores import ranges
-from pagemove.stores.base import Store
+from pagemove.stores.base import Store, read_whole, write_whole
 from pagemove.stores.compressed import CompressedStore
 from pagemove.stores.file import FileStore
 from pagemove.stores.layermap import LayerMap
@@ -165,11 +165,11 @@ class LayeredStore(Store):
         for on_top, share in self._by_layer(list(pieces)):
             at, end = share[0].at, share[-1].at + share[-1].length
             if on_top:
-                self._top.read_into(start + at, view[at:end])
+                read_whole(self._top, start + at, view[at:end])
             elif self._cache:
                 self._raise_up(share, view)
             else:
-                self._bottom.read_into(start + at, view[at:end])
+                read_whole(self._bottom, start + at, view[at:end])
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write bytes on top.
@@ -202,7 +202,7 @@ class LayeredStore(Store):
                 whole = start <= place and place + length <= start + view.nbytes
                 if not whole and block not in top:
                     self._put(block, 1, self._below(block, 1))
-            self._top.write(start, view)
+            write_whole(self._top, start, view)
             top.add(first, last)
 
     def flush(self) -> None:
@@ -253,8 +253,8 @@ class LayeredStore(Store):
             for on_top, run in self._by_layer(share):
                 at, end = run[0].at, run[-1].at + run[-1].length
                 if on_top:
-                    self._top.read_into(
-                        run[0].block * self._block_size + run[0].start, view[at:end]
+                    read_whole(
+                        self._top, run[0].block * self._block_size + run[0].start, view[at:end]
                     )
                     continue
                 data = self._below(run[0].block, len(run))
@@ -272,13 +272,13 @@ class LayeredStore(Store):
         """Read whole blocks of the bottom."""
         place = first * self._block_size
         data = memoryview(bytearray(min(count * self._block_size, self.nbytes - place)))
-        self._bottom.read_into(place, data)
+        read_whole(self._bottom, place, data)
         return data
 
     def _put(self, first: int, count: int, data: memoryview) -> None:
         """Put whole blocks on top. Their locks are held."""
         place = first * self._block_size
-        self._top.write(place, data)
+        write_whole(self._top, place, data)
         self._used("write", place).add(first, first + count - 1)
 
     def _on_top(self) -> LayerMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import secrets
 import threading
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from pagemove.stores import redis_arrays as arrays
 from pagemove.stores import redis_layout as keys
 from pagemove.stores.base import Store, read_only
 from pagemove.stores.extras import needed
-from pagemove.stores.redis_blocks import Blocks, Fenced
-from pagemove.stores.redis_client import Client, Command, code_of
+from pagemove.stores.redis_blocks import Blocks
+from pagemove.stores.redis_client import Client, code_of
+from pagemove.stores.redis_direct import Command
+from pagemove.stores.redis_failures import Fenced, Turn
 from pagemove.stores.redis_lease import Lease
-from pagemove.stores.urls import without_secret
+from pagemove.stores.redis_secrets import scrub, secrets_of, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -34,6 +37,9 @@ _KEPT = (
     "_writable",
     "_layout",
 )
+
+
+_MOST_TRIES = 3
 
 
 class RedisStore(Store):
@@ -88,18 +94,19 @@ class RedisStore(Store):
     other is closed.
 
     **Atomicity.** A block is written as a whole: readers see it as it was or as it is. Several
-    blocks are not written at one moment.
+    blocks are not written at one moment. Whatever the network does to requests, of a block no older
+    write lands on a newer one; a write that raised may have been carried out, or be yet.
 
     **Durability.** `flush` returns when the writes are in the server's memory, and with `replicas`
     and `fsync` also there: else what survives a crash of the server is what its own settings say.
     Should a server come back without some of what it had acknowledged (after a failover, or from an
-    older snapshot), the writer's next read, write or flush there is an error. A block that was
-    written and is not there any more (evicted, expired) is an error for everybody, never zeros. Run
-    the server with ``maxmemory-policy noeviction``.
+    older snapshot), the writer's next read or write there, and every flush, is an error. A block
+    that was written and is not there any more (evicted, expired, deleted) is an error for
+    everybody, never zeros. Run the server with ``maxmemory-policy noeviction``.
 
-    **Cost.** A read of up to 2 MiB is a round trip, a write too. Blocks that were never written, or
-    only with zeros, take no memory to speak of. It pickles with its URL and options, the password
-    included.
+    **Cost.** A read of up to 2 MiB is a round trip, a write too; a block takes 32 bytes more than
+    its contents, and next to nothing if it is zeros. It pickles with its URL and options, the
+    password included, which nothing else shows.
 
     Examples
     --------
@@ -109,6 +116,9 @@ class RedisStore(Store):
     ...     store.write(0, weights)
     ...     store.flush()
     """
+
+    #: A server that has taken a write keeps it, whatever became of a flush.
+    flush_retryable = True
 
     def __init__(
         self,
@@ -157,10 +167,10 @@ class RedisStore(Store):
         self._connected: Client | None = None
         self._lease = Lease(self._key, repr(self), self._seconds, token)
         self._handed_over = False
-        self._ready = False
-        # By group: how many writes the server has acknowledged; and those not flushed.
+        # While this is the writer.
+        self._turn: Turn | None = None
+        # By group: how many writes the server has acknowledged.
         self._writes: dict[int, int] = {}
-        self._unflushed: set[int] = set()
 
     @property
     def nbytes(self) -> int:
@@ -169,7 +179,7 @@ class RedisStore(Store):
 
     @property
     def block_size(self) -> int:
-        """What is one key, in bytes."""
+        """What is one key, in bytes, without its head."""
         return self._layout.block_size
 
     @property
@@ -203,11 +213,11 @@ class RedisStore(Store):
         view = ranges.target(buffer)
         start = ranges.place(self, self.nbytes, offset, view.nbytes)
         with self._translated("read", start):
-            if self._writable and not self._handed_over:
-                self._hold()
+            is_writer = self._writable and not self._handed_over
+            holder = self._hold().holder if is_writer else ""
             blocks = self._blocks
             for batch in blocks.batches(start, view.nbytes):
-                blocks.read(batch, view, dict(self._writes))
+                blocks.read(batch, view, dict(self._writes), holder)
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write bytes from `offset` on.
@@ -232,45 +242,37 @@ class RedisStore(Store):
         if not self._writable:
             raise read_only(repr(self), start)
         with self._translated("write", start):
-            self._hold()
+            turn = self._hold()
             blocks = self._blocks
             for batch in blocks.batches(start, view.nbytes):
                 with self._locks.held(batch[0].block, batch[-1].block):
-                    least = dict(self._writes)
-                    written = blocks.write(batch, view, self._lease.epoch, least)
+                    written = blocks.write(batch, view, turn, dict(self._writes))
                 with self._lock:
                     for group, count in written.items():
                         self._writes[group] = max(self._writes[group], count)
-                    self._unflushed |= written.keys()
 
     def flush(self) -> None:
-        """Return when what was written is as durable as `replicas` and `fsync` say.
+        """Return when all that was ever written is as durable as `replicas` and `fsync` say.
+
+        Also what another process wrote that this store was handed over by, or that has died. To
+        have failed loses nothing: what a server has taken it keeps, and the next flush asks again.
 
         Raises
         ------
         StoreError
-            It is not; the server has lost some of it; another store writes the array.
+            It is not; the server has lost some of it, which every flush says from then on; another
+            store writes the array.
         """
-        if not self._writable or self._handed_over:
+        if not self._writable:
             return
         with self._translated("flush", None):
-            self._hold()
-            with self._lock:
-                groups, self._unflushed = self._unflushed, set()
-                least = dict(self._writes)
-            try:
-                self._blocks.settle(
-                    groups,
-                    self._lease.epoch,
-                    least,
-                    replicas=self._replicas,
-                    fsync=self._fsync,
-                    seconds=self._timeout / 3,
-                )
-            except BaseException:
-                with self._lock:
-                    self._unflushed |= groups
-                raise
+            self._blocks.settle(
+                None if self._handed_over else self._hold(),
+                dict(self._writes),
+                replicas=self._replicas,
+                fsync=self._fsync,
+                seconds=self._timeout / 3,
+            )
 
     def close(self) -> None:
         """Let go of the lease and of the connections. Twice is fine."""
@@ -279,7 +281,7 @@ class RedisStore(Store):
             with contextlib.suppress(StoreError), self._translated("close", None):
                 self._lease.release(self._connected)
             self._lease = Lease(self._key, repr(self), self._seconds)
-            self._ready = False
+            self._turn = None
         self._disconnect()
 
     def remove(self) -> None:
@@ -295,7 +297,9 @@ class RedisStore(Store):
         with self._translated("remove", None):
             self._hold()
             meta = keys.meta_key(self._key)
-            self._client.run([Command(meta, ("DEL", meta))])
+            words = ("EVAL", keys.REMOVE, 1, meta, self._layout.id, self._lease.value)
+            if self._client.run([Command(meta, words)])[0] != [b"ok"]:
+                raise Fenced
             self._blocks.delete()
         self.close()
 
@@ -317,28 +321,35 @@ class RedisStore(Store):
         if client is not None:
             client.close()
 
-    def _hold(self) -> None:
+    def _hold(self) -> Turn:
         """Be the one that writes, or raise."""
-        if self._lease.lost:
-            raise self._lease.lost
-        if self._ready:
-            return
+        self._lease.check()
+        turn = self._turn
+        if turn is not None:
+            return turn
         client = self._client
         with self._holding:
-            if self._ready:
-                return
-            if self._lease.epoch:
-                self._lease.renew(client)
-            else:
-                self._lease.acquire(client)
-            self._writes = self._blocks.raise_fences(self._lease.epoch)
-            self._lease.keep(client)
-            self._handed_over = False
-            self._ready = True
+            if self._turn is None:
+                if not self._lease.epoch:
+                    self._lease.acquire(client)
+                self._writes = self._raised_fences(client)
+                self._lease.keep(client)
+                self._handed_over = False
+                self._turn = Turn(self._lease.holder, self._lease.epoch, itertools.count(1))
+            return self._turn
+
+    def _raised_fences(self, client: Client) -> dict[int, int]:
+        """Raise all fences, with a higher epoch should one be on them that the server forgot."""
+        for _ in range(_MOST_TRIES):
+            try:
+                return self._blocks.raise_fences(self._lease.holder, self._lease.epoch)
+            except Fenced as fenced:
+                self._lease.acquire(client, above=fenced.epoch)
+        raise Fenced
 
     @contextlib.contextmanager
     def _translated(self, operation: str, offset: int | None) -> Iterator[None]:
-        """Make of the client's exceptions those of a store."""
+        """Make of the client's exceptions those of a store, and let no secret out."""
         import redis
 
         try:
@@ -351,6 +362,7 @@ class RedisStore(Store):
         except (redis.RedisError, OSError) as error:
             if isinstance(error, StoreError | FileNotFoundError | FileExistsError):
                 raise
+            scrub(error, self._secrets)
             raise self._failure(code_of(error), str(error), operation, offset) from error
 
     def _failure(self, code: int, why: str, operation: str, offset: int | None) -> StoreError:
@@ -370,17 +382,21 @@ class RedisStore(Store):
             with self._translated("hand over", None):
                 self._hold()
                 token = secrets.token_hex(16)
-                self._lease.stop()
+                # A renewal under way would take the lease back.
+                self._lease.stop(wait=True)
                 self._lease.renew(self._client, token=token)
             self._lease = Lease(self._key, repr(self), self._seconds)
-            self._ready, self._handed_over, self._writes = False, True, {}
+            self._turn, self._handed_over = None, True
         kept = {name: value for name, value in self.__dict__.items() if name in _KEPT}
         return kept | {"token": token}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        token = state.pop("token")
-        self.__dict__.update(state)
-        self._begin(token)
+        self.__dict__.update({name: value for name, value in state.items() if name in _KEPT})
+        self._begin(state["token"])
 
     def __repr__(self) -> str:
-        return f"RedisStore({without_secret(self._url)!r}, {self._key!r})"
+        return f"RedisStore({shown(self._url)!r}, {self._key!r})"
+
+    @property
+    def _secrets(self) -> list[str]:
+        return secrets_of(self._url, self._options)

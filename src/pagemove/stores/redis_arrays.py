@@ -7,8 +7,9 @@ import secrets
 
 from pagemove.stores import redis_layout as keys
 from pagemove.stores.redis_blocks import Blocks
-from pagemove.stores.redis_client import Client, Command
-from pagemove.stores.redis_lease import Lease
+from pagemove.stores.redis_client import Client
+from pagemove.stores.redis_direct import Command
+from pagemove.stores.redis_lease import Lease, gone
 
 
 def created(client: Client, lease: Lease, key: str, nbytes: int, block_size: int) -> keys.Layout:
@@ -23,18 +24,14 @@ def created(client: Client, lease: Lease, key: str, nbytes: int, block_size: int
     """
     groups = keys.groups_for(nbytes, block_size)
     layout = keys.Layout(key, secrets.token_hex(8), nbytes, block_size, groups)
-    pair = (keys.meta_key(key), keys.lease_key(key))
     values = (keys.FORMAT, layout.id, nbytes, block_size, groups, 0)
     fields = [word for both in zip(keys.META_FIELDS, values, strict=True) for word in both]
-    words = ("EVAL", keys.CREATE, 2, *pair, *lease.creation, *fields)
-    answer = client.run([Command(pair[0], words)])[0]
-    if answer[0] == b"there":
-        raise FileExistsError(
-            errno.EEXIST, "there is such an array: open it without create=True", lease.name
-        )
-    epoch = lease.taken(answer)
-    Blocks(client, layout, lease.name).prepare(epoch)
-    client.run([Command(pair[0], ("HSET", pair[0], "ready", 1))])
+    lease.take(client, keys.CREATE, fields)
+    Blocks(client, layout, lease.name).prepare(lease.holder, lease.epoch)
+    meta = keys.meta_key(key)
+    finished = client.run([Command(meta, ("EVAL", keys.FINISH, 1, meta, layout.id))])[0]
+    if finished != [b"ok"]:
+        raise gone(lease.name, "create", None)
     return layout
 
 

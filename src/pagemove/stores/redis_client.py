@@ -5,31 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import socket
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pagemove.stores import redis_direct
+from pagemove.stores import redis_bounds
 from pagemove.stores.patience import patiently
-from pagemove.stores.urls import without_secret
-
-
-class Command(NamedTuple):
-    """A command.
-
-    Attributes
-    ----------
-    key : str
-        Says which node of a cluster it is for.
-    words : tuple
-        As they are sent.
-    targets : tuple of memoryview or None
-        Of one that only reads: for each value that it answers where it shall go. In its place the
-        answer then has `redis_direct.FILLED`.
-    """
-
-    key: str
-    words: tuple[Any, ...]
-    targets: tuple[memoryview | None, ...] = ()
+from pagemove.stores.redis_direct import Command, ask
+from pagemove.stores.redis_secrets import shown
 
 
 class Log(NamedTuple):
@@ -115,7 +99,7 @@ class Client:
     def close(self) -> None:
         """Close all connections."""
         if self._single:
-            self._single.close()
+            self._single.connection_pool.disconnect()
         if self._cluster:
             nodes = self._cluster.get_nodes()
             self._cluster.close()
@@ -129,34 +113,46 @@ class Client:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        # A try has half of the time at most: then there is a second one.
+        # Silence for half of the time ends a try: then there is a second one.
         seconds = self._timeout / 2
         options = {
             "socket_timeout": seconds,
             "socket_connect_timeout": seconds,
             # How long it is tried again is for this class to say.
             "retry": Retry(NoBackoff(), 0),
-            "protocol": 2,
             **self._options,
+            "protocol": 2,
         }
+        kind = redis_bounds.pool_class()
         if self._single is None:
-            single = redis.Redis.from_url(self._url, **options)
             try:
-                in_cluster = single.info("cluster").get("cluster_enabled")
+                pool = kind.from_url(self._url, **options)
+            except ValueError:
+                # Whose text may be part of a password.
+                raise ValueError(
+                    f"{shown(self._url)} is not a URL of Redis: it needs redis://, rediss:// or "
+                    "unix://, a port and a database that are numbers, and user and password "
+                    "percent-encoded"
+                ) from None
+            pool.connection_class(**pool.connection_kwargs)  # TypeError of what it does not know
+            single = redis.Redis(connection_pool=pool)
+            try:
+                in_cluster = _parsed(lambda: single.info("cluster").get("cluster_enabled"))
             except BaseException:
-                single.close()
+                pool.disconnect()
                 raise
             if not in_cluster:
                 self._single = single
                 return
-            single.close()
-        self._cluster = redis.RedisCluster.from_url(self._url, **options)
+            pool.disconnect()
+        options["connection_pool_class"] = kind
+        self._cluster = _parsed(lambda: redis.RedisCluster.from_url(self._url, **options))
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
         import redis
 
         if not self._cluster:
-            return _checked(_sent(self._single, commands))
+            return _checked(ask(self._single, commands))
         shares: dict[str, tuple[Any, list[int]]] = {}
         for number, command in enumerate(commands):
             node = self._cluster.get_node_from_key(command.key)
@@ -164,26 +160,38 @@ class Client:
         answers: list[Any] = [None] * len(commands)
         for node, numbers in shares.values():
             client = self._cluster.get_redis_connection(node)
-            for number, answer in zip(
-                numbers, _sent(client, [commands[number] for number in numbers]), strict=True
-            ):
+            share = [commands[number] for number in numbers]
+            for number, answer in zip(numbers, ask(client, share), strict=True):
                 answers[number] = answer
-        elsewhere = [number for number, answer in enumerate(answers) if _is_elsewhere(answer)]
-        if elsewhere and any(command.words[0].startswith("WAIT") for command in commands):
-            # What is waited for has to be on the same connection.
-            raise redis.exceptions.TryAgainError("a slot has moved")
-        for number in elsewhere:
-            # The slot moves, or has moved: the cluster's own client goes after it.
-            answers[number] = self._cluster.execute_command(*commands[number].words)
+        for number, answer in enumerate(answers):
+            if isinstance(answer, redis.exceptions.AskError):
+                answers[number] = self._asked(answer, commands[number])
         return _checked(answers)
 
+    def _asked(self, error: Any, command: Command) -> Any:
+        """Ask the node that a slot is moving to; of one that has moved, let all be tried again."""
+        import redis.exceptions as errors
+
+        node = self._cluster.get_node(host=error.host, port=error.port)
+        if isinstance(error, errors.MovedError) or node is None:
+            raise error
+        client = self._cluster.get_redis_connection(node)
+        return ask(client, [Command("", ("ASKING",)), command])[1]
+
     def _retried(self, call: Callable[[], Any]) -> Any:
-        def once(_left: float) -> Any:
+        import redis
+
+        def once(left: float) -> Any:
             try:
-                return call()
+                # With less, all that the last try could find is that it has no time.
+                with redis_bounds.limited(max(left, self._timeout / 4)):
+                    return call()
             except Exception as error:
                 if self._cluster and _is_passing(error):
                     self._look_anew()
+                if isinstance(error, redis.exceptions.RedisClusterException):
+                    # Which is no RedisError, as callers expect.
+                    raise redis.ConnectionError(str(error)) from error
                 raise
 
         return patiently(once, self._timeout, _is_passing)
@@ -193,56 +201,68 @@ class Client:
         import redis
 
         # Should all of them be gone, what the caller has to say is better.
-        with contextlib.suppress(redis.RedisError):
-            self._cluster.nodes_manager.initialize()
+        with (
+            contextlib.suppress(redis.RedisError, redis.exceptions.RedisClusterException),
+            redis_bounds.limited(max(self._timeout / 4, 0.1)),
+        ):
+            _parsed(self._cluster.nodes_manager.initialize)
 
     def __repr__(self) -> str:
-        return without_secret(self._url)
+        return shown(self._url)
 
 
-def code_of(error: Exception) -> int:
+def code_of(error: BaseException) -> int:
     """Give the errno that is nearest to an error."""
     import redis.exceptions as errors
 
-    if isinstance(error, errors.TimeoutError):
-        return errno.ETIMEDOUT
-    if isinstance(error, errors.OutOfMemoryError):
-        return errno.ENOSPC
-    if isinstance(error, errors.AuthenticationError | errors.NoPermissionError):
-        return errno.EACCES
-    return getattr(error, "errno", None) or errno.EIO
+    kinds = (
+        (errors.TimeoutError, errno.ETIMEDOUT),
+        (TimeoutError, errno.ETIMEDOUT),
+        (errors.OutOfMemoryError, errno.ENOSPC),
+        (errors.AuthenticationError, errno.EACCES),
+        (errors.AuthorizationError, errno.EACCES),
+        (errors.NoPermissionError, errno.EACCES),
+        (errors.ReadOnlyError, errno.EROFS),
+        (errors.InvalidResponse, errno.EBADMSG),
+        # Which have numbers of their own, that mean other things as an errno.
+        (socket.gaierror, errno.EHOSTUNREACH),
+        (socket.herror, errno.EHOSTUNREACH),
+        (ssl.SSLError, errno.EPROTO),
+    )
+    for kind, nearest in kinds:
+        if isinstance(error, kind):
+            return nearest
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, errors.ConnectionError | errors.RedisClusterException) and cause:
+        return code_of(cause)
+    if isinstance(error, errors.ConnectionError):
+        return errno.ECONNRESET
+    code = getattr(error, "errno", None)
+    return code if isinstance(code, int) and code > 0 else errno.EIO
+
+
+def _parsed(call: Callable[[], Any]) -> Any:
+    """Call redis-py where it makes something of what a server says, which may be anything."""
+    import redis
+
+    try:
+        return call()
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise redis.InvalidResponse(
+            f"the server's answer makes no sense ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _log_of(server: Any) -> Log:
-    if not server.info("persistence").get("aof_enabled"):
+    if not _parsed(lambda: server.info("persistence").get("aof_enabled")):
         return Log(False, False, "keeps no append-only file")
     import redis
 
     with contextlib.suppress(redis.ResponseError):
         server.execute_command("WAITAOF", 0, 0, 1)
         return Log(True, False, "")
-    always = server.config_get("appendfsync").get("appendfsync") == "always"
+    always = _parsed(lambda: server.config_get("appendfsync").get("appendfsync")) == "always"
     return Log(False, always, "is older than WAITAOF and does not sync its log before each answer")
-
-
-def _sent(client: Any, commands: Sequence[Command]) -> list[Any]:
-    """Send commands in one go; give answers, errors among them."""
-    if all(command.targets for command in commands):
-        with contextlib.suppress(redis_direct.Unusual):
-            targets = [each for command in commands for each in command.targets]
-            return redis_direct.ask(client, [command.words for command in commands], targets)
-    if len(commands) == 1:
-        import redis
-
-        try:
-            return [client.execute_command(*commands[0].words)]
-        except redis.ResponseError as error:
-            return [error]
-    with client.pipeline(transaction=False) as pipeline:
-        for command in commands:
-            pipeline.execute_command(*command.words)
-        answers: list[Any] = pipeline.execute(raise_on_error=False)
-        return answers
 
 
 def _checked(answers: list[Any]) -> list[Any]:
@@ -250,12 +270,6 @@ def _checked(answers: list[Any]) -> list[Any]:
         if isinstance(answer, Exception):
             raise answer
     return answers
-
-
-def _is_elsewhere(answer: Any) -> bool:
-    import redis.exceptions as errors
-
-    return isinstance(answer, errors.MovedError | errors.AskError | errors.TryAgainError)
 
 
 def _is_passing(error: Exception) -> bool:
@@ -273,5 +287,7 @@ def _is_passing(error: Exception) -> bool:
         | errors.ClusterDownError
         | errors.MasterDownError
         | errors.TryAgainError
-        | errors.RedisClusterException,
+        | errors.AskError
+        | errors.RedisClusterException
+        | errors.InvalidResponse,
     )

@@ -1,13 +1,17 @@
 """Who may write an array in Redis: one at a time, for as long as it says so every few seconds.
 
-A lease is a key that expires: ``TOKEN EPOCH OWNER``, the token random, the owner for messages. The
-epoch counts the writers. Every group of blocks has a fence with the epoch of the writer whose
-writes are taken, and a new writer raises all fences before it reads or writes anything. So one that
-was thought dead, and comes back, cannot change a byte, whatever its clock says: safety depends on
-the fences alone, the lease only on being refused in time.
+A lease is a key that expires: ``TOKEN EPOCH NONCE OWNER``, the token random, the owner for
+messages. The epoch counts the writers, and with the nonce it is the *holder*, which no two have in
+common, also where a server has come back without the last epochs. Every group of blocks has a fence
+with the holder whose writes are taken, and a new writer raises all fences before it reads or writes
+anything. So one that was thought dead, and comes back, cannot change a byte, whatever its clock
+says: safety depends on the fences alone, the lease only on being refused in time.
 
 A writer whose lease has expired, because the connection was cut, takes it up again if no other
-writer has been there meanwhile; the epoch tells.
+writer has been there meanwhile: what the lease was last is also kept where it does not expire.
+
+Requests may be held up on the way, and arrive twice: each says what it expects to find, and does
+nothing if it finds something else.
 """
 
 from __future__ import annotations
@@ -19,41 +23,50 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from pagemove.errors import StoreError
-from pagemove.stores.redis_client import Client, Command
+from pagemove.stores.redis_client import Client
+from pagemove.stores.redis_direct import Command
 from pagemove.stores.redis_layout import lease_key, meta_key
 
-# KEYS: meta, lease. ARGV: token, owner, milliseconds.
-_ACQUIRE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return {'gone'} end
+# KEYS: meta, lease. ARGV: token, what the lease becomes, milliseconds, the epoch as it was, as it
+# becomes.
+ACQUIRE = """
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch then return {'gone'} end
 local held = redis.call('GET', KEYS[2])
 if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then
   return {'held', held, redis.call('PTTL', KEYS[2])}
 end
-local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. epoch .. ' ' .. ARGV[2], 'PX', ARGV[3])
-return {'ok', epoch}
+if epoch ~= ARGV[4] then return {'again', epoch} end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[5], 'last', ARGV[2])
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+return {'ok'}
 """
 
-# KEYS: meta, lease. ARGV: what the lease was, epoch, milliseconds, what it is to be.
-_RENEW = """
+# KEYS: meta, lease. ARGV: what the lease was, what it is to be, milliseconds.
+RENEW = """
+local last = redis.call('HGET', KEYS[1], 'last')
+if redis.call('EXISTS', KEYS[1]) == 0 then return {'gone'} end
 local held = redis.call('GET', KEYS[2])
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if not epoch then return {'gone'} end
-if held == ARGV[1] or held == ARGV[4] or (not held and epoch == ARGV[2]) then
-  redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[3])
+if (last == ARGV[1] or last == ARGV[2]) and (not held or held == last) then
+  redis.call('HSET', KEYS[1], 'last', ARGV[2])
+  redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
   return {'ok'}
 end
 return {'held', held or '', redis.call('PTTL', KEYS[2])}
 """
 
-# KEYS: lease. ARGV: what it was.
-_RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
+# KEYS: meta, lease. ARGV: what it was. A renewal that is still on its way finds nothing.
+RELEASE = """
+if redis.call('HGET', KEYS[1], 'last') == ARGV[1] then redis.call('HDEL', KEYS[1], 'last') end
+if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+return {'ok'}
 """
+
+_MOST_ROUNDS = 20
 
 
 class Lease:
@@ -77,41 +90,64 @@ class Lease:
         self._milliseconds = max(int(seconds * 1000), 1)
         self.token = token or secrets.token_hex(16)
         self.epoch = 0
-        self.lost: StoreError | None = None
-        self._value = b""
+        self.holder = ""
+        self._value = ""
+        self._refused: list[Any] | None = None
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def acquire(self, client: Client) -> int:
-        """Take it; StoreError while another has it. Gives the epoch."""
-        keys = (meta_key(self._key), lease_key(self._key))
-        words = ("EVAL", _ACQUIRE, 2, *keys, self.token, owner(), self._milliseconds)
-        return self.taken(client.run([Command(keys[0], words)])[0])
+    @property
+    def value(self) -> str:
+        """What the key holds."""
+        return self._value
 
-    def taken(self, answer: list[Any]) -> int:
-        """Note what came of taking it: an answer of a script."""
+    def acquire(self, client: Client, above: int = 0) -> None:
+        """Take it, with an epoch higher than that; StoreError while another has it."""
+        self.take(client, ACQUIRE, (), above)
+
+    def take(self, client: Client, script: str, more: Sequence[Any], above: int = 0) -> None:
+        """Take it by a script that does more.
+
+        Raises
+        ------
+        StoreError
+            Another has it.
+        FileExistsError
+            The script says that the array is there.
+        """
+        keys = (meta_key(self._key), lease_key(self._key))
+        nonce = secrets.token_hex(8)
+        before = (client.run([Command(keys[0], ("HGET", keys[0], "epoch"))])[0] or b"0").decode()
+        for _ in range(_MOST_ROUNDS):
+            epoch = max(int(before), above) + 1
+            value = f"{self.token} {epoch} {nonce} {owner()}"
+            given = (self.token, value, self._milliseconds, before, epoch, *more)
+            answer = client.run([Command(keys[0], ("EVAL", script, 2, *keys, *given))])[0]
+            if answer[0] != b"again":
+                break
+            before = answer[1].decode()
+        if answer[0] == b"there":
+            raise FileExistsError(
+                errno.EEXIST, "there is such an array: open it without create=True", self.name
+            )
         if answer[0] != b"ok":
             raise self._refusal(answer)
-        self.epoch = int(answer[1])
-        self._value = f"{self.token} {self.epoch} {owner()}".encode()
-        return self.epoch
-
-    @property
-    def creation(self) -> tuple[str, str, int]:
-        """What the script that creates an array needs to give its creator the lease."""
-        return (self.token, owner(), self._milliseconds)
+        self.epoch, self.holder, self._value = epoch, f"{epoch} {nonce}", value
 
     def renew(self, client: Client, *, token: str | None = None) -> None:
         """Keep it, or hand it over to a token; StoreError if another has it."""
-        value = self._value
-        if token:
-            value = f"{token} {self.epoch} {owner()}".encode()
+        value = f"{token} {self.holder} {owner()}" if token else self._value
         keys = (meta_key(self._key), lease_key(self._key))
-        words = ("EVAL", _RENEW, 2, *keys, self._value, self.epoch, self._milliseconds, value)
+        words = ("EVAL", RENEW, 2, *keys, self._value, value, self._milliseconds)
         answer = client.run([Command(keys[0], words)])[0]
         if answer[0] != b"ok":
-            self.lost = self._refusal(answer)
-            raise self.lost
+            self._refused = answer
+            self.check()
+
+    def check(self) -> None:
+        """Raise a StoreError if another has been found to have it."""
+        if self._refused:
+            raise self._refusal(self._refused)
 
     def keep(self, client: Client) -> None:
         """Renew it from time to time, in a thread, until `release` or `stop`."""
@@ -121,18 +157,17 @@ class Lease:
         )
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread."""
+    def stop(self, *, wait: bool = False) -> None:
+        """End the thread, and perhaps wait for what it is at."""
         self._done.set()
+        if wait and self._thread is not None:
+            self._thread.join()
 
     def release(self, client: Client) -> None:
         """Let another have it now rather than when it expires."""
-        self.stop()
-        # What it is at would take the lease up again.
-        if self._thread is not None:
-            self._thread.join()
-        key = lease_key(self._key)
-        client.run([Command(key, ("EVAL", _RELEASE, 1, key, self._value))])
+        self.stop(wait=True)
+        keys = (meta_key(self._key), lease_key(self._key))
+        client.run([Command(keys[0], ("EVAL", RELEASE, 2, *keys, self._value))])
 
     def _renew_until(self, client: Client, done: threading.Event) -> None:
         import redis
@@ -148,9 +183,9 @@ class Lease:
     def _refusal(self, answer: list[Any]) -> StoreError:
         if answer[0] == b"gone":
             return gone(self.name, "write", None)
-        text = f"{_described(answer[1])}; "
-        if int(answer[2]) > 0:
-            text += f"its lease ends in {int(answer[2]) / 1000:.1f} s unless it is renewed"
+        text = _described(answer[1])
+        if answer[0] == b"held" and int(answer[2]) > 0:
+            text += f"; its lease ends in {int(answer[2]) / 1000:.1f} s unless it is renewed"
         return StoreError(
             errno.EBUSY,
             f"cannot write {self.name}: another store writes it: {text}. One may write at a time: "
@@ -185,7 +220,7 @@ def gone(name: str, operation: str, offset: int | None) -> StoreError:
 
 def _described(lease: bytes) -> str:
     try:
-        _, epoch, text = lease.decode().split(" ", 2)
+        _, epoch, _, text = lease.decode().split(" ", 3)
         found = json.loads(text)
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found["since"]))
         return f"writer {epoch}, process {found['process']} on {found['host']}, since {since}"

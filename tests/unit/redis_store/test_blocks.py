@@ -27,7 +27,7 @@ class TestBlocks:
             store.write(0, CONTENTS)
             store.write(0, bytes(N))
             assert read(store) == bytes(N)
-            assert server.say("STRLEN", key_of(store, 0)) == b":0"
+            assert server.say("STRLEN", key_of(store, 0)) == b":32"
 
     def test_an_evicted_block_is_an_error_and_not_zeros(self, server, key):
         with create(server, key) as store:
@@ -60,8 +60,39 @@ class TestBlocks:
     def test_a_block_that_somebody_else_has_written(self, server, key):
         with create(server, key) as store:
             server.say("SET", key_of(store, 1), "short")
-            with pytest.raises(StoreError, match="block 1 has 5 bytes, not 16384"):
+            with pytest.raises(StoreError, match="block 1 has 5 bytes, not 16416"):
                 read(store)
+
+    def test_a_block_that_is_another(self, server, key):
+        """As long as it should be, and of the same array, or of another: it is not this one."""
+        with create(server, key) as store, create(server, f"{key}-2", CONTENTS[::-1]) as other:
+            for source in (key_of(store, 2), key_of(other, 1)):
+                server.say("COPY", source, key_of(store, 1), "REPLACE")
+                for start, length in ((16 * K, 16 * K), (17 * K, 1)):
+                    with pytest.raises(StoreError, match="is not that block") as caught:
+                        read(store, start, length)
+                    assert caught.value.offset == 16 * K
+
+    def test_everything_flushed_away(self, own, key):
+        server = own()
+        with create(server, key) as store, RedisStore(server.url, key) as reader:
+            server.say("FLUSHDB")
+            for use in (
+                lambda: read(store),
+                lambda: read(reader),
+                lambda: store.write(0, bytes(16 * K)),
+                store.flush,
+            ):
+                with pytest.raises(StoreError, match="not there any more"):
+                    use()
+
+    def test_a_bitmap_that_was_made_anew(self, server, key):
+        """Its bits say that nothing was written; its length says that it is not the one."""
+        with create(server, key) as store, RedisStore(server.url, key) as reader:
+            server.say("DEL", key_of(store, 0), store._layout.written(0))
+            server.say("SETBIT", store._layout.written(0), 0, 0)
+            with pytest.raises(StoreError, match="not there any more"):
+                read(reader, 0, 1)
 
     def test_no_room(self, own, key):
         server = own("--maxmemory", "5mb")

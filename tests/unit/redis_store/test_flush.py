@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+
 import pytest
 
 from pagemove import StoreError
@@ -69,3 +72,58 @@ class TestFlush:
             server.say("CONFIG", "SET", "appendfsync", "everysec")
             store._timeout = 30
             store.flush()
+
+
+class TestWhoeverWrote:
+    """No replica ever comes: whoever flushes what was written before is told so, each time."""
+
+    def refused(self, store: RedisStore) -> None:
+        for _ in range(2):
+            with pytest.raises(StoreError, match="0 of 1 replicas have it"):
+                store.flush()
+
+    def test_the_one_that_it_was_handed_to(self, server, key):
+        store = create(server, key, replicas=1, timeout=1.2)
+        with pickle.loads(pickle.dumps(store)) as other:
+            self.refused(other)
+        store.close()
+
+    def test_the_one_that_handed_it_over(self, server, key):
+        store = create(server, key, replicas=1, timeout=1.2)
+        with pickle.loads(pickle.dumps(store)):
+            self.refused(store)
+        store.close()
+
+    def test_the_successor_of_one_that_died(self, server, key):
+        pickled = pickle.dumps(create(server, key, replicas=1, timeout=1.2))
+        pid = os.fork()
+        if not pid:
+            pickle.loads(pickled).write(0, b"left behind")
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        with pickle.loads(pickled) as store:
+            self.refused(store)
+            assert read(store, 0, 11) == b"left behind"
+
+    def test_the_next_that_opens_it(self, server, key):
+        create(server, key).close()
+        with RedisStore(server.url, key, writable=True, replicas=1, timeout=1.2) as store:
+            self.refused(store)
+
+    def test_nothing_written_is_nothing_to_wait_for(self, server, key):
+        with RedisStore(server.url, key, nbytes=100, create=True, replicas=1, timeout=1.2) as store:
+            store.flush()
+            assert store.flush_retryable
+
+    def test_what_is_lost_is_said_by_every_flush(self, own, key):
+        server = own()
+        with create(server, key, timeout=5) as store:
+            store.flush()
+            server.say("SAVE")
+            store.write(0, b"since")
+            store.flush()
+            server.kill()
+            server.start()
+            for _ in range(3):
+                with pytest.raises(StoreError, match="lost writes that it had acknowledged"):
+                    store.flush()

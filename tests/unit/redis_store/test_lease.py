@@ -6,18 +6,25 @@ import errno
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
 
 from pagemove import StoreError
 from pagemove.stores import RedisStore
-from support.servers import wait_until
-from unit.redis_store.arrays import N, create, read
+from support.servers import Redis, wait_until
+from unit.redis_store.arrays import CONTENTS, N, create, read
 
 pytestmark = pytest.mark.needs("redis")
+
+
+def _reads(server: Redis, key: str) -> set[int]:
+    with RedisStore(server.url, key) as store:
+        return set(read(store, 0, 100))
 
 
 class TestOneWriter:
@@ -66,7 +73,11 @@ class TestOneWriter:
         wait_until(lambda: server.say("EXISTS", f"pagemove:{{{key}}}:lease") == b":0", "it stays")
         with RedisStore(server.url, key, writable=True) as second:
             second.write(0, b"second")
-            for write in (lambda: first.write(0, b"first!"), first.flush):
+            for write in (
+                lambda: read(first, 0, 6),
+                lambda: first.write(0, b"first!"),
+                first.flush,
+            ):
                 with pytest.raises(StoreError, match="another store") as caught:
                     write()
                 assert caught.value.errno == errno.EBUSY
@@ -75,6 +86,79 @@ class TestOneWriter:
         with pytest.raises(StoreError, match="another store writes it"):
             first.write(0, b"first!")
         first.close()
+
+    def test_a_process_that_was_stopped(self, server, key):
+        """For longer than the lease, in the middle of writing: not a byte of it comes after."""
+        program = textwrap.dedent(
+            f"""
+            from pagemove import StoreError
+            from pagemove.stores import RedisStore
+            store = RedisStore({server.url!r}, {key!r}, writable=True, lease=0.3)
+            print("ready", flush=True)
+            try:
+                while True:
+                    store.write(0, b"1" * {N})
+            except StoreError as error:
+                print(error.errno, flush=True)
+            for use in (store.flush, lambda: store.read_into(0, bytearray(5))):
+                try:
+                    use()
+                except StoreError as error:
+                    print(error.errno, flush=True)
+            """
+        )
+        create(server, key).close()
+        command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", program]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as first:
+            try:
+                assert first.stdout.readline() == b"ready\n"
+                wait_until(lambda: _reads(server, key) == {ord("1")}, "it does not write")
+                first.send_signal(signal.SIGSTOP)
+                lease = f"pagemove:{{{key}}}:lease"
+                wait_until(lambda: server.say("EXISTS", lease) == b":0", "it stays")
+                with RedisStore(server.url, key, writable=True) as second:
+                    second.write(0, b"2" * N)
+                    second.flush()
+                    first.send_signal(signal.SIGCONT)
+                    out, _ = first.communicate(timeout=30)
+                    assert out.split() == [str(errno.EBUSY).encode()] * 3
+                    assert read(second) == b"2" * N
+            finally:
+                first.kill()
+
+    def test_one_that_the_server_has_forgotten(self, own, key):
+        """A server that comes back without the last writer gives the next the same number."""
+        server = own()
+        create(server, key).close()
+        server.say("SAVE")
+        forgotten = RedisStore(server.url, key, writable=True)
+        server.kill()
+        server.start()
+        with RedisStore(server.url, key, writable=True) as store:
+            assert store._lease.epoch == forgotten._lease.epoch or not forgotten._lease.epoch
+            forgotten._lease.stop()
+            store.write(0, b"store")
+            for use in (
+                lambda: forgotten.write(0, b"forgotten"),
+                forgotten.flush,
+                lambda: read(forgotten),
+            ):
+                with pytest.raises(StoreError, match="another store"):
+                    use()
+            assert read(store, 0, 5) == b"store"
+        forgotten.close()
+
+    def test_fences_that_are_higher_than_the_count_of_writers(self, server, key):
+        """The node that counts the writers came back with an older count."""
+        with create(server, key) as store:
+            fence = store._layout.fence(0)
+        server.say("HSET", fence, "epoch", 50, "holder", "50 somebody")
+        with RedisStore(server.url, key, writable=True) as store:
+            store.write(0, b"next")
+            store.flush()
+            assert read(store) == b"next" + CONTENTS[4:]
+            assert store._lease.epoch == 51
+        assert server.say("HGET", f"pagemove:{{{key}}}:meta", "epoch") == b"$2"
 
     def test_one_that_lost_the_connection_goes_on_if_nobody_came(self, server, key):
         with create(server, key, lease=0.3) as store:

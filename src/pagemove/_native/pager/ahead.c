@@ -306,11 +306,11 @@ void pg_read_ahead(struct pg_region *region)
         region->ahead_busy = 0;
 }
 
-/* Queue a request. -EAGAIN: there are too many. */
+/* Queue a request. -PG_NOT_NOW: there are too many. */
 static int put_request(struct pg_region *region, struct pg_request request)
 {
     if (region->request_count == PG_REQUESTS)
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     region->requests[region->request_count++] = request;
     pthread_cond_signal(&region->work);
     return 0;

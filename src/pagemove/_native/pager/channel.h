@@ -22,28 +22,35 @@ struct pg_line;
 int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout_ns,
                     struct pg_channel **opened, char text[PG_TEXT]);
 
-/* Wake everybody who waits for an answer; what they get from now on is -ESHUTDOWN. */
+/* Wake everybody who waits for an answer; what they get from now on is -PG_NOT_ASKED. */
 void pg_channel_stop(struct pg_channel *channel);
+
+/* End the helper, and wait for that: 0, then it puts nothing into the region any more. -EBUSY: it
+ * hangs in the kernel, and still may. Only after pg_channel_stop. */
+int pg_channel_end(struct pg_channel *channel);
 
 /* In a forked child only descriptors are let go: the helper is the parent's. */
 void pg_channel_close(struct pg_channel *channel, int inherited);
 void pg_channel_forget(struct pg_channel *channel);
 
 /* Transfer pieces that follow each other in the store, and wait for it. 0 or -errno; then `text`
- * is what the helper says of it, or empty. */
+ * is what the helper says of it, or empty. It begins when no earlier write of the same bytes, or
+ * earlier sync, is under way or of unknown outcome. */
 int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
                     const struct pg_piece *pieces, size_t count, char text[PG_TEXT]);
 
-/* Have something read and put at `address` by the helper, without waiting for it. -EAGAIN: no line
- * is free. */
+/* Have something read and put at `address` by the helper, without waiting for it. -PG_NOT_NOW: no
+ * line is free. */
 int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length, uint64_t address,
                    int protect, struct pg_line **line);
 
 /* Readable when the answer is there. */
 int pg_line_descriptor(const struct pg_line *line);
 
-/* The answer, and the line is free again: 0 or -errno. -ETIMEDOUT: there is none yet. */
-int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, char text[PG_TEXT]);
+/* The answer, and the line is free again: 0, and `said` is 0 or -errno. -PG_NO_ANSWER: there is
+ * none yet. */
+int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, int *said,
+                      char text[PG_TEXT]);
 
 /* Memory that the buffers of all lines can take. */
 uint64_t pg_channel_bytes(const struct pg_channel *channel);

@@ -33,7 +33,7 @@ static int take_out(struct pg_region *region, pg_entry entry, struct pg_out *out
     *out = (struct pg_out){
         .entry = entry, .number = block->number, .slot = pg_slot_to_move_into(region)};
     if (out->slot == PG_NO_SLOT)
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     pg_unlist(&region->blocks, entry);
     error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot),
                         pg_block_address(region, block->number), region->block_size, &out->pages);
@@ -87,7 +87,7 @@ static unsigned evict_some(struct pg_region *region, unsigned most, int write)
         if (entry == PG_NONE)
             break;
         error = take_out(region, entry, out);
-        if (error == -EAGAIN)
+        if (error == -PG_NOT_NOW)
             break;
         if (error) {
             refused++;
@@ -167,7 +167,7 @@ static int evict_one(struct pg_region *region, pg_entry entry)
             if (out.error)
                 return out.error;
             /* The lock was let go: whoever has touched it since has it back. */
-            return -EAGAIN;
+            return -PG_NOT_NOW;
         }
         if (!out.whole) {
             pg_settle(region, &out);
@@ -207,9 +207,9 @@ static int evict_number(struct pg_region *region, uint32_t number, uint64_t dead
         }
         error = evict_one(region, entry);
         /* A block that others touch all the time need not be taken away more than once. */
-        if (!error || (error == -EAGAIN && ++touched == 3))
+        if (!error || (error == -PG_NOT_NOW && ++touched == 3))
             return 0;
-        if (error == -EAGAIN)
+        if (error == -PG_NOT_NOW)
             continue;
         if (pg_now() >= deadline)
             return error;

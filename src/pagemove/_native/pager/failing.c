@@ -10,6 +10,13 @@
 
 #define NEVER (UINT64_MAX / 2)
 
+/* In words. */
+static const char *cause_of(int code)
+{
+    return code == PG_SHORT ? "the file is shorter than when it was opened"
+                            : strerror(pg_errno_of(code));
+}
+
 /* Not for want of the store, but of a frame. */
 static void describe_starved(struct pg_region *region, uint32_t number)
 {
@@ -20,23 +27,21 @@ static void describe_starved(struct pg_region *region, uint32_t number)
         "are in use by I/O or changed%s%s; whoever waits for them gets SIGBUS\n",
         (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
         region->store.label, region->frames.limit, also,
-        region->write_error ? strerror(region->write_error) : "");
+        region->write_error ? cause_of(region->write_error) : "");
 }
 
 static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
 {
-    const char *cause =
-        error == PG_SHORT ? "the file is shorter than when it was opened" : strerror(error);
     char text[PG_TEXT];
 
     /* Of what the helper says, the first line has the cause. */
-    pg_store_text(&region->store, text);
+    pg_store_text(&region->store, PG_OP_READ, number * region->block_size, error, text);
     text[strcspn(text, "\n")] = 0;
     pg_say(
         "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); whoever "
         "touches them gets SIGBUS\n",
         (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
-        region->store.label, cause, *text ? ": " : "", text, (unsigned long long)tries);
+        region->store.label, cause_of(error), *text ? ": " : "", text, (unsigned long long)tries);
 }
 
 /* Somebody waits for a block that is being written, and that takes too long: perhaps the store

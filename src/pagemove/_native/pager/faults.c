@@ -1,6 +1,5 @@
 /* The event loop: one thread that answers faults, and waits for nothing else. */
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -137,20 +136,16 @@ static uint64_t answer_due(const struct pg_region *region)
                                                : UINT64_MAX;
 }
 
-/* Milliseconds until the helper's answer is late, or a job; -1: neither is awaited. */
-static int patience(struct pg_region *region)
+/* When the helper's answer is late, or a job; UINT64_MAX: neither is awaited. */
+static uint64_t next_due(struct pg_region *region)
 {
-    uint64_t now = pg_now(), until;
+    uint64_t until;
 
     pthread_mutex_lock(&region->lock);
     until = pg_next_expiry(region);
     pthread_mutex_unlock(&region->lock);
     until = pg_next_pardon(region) < until ? pg_next_pardon(region) : until;
-    until = answer_due(region) < until ? answer_due(region) : until;
-    if (until == UINT64_MAX)
-        return -1;
-    until = until > now ? (until - now) / 1000000 + 1 : 0;
-    return until < INT_MAX ? (int)until : INT_MAX;
+    return answer_due(region) < until ? answer_due(region) : until;
 }
 
 void pg_look_at_jobs(const struct pg_region *region)
@@ -188,7 +183,7 @@ void pg_serve(struct pg_region *region)
     for (;;) {
         int ready, error;
         polled[2].fd = region->line ? pg_line_descriptor(region->line) : -1;
-        ready = poll(polled, 4, patience(region));
+        ready = pg_poll_until(polled, 4, next_due(region));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
             return;
         if (polled[3].revents) {

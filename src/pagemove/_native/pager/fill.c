@@ -66,7 +66,7 @@ int pg_make_room(struct pg_region *region, int write)
         if (slot == PG_NO_SLOT && region->limited)
             slot = pg_reclaim(region, write);
         if (slot == PG_NO_SLOT)
-            return -EAGAIN;
+            return -PG_NOT_NOW;
         pg_give_up(&region->frames, slot);
     }
     return 0;
@@ -95,7 +95,7 @@ static int make_room_gently(struct pg_region *region)
     while (!pg_has_room(&region->frames)) {
         slot = pg_take_full(&region->frames);
         if (slot == PG_NO_SLOT)
-            return -EAGAIN;
+            return -PG_NOT_NOW;
         pg_give_up(&region->frames, slot);
     }
     return 0;
@@ -233,7 +233,7 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
 
 /* Small blocks are put into the region by the helper itself: that is one switch between processes
  * less on the way to the thread that waits. One at a time; others go by way of the workers. 0, or
- * -EAGAIN. Lets go. */
+ * -PG_NOT_NOW. Lets go. */
 static int ask_helper(struct pg_region *region, struct pg_job job)
 {
     struct pg_block *block = &region->blocks.at[job.entry];
@@ -241,7 +241,7 @@ static int ask_helper(struct pg_region *region, struct pg_job job)
 
     if (!pg_has_helper(region) || region->line || region->block_size >= MOVE_FRESH_FROM ||
         block->flags & PG_PATCH || pg_is_spilled(region, job.number) || pg_make_room(region, 0))
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     error = pg_store_ask(&region->store, job.number * region->block_size, region->block_size,
                          pg_block_address(region, job.number), !stored, &region->line);
     if (error) {
@@ -274,11 +274,12 @@ static void take_late(struct pg_region *region, uint32_t number)
 void pg_take_answer(struct pg_region *region)
 {
     struct pg_job job = region->asked;
-    int error = pg_store_answer(&region->store, region->line);
+    int error;
 
-    if (error == -ETIMEDOUT) {
+    if (pg_store_answer(&region->store, region->line, job.number * region->block_size,
+                        region->block_size, &error)) {
         region->asked_late = 1;
-        pg_put_off(region, job, -error, 0, 0);
+        pg_put_off(region, job, PG_NO_ANSWER, 0, 0);
         return;
     }
     region->line = NULL;
@@ -324,7 +325,7 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
         }
         pg_slot_back(region, job.slot, !fresh);
         job.slot = PG_NO_SLOT;
-        if (error != -EAGAIN) {
+        if (error != -PG_NOT_NOW) {
             job.tries = 1;
             region->counters.retries++;
             job.not_before = pg_now() + pg_backoff(1);

@@ -10,7 +10,7 @@ static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number), page = region->uffd.page_size;
     unsigned pages = (unsigned)(region->block_size / page), first, end;
-    int error = region->starving ? -EAGAIN : pg_make_room(region, 1);
+    int error = region->starving ? -PG_NOT_NOW : pg_make_room(region, 1);
 
     if (error)
         return error;
@@ -19,7 +19,7 @@ static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out
         return 1;
     out->slot = pg_slot_to_move_into(region);
     if (out->slot == PG_NO_SLOT)
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot), address,
                         region->block_size, &out->pages);
     for (first = 0; first < pages && !error; first = end) {
@@ -99,7 +99,7 @@ static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry ent
 
     block->flags |= PG_FLUSHING;
     error = snapshot(region, entry, &sweep->outs[sweep->count]);
-    if (error == -EAGAIN && sweep->count) {
+    if (error == -PG_NOT_NOW && sweep->count) {
         write_copies(region, sweep);
         error = snapshot(region, entry, &sweep->outs[0]);
     }
@@ -166,8 +166,8 @@ static int write_all(struct pg_region *region)
         wait_for_evictions(region);
         if (!error && region->write_failures == failures)
             return 0;
-        /* -EAGAIN: no frame for a copy, because others cannot be written. */
-        if (!error || error == -EAGAIN)
+        /* -PG_NOT_NOW: no frame for a copy, because others cannot be written. */
+        if (!error || error == -PG_NOT_NOW)
             error = region->write_error ? -region->write_error : error ? -ENOMEM : -EIO;
         tries++;
         if (pg_now() >= deadline)

@@ -5,57 +5,83 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "region.h"
+#include "clock.h"
 
-extern char **environ;
+/* What a library of before Linux 5.4 lacks. */
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#endif
+enum { WAIT_BY_PIDFD = 3 };
 
-enum { CONTROL_FD = 3, START_SECONDS = 30, MESSAGE = PG_TEXT + 16, HANDED = 4 };
+enum { CONTROL_FD = 3, MESSAGE = PG_TEXT + 16, HANDED = 4, LARGEST_ERRNO = 4095 };
+
+/* ns: to start; to end of its own accord, with its store closed; and once it has been killed. */
+#define START UINT64_C(30000000000)
+#define FAREWELL UINT64_C(1000000000)
+#define DYING UINT64_C(2000000000)
 
 struct answer {
     int32_t error;
     uint32_t text_length; /* bytes of explanation that follow */
 };
 
+int pg_above_standard(int fd)
+{
+    int above, error;
+
+    if (fd < 0)
+        return -errno;
+    if (fd > 2)
+        return fd;
+    above = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    error = errno;
+    close(fd);
+    return above < 0 ? -error : above;
+}
+
+/* A store says 0 or an errno. Anything else is not success. */
+static int error_of(const struct answer *answer)
+{
+    if (answer->error >= 0 && answer->error <= LARGEST_ERRNO)
+        return -answer->error;
+    return -EIO;
+}
+
 static int wait_readable(int fd, uint64_t deadline)
 {
     struct pollfd polled = {fd, POLLIN, 0};
+    int ready;
 
-    for (;;) {
-        uint64_t at = pg_now();
-        int left = at < deadline ? (int)((deadline - at + 999999) / 1000000) : 0;
-        int ready = poll(&polled, 1, left);
-        if (ready > 0)
-            return 0;
-        if (ready == 0)
-            return -ETIMEDOUT;
-        if (errno != EINTR)
-            return -errno;
-    }
+    do
+        ready = pg_poll_until(&polled, 1, deadline);
+    while (ready < 0 && errno == EINTR);
+    return ready > 0 ? 0 : ready ? -errno : -PG_NO_ANSWER;
 }
 
-int pg_helper_receive(int fd, uint64_t deadline, char text[PG_TEXT])
+int pg_helper_receive(int fd, uint64_t deadline, int *said, char text[PG_TEXT])
 {
     char message[MESSAGE];
     struct answer answer;
     ssize_t got;
-    int error = wait_readable(fd, deadline);
+    int error = deadline ? wait_readable(fd, deadline) : 0;
     size_t length;
 
     text[0] = 0;
     if (error)
         return error;
     do
-        got = recv(fd, message, sizeof message, 0);
+        got = recv(fd, message, sizeof message, MSG_DONTWAIT);
     while (got < 0 && errno == EINTR);
+    if (got < 0 && errno == EAGAIN)
+        return -PG_NO_ANSWER;
     if (got < (ssize_t)sizeof answer)
-        return -EPIPE;
+        return -PG_GONE;
     memcpy(&answer, message, sizeof answer);
     length = (size_t)got - sizeof answer;
     if (length > answer.text_length)
@@ -64,29 +90,38 @@ int pg_helper_receive(int fd, uint64_t deadline, char text[PG_TEXT])
         length = PG_TEXT - 1;
     memcpy(text, message + sizeof answer, length);
     text[length] = 0;
-    return answer.error > 0 ? -answer.error : 0;
+    *said = error_of(&answer);
+    return 0;
 }
 
-void pg_helper_end(struct pg_channel *channel)
+static int has_ended(int process, uint64_t patience)
+{
+    siginfo_t ignored;
+
+    if (wait_readable(process, pg_now() + patience))
+        return 0;
+    /* It is this process's child after all where this one is the init of a container. */
+    waitid((idtype_t)WAIT_BY_PIDFD, (id_t)process, &ignored, WEXITED | WNOHANG | __WALL);
+    return 1;
+}
+
+int pg_helper_end(struct pg_channel *channel)
 {
     pthread_mutex_lock(&channel->lock);
     if (channel->control >= 0)
         close(channel->control); /* it ends when it sees this */
     channel->control = -1;
     pthread_mutex_unlock(&channel->lock);
-    if (channel->pid <= 0)
-        return;
-    for (int tries = 0; tries < 200; tries++) {
-        struct timespec pause = {0, 5000000};
-        if (waitpid(channel->pid, NULL, WNOHANG) != 0) {
-            channel->pid = 0;
-            return;
-        }
-        nanosleep(&pause, NULL);
+    if (channel->process < 0)
+        return 0;
+    if (!has_ended(channel->process, FAREWELL)) {
+        syscall(SYS_pidfd_send_signal, channel->process, SIGKILL, NULL, 0);
+        if (!has_ended(channel->process, DYING))
+            return -EBUSY;
     }
-    kill(channel->pid, SIGKILL);
-    waitpid(channel->pid, NULL, 0);
-    channel->pid = 0;
+    close(channel->process);
+    channel->process = -1;
+    return 0;
 }
 
 /* Hand the helper what it needs: its configuration, the memory, and its ends of all lines. */
@@ -117,29 +152,6 @@ static int send_descriptors(int control, const struct pg_channel *channel, const
     return sendmsg(control, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-static int spawn(struct pg_channel *channel, int control)
-{
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none, all;
-    int error;
-
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_init(&attributes);
-    /* The thread that starts it may be one that takes no signals. */
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setsigdefault(&attributes, &all);
-    posix_spawn_file_actions_adddup2(&actions, control, CONTROL_FD);
-    error =
-        posix_spawn(&channel->pid, channel->argv[0], &actions, &attributes, channel->argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-    return -error;
-}
-
 static void close_all(const int *descriptors, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
@@ -147,26 +159,65 @@ static void close_all(const int *descriptors, uint32_t count)
             close(descriptors[i]);
 }
 
+/* A pair of sockets, each at a descriptor above those of standard input, output and error. */
+static int make_pair(int pair[2])
+{
+    int error;
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+        return -errno;
+    pair[0] = pg_above_standard(pair[0]);
+    pair[1] = pg_above_standard(pair[1]);
+    error = pair[0] < 0 ? pair[0] : pair[1] < 0 ? pair[1] : 0;
+    if (error)
+        close_all(pair, 2);
+    return error;
+}
+
+/* Its end must not be where it is to be in the helper: it would be closed there on exec. */
+static int move_away(int *fd)
+{
+    int above, error;
+
+    if (*fd != CONTROL_FD)
+        return 0;
+    above = fcntl(*fd, F_DUPFD_CLOEXEC, CONTROL_FD + 1);
+    error = above < 0 ? -errno : 0;
+    close(*fd);
+    *fd = above;
+    return error;
+}
+
+/* Wait until it says that it has its store, or why it has not. */
+static int get_ready(int control, char text[PG_TEXT])
+{
+    int said = 0, error = pg_helper_receive(control, pg_now() + START, &said, text);
+
+    if (error == -PG_NO_ANSWER)
+        strcpy(text, "the helper process did not have its store within 30 s: importing its module, "
+                     "or unpickling it, takes too long");
+    else if (error)
+        strcpy(text, "the helper process ended before it had its store: see its messages on "
+                     "standard error");
+    return error ? -pg_errno_of(-error) : said;
+}
+
 int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT])
 {
-    int theirs[PG_LINES], pair[2], control[2], error = 0;
+    int theirs[PG_LINES], pair[2], control[2], error;
     uint32_t made = 0;
 
     text[0] = 0;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control))
-        return -errno;
-    /* dup2 onto itself would leave it closed on exec. */
-    if (control[1] == CONTROL_FD) {
-        control[1] = fcntl(CONTROL_FD, F_DUPFD_CLOEXEC, CONTROL_FD + 1);
-        close(CONTROL_FD);
-    }
-    for (; made < channel->count && !error; made++) {
-        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair)) {
-            error = -errno;
+    error = make_pair(control);
+    if (error)
+        return error;
+    error = move_away(&control[1]);
+    while (made < channel->count && !error) {
+        error = make_pair(pair);
+        if (error)
             break;
-        }
         channel->sockets[made] = pair[0];
-        theirs[made] = pair[1];
+        theirs[made++] = pair[1];
     }
     pthread_mutex_lock(&channel->lock);
     channel->control = control[0];
@@ -175,13 +226,16 @@ int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT])
     pthread_mutex_unlock(&channel->lock);
     if (!error)
         error = send_descriptors(control[0], channel, theirs);
-    if (!error)
-        error = spawn(channel, control[1]);
-    close(control[1]);
+    if (!error) {
+        int process = pg_spawn(channel->argv, control[1]);
+        error = process < 0 ? process : 0;
+        channel->process = process < 0 ? -1 : process;
+    }
+    if (control[1] >= 0)
+        close(control[1]);
     close_all(theirs, made);
     if (!error)
-        error =
-            pg_helper_receive(control[0], pg_now() + START_SECONDS * UINT64_C(1000000000), text);
+        error = get_ready(control[0], text);
     if (error) {
         close_all(channel->sockets, made);
         for (uint32_t i = 0; i < channel->count; i++)

@@ -4,17 +4,19 @@
 
 #include <pthread.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 #include "pager.h"
 
 enum pg_line_state { PG_FREE, PG_BUSY, PG_STUCK };
 
-/* PG_STUCK: no answer came in time. It may be used again when the late answer has arrived. */
+/* PG_STUCK: no answer came in time, so nobody knows whether what was asked for has happened, or
+ * still will. It may be used again when the late answer has arrived. */
 struct pg_line {
     int socket;
     unsigned generation;
     enum pg_line_state state;
+    int operation; /* of what it is used for, while it is not free */
+    uint64_t offset, length;
 };
 
 struct pg_channel {
@@ -25,26 +27,53 @@ struct pg_channel {
     unsigned generation;
     uint32_t count;
     int memfd, config, log, region, control;
-    pid_t pid;
+    int process; /* a pidfd: a number could be another process's by now. -1: there is no helper */
     uint64_t buffer_size, timeout;
     char **argv;
     int restarts_left, stopping;
-    int starting; /* `starter` starts a helper: pid and sockets are its own meanwhile */
+    int starting; /* `starter` starts a helper: process and sockets are its own meanwhile */
     int has_starter;
     pthread_t starter;
     uint64_t restarts;
-    int dead; /* the errno that everybody gets from now on */
+    int dead; /* there is no helper, and will be none */
 };
+
+/* The same file at a descriptor that is none of standard input, output and error, or -errno. */
+int pg_above_standard(int fd);
 
 /* Start a helper, and wait until it has its store. For the starter, and whoever opens. */
 int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT]);
 
-/* End it, or see that it has ended. For the same two, and whoever closes. */
-void pg_helper_end(struct pg_channel *channel);
+/* End it, and wait until it has ended: 0, then nothing that it was asked for can happen any more.
+ * -EBUSY: not even SIGKILL has ended it so far; it hangs in the kernel. For the same two, and
+ * whoever closes. */
+int pg_helper_end(struct pg_channel *channel);
 
-/* One answer, explanation and all. 0 or what the helper says, -EPIPE where it has ended,
- * -ETIMEDOUT.
- */
-int pg_helper_receive(int fd, uint64_t deadline, char text[PG_TEXT]);
+/* One answer. 0: `said` is what the store said of it, 0 or -errno, and `text` explains that.
+ * -PG_NO_ANSWER: there is none. -PG_GONE: there will be none, for the helper has ended. */
+int pg_helper_receive(int fd, uint64_t deadline, int *said, char text[PG_TEXT]);
+
+/* spawn.c: run a program that is no child of this process, and has `control` as its descriptor 3.
+ * A pidfd, or -errno. */
+int pg_spawn(char *const *argv, int control);
+
+/* lines.c */
+
+/* A line for this thread alone, when nothing that must come before is under way or of unknown
+ * outcome. 0, -PG_NO_ANSWER or -PG_NOT_ASKED; then `text` says why. */
+int pg_take_line(struct pg_channel *channel, int operation, uint64_t offset, uint64_t length,
+                 struct pg_line **taken, char text[PG_TEXT]);
+
+/* The same at once, or NULL. Wants the lock. */
+struct pg_line *pg_free_line(struct pg_channel *channel, int operation, uint64_t offset,
+                             uint64_t length);
+
+/* Done with it. `status`: of pg_helper_receive, or -PG_NOT_ASKED. If the outcome is not known, that
+ * of a part of what it was taken for. */
+void pg_return_line(struct pg_channel *channel, struct pg_line *line, int status, uint64_t offset,
+                    uint64_t length);
+
+/* Wait for the thread that starts another helper, if there ever was one. */
+void pg_join_starter(struct pg_channel *channel);
 
 #endif

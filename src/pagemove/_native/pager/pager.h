@@ -18,6 +18,19 @@ enum pg_mode {
 
 enum pg_operation { PG_OP_READ = 0, PG_OP_WRITE = 1, PG_OP_SYNC = 2, PG_OP_STATS = 3 };
 
+/* What the pager says to itself, as -PG_...: beyond all errnos, for a store may fail with any of
+ * those. `pg_errno_of` translates what leaves it. */
+enum pg_code {
+    PG_SHORT = 4096, /* the store is shorter than it should be */
+    PG_NOT_NOW,      /* no frame, slot, line or place in a queue at present */
+    PG_NO_ANSWER,    /* the helper was asked, and has not answered in time */
+    PG_GONE,         /* it was asked, and has ended: what became of the request is not known */
+    PG_NOT_ASKED,    /* it had ended before it could be asked: nothing became of it */
+};
+
+/* The errno that people see for a code, both positive. 0: PG_SHORT. */
+int pg_errno_of(int code);
+
 enum pg_injected { PG_INJECT_ERRNO = 0, PG_INJECT_SHORT = 1, PG_INJECT_DELAY = 2 };
 
 /* A fault of the store that tests ask for: calls [first, first+count) of an operation, counted

@@ -35,6 +35,7 @@ static void after_fork(void)
 
 static void in_child(void)
 {
+    pg_clock_forked();
     for (struct pg_region *region = regions; region; region = region->next) {
         region->inherited = 1;
         pm_close(region->sentinel, region->sentinel_identity);
@@ -294,13 +295,28 @@ static void join_threads(struct pg_region *region)
         pthread_join(region->saver, NULL);
 }
 
+/* A helper that is late may still copy a block to where the region was. So the addresses are given
+ * back when it has ended; if it cannot be ended, never. */
+static void unmap_region(struct pg_region *region)
+{
+    void *base = (void *)(uintptr_t)region->base;
+
+    if (region->base) {
+        int kept = mmap(base, region->length, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == base;
+        /* A thread still waiting for a page learns that there is none: SIGSEGV. */
+        if (kept)
+            pg_wake(&region->uffd, region->base, region->length);
+        if (!pg_store_end(&region->store))
+            munmap(base, region->length);
+        if (!kept)
+            pg_wake(&region->uffd, region->base, region->length);
+    }
+}
+
 static void tear_down(struct pg_region *region)
 {
-    if (region->base) {
-        munmap((void *)(uintptr_t)region->base, region->length);
-        /* A thread still waiting for a page learns that there is none: SIGSEGV. */
-        pg_wake(&region->uffd, region->base, region->length);
-    }
+    unmap_region(region);
     pg_frames_free(&region->frames);
     pg_uffd_close(&region->uffd);
     pg_store_free(&region->store, 0);

@@ -9,6 +9,7 @@
 
 #include "../descriptors.h"
 #include "blocks.h"
+#include "clock.h"
 #include "frames.h"
 #include "pager.h"
 #include "store.h"
@@ -149,8 +150,6 @@ struct pg_region {
     int inherited;
 };
 
-uint64_t pg_now(void);
-
 /* Start a thread that takes no signals. 0 or -errno. Needs no lock. */
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);
 
@@ -230,7 +229,7 @@ void pg_slot_back(struct pg_region *region, uint16_t slot, int whole);
 int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
                    int nowait);
 
-/* Make room for one more frame, with `write` by writing if need be. 0 or -EAGAIN. Lets go. */
+/* Make room for one more frame, with `write` by writing if need be. 0 or -PG_NOT_NOW. Lets go. */
 int pg_make_room(struct pg_region *region, int write);
 
 /* Whether a helper has the store. */
@@ -320,7 +319,7 @@ void pg_write_evicted(struct pg_region *region, struct pg_out *outs, size_t coun
 /* Move a block back that could not leave. */
 void pg_put_back(struct pg_region *region, const struct pg_out *out);
 
-/* Map a copy of a WRITING block, whose frame is being written. 0 or -EAGAIN: no room. */
+/* Map a copy of a WRITING block, whose frame is being written. 0 or -PG_NOT_NOW: no room. */
 int pg_copy_written(struct pg_region *region, pg_entry entry);
 
 /* Whether changed blocks may be tried to be written now. */
@@ -366,7 +365,7 @@ void pg_expire_jobs(struct pg_region *region);
 /* When that will be necessary; UINT64_MAX: never, as things are. */
 uint64_t pg_next_expiry(const struct pg_region *region);
 
-/* Hand a job over. -EAGAIN: there are too many. */
+/* Hand a job over. -PG_NOT_NOW: there are too many. */
 int pg_put_job(struct pg_region *region, struct pg_job job);
 
 /* report.c */

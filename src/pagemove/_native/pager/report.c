@@ -1,24 +1,14 @@
 /* What the pager tells of itself. */
+#include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "channel.h"
 #include "region.h"
 
-uint64_t pg_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 void pg_pause(struct pg_region *region, uint64_t nanoseconds)
 {
-    struct timespec pause = {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
-
     pthread_mutex_unlock(&region->lock);
-    nanosleep(&pause, NULL);
+    pg_sleep(nanoseconds);
     pthread_mutex_lock(&region->lock);
 }
 
@@ -41,17 +31,29 @@ uint64_t pg_bucket_limit(size_t bucket)
     return bucket < 8 ? bucket + 1 : (8 + bucket % 8 + 1) << (bucket / 8 - 1);
 }
 
+int pg_errno_of(int code)
+{
+    if (code == PG_SHORT)
+        return 0;
+    if (code == PG_NO_ANSWER)
+        return ETIMEDOUT;
+    if (code == PG_GONE || code == PG_NOT_ASKED)
+        return EPIPE;
+    return code == PG_NOT_NOW ? EBUSY : code;
+}
+
 void pg_note_failure(struct pg_region *region, int operation, uint32_t number, int error,
                      uint64_t tries)
 {
     region->failures[region->failure_count % PG_FAILURES] =
         (struct pg_failure){.sequence = region->failure_count,
                             .operation = operation,
-                            .error = error == PG_SHORT ? 0 : error,
+                            .error = pg_errno_of(error),
                             .offset = number * region->block_size,
                             .tries = tries};
     if (region->texts)
-        pg_store_text(&region->store, region->texts[region->failure_count % PG_FAILURES]);
+        pg_store_text(&region->store, operation, number * region->block_size, error,
+                      region->texts[region->failure_count % PG_FAILURES]);
     region->failure_count++;
 }
 

@@ -7,10 +7,10 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "channel.h"
+#include "clock.h"
 
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 8
@@ -29,7 +29,6 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
                   char text[PG_TEXT])
 {
     size_t bytes = config->injection_count * sizeof *store->injections;
-
     int error;
 
     *store = (struct pg_store){.fd = -1,
@@ -38,6 +37,9 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
                                .injection_count = config->injection_count};
     pthread_mutex_init(&store->lock, NULL);
     if (config->helper) {
+        store->said = calloc(PG_SAID, sizeof *store->said);
+        if (!store->said)
+            return -ENOMEM;
         error = pg_channel_open(config->helper, region, config->timeout_ns, &store->channel, text);
         if (error)
             return error;
@@ -66,6 +68,7 @@ void pg_store_free(struct pg_store *store, int inherited)
         close(store->fd);
     free(store->label);
     free(store->injections);
+    free(store->said);
     *store = (struct pg_store){.fd = -1};
 }
 
@@ -85,9 +88,7 @@ static int inject(struct pg_store *store, int operation, uint64_t *shorten)
             (one->count && call - one->first >= one->count))
             continue;
         if (one->kind == PG_INJECT_DELAY) {
-            struct timespec pause = {one->value / 1000000000, one->value % 1000000000};
-            while (nanosleep(&pause, &pause) && errno == EINTR)
-                ;
+            pg_sleep((uint64_t)one->value);
         } else if (one->kind == PG_INJECT_SHORT) {
             *shorten = (uint64_t)one->value;
         } else {
@@ -150,22 +151,54 @@ static ssize_t read_some(struct pg_store *store, const struct iovec *vector, siz
     return preadv(store->fd, vector, (int)count, (off_t)offset);
 }
 
+/* What was said of a call that failed. Other threads' calls fail meanwhile, each for its reason. */
+static void note_said(struct pg_store *store, int operation, uint64_t offset, uint64_t length,
+                      int error, const char text[PG_TEXT])
+{
+    struct pg_said *said;
+
+    pthread_mutex_lock(&store->lock);
+    said = &store->said[store->said_count++ % PG_SAID];
+    *said = (struct pg_said){
+        .operation = operation, .error = -error, .offset = offset, .length = length};
+    memcpy(said->text, text, PG_TEXT);
+    pthread_mutex_unlock(&store->lock);
+}
+
+void pg_store_text(struct pg_store *store, int operation, uint64_t offset, int error,
+                   char text[PG_TEXT])
+{
+    text[0] = 0;
+    if (!store->said)
+        return;
+    pthread_mutex_lock(&store->lock);
+    for (uint64_t back = 1; back <= PG_SAID && back <= store->said_count; back++) {
+        const struct pg_said *said = &store->said[(store->said_count - back) % PG_SAID];
+        if (said->operation != operation || said->error != error ||
+            (said->length && offset - said->offset >= said->length))
+            continue;
+        memcpy(text, said->text, PG_TEXT);
+        break;
+    }
+    pthread_mutex_unlock(&store->lock);
+}
+
 /* Have the helper do it. */
 static int call(struct pg_store *store, int operation, uint64_t offset, const struct iovec *vector,
                 size_t count)
 {
     struct pg_piece pieces[PG_PIECES];
     char text[PG_TEXT];
+    uint64_t length = 0;
     int error;
 
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         pieces[i] = (struct pg_piece){vector[i].iov_base, vector[i].iov_len};
-    error = pg_channel_call(store->channel, operation, store->offset + offset, pieces, count, text);
-    if (error) {
-        pthread_mutex_lock(&store->lock);
-        memcpy(store->text, text, sizeof text);
-        pthread_mutex_unlock(&store->lock);
+        length += vector[i].iov_len;
     }
+    error = pg_channel_call(store->channel, operation, store->offset + offset, pieces, count, text);
+    if (error)
+        note_said(store, operation, offset, length, error, text);
     return error;
 }
 
@@ -174,28 +207,24 @@ int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint6
 {
     /* The last block may have a rest to be cleared, and tests want to fail reads. */
     if (!store->channel || store->injection_count || offset + length > store->nbytes)
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     return pg_channel_ask(store->channel, store->offset + offset, length, address, protect, line);
 }
 
-int pg_store_answer(struct pg_store *store, struct pg_line *line)
+int pg_store_answer(struct pg_store *store, struct pg_line *line, uint64_t offset, uint64_t length,
+                    int *said)
 {
     char text[PG_TEXT];
-    int error = pg_channel_answer(store->channel, line, text);
+    int error = pg_channel_answer(store->channel, line, said, text);
 
-    if (error) {
-        pthread_mutex_lock(&store->lock);
-        memcpy(store->text, text, sizeof text);
-        pthread_mutex_unlock(&store->lock);
-    }
+    if (error || *said)
+        note_said(store, PG_OP_READ, offset, length, error ? error : *said, text);
     return error;
 }
 
-void pg_store_text(struct pg_store *store, char text[PG_TEXT])
+int pg_store_end(struct pg_store *store)
 {
-    pthread_mutex_lock(&store->lock);
-    memcpy(text, store->text, PG_TEXT);
-    pthread_mutex_unlock(&store->lock);
+    return store->channel ? pg_channel_end(store->channel) : 0;
 }
 
 int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
@@ -208,7 +237,7 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
 
     /* A helper answers when it can, and every read that tests count is one that may wait. */
     if (nowait && (store->injection_count || store->channel))
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     error = inject(store, PG_OP_READ, &shorten);
     if (error)
         return -error;
@@ -224,13 +253,13 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return -errno;
+            return nowait && errno == EAGAIN ? -PG_NOT_NOW : -errno;
         if (got == 0)
             return -PG_SHORT;
         done += (uint64_t)got;
         /* A part was there: the rest is not, or the file ends here, and waiting tells which. */
         if (nowait && done < total)
-            return -EAGAIN;
+            return -PG_NOT_NOW;
         next = advance(next, &used, (uint64_t)got);
     }
     clear_rest(pieces, count, total);

@@ -10,11 +10,21 @@
 
 struct pg_channel;
 
+enum { PG_SAID = 64 };
+
+/* Of a call that failed: which it was, and what the helper said of it. */
+struct pg_said {
+    int operation, error;
+    uint64_t offset, length; /* in the region; no length: all of the store */
+    char text[PG_TEXT];
+};
+
 struct pg_store {
     int fd;                     /* -1 where a helper has the store */
     struct pg_channel *channel; /* to that helper */
     pthread_mutex_t lock;
-    char text[PG_TEXT]; /* what the helper said of the newest failure */
+    struct pg_said *said; /* the newest of what the helper said; a ring */
+    uint64_t said_count;
     uint64_t offset, nbytes;
     char *label;
     struct pg_injection *injections;
@@ -30,14 +40,15 @@ struct pg_piece {
     uint64_t length;
 };
 
-enum { PG_PIECES = 256, PG_SHORT = 4096 /* "errno" of a file that is shorter than it should be */ };
+enum { PG_PIECES = 256 };
 
 int pg_store_init(struct pg_store *store, const struct pg_config *config, int region,
                   char text[PG_TEXT]);
 void pg_store_free(struct pg_store *store, int inherited);
 
 /* Read pieces that follow each other in the store. What lies beyond its end becomes zeros. With
- * `nowait`, -EAGAIN where that would have to wait for a device. All of it, or -errno, -PG_SHORT. */
+ * `nowait`, -PG_NOT_NOW where that would have to wait for a device. All of it, or -errno,
+ * -PG_SHORT. */
 int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                   size_t count, int nowait);
 
@@ -45,15 +56,23 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                    size_t count);
 
-/* Have a helper read a block and put it at `address` itself, without waiting for it. -EAGAIN: it is
- * to be read as others are. */
+/* Have a helper read a block and put it at `address` itself, without waiting for it. -PG_NOT_NOW:
+ * it is to be read as others are. */
 struct pg_line;
 int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t address,
                  int protect, struct pg_line **line);
-int pg_store_answer(struct pg_store *store, struct pg_line *line);
 
-/* What the helper said of the newest failure, which may be another thread's. */
-void pg_store_text(struct pg_store *store, char text[PG_TEXT]);
+/* The answer to that: 0, and `said` is 0 or -errno. -PG_NO_ANSWER: there is none yet. */
+int pg_store_answer(struct pg_store *store, struct pg_line *line, uint64_t offset, uint64_t length,
+                    int *said);
+
+/* What the helper said when such a call failed with such an error (positive) the last time; empty
+ * if it said nothing. */
+void pg_store_text(struct pg_store *store, int operation, uint64_t offset, int error,
+                   char text[PG_TEXT]);
+
+/* End the process that may put blocks into the region. 0, or -EBUSY: it cannot be ended. */
+int pg_store_end(struct pg_store *store);
 
 /* 0 when all that was written is durable. */
 int pg_store_sync(struct pg_store *store);

@@ -9,7 +9,7 @@
 int pg_put_job(struct pg_region *region, struct pg_job job)
 {
     if (region->job_count == PG_JOBS)
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     region->jobs[region->job_count++] = job;
     region->starving += job.starved != 0;
     pthread_cond_signal(&region->work);
@@ -35,13 +35,6 @@ static struct pg_job take_job(struct pg_region *region, int which)
     region->starving -= job.starved != 0;
     job.starved = 0;
     return job;
-}
-
-static void wait_until(struct pg_region *region, uint64_t when)
-{
-    struct timespec at = {(time_t)(when / 1000000000), (long)(when % 1000000000)};
-
-    pthread_cond_timedwait(&region->work, &region->lock, &at);
 }
 
 void pg_want_writes(struct pg_region *region)
@@ -117,7 +110,7 @@ void *pg_work(void *argument)
         else if (region->request_count && !region->ahead_busy)
             pg_read_ahead(region);
         else if (which >= 0)
-            wait_until(region, region->jobs[which].not_before);
+            pg_wait_until(&region->work, &region->lock, region->jobs[which].not_before);
         else
             pthread_cond_wait(&region->work, &region->lock);
     }

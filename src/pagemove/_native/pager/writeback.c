@@ -250,11 +250,11 @@ int pg_copy_written(struct pg_region *region, pg_entry entry)
 
     /* A part of it is missing: what was discarded has to be read, after the rest is written. */
     if (block->flags & PG_PATCH || pg_make_room(region, 0))
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     error = pg_copy_in(&region->uffd, pg_block_address(region, block->number),
                        pg_slot_address(&region->frames, block->slot), region->block_size, !stored);
     if (error)
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     region->frames.total++;
     region->counters.rescued++;
     block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);

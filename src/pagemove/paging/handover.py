@@ -1,0 +1,213 @@
+"""The process that runs a store written in Python: what it is to get.
+
+The thread that touches paged memory may hold the GIL, so nothing that brings its block may need
+it. The store therefore runs in another process, started by the pager (see
+``_native/pager/channel.h``): one thread of it for each line, a socket for requests and answers and
+a buffer in shared memory for the bytes. What that process does is in `pagemove.paging.helper`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import logging
+import multiprocessing.process
+import multiprocessing.spawn
+import os
+import pickle
+import pickletools
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from pagemove.descriptors import identity_of
+from pagemove.errors import StoreError, UnsupportedError
+from pagemove.paging import helper
+from pagemove.stores.base import Store
+
+# Nothing is imported before the path is ours: also where PYTHONPATH has a relative entry, the pager
+# starts the process in the root directory.
+_START = "import sys; sys.path[:] = {path}; import pagemove.paging.helper as helper; helper.main()"
+
+
+class Helper:
+    """What the pager needs to start the process, and start it again; and its log.
+
+    Attributes
+    ----------
+    argv : list of bytes
+        The command. Its last word is the number of this process: ps tells whose helper it is.
+    config : int
+        Descriptor of the memory that holds the pickled store.
+    log : int
+        Descriptor that the process writes its log records to.
+
+    Raises
+    ------
+    TypeError
+        The store cannot be pickled, not even by value.
+    UnsupportedError
+        There is no Python to run.
+    RuntimeError
+        This process is such a helper itself, and runs the program's main module again.
+    """
+
+    def __init__(self, store: Store) -> None:
+        if helper.importing_main:
+            raise RuntimeError(
+                f"the main module opens {store!r} while the process that runs another store of it "
+                'imports it: put what the program does under `if __name__ == "__main__":`'
+            )
+        self.argv = _command()
+        payload = _payload(store)
+        with contextlib.ExitStack() as stack:
+            self.config = os.memfd_create("pagemove store")
+            stack.callback(os.close, self.config)
+            with open(self.config, "wb", closefd=False) as file:
+                file.write(payload)
+            pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            records, self._log = map(stack.enter_context, pair)
+            records = stack.enter_context(_above_standard(records))
+            self.log = self._log.fileno()
+            thread = threading.Thread(
+                target=_pass_on, args=(records,), name="pagemove-log", daemon=True
+            )
+            thread.start()
+            stack.pop_all()
+
+    def close(self) -> None:
+        """Close what the pager has copies of by now."""
+        os.close(self.config)
+        self._log.close()
+
+
+def _above_standard(one: socket.socket) -> socket.socket:
+    """Move a socket that is there for long away from where somebody may expect to print."""
+    if one.fileno() > 2:
+        return one
+    with one:
+        return socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 3))
+
+
+def _command() -> list[bytes]:
+    executable = os.fsdecode(multiprocessing.spawn.get_executable() or sys.executable or "")
+    found = shutil.which(executable) if executable else None
+    if found is None:
+        raise UnsupportedError(
+            errno.ENOENT,
+            f"no Python to run a store in: sys.executable is {sys.executable!r}, and "
+            f"multiprocessing's executable {executable!r}; call multiprocessing.set_executable() "
+            "with the path of a Python that has pagemove",
+        )
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    start = _START.format(path=ascii(_path()))
+    # -P: else -c has the current directory imported from.
+    words = [os.path.abspath(found), *flags, "-P", "-c", start, str(os.getpid())]
+    return [os.fsencode(word) for word in words]
+
+
+def _path() -> list[str]:
+    """Give where this process imports from, but not where its user stands."""
+    entries = (entry for entry in sys.path if isinstance(entry, str))
+    return [os.path.abspath(entry) for entry in entries if os.path.normpath(entry) != "."]
+
+
+def _payload(store: Store) -> bytes:
+    """Pickle what the process has to know: how to be like this one, then the store."""
+    pickled = _pickled(store)
+    preparation: dict[str, Any] = {"argv": sys.argv}
+    with contextlib.suppress(OSError):  # the current directory may be gone
+        preparation["dir"] = os.getcwd()
+    modules = _modules(pickled)
+    if "__main__" in modules:
+        main = _main()
+        if not main:
+            pickled = _by_value(store, "its class, or a function of it, is in no file")
+        preparation |= main
+    path = _path()
+    extra = {folder for name in modules if (folder := _folder(name)) and folder not in path}
+    level = logging.getLogger().getEffectiveLevel()
+    return pickle.dumps((preparation, sorted(extra), level, pickled), pickle.HIGHEST_PROTOCOL)
+
+
+def _pickled(store: Store) -> bytes:
+    try:
+        return pickle.dumps(store, pickle.HIGHEST_PROTOCOL)
+    except StoreError:
+        raise  # it could be, but must not be handed over
+    except Exception as error:
+        return _by_value(store, str(error), error)
+
+
+def _by_value(store: Store, reason: str, cause: Exception | None = None) -> bytes:
+    """Pickle it with its classes and functions, which no module has, where that is possible."""
+    try:
+        import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        remedy = "install cloudpickle, or define it at the top level of a module"
+    else:
+        try:
+            pickled: bytes = cloudpickle.dumps(store, pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            reason, cause = str(error), error
+            remedy = "define it at the top level of a module"
+        else:
+            return pickled
+    raise TypeError(
+        f"{store!r} cannot be pickled, so no other process can run it: {reason}; {remedy}, and "
+        "open what it needs on first use"
+    ) from cause
+
+
+def _modules(pickled: bytes) -> set[str]:
+    """List the modules that a pickle may import: what it has strings of that are names of some."""
+    names = set()
+    for code, argument, _ in pickletools.genops(io.BytesIO(pickled)):
+        if isinstance(argument, str) and len(argument) < 1000:
+            names.add(argument.partition(" ")[0] if code.name == "GLOBAL" else argument)
+    return {name for name in names if name in sys.modules}
+
+
+def _main() -> dict[str, str]:
+    """Tell how the main module is imported in another process; empty: it is in no file."""
+    module = sys.modules["__main__"]
+    spec = getattr(module, "__spec__", None)
+    if spec is not None:
+        return {"init_main_from_name": spec.name}
+    path = getattr(module, "__file__", None)
+    if path is None:
+        return {}
+    original = getattr(multiprocessing.process, "ORIGINAL_DIR", None)
+    path = os.path.normpath(os.path.join(original or "", path))
+    return {"init_main_from_path": path} if os.path.isfile(path) else {}
+
+
+def _folder(name: str) -> str | None:
+    """Give the folder that a module was imported from, if that is a folder."""
+    top = sys.modules.get(name.partition(".")[0])
+    file = getattr(top, "__file__", None)
+    if name == "__main__" or not isinstance(file, str):
+        return None
+    folder = os.path.dirname(os.path.abspath(file))
+    return os.path.dirname(folder) if hasattr(top, "__path__") else folder
+
+
+def _pass_on(records: socket.socket) -> None:
+    """Handle the log records of the process as if they were made here."""
+    identity = identity_of(records.fileno())
+    while data := records.recv(helper.LOG_RECORD):
+        with contextlib.suppress(Exception):
+            record = logging.makeLogRecord(pickle.loads(data))
+            logging.getLogger(record.name).handle(record)
+        # The program may have closed the number, and may have a socket of its own there.
+        if identity_of(records.fileno()) != identity:
+            break
+    if identity_of(records.fileno()) == identity:
+        records.close()
+    else:
+        records.detach()

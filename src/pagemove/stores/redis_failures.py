@@ -1,0 +1,68 @@
+"""What an array in Redis says of a writer's place, and of what has gone wrong."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pagemove.errors import StoreError
+
+
+class Fenced(Exception):  # noqa: N818 (a turn of events, not yet an error to be told)
+    """Another writer is on a fence.
+
+    Attributes
+    ----------
+    epoch : int
+        That writer's, as far as known.
+    """
+
+    def __init__(self, epoch: int = 0) -> None:
+        super().__init__("another writer is on a fence")
+        self.epoch = epoch
+
+
+class Turn(NamedTuple):
+    """What makes a writer's requests known as its own, and puts them in order.
+
+    Attributes
+    ----------
+    holder : str
+        Of the lease.
+    epoch : int
+        Of the lease.
+    numbers : iterator of int
+        The numbers of writes to come.
+    """
+
+    holder: str
+    epoch: int
+    numbers: Iterator[int]
+
+
+class Failures:
+    """Makes the exceptions of one store, which has a `_name`."""
+
+    _name: str
+
+    def _rolled_back(self, operation: str, offset: int | None) -> StoreError:
+        why = (
+            "the server has lost writes that it had acknowledged (a failover, or a start from an "
+            "older snapshot); store the array anew, and see replicas and fsync"
+        )
+        return self._error(errno.ESTALE, operation, offset, why)
+
+    def _nonsense(self, operation: str, offset: int | None) -> StoreError:
+        why = "what the server answers is no answer to that; see what is between here and there"
+        return self._error(errno.EBADMSG, operation, offset, why)
+
+    def _error(self, code: int, operation: str, offset: int | None, why: str) -> StoreError:
+        place = "" if offset is None else f" at byte {offset}"
+        return StoreError(
+            code,
+            f"cannot {operation} {self._name}{place}: {why}",
+            store=self._name,
+            operation=operation,
+            offset=offset,
+        )

@@ -1,0 +1,267 @@
+"""Calls of a store that come late: no older version after a newer one, and nothing elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pagemove import PagedMemory, StoreError, lowlevel, vmas
+from pagemove.stores import CompressedStore, FileStore, LayeredStore, Store
+from support import child, wait_for
+from support.helpers import helpers, kill_helper, numbered, stop_helper, touch
+from support.late_stores import in_file, unruly
+from support.stores import BytesStore
+
+pytestmark = pytest.mark.needs("paging", "fork")
+
+K = 1024
+N = 16
+
+
+def _opened(folder: Path, block: int = 4 * K, **how: Any) -> tuple[Any, PagedMemory]:
+    store = unruly(folder, numbered(N * block))
+    how = {"mode": "r+", "prefetch": "off", "store_timeout": 1} | how
+    return store, PagedMemory(store, block_size=block, **how)
+
+
+def _notes(error: BaseException) -> str:
+    return f"{error}\n" + "\n".join(getattr(error, "__notes__", ()))
+
+
+class TestWrites:
+    @pytest.mark.parametrize("block", [4 * K, 64 * K])
+    @pytest.mark.parametrize("done", [0, 1])
+    def test_none_overtakes_a_newer_one(self, tmp_path, block, done):
+        found = child(_overtaken, tmp_path, block, done, deadline=60)
+        assert "an earlier write of these bytes has not been answered yet" in found["notes"]
+        assert found["begun"] == 1, "the newer write has not begun"
+        assert found["other"] == 3, "others are written meanwhile"
+        assert found["file"] == [2, 3]
+
+    def test_one_that_is_late_in_a_helper_that_dies_is_not_waited_for(self, tmp_path):
+        assert child(_died, tmp_path, deadline=60) == (1, [2])
+
+    def test_a_second_flush_waits_for_the_first(self, tmp_path):
+        found = child(_flushed_late, tmp_path, deadline=60)
+        assert "an earlier flush of the store has not been answered yet" in found["notes"]
+        assert found["begun"] == [1, 2]
+
+    @pytest.mark.parametrize("kind", ["compressed", "layered"])
+    def test_what_was_flushed_outlives_a_helper_that_was_stopped(self, tmp_path, kind):
+        if kind == "compressed":
+            pytest.importorskip("zstandard")
+        assert child(_stopped, tmp_path, kind, deadline=120) == [0] * 6
+
+    def test_whatever_the_store_does(self, tmp_path):
+        assert child(_unruly, tmp_path, deadline=120)
+
+
+def _overtaken(folder: Path, block: int, done: int) -> dict[str, Any]:
+    store, region = _opened(folder, block)
+    array = region.asarray(np.uint64)
+    knobs, other = store.knobs, 3 * block // 8
+    knobs.hold_after, knobs.hold_writes = done, 1
+    array[0] = 1
+    with pytest.raises(StoreError) as caught:
+        region.flush()
+    assert caught.value.errno == errno.ETIMEDOUT
+    begun = knobs.writes
+    array[0], array[other] = 2, 3
+    with pytest.raises(StoreError) as caught:
+        region.flush()
+    found = {"notes": _notes(caught.value), "other": int(in_file(store)[other])}
+    found["begun"] = begun if knobs.held == 1 else -1
+    knobs.hold_writes = 0
+    region.flush()
+    del array
+    region.close()
+    return found | {"file": [int(in_file(store)[i]) for i in (0, other)]}
+
+
+def _died(folder: Path) -> tuple[int, list[int]]:
+    store, region = _opened(folder, store_timeout=20)
+    array = region.asarray(np.uint64)
+    array[0] = 1
+    store.knobs.hold_writes = 1
+
+    def kill() -> None:
+        wait_for(lambda: store.knobs.held)
+        store.knobs.hold_writes = 0
+        kill_helper()
+
+    thread = threading.Thread(target=kill)
+    store.knobs.hold_after = 1
+    thread.start()
+    array[0] = 2
+    region.flush()
+    thread.join()
+    restarts = region.counters()["restarts"]
+    del array
+    region.close()
+    return restarts, [int(in_file(store)[0])]
+
+
+def _flushed_late(folder: Path) -> dict[str, Any]:
+    store, region = _opened(folder)
+    knobs = store.knobs
+    array = region.asarray(np.uint64)
+    array[0] = 1
+    knobs.hold_flushes = 1
+    with pytest.raises(StoreError):
+        region.flush()
+    array[0] = 2
+    with pytest.raises(StoreError) as caught:
+        region.flush()
+    begun = [knobs.flushes]
+    knobs.hold_flushes = 0
+    region.flush()
+    begun.append(knobs.flushes)
+    del array
+    region.close()
+    return {"notes": _notes(caught.value), "begun": begun}
+
+
+def _stopped(folder: Path, kind: str) -> list[int]:
+    """Give how many words are wrong, of some trials each, in a store that was opened anew."""
+    nbytes, wrong = 64 * 4 * K, []
+    for trial in range(6):
+        path = folder / str(trial)
+        if kind == "layered":
+            path.write_bytes(bytes(nbytes))
+
+        def store(path: Path = path) -> Store:
+            if kind == "compressed":
+                return CompressedStore(nbytes, path=path, block_size=4 * K)
+            return LayeredStore(
+                FileStore(path, writable=True), BytesStore(bytes(nbytes)), block_size=4 * K
+            )
+
+        region = PagedMemory(
+            store(), mode="r+", block_size=4 * K, prefetch="off", store_timeout=0.5
+        )
+        array = region.asarray(np.uint64)
+        array[:] = 1
+        pid = stop_helper()
+        with pytest.raises(StoreError):
+            region.flush()
+        array[:] = 2
+        with pytest.raises(StoreError):
+            region.flush()
+        os.kill(pid, signal.SIGCONT)
+        while True:
+            try:
+                region.flush()
+            except StoreError:
+                continue
+            break
+        array[:] = 3
+        region.flush()
+        del array
+        region.close()
+        with store() as again:
+            words = np.zeros(nbytes // 8, np.uint64)
+            again.read_into(0, words)
+        wrong.append(int(np.count_nonzero(words != 3)))
+    return wrong
+
+
+def _unruly(folder: Path) -> bool:
+    nbytes = 64 * 4 * K
+    store = unruly(
+        folder,
+        np.zeros(nbytes // 8, np.uint64),
+        seed=5,
+        late=0.3,
+        doubled=0.3,
+        swapped=0.2,
+        raising=0.3,
+        code=None,
+    )
+    words, draw = np.zeros(nbytes // 8, np.uint64), np.random.default_rng(5)
+    with PagedMemory(
+        store, mode="r+", block_size=4 * K, resident_limit=12 * 4 * K, store_timeout=30
+    ) as region:
+        array = region.asarray(np.uint64)
+        for version in range(1, 400):
+            place = int(draw.integers(len(words)))
+            assert array[place] == words[place]
+            array[place] = words[place] = version
+            if version % 100 == 0:
+                region.flush()
+                assert np.array_equal(in_file(store), words)
+        assert np.array_equal(array, words)
+        del array
+    assert store.knobs.raised > 50
+    return not helpers() and np.array_equal(in_file(store), words)
+
+
+class Lingering(Store):
+    """Its reads take long, and so does closing it."""
+
+    nbytes = N * 4 * K
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        if offset == 0:
+            time.sleep(1.5)
+        memoryview(buffer)[:] = b"S" * len(buffer)
+
+    def close(self) -> None:
+        time.sleep(self.seconds)
+
+
+class TestClosing:
+    def test_nothing_arrives_where_a_region_was(self):
+        assert child(_closed_before_it_arrived, deadline=60) == ([], True)
+
+    @pytest.mark.needs("root")
+    def test_addresses_stay_taken_while_a_helper_cannot_be_ended(self):
+        took, permissions = child(_cannot_be_ended, deadline=90)
+        assert permissions == ["---p"]
+        assert took < 15
+
+
+def _closed_before_it_arrived() -> tuple[list[int], bool]:
+    """Give who was there still when the addresses were free, and whether that was in time."""
+    region = PagedMemory(Lingering(60), block_size=4 * K, store_timeout=1, prefetch="off")
+    start, nbytes, left = region.address, region.nbytes, []
+    with pytest.raises(OSError, match="Bad address"):
+        touch(start)
+    private, anonymous, only_if_free = 2, 0x20, 0x100000
+
+    def take() -> None:
+        while True:
+            with contextlib.suppress(FileExistsError):
+                lowlevel.mmap(start, nbytes, 3, private | anonymous | only_if_free)
+                left.extend(helpers())
+                return
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    began = time.monotonic()
+    region.close()
+    took = time.monotonic() - began
+    thread.join()
+    return left, took < 15
+
+
+def _cannot_be_ended() -> tuple[float, list[str]]:
+    region = PagedMemory(Lingering(20), block_size=4 * K, prefetch="off")
+    start = region.address
+    touch(start + 4 * K)
+    os.setuid(65534)  # may not kill it any more
+    began = time.monotonic()
+    region.close()
+    took = time.monotonic() - began
+    return took, [one.permissions for one in vmas() if one.start <= start < one.end]
