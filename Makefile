@@ -71,7 +71,7 @@ $(VENV)/.made-with: FORCE
 # Not an editable install: that rebuilds on import, and tests start many interpreters at once.
 $(BIN)/.installed: pyproject.toml meson.build $(PACKAGE) | $(VENV)/.made-with
 	$(BIN)/python -m pip install --quiet --group build
-	$(BIN)/python -m pip install --quiet --no-build-isolation -Cbuild-dir=build/release '.[plot]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -Cbuild-dir=build/release '.[cli,plot]'
 	touch $@
 
 # The tools of a task; the package itself is brought up to date besides.

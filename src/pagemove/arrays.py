@@ -46,8 +46,12 @@ def array_over(
         )
     # frombuffer holds a buffer of the owner for as long as it lives; ndarray alone would keep the
     # object, but not keep it from being closed.
-    whole = np.frombuffer(memoryview(owner), np.uint8)
-    return np.ndarray(shape, kind, buffer=whole, offset=start)
+    if not needed:
+        return np.ndarray(shape, kind, buffer=np.frombuffer(memoryview(owner), np.uint8))
+    # What is behind an array is looked at: scipy.sparse copies one whose base has more items.
+    items = needed // kind.base.itemsize
+    whole = np.frombuffer(memoryview(owner), kind.base, items, start)
+    return whole.reshape((*sizes, *kind.shape))
 
 
 def owner_behind(buffer: object, kind: type[_Owner]) -> _Owner | None:

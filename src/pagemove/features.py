@@ -13,16 +13,23 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pagemove._native import calls, remap
 from pagemove._native.mapping import Hold
 from pagemove.errors import UnsupportedError
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas, open_proc
-from pagemove.remedies import DEFECTS, DEVICE, UFFD_FEATURES, Problem, problems_of
+from pagemove.remedies import (
+    DEFECTS,
+    DEVICE,
+    KILLED,
+    UFFD_FEATURES,
+    Problem,
+    Surroundings,
+    problems_of,
+)
 
 _USER_MODE_ONLY = 1
 _MADV_GUARD_INSTALL = 102
@@ -236,18 +243,16 @@ def stable_release(release: str, signature: str) -> str:
 
 @functools.cache
 def _probe() -> KernelFeatures:
+    return look()
+
+
+def look(killed: Collection[str] = ()) -> KernelFeatures:
+    """Look what there is, without the `PROBES` that would kill the process."""
     release = os.uname().release
-    doors = {
-        "userfaultfd_syscall": _try_door(lambda: calls.userfaultfd(os.O_CLOEXEC)),
-        "userfaultfd_user_mode": _try_door(
-            lambda: calls.userfaultfd(os.O_CLOEXEC | _USER_MODE_ONLY)
-        ),
-        "userfaultfd_device": _try_door(_open_device),
-    }
-    errors = {name: error for name, (error, _) in doors.items()}
-    offered = next((bits for error, bits in doors.values() if not error), 0)
+    tried = {name: (KILLED, 0) if name in killed else probe() for name, probe in PROBES.items()}
+    errors = {name: error for name, (error, _) in tried.items()}
+    offered = next((tried[name][1] for name in _DOORS if not errors[name]), 0)
     names = dict(enumerate(UFFD_FEATURES))
-    guard_regions, vma_names = _try_page()
     seccomp = _read("/proc/self/status").partition("\nSeccomp:")[2].split()
     sysctl = _read("/proc/sys/vm/unprivileged_userfaultfd")
     defects = quirks(stable_release(release, _read("/proc/version_signature")))
@@ -263,10 +268,10 @@ def _probe() -> KernelFeatures:
         unprivileged_userfaultfd=int(sysctl) if sysctl else None,
         seccomp=int(seccomp[0]) if seccomp else 0,
         uffd_features=tuple(names.get(bit, f"BIT_{bit}") for bit in _bits(offered)),
-        pagemap_scan=_try_pagemap_scan(),
-        procmap_query=_try_procmap_query(),
-        guard_regions=guard_regions,
-        vma_names=vma_names,
+        pagemap_scan=not errors["pagemap_scan"],
+        procmap_query=not errors["procmap_query"],
+        guard_regions=not errors["guard_regions"],
+        vma_names=not errors["vma_names"],
         thp=_read("/sys/kernel/mm/transparent_hugepage/enabled")
         .partition("[")[2]
         .partition("]")[0],
@@ -277,7 +282,9 @@ def _probe() -> KernelFeatures:
         defects=defects,
         problems=(),
     )
-    problems = sorted(problems_of(found, errors), key=lambda problem: not problem.needed)
+    problems = sorted(
+        problems_of(found, Surroundings.here(errors)), key=lambda problem: not problem.needed
+    )
     return replace(found, problems=tuple(problems))
 
 
@@ -286,7 +293,8 @@ os.register_at_fork(after_in_child=_probe.cache_clear)
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        with open(path) as file:
+            return file.read().strip()
     except OSError:
         return ""
 
@@ -324,44 +332,55 @@ def _try_door(door: Callable[[], int]) -> tuple[int, int]:
         os.close(fd)
 
 
-def _try_pagemap_scan() -> bool:
+def _error_of(call: Callable[[], object]) -> tuple[int, int]:
+    """Make a call; give (0, 0), or (errno, 0)."""
     try:
-        with open_proc("pagemap") as pagemap:
-            calls.pagemap_scan(pagemap.fileno(), PAGE_SIZE, 2 * PAGE_SIZE, 1 << 3)
-    except OSError:
-        return False
-    return True
+        call()
+    except OSError as error:
+        return error.errno or errno.EIO, 0
+    return 0, 0
 
 
-def _try_procmap_query() -> bool:
+def _scan_pagemap() -> None:
+    with open_proc("pagemap") as pagemap:
+        calls.pagemap_scan(pagemap.fileno(), PAGE_SIZE, 2 * PAGE_SIZE, 1 << 3)
+
+
+def _query_procmap() -> None:
     query = bytearray(struct.pack("<Q96x", 104))
-    try:
-        maps = open_proc("maps")
-    except OSError:
-        return False
-    with maps:
+    with open_proc("maps") as maps:
         try:
             fcntl.ioctl(maps, _PROCMAP_QUERY, query)
         except OSError as error:
             # Nothing is mapped at address 0, and a kernel that knows the ioctl says so.
-            return error.errno == errno.ENOENT
-    return True
+            if error.errno != errno.ENOENT:
+                raise
 
 
-def _try_page() -> tuple[bool, bool]:
-    """Try on a page of our own whether it can be a guard page, and whether it can have a name."""
+def _on_a_page(call: Callable[[int], object]) -> None:
+    """Make a call with the address of a page of our own."""
     with mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
         with Hold(page) as hold:
             address = hold.address
-        return (
-            _succeeds(lambda: calls.madvise(address, PAGE_SIZE, _MADV_GUARD_INSTALL)),
-            _succeeds(lambda: calls.set_vma_name(address, PAGE_SIZE, b"pagemove")),
-        )
+        call(address)
 
 
-def _succeeds(call: Callable[[], object]) -> bool:
-    try:
-        call()
-    except OSError:
-        return False
-    return True
+_DOORS: dict[str, Callable[[], int]] = {
+    "userfaultfd_syscall": lambda: calls.userfaultfd(os.O_CLOEXEC),
+    "userfaultfd_user_mode": lambda: calls.userfaultfd(os.O_CLOEXEC | _USER_MODE_ONLY),
+    "userfaultfd_device": _open_device,
+}
+_CALLS: dict[str, Callable[[], object]] = {
+    "pagemap_scan": _scan_pagemap,
+    "procmap_query": _query_procmap,
+    "guard_regions": lambda: _on_a_page(
+        lambda page: calls.madvise(page, PAGE_SIZE, _MADV_GUARD_INSTALL)
+    ),
+    "vma_names": lambda: _on_a_page(lambda page: calls.set_vma_name(page, PAGE_SIZE, b"pagemove")),
+}
+#: What makes system calls that a seccomp filter may not know: by the name of what it finds, a
+#: function that gives an errno or 0, and the features of the userfaultfd that it has opened.
+PROBES: Mapping[str, Callable[[], tuple[int, int]]] = {
+    **{name: functools.partial(_try_door, door) for name, door in _DOORS.items()},
+    **{name: functools.partial(_error_of, call) for name, call in _CALLS.items()},
+}

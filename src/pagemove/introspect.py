@@ -15,7 +15,6 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import FileIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,8 @@ PAGE_SIZE: int = os.sysconf("SC_PAGE_SIZE")
 
 def _huge_page_size() -> int:
     try:
-        return int(Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").read_bytes())
+        with open("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "rb") as size:
+            return int(size.read())
     except OSError:
         return 0
 

@@ -185,10 +185,8 @@ class TestEnds:
             with pickle.loads(pickle.dumps(store)) as other:
                 assert type(other) is type(store)
                 assert (other.nbytes, other.writable) == (N, store.writable)
-                assert (other.concurrency, other.restartable) == (
-                    store.concurrency,
-                    store.restartable,
-                )
+                for name in ("concurrency", "restartable", "flush_retryable"):
+                    assert getattr(other, name) == getattr(store, name)
                 assert read(other, 100, 200) == CONTENTS[100:300]
             assert read(store, 0, 10) == CONTENTS[:10]
 

@@ -7,10 +7,13 @@
 ``children.py``     code in a child process: to its end with a deadline, or held alive; in a fresh
                     interpreter
 ``threads.py``      several functions at once, started together, their exceptions raised here
+``exceptions.py``   whatever a store may raise
 ``helpers.py``      stores that helper processes run, held by reins; those processes
 ``late_stores.py``  a store whose calls are late, reordered, done twice, or raise afterwards
 ``probes.py``       what `features` finds, and calls that fail in the place of those it makes
 ``store_kinds.py``  every kind of store, and the servers that some need
+``unruly.py``       a store that does all that a store may do, around any other, and a disk that
+                    forgets what was not flushed
 ``system.py``       system calls that neither Python nor pagemove has: mlock2, seccomp, io_uring
 ==================  ===============================================================================
 """

@@ -100,21 +100,31 @@ class TestTable:
         pretend(problems=(OPTIONAL,))
         result = call("doctor")
         assert result.exit_code == 0
-        assert "remap_anon_pages works here." in result.stdout
+        assert result.stdout.startswith("remap_anon_pages works here.\nPaged memory works here.\n")
+        assert "swapon" not in result.stdout
+        assert "Missing and not needed: swap (pagemove doctor --all)" in result.stdout
+
+    def test_all_has_what_is_not_needed_too(self, pretend):
+        pretend(problems=(OPTIONAL,))
+        result = call("doctor", "--all")
+        assert result.exit_code == 0
+        assert result.stdout.startswith("remap_anon_pages works here.\n")
         assert "optional swap: no swap space" in result.stdout
         assert "    as root: swapon /swapfile\n" in result.stdout
 
     def test_is_silent_about_features_that_nothing_here_uses(self, pretend):
         pretend(problems=(OPTIONAL, Problem("RWP", "no UFFD_FEATURE_RWP", "boot Linux 7.3")))
-        text = call("doctor").stdout
+        text = call("doctor", "--all").stdout
         assert "optional swap" in text
         assert "7.3" not in text
 
     def test_does_not_work(self, pretend):
         pretend(problems=(NEEDED, OPTIONAL), uffd_features=("EVENT_FORK",))
-        result = call("doctor")
+        result = call("doctor", "--all")
         assert result.exit_code == 1
-        assert "remap_anon_pages cannot work here." in result.stdout
+        assert result.stdout.startswith(
+            "remap_anon_pages cannot work here.\nPaged memory cannot work here.\nneeded MOVE"
+        )
         assert re.search(r"UFFDIO_MOVE\s+│\s+no", result.stdout)
         assert result.stdout.index("needed MOVE") < result.stdout.index("optional swap")
 
@@ -194,7 +204,7 @@ class TestCommandLine:
         assert result.exit_code == 0
         assert re.search(r"doctor\s+Tell whether pages can be moved here", result.stdout)
         assert re.search(r"compare\s+\S", result.stdout)
-        assert "install-completion" not in result.stdout
+        assert "--install-completion" in result.stdout
 
     def test_without_a_command_shows_the_help(self):
         result = call()
@@ -222,6 +232,29 @@ class TestCommandLine:
         )
         result = command("doctor", "--json", python=("-c", code))
         assert result.stderr == "[]\n"
+
+    @pytest.mark.parametrize("module", ["typer", "rich"])
+    def test_without_its_libraries_it_says_how_to_install_them(self, module):
+        code = f"import sys; sys.modules[{module!r}] = None; from pagemove.cli import main; main()"
+        result = command("doctor", python=("-c", code))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == (
+            f"pagemove: the command line needs {module}: pip install 'pagemove[cli]'\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("words", "completed"),
+        [
+            ("pagemove do", "doctor"),
+            ("pagemove page --li", "--limit"),
+            ("pagemove compare --q", "--quick"),
+        ],
+    )
+    def test_a_shell_completes_commands_and_their_options(self, words, completed):
+        typed = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        environment = {**os.environ, "_PAGEMOVE_COMPLETE": "complete_bash", **typed}
+        result = command(env=environment)
+        assert result.stdout.split() == [completed], result.stderr
 
     def test_main_is_the_app(self, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["pagemove", "--version"])

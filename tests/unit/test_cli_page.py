@@ -198,8 +198,15 @@ class TestRefused:
         ("arguments", "reason"),
         [
             (["--limit", "lots"], "limit 'lots' is not a number of bytes"),
+            (["--limit", "lots"], "--limit 'lots'"),
             (["--limit", "100KiB"], "less than four blocks of 64 KiB"),
-            (["--block", "3KiB"], "a power of two"),
+            (["--limit", "100KiB"], "--limit '100KiB'"),
+            (["--limit", "9" * 26], f"--limit '{'9' * 26}' is larger than any address space"),
+            (["--limit", "1e26"], "at most 9223372036854775807 bytes"),
+            (["--block", "3KiB"], "--block must be a power of two"),
+            (["--block", "9" * 26], f"not '{'9' * 26}'"),
+            (["--seconds", "inf"], "31536000"),
+            (["--seconds", "nan"], "--seconds"),
             (["--pattern", "spiral"], "sequential"),
             (["--seconds", "0"], "0.1"),
             (["--plot", "figure.pdf"], "must end in .png or .svg"),
@@ -273,12 +280,34 @@ class TestRefused:
     def test_options_are_for_urls(self, path):
         result = call(path, "--storage-option", "anon=true")
         assert result.exit_code == 2
-        assert "this is a path" in result.output
+        assert "--storage-option is for URLs, and this is a path" in result.output
 
     def test_help_says_that_writing_is_harmless_and_to_whom_not(self):
         text = " ".join(call("--help").output.replace("│", " ").split())
         assert "the file, or the array in Redis, keeps its contents" in text
         assert "Not while another program writes to it" in text
+
+
+@pytest.mark.needs("move")
+def test_sizes_as_people_write_them_and_json_on_standard_output(path):
+    limits = ("--limit", "1g", "--block", "4k", "--seconds", "0.1", "--json", "-")
+    done = subprocess.run(
+        command(path, *limits), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    plan = json.loads(done.stdout)["plan"]
+    assert (plan["limit"], plan["block_size"]) == (1 << 30, 4096)
+
+
+@pytest.mark.parametrize("error", [OSError(24, "cannot set up: too many files"), MemoryError("x")])
+def test_a_limit_of_the_process_is_said_in_one_line(path, monkeypatch, error):
+    def run(*_):
+        raise error
+
+    monkeypatch.setattr(trial, "run", run)
+    result = call(path)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {error}\n"
 
 
 @pytest.mark.parametrize(

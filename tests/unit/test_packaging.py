@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -77,5 +78,14 @@ def test_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> None
     python = str(tmp_path / "venv/bin/python")
     run(python, "-m", "pip", "install", "--quiet", str(wheel), cwd=tmp_path)
     assert run(python, "-c", USE_IT, cwd=tmp_path) == "moved\n"
+    listed = run(python, "-m", "pip", "list", "--format", "json", cwd=tmp_path)
+    names = {each["name"].lower() for each in json.loads(listed)}
+    assert names <= {"pagemove", "numpy", "pip", "setuptools"}
+    without = subprocess.run(
+        [tmp_path / "venv/bin/pagemove", "doctor"], capture_output=True, text=True, check=False
+    )
+    assert (without.returncode, without.stdout) == (1, "")
+    assert without.stderr == "pagemove: the command line needs typer: pip install 'pagemove[cli]'\n"
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cli]", cwd=tmp_path)
     assert "pagemove" in run(str(tmp_path / "venv/bin/pagemove"), "--version", cwd=tmp_path)
     run(str(tmp_path / "venv/bin/pagemove"), "doctor", "--json", cwd=tmp_path)

@@ -108,7 +108,7 @@ class TestExit:
             region = pagemove.PagedMemory(FileStore(path, writable=True), mode="r+")
             array = region.asarray("u1")
             array[5] = 6
-            other = pagemove.open_array(path, dtype="u1", mode="r+")
+            other = pagemove.open_array(path, dtype="u1", mode="r+", lock=False)
             other[200_000] = 7
             """,
             path,

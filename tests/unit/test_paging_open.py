@@ -248,7 +248,7 @@ class TestSources:
         def opened(url, **options):
             raise LookupError(url, options)
 
-        monkeypatch.setattr("pagemove.paging.sources.FsspecStore", opened)
+        monkeypatch.setattr("pagemove.stores.fsspec.FsspecStore", opened)
         for url in ("S3://bucket/x", "simplecache::https://host/x"):
             with pytest.raises(LookupError) as caught:
                 open_array(url, storage_options={"anon": True})
@@ -266,7 +266,7 @@ class TestSources:
         def opened(url, key, **options):
             raise LookupError(url, key, options)
 
-        monkeypatch.setattr("pagemove.paging.sources.RedisStore", opened)
+        monkeypatch.setattr("pagemove.stores.redis.RedisStore", opened)
         with pytest.raises(LookupError) as caught:
             open_array("Redis://host/1?x=y#my%20array", mode="r+", storage_options={"lease": 5})
         expected = ("Redis://host/1?x=y", "my array", {"writable": True, "lease": 5})
@@ -301,6 +301,55 @@ class TestSources:
         save(path, np.arange(5))
         with FileStore(path) as store, pytest.raises(ValueError, match="writable=True"):
             open_array(store, mode="r+")
+
+
+class TestBase:
+    """What looks behind an array (scipy.sparse, for one) finds as many items, of the same kind."""
+
+    @pytest.mark.parametrize("dtype", ["f8", "u1", "S7", ">i2", [("a", "u1"), ("b", "<f4")]])
+    @pytest.mark.parametrize(("shape", "order"), [((60,), "C"), ((3, 20), "C"), ((4, 5, 3), "F")])
+    def test_is_of_the_same_kind_and_size(self, tmp_path, dtype, shape, order):
+        np.save(tmp_path / "x.npy", np.zeros(shape, dtype, order=order))
+        array = open_array(tmp_path / "x.npy")
+        for seen in (array, array[1:2], array.T, array.reshape(-1, order=order)):
+            assert isinstance(seen.base, np.ndarray)
+            assert (seen.base.dtype, seen.base.size) == (np.dtype(dtype), 60)
+            assert np.may_share_memory(seen, seen.base)
+            assert np.shares_memory(array, seen)
+            assert region_of(seen.base) is region_of(array)
+
+    def test_without_a_header(self, tmp_path):
+        np.arange(100.0).tofile(tmp_path / "raw")
+        for offset in (0, 8, 5):
+            array = open_array(tmp_path / "raw", dtype="f8", shape=(7, 9), offset=offset)
+            assert (array.base.dtype, array.base.size) == (np.float64, 63)
+            expected = np.frombuffer((tmp_path / "raw").read_bytes(), "f8", 63, offset)
+            assert array.tobytes() == expected.tobytes()
+            assert array.flags.aligned == (offset != 5)
+
+    @pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
+    def test_one_item_or_none(self, tmp_path, shape):
+        np.save(tmp_path / "x.npy", np.ones(shape))
+        array = open_array(tmp_path / "x.npy")
+        assert (array.shape, array.tolist()) == (shape, np.ones(shape).tolist())
+        assert region_of(array).nbytes >= 128
+
+    def test_of_subarrays(self, tmp_path):
+        np.arange(24, dtype="i4").tofile(tmp_path / "raw")
+        array = open_array(tmp_path / "raw", dtype="(2,3)i4", shape=(2, 2))
+        assert array.tolist() == np.arange(24).reshape(2, 2, 2, 3).tolist()
+        assert array.base.size == 24
+
+    def test_keeps_the_region_open(self, tmp_path):
+        np.save(tmp_path / "x.npy", np.arange(60.0))
+        array = open_array(tmp_path / "x.npy")
+        region, base = region_of(array), array.base
+        del array
+        with pytest.raises(BufferError):
+            region.close()
+        assert base.sum() == 1770
+        del base
+        region.close()
 
 
 class TestRegionOf:

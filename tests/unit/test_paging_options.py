@@ -61,6 +61,9 @@ class TestTaken:
     def test_as_many_blocks_as_there_are_numbers_for(self):
         assert options((2**32 - 1) * PAGE_SIZE, block_size=PAGE_SIZE).block_size == PAGE_SIZE
 
+    def test_the_largest_limit(self):
+        assert options(resident_limit=2**63 - 1).limit == 2**63 - 1
+
 
 class TestRefused:
     @pytest.mark.parametrize(
@@ -78,7 +81,14 @@ class TestRefused:
             ({"block_size": "4MiB"}, "not '4MiB'"),
             ({"block_size": 0}, "not 0"),
             ({"block_size": -65536}, "not -65536"),
-            ({"block_size": "64K"}, "block_size '64K' is not a number of bytes"),
+            ({"block_size": "64x"}, "block_size '64x' is not a number of bytes"),
+            ({"block_size": 10**30}, f"a power of two from .* not {10**30}"),
+            (
+                {"resident_limit": 10**30},
+                f"{10**30} is larger .* at most {2**63 - 1}",
+            ),
+            ({"resident_limit": "9" * 26}, f"resident_limit '{'9' * 26}' is larger than any"),
+            ({"resident_limit": 2**63}, "8 EiB"),
             ({"resident_limit": "lots"}, "resident_limit 'lots' is not"),
             (
                 {"resident_limit": "128KiB"},

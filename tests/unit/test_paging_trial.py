@@ -7,6 +7,7 @@ import functools
 import gc
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -356,3 +357,11 @@ def text_of_figure(outcome: Outcome, folder: Path) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         trial_plot.draw(outcome, folder / "words.svg")
     return (folder / "words.svg").read_text()
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, 0.0, -1.0, 1e9])
+def test_seconds_that_never_end_are_refused(seconds):
+    with pytest.raises(ValueError, match=rf"--seconds must be a number .* not {seconds}"):
+        trial.planned(
+            Source("nowhere"), "1g", "4k", trial.Pattern.RANDOM, write=False, seconds=seconds
+        )

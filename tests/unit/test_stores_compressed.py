@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pagemove import StoreError
-from pagemove.stores import CompressedStore, blocklog
+from pagemove.stores import CompressedStore, blocklog, replacement
 
 K = 1024
 
@@ -208,13 +208,13 @@ class TestFile:
         monkeypatch.setattr(blocklog, "SLACK", 16 * K)
         full = []
 
-        def create(*_arguments: object) -> None:
+        def beside(*_arguments: object) -> None:
             full.append(path.stat().st_size)
             raise OSError(errno.ENOSPC, "no space")
 
         with CompressedStore(64 * K, path=path, block_size=4 * K) as store:
             with monkeypatch.context() as patched:
-                patched.setattr(blocklog, "create", create)
+                patched.setattr(replacement, "beside", beside)
                 for seed in range(150):
                     store.write(0, text(64 * K, seed))
             assert 1 < len(full) < 10

@@ -138,6 +138,9 @@ class TestStore:
             with pytest.raises(StoreError) as caught:
                 store.flush()
             assert (caught.value.errno, caught.value.operation) == (errno.EIO, "flush")
+            with pytest.raises(StoreError, match="earlier flush has failed, and bytes 2 to 6"):
+                store.flush()
+            store.write(2, b"abcd")
             store.flush()
         assert path.read_bytes() == b"01abcd6789"
 

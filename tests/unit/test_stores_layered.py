@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import pickle
+import random
 import threading
 from pathlib import Path
 
 import pytest
 
-from pagemove import StoreError
+from pagemove import PagedMemory, StoreError
 from pagemove.stores import CallableStore, CompressedStore, FileStore, LayeredStore, layermap
 from pagemove.stores.faulty import Fault, FaultyFileStore
+from support.children import living_child
 from support.stores import BytesStore
 
 K = 1024
@@ -174,10 +178,115 @@ class TestMap:
         with pytest.raises(ValueError, match="not the map of such a store"):
             layered(path, bottom)
 
-    def test_one_that_was_made_and_never_used(self, path, bottom):
-        path.with_name("top.map").write_bytes(bytes(5000))
+    def test_an_empty_file_is_a_new_map(self, path, bottom):
+        path.with_name("top.map").touch()
         with layered(path, bottom) as store:
             assert read(store) == BOTTOM
+
+    def test_what_begins_with_zeros_is_left_as_it_is(self, path, bottom):
+        """As the image of a disk does."""
+        image = bytes(5000) + b"a file system"
+        path.with_name("top.map").write_bytes(image)
+        with pytest.raises(ValueError, match="not the map of such a store"):
+            layered(path, bottom)
+        assert path.with_name("top.map").read_bytes() == image
+
+    def test_a_device_is_no_map(self, path, bottom):
+        with (
+            FileStore(path, writable=True) as top,
+            pytest.raises(ValueError, match="not a regular file"),
+        ):
+            LayeredStore(top, bottom, path="/dev/null")
+
+    def test_a_killed_maker_leaves_what_can_be_used(self, path, bottom, monkeypatch):
+        """Made up to any of its writes: then it is a new map, or the whole one."""
+        real, left = layermap.write_all, []
+
+        class Killed(BaseException):
+            pass
+
+        def write_all(fd: int, data: bytes, offset: int) -> None:
+            if not left:
+                raise Killed
+            left.pop()
+            real(fd, data, offset)
+
+        for writes in range(5):
+            path.with_name("top.map").unlink(missing_ok=True)
+            with monkeypatch.context() as patched, contextlib.suppress(Killed):
+                left[:] = [None] * writes
+                patched.setattr(layermap, "write_all", write_all)
+                layered(path, bottom).close()
+            with layered(path, bottom, cache=False) as store:
+                assert read(store) == BOTTOM
+                assert store.stats()["top_blocks"] == 0
+
+    def test_a_flipped_bit_shows_no_other_layer(self, path, bottom):
+        with layered(path, bottom, cache=False) as store:
+            store.write(8 * K, b"b" * 8 * K)
+            expected = read(store)
+        map_file = path.with_name("top.map")
+        whole = map_file.read_bytes()
+        numbers = random.Random(4)
+        places = [*range(76), *(numbers.randrange(4096, len(whole)) for _ in range(120))]
+        refused = 0
+        for at in places:
+            changed = bytearray(whole)
+            changed[at] ^= 1 << numbers.randrange(8)
+            map_file.write_bytes(changed)
+            try:
+                with layered(path, bottom, cache=False) as store:
+                    assert read(store) == expected
+            except ValueError:
+                refused += 1
+                assert map_file.read_bytes() == changed
+        assert refused > 100
+
+    def test_a_map_that_was_removed_is_not_flushed(self, path, bottom):
+        with layered(path, bottom) as store:
+            store.write(0, b"x")
+            path.with_name("top.map").unlink()
+            with pytest.raises(StoreError, match="replaced, moved or removed"):
+                store.flush()
+
+    def test_links_to_the_top_have_one_map(self, path, bottom, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        link = tmp_path / "elsewhere" / "link"
+        link.symlink_to(path)
+        with layered(path, bottom) as store:
+            store.write(0, b"mine")
+            with pytest.raises(BlockingIOError, match="another store"):
+                layered(link, bottom)
+        with layered(link, bottom) as store:
+            assert read(store, 0, 4) == b"mine"
+
+    @pytest.mark.needs("fork")
+    def test_a_forked_child_does_not_keep_the_lock(self, path, bottom):
+        with layered(path, bottom) as store, living_child():
+            store.write(0, b"mine")
+            store.close()
+            with layered(path, bottom) as other:
+                assert read(other, 0, 4) == b"mine"
+
+    @pytest.mark.parametrize("folder", [b"caf\xe9", b"\xff\xfe"])
+    def test_in_a_folder_that_is_not_utf_8(self, tmp_path, bottom, folder):
+        home = os.fsencode(tmp_path) + b"/" + folder
+        os.mkdir(home)
+        path = Path(os.fsdecode(home + b"/top"))
+        path.write_bytes(b"?" * N)
+        with layered(path, bottom) as store:
+            assert repr(store).isprintable()
+            with PagedMemory(store, mode="r+", block_size=4 * K, store_timeout=20) as region:
+                view = memoryview(region)
+                view[:4] = b"over"
+                region.flush()
+                view.release()
+            assert path.read_bytes()[:4] == b"over"
+            store.write(0, b"x")
+            path.with_name("top.map").unlink()
+            with pytest.raises(StoreError, match="removed") as caught:
+                store.flush()
+            str(caught.value).encode()
 
     @pytest.mark.needs("zstandard")
     def test_in_memory(self, bottom):
@@ -197,6 +306,91 @@ class TestMap:
         with LayeredStore(CompressedStore(N, path=top), bottom) as store:
             assert store.restartable
             assert read(store, 9, 4) == b"kept"
+
+
+class TestFailedFlush:
+    """What a failed sync may have lost is not taken for durable by the next."""
+
+    def test_what_was_written_has_to_be_written_again(self, path, bottom):
+        with faulty(path, bottom) as store:
+            store.write(8 * K, b"w" * 4 * K)
+            with pytest.raises(StoreError, match="EIO"):
+                store.flush()
+            for _ in range(2):
+                with pytest.raises(StoreError, match="earlier flush has failed"):
+                    store.flush()
+            store.write(8 * K, b"w" * 4 * K)
+            store.flush()
+            assert read(store, 8 * K, 4 * K) == b"w" * 4 * K
+
+    def test_what_was_copied_is_copied_again(self, path, bottom):
+        """The top is given old contents, as by a device that has lost the write."""
+        with faulty(path, bottom) as store:
+            assert read(store) == BOTTOM
+            store.write(20 * K, b"written over")
+            with pytest.raises(StoreError, match="EIO"):
+                store.flush()
+            path.write_bytes(b"?" * N)
+            # Only what was copied: the rest is for who has written it.
+            assert read(store, 0, 20 * K) == BOTTOM[: 20 * K]
+            store.write(20 * K, BOTTOM[20 * K : 24 * K])
+            store.flush()
+            assert path.read_bytes() == BOTTOM == read(store)
+
+    def test_what_is_written_while_it_fails_is_not_taken_for_a_copy(self, path, bottom):
+        with layered(path, bottom) as store:
+            read(store)
+
+            def sync() -> None:
+                store.write(0, b"w" * 4 * K)
+                raise OSError(errno.EIO, "lost")
+
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(store.top, "_sync", sync)
+                with pytest.raises(StoreError, match="EIO"):
+                    store.flush()
+            assert read(store) == b"w" * 4 * K + BOTTOM[4 * K :]
+            store.write(0, b"w" * 4 * K)
+            store.flush()
+            assert path.read_bytes() == b"w" * 4 * K + BOTTOM[4 * K :]
+
+    def test_a_part_is_written_over_what_is_below_then(self, path, bottom):
+        with faulty(path, bottom) as store:
+            read(store)
+            with pytest.raises(StoreError, match="EIO"):
+                store.flush()
+            path.write_bytes(b"?" * N)
+            store.write(4 * K + 1, b"part")
+            store.flush()
+            expected = BOTTOM[: 4 * K + 1] + b"part" + BOTTOM[4 * K + 5 :]
+            assert path.read_bytes() == expected == read(store)
+
+    def test_a_map_whose_sync_failed_is_written_again(self, path, bottom, monkeypatch):
+        real, fail = os.fdatasync, []
+
+        def fdatasync(fd: int) -> None:
+            if os.readlink(f"/proc/self/fd/{fd}").endswith(".map") and fail:
+                fail.pop()
+                # The device has lost what it was given.
+                os.ftruncate(fd, 4096)
+                raise OSError(errno.EIO, "lost")
+            real(fd)
+
+        monkeypatch.setattr(layermap.os, "fdatasync", fdatasync)
+        with layered(path, bottom, cache=False) as store:
+            store.write(0, b"a" * 4 * K)
+            fail.append(None)
+            with pytest.raises(StoreError, match=r"its map .*lost"):
+                store.flush()
+            store.flush()
+        with layered(path, bottom, cache=False) as store:
+            assert read(store) == b"a" * 4 * K + BOTTOM[4 * K :]
+
+
+def faulty(path: Path, bottom: Counting) -> LayeredStore:
+    """Make a store whose top fails to sync once."""
+    top = FaultyFileStore(path, writable=True, faults=[Fault("flush", errno=errno.EIO)])
+    return LayeredStore(top, bottom, block_size=4 * K)
 
 
 class TestRefuses:

@@ -7,12 +7,13 @@ cdef extern from "pager/pager.h" nogil:
     enum:
         PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT
     int pg_errno_of(int code)
+    void pg_set_trouble(int call, uint64_t first, uint64_t count, uint64_t period, int error)
     struct pg_helper:
         const char *const *argv
         int config_fd, log_fd
         uint32_t lines
         uint64_t buffer_size
-        int restarts
+        int restarts, flush_retryable
     struct pg_injection:
         int operation, kind
         uint64_t first, count

@@ -3,6 +3,9 @@ from collections.abc import Sequence
 from typing_extensions import disjoint_base
 
 def set_moves(moves: bool) -> None: ...
+def set_trouble(
+    call: int, first: int = 0, count: int = 1, period: int = 0, error: int = 0
+) -> None: ...
 
 @disjoint_base
 class Pager:
@@ -21,7 +24,7 @@ class Pager:
         offset: int = 0,
         injection: Sequence[tuple[int, int, int, int, int]] = (),
         name: bytes = b"",
-        helper: tuple[Sequence[bytes], int, int, int, int, int] | None = None,
+        helper: tuple[Sequence[bytes], int, int, int, int, int, int] | None = None,
         dumped: bool = False,
     ) -> None: ...
     @property

@@ -47,6 +47,11 @@ def set_moves(bint moves):
     _may_move = moves
 
 
+def set_trouble(int call, uint64_t first=0, uint64_t count=1, uint64_t period=0, int error=0):
+    """Let pages that are copied (0), moved in (1) or moved out (2) fail; error 0: none. For tests."""
+    pg_set_trouble(call, first, count, period, error)
+
+
 cdef uint64_t _process():
     return _generation[0] or mapping.generation()
 
@@ -114,7 +119,7 @@ cdef class Pager:
             config.helper = NULL
             if helper is not None:
                 (argv, process.config_fd, process.log_fd, process.lines, process.buffer_size,
-                 process.restarts) = helper
+                 process.restarts, process.flush_retryable) = helper
                 if len(argv) > 127:
                     raise ValueError(f"at most 127 arguments for the helper, not {len(argv)}")
                 for i, argument in enumerate(argv):

@@ -1,61 +1,43 @@
-"""The command line: `pagemove`, one module a command.
-
-A command's module is imported when the command is asked for: `pagemove doctor` does not wait for
-what `pagemove compare` needs.
-"""
+"""The command line: `pagemove`. It needs more than the library does: ``pagemove[cli]``."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Annotated, Any
+import sys
+from typing import TYPE_CHECKING
 
-import typer
-from typer.core import TyperGroup
+if TYPE_CHECKING:
+    from pagemove.cli.application import app as app
+else:
 
-from pagemove._version import __version__
+    def __getattr__(name: str) -> object:
+        if name != "app":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        from pagemove.cli.application import app
 
-_COMMANDS = ("doctor", "compare", "page")
-
-
-class _Commands(TyperGroup):
-    """Finds command NAME as the function NAME of the module pagemove.cli.NAME."""
-
-    # The types of these are click's, which some releases of typer bring along under another name.
-    def list_commands(self, ctx: Any) -> list[str]:
-        """List the names, in the order of the help text."""
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import the module of a command and make the command of its function."""
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"pagemove.cli.{cmd_name}")
-        single = typer.Typer(add_completion=False)
-        single.command(cmd_name)(getattr(module, cmd_name))
-        return typer.main.get_command(single)
+        return app
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"pagemove {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _pagemove(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
-        ),
-    ] = False,
-) -> None:
-    """Move pages of memory between mappings, without copying, and page in user space with that."""
+#: What the extra installs; some releases of typer need click beside.
+_NEEDED = ("typer", "rich", "click")
 
 
 def main() -> None:
     """Run the command line; the console script `pagemove` calls this."""
-    app(prog_name="pagemove")
+    try:
+        from pagemove.cli.application import app
+
+        app(prog_name="pagemove")
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _NEEDED:
+            raise
+        sys.exit(f"pagemove: the command line needs {module}: pip install 'pagemove[cli]'")
+    except (ImportError, MemoryError, OSError) as error:
+        from pagemove import limits
+
+        # What cannot be mapped is an ImportError too.
+        behind = limits.behind(error if isinstance(error, OSError) else MemoryError())
+        if not behind:
+            raise
+        texts = "; ".join(f"{limit.text}: {limit.remedy}" for limit in behind)
+        sys.exit(f"pagemove: {error or type(error).__name__}; {texts}")

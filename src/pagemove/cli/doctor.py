@@ -3,49 +3,95 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pagemove.features import KernelFeatures, features
+from pagemove import stdout
+from pagemove.checkup import deadly_probes, try_moving, try_paging
+from pagemove.cli.output import Output
+from pagemove.features import KernelFeatures, features, look
 from pagemove.remedies import DEFECTS, UNUSED_FEATURES, Problem
 
 
 def doctor(
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, for programs, and nothing else.")
+        bool,
+        typer.Option(
+            "--json", help="Print JSON, for programs, and nothing else; --json FILE writes a file."
+        ),
+    ] = False,
+    file: Annotated[Path | None, typer.Argument(hidden=True)] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what is missing and not needed.")
     ] = False,
 ) -> None:
     """Tell whether pages can be moved here, and the remedy for each thing that is missing.
 
-    The exit status is 0 where remap_anon_pages works, else 1.
+    The exit status is 0 where remap_anon_pages and paged memory work, else 1.
     """
-    found = features(refresh=True)
+    if file and not as_json:
+        raise typer.BadParameter(f"unexpected argument {str(file)!r}: --json {file} writes to it")
+    killed = deadly_probes()
+    found = look(killed) if killed else features(refresh=True)
+    if not killed:
+        found = _tried(found)
+    pages = bool(found.paging) and not killed and not _failures(found)
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=2))
+        text = json.dumps(found.as_dict(), indent=2)
+        stdout.write(text + "\n", file or stdout.STANDARD_OUTPUT)
     else:
-        _print(found, Console())
-    raise typer.Exit(0 if found.remap_anon_pages else 1)
+        _print(found, Output(), pages=pages, everything=everything)
+    raise typer.Exit(0 if found.remap_anon_pages and pages else 1)
 
 
-def _print(found: KernelFeatures, console: Console) -> None:
-    console.print(_table(found))
-    for name in found.defects:
-        console.print(Text.assemble((f"defect {name}: ", "yellow"), DEFECTS[name]))
-    for problem in found.problems:
-        if problem.name not in UNUSED_FEATURES:
-            _print_problem(problem, console)
+def _tried(found: KernelFeatures) -> KernelFeatures:
+    """Add what is in the way when it is really done: the limits of the process."""
+    tries = (
+        try_moving(found) if found.remap_anon_pages else None,
+        try_paging(found) if found.paging else None,
+    )
+    return replace(found, problems=(*(problem for problem in tries if problem), *found.problems))
+
+
+def _failures(found: KernelFeatures) -> list[Problem]:
+    return [problem for problem in found.problems if problem.name == "paged_memory"]
+
+
+def _print(found: KernelFeatures, console: Output, *, pages: bool, everything: bool) -> None:
     if found.remap_anon_pages:
         console.print(Text("remap_anon_pages works here.", "bold green"))
     else:
         console.print(Text("remap_anon_pages cannot work here.", "bold red"))
+    if pages:
+        console.print(Text("Paged memory works here.", "bold green"))
+    else:
+        console.print(Text("Paged memory cannot work here.", "bold red"))
+    needed = [problem for problem in found.problems if problem.needed] + _failures(found)
+    optional = [
+        problem
+        for problem in found.problems
+        if problem not in needed and problem.name not in UNUSED_FEATURES
+    ]
+    for problem in needed:
+        _print_problem("needed", problem, console)
+    console.print(_table(found))
+    for name in found.defects:
+        console.print(Text.assemble((f"defect {name}: ", "yellow"), DEFECTS[name]))
+    if everything:
+        for problem in optional:
+            _print_problem("optional", problem, console)
+    elif optional:
+        names = ", ".join(problem.name for problem in optional)
+        console.print(Text(f"Missing and not needed: {names} (pagemove doctor --all)."))
 
 
-def _print_problem(problem: Problem, console: Console) -> None:
-    kind, style = ("needed", "bold red") if problem.needed else ("optional", "cyan")
+def _print_problem(kind: str, problem: Problem, console: Output) -> None:
+    style = "bold red" if kind == "needed" else "cyan"
     console.print(Text.assemble((f"{kind} {problem.name}: ", style), problem.missing))
     # A wrapped command cannot be copied: leave breaking the line to the terminal.
     console.print(Text(f"    {problem.remedy}"), soft_wrap=True)

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pagemove.cli.output import Output
 from pagemove.compare import outputs
-from pagemove.errors import StoreError, UnsupportedError
 from pagemove.paging import storage_options, trial, trial_document, trial_plot, trial_report
 from pagemove.paging.sources import Source
+from pagemove.stdout import STANDARD_OUTPUT
 
 
 def page(
@@ -24,7 +25,11 @@ def page(
         ),
     ],
     limit: Annotated[
-        str, typer.Option(metavar="SIZE", help="The most of it that is in memory at any moment.")
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="The most of it that is in memory at any moment: 256MiB, 1.5g, 100kB; g is GiB.",
+        ),
     ] = "256MiB",
     block: Annotated[
         str, typer.Option(metavar="SIZE", help="What is read and evicted as one: 4KiB to 2MiB.")
@@ -40,7 +45,14 @@ def page(
             "Redis, keeps its contents. Not while another program writes to it.",
         ),
     ] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long; Ctrl-C ends it early.")] = 10.0,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=trial.FEWEST_SECONDS,
+            max=trial.MOST_SECONDS,
+            help="How long; Ctrl-C ends it early.",
+        ),
+    ] = 10.0,
     storage_option: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,7 +62,11 @@ def page(
         ),
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write everything measured as JSON.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write everything measured as JSON; - is standard output, with nothing else.",
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -62,11 +78,9 @@ def page(
     What is measured: faults, throughput, hit rate, latency.
     """
     try:
-        if json:
-            outputs.check_file(json)
-        if plot:
-            outputs.check_figure(plot)
-        named = Source(source, storage_options.parsed(storage_option or ()))
+        outputs.check(json, plot)
+        options = storage_options.parsed(storage_option or ())
+        named = Source(source, options, "--storage-option")
         plan, nbytes = trial.planned(named, limit, block, pattern, write=write, seconds=seconds)
     # A TypeError: an option that what opens the URL does not know.
     except (ImportError, OSError, TypeError, ValueError) as reason:
@@ -74,10 +88,12 @@ def page(
     try:
         with trial_report.live(plan, nbytes, Console(stderr=True)) as observe:
             outcome = trial.run(plan, observe)
-    except (StoreError, UnsupportedError) as reason:
+    # A limit of the process that a region does not fit into is an OSError or a MemoryError.
+    except (OSError, MemoryError) as reason:
         typer.echo(f"Error: {reason}", err=True)
         raise typer.Exit(1) from None
-    trial_report.show(outcome, Console())
+    if json != STANDARD_OUTPUT:
+        trial_report.show(outcome, Output())
     if json:
         trial_document.write(outcome, json)
     if plot:

@@ -19,7 +19,7 @@ from pagemove import PAGE_SIZE, lowlevel
 from pagemove.compare import means
 from pagemove.compare.machine import Area, open_userfaultfd
 from pagemove.compare.measure import Spread, below, spread
-from pagemove.compare.plan import Bench, Unmeasurable
+from pagemove.compare.plan import Bench, Stopped, Unmeasurable
 from pagemove.compare.verdicts import Finding
 
 _STARTED = 64
@@ -261,6 +261,7 @@ def measure(bench: Bench) -> Contention:
     keys = [(name, pages) for pages in plan.fault_pages for name in _NAMES]
     undisturbed: list[_Sample] = []
     samples: dict[tuple[str, int], list[tuple[float, float, float]]] = {key: [] for key in keys}
+    stopped = False
     try:
         with ExitStack() as stack:
             steps = {key: stack.enter_context(_bouncing(*key)) for key in keys}
@@ -279,23 +280,32 @@ def measure(bench: Bench) -> Contention:
                         operations = 2 * found.steps
                         lost = _lost(free.fault, found.fault, operations)
                         samples[key].append((found.fault, lost, operations))
+    except KeyboardInterrupt:
+        if not all(samples.values()):
+            raise
+        stopped = True
     finally:
         faulter.close()
     if not all(samples.values()):
         raise Unmeasurable("the speed of the other thread's faults varies too much")
     share = spread([sample.share for sample in undisturbed]).median
+    if share < _LEAST_SHARE and stopped:
+        raise KeyboardInterrupt
     if share < _LEAST_SHARE:
         raise Unmeasurable(
             "other processes are busy: the faulting thread, alone and undisturbed, had its CPU for "
             f"only {share:.0%} of the time"
         )
-    return Contention(
+    contention = Contention(
         spread([sample.fault for sample in undisturbed]),
         tuple(
             Disturbance(*key, *(spread(column) for column in zip(*samples[key], strict=True)))
             for key in keys
         ),
     )
+    if stopped:
+        raise Stopped(contention)
+    return contention
 
 
 def judge(data: Contention) -> Finding:

@@ -12,7 +12,7 @@ from pagemove.compare import means as all_means
 from pagemove.compare.machine import Area, Chill, Intrusions, running_sibling
 from pagemove.compare.means import Means, RemapAnonPages, Size
 from pagemove.compare.measure import Crossover, Spread, Task, crossovers, interleave, spread
-from pagemove.compare.plan import Bench, Unmeasurable
+from pagemove.compare.plan import Bench, Stopped, Unmeasurable
 
 COLD = "cold"
 WARM = "warm"
@@ -262,29 +262,37 @@ def measure(bench: Bench) -> Costs:
     """Measure everything that the plan asks for, or, when time is up, each size once at least."""
     started, worked = time.monotonic(), time.thread_time()
     chill = Chill()
+    stopped = False
     samples = _Samples()
     kinds = all_means.ALL
     sizes = bench.plan.sizes()
     left_out: dict[str, list[Size]] = {}
     turns = [(sitting, size) for sitting in range(bench.plan.sittings) for size in sizes]
-    for number, (sitting, size) in enumerate(turns):
-        if sitting and time.monotonic() > bench.deadline:
-            break
-        if any(size in those for those in left_out.values()):
-            continue
-        bench.tick(f"timing {size}", number / len(turns))
-        first = sitting * len(kinds) // bench.plan.sittings
-        try:
-            samples.add(size, bench, chill, [*kinds[first:], *kinds[:first]])
-        except UnsupportedError:
+    try:
+        for number, (sitting, size) in enumerate(turns):
+            if sitting and time.monotonic() > bench.deadline:
+                break
+            if any(size in those for those in left_out.values()):
+                continue
+            bench.tick(f"timing {size}", number / len(turns))
+            first = sitting * len(kinds) // bench.plan.sittings
+            try:
+                samples.add(size, bench, chill, [*kinds[first:], *kinds[:first]])
+            except UnsupportedError:
+                raise
+            except OSError as error:
+                left_out.setdefault(str(error), []).append(size)
+    except KeyboardInterrupt:
+        if not samples.times:
             raise
-        except OSError as error:
-            left_out.setdefault(str(error), []).append(size)
+        stopped = True
     reasons = [f"{', '.join(map(str, those))}: {why}" for why, those in left_out.items()]
     if bench.sibling_cpu is None:
         reasons.append("beside a running thread: only one CPU may be used")
     if not any(size.huge for size in sizes):
         reasons.append("one huge page: this kernel has no transparent huge pages")
+    if stopped:
+        reasons.append("what was not yet measured when it was interrupted")
     if not samples.times:
         raise Unmeasurable("; ".join(reasons))
     costs = Costs(
@@ -296,4 +304,7 @@ def measure(bench: Bench) -> Costs:
         cpu_share=(time.thread_time() - worked) / (time.monotonic() - started),
         sibling_share=spread(samples.shares).median if samples.shares else 0.0,
     )
-    return replace(costs, crossings=find_crossings(costs))
+    costs = replace(costs, crossings=find_crossings(costs))
+    if stopped:
+        raise Stopped(costs)
+    return costs

@@ -10,6 +10,8 @@ The file holds one object; times are in nanoseconds, sizes in bytes unless they 
     ``huge_page_size``, ``huge_pages`` (always, madvise or never), ``max_map_count``, ``defects``
     of the kernel (as `pagemove doctor` names them: remap_anon_pages guards against them, which is
     part of its cost), ``last_level_cache``, ``python``, ``numpy``.
+``interrupted``
+    Whether somebody stopped it before its end: what was measured until then is there.
 ``plan``
     How thorough the run was: ``quick``, ``seconds``, ``rounds``, the sizes ...
 ``scenarios``
@@ -46,6 +48,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pagemove import stdout
 from pagemove._version import __version__
 from pagemove.compare.scenarios import Argument
 
@@ -59,6 +62,7 @@ def document(argument: Argument) -> dict[str, Any]:
         "pagemove": __version__,
         "schema": SCHEMA,
         "machine": dataclasses.asdict(argument.machine),
+        "interrupted": argument.interrupted,
         "plan": dataclasses.asdict(argument.plan),
         "scenarios": [
             {text: getattr(scenario, text) for text in texts}
@@ -70,5 +74,5 @@ def document(argument: Argument) -> dict[str, Any]:
 
 
 def write(argument: Argument, path: Path) -> None:
-    """Write it to a file."""
-    path.write_text(json.dumps(document(argument), indent=2) + "\n", encoding="utf-8")
+    """Write it to a file, or, if that is ``-``, to standard output."""
+    stdout.write(json.dumps(document(argument), indent=2) + "\n", path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pagemove.stdout import STANDARD_OUTPUT
+
 _FIGURES = (".png", ".svg")
 
 
@@ -14,6 +16,8 @@ class UnusableOutput(ValueError):  # noqa: N818 (an argument, not a failure)
 
 def check_file(path: Path) -> None:
     """Raise `UnusableOutput` unless a file can be written there."""
+    if path == STANDARD_OUTPUT:
+        return
     folder = path.parent
     if path.is_dir():
         raise UnusableOutput(f"{path} is a directory: name a file")
@@ -34,3 +38,11 @@ def check_figure(path: Path) -> None:
         raise UnusableOutput(
             "drawing needs matplotlib: install it with  pip install 'pagemove[plot]'"
         ) from None
+
+
+def check(json: Path | None, figure: Path | None) -> None:
+    """Raise `UnusableOutput` for what is wanted and cannot be written."""
+    if json:
+        check_file(json)
+    if figure:
+        check_figure(figure)

@@ -17,6 +17,20 @@ class Unmeasurable(Exception):  # noqa: N818 (it is a finding, not an error)
     """Something that this machine cannot show, with the reason."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Somebody pressed Ctrl-C, and what was measured until then says something.
+
+    Attributes
+    ----------
+    measured : object
+        What the measurement would have returned, from fewer rounds.
+    """
+
+    def __init__(self, measured: object) -> None:
+        super().__init__()
+        self.measured = measured
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is measured, and how often.

@@ -10,7 +10,7 @@ from typing import Any
 from pagemove import features
 from pagemove.compare import claims, contention, costs, growth, outcomes
 from pagemove.compare.machine import Machine, machine, pinned
-from pagemove.compare.plan import Bench, Plan, Unmeasurable
+from pagemove.compare.plan import Bench, Plan, Stopped, Unmeasurable
 from pagemove.compare.verdicts import Finding, Verdict
 
 ARCANGELI = "Andrea Arcangeli, 2014"
@@ -147,12 +147,15 @@ class Argument:
         not be done is missing.
     findings : tuple of (Scenario, Finding)
         One for each scenario.
+    interrupted : bool
+        Whether somebody stopped it before its end.
     """
 
     machine: Machine
     plan: Plan
     measured: dict[str, Any]
     findings: tuple[tuple[Scenario, Finding], ...]
+    interrupted: bool = False
 
 
 def judge(scenario: Scenario, measured: dict[str, Any], reasons: dict[str, str]) -> Finding:
@@ -168,6 +171,8 @@ def judge(scenario: Scenario, measured: dict[str, Any], reasons: dict[str, str])
 def run(plan: Plan, progress: Callable[[str, float], None]) -> Argument:
     """Measure everything, on one CPU with another beside it, and judge every claim.
 
+    Ctrl-C ends the measuring: what was measured until then is judged.
+
     Parameters
     ----------
     plan : Plan
@@ -182,6 +187,25 @@ def run(plan: Plan, progress: Callable[[str, float], None]) -> Argument:
         problem = next(problem for problem in features().problems if problem.needed)
         reason = f"{problem.missing}; `pagemove doctor` says what to do"
         reasons = dict.fromkeys(MEASUREMENTS, reason)
+    interrupted = False
+    try:
+        _measure_all(plan, progress, measured, reasons)
+        progress("done", 1.0)
+    except KeyboardInterrupt:
+        interrupted = True
+        for key in MEASUREMENTS.keys() - measured.keys():
+            reasons.setdefault(key, "it was interrupted before this was measured")
+    findings = tuple((scenario, judge(scenario, measured, reasons)) for scenario in SCENARIOS)
+    return Argument(here, plan, measured, findings, interrupted)
+
+
+def _measure_all(
+    plan: Plan,
+    progress: Callable[[str, float], None],
+    measured: dict[str, Any],
+    reasons: dict[str, str],
+) -> None:
+    """Fill `measured`, except with what there are reasons not to measure, or `reasons`."""
     started, done = time.monotonic(), 0.0
     with pinned() as sibling_cpu:
         for key, measurement in MEASUREMENTS.items():
@@ -197,8 +221,8 @@ def run(plan: Plan, progress: Callable[[str, float], None]) -> Argument:
             bench = Bench(plan, sibling_cpu, started + plan.seconds * done, tick)
             try:
                 measured[key] = measurement.measure(bench)
+            except Stopped as stopped:
+                measured[key] = stopped.measured
+                raise
             except (Unmeasurable, OSError, MemoryError) as reason:
                 reasons[key] = str(reason) or type(reason).__name__
-    progress("done", 1.0)
-    findings = tuple((scenario, judge(scenario, measured, reasons)) for scenario in SCENARIOS)
-    return Argument(here, plan, measured, findings)

@@ -17,7 +17,8 @@ _REMEDIES = {
     "mended, evict() has the block read anew",
     "write": "the changes are still in memory: mend the store (space, quota, device), then flush() "
     "again",
-    "flush": "what was written may not be durable: mend the store, then flush() again",
+    "flush": "what was written may not be durable: mend the store, then flush() again, which "
+    "writes it again from memory",
 }
 
 
@@ -33,7 +34,8 @@ class Failure(NamedTuple):
     offset : int or None
         First byte of the block; None for a flush, and where it is not known.
     errno : int
-        0 where the store gave or took less than it should.
+        0 where the store gave or took less than it should, and of a flush where none can succeed
+        any more.
     tries : int
         How often it was tried.
     text : str
@@ -50,10 +52,10 @@ class Failure(NamedTuple):
     @classmethod
     def of(cls, record: tuple[int, int, int, int, int], text: str = "") -> Failure:
         """Make it of the pager's numbers, and of what the helper says."""
-        sequence, number, offset, errno, tries = record
+        sequence, number, offset, code, tries = record
         operation = OPERATIONS[number]
         place = None if operation == "flush" else offset
-        return cls(sequence, operation, place, errno, tries, text)
+        return cls(sequence, operation, place, code, tries, text)
 
     def concerns(self, operation: str, offsets: range) -> bool:
         """Tell whether it is such an operation, on a block that begins at one of the offsets."""
@@ -61,6 +63,16 @@ class Failure(NamedTuple):
 
     def error(self, store: str) -> StoreError:
         """Make the exception."""
+        if self.operation == "flush" and not self.errno:
+            return StoreError(
+                errno.EIO,
+                f"cannot make {store} durable: a flush failed when changed blocks had left memory "
+                "already, so nobody knows whether the store has them; check the store against "
+                "where its contents came from, and write it anew from there if they differ (no "
+                "flush of this region can tell)",
+                store=store,
+                operation=self.operation,
+            )
         error = store_error(
             self.errno,
             store=store,

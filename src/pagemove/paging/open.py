@@ -46,6 +46,7 @@ def open_array(
     shape: int | tuple[int, ...] | None = None,
     offset: int = 0,
     storage_options: Mapping[str, Any] | None = None,
+    lock: bool = True,
     **paging: Unpack[PagingOptions],
 ) -> npt.NDArray[Any]:
     """Open a file as an array whose blocks are read when they are touched.
@@ -64,6 +65,9 @@ def open_array(
         Bytes of such a file before the first item.
     storage_options : mapping, optional
         For a URL: as for `pagemove.stores.FsspecStore` or `pagemove.stores.RedisStore`.
+    lock : bool
+        For a path, in mode ``"r+"``: refuse while another region or store writes the file, and
+        refuse others as long as this one does; see `pagemove.stores.FileStore`.
     **paging
         As for `PagedMemory`: `resident_limit`, `block_size`, `mode`, `prefetch`, `store_timeout`,
         `name`.
@@ -88,6 +92,8 @@ def open_array(
         Whatever `PagedMemory` cannot do here.
     ImportError
         fsspec or redis, or what they need for such a URL, is not installed.
+    BlockingIOError
+        Another region or store writes the file, in this process or in another.
     OSError
         The file, object or array cannot be opened.
 
@@ -112,7 +118,7 @@ def open_array(
     if not isinstance(source, str | os.PathLike):
         check_store(source)  # which says why not
     named = Source(os.fsdecode(source), storage_options or {})
-    with named.open(writable=paging.get("mode") == "r+") as store:
+    with named.open(writable=paging.get("mode") == "r+", lock=lock) as store:
         # The region has its own descriptor, or its own process.
         return _array(store, dtype, shape, offset, paging)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, SupportsIndex, TypeAlias, TypedDict
 
 import numpy as np
 
-from pagemove._native.mapping import Mapping
+from pagemove._native.mapping import Mapping as OwnedMapping
 from pagemove._native.pager import Pager
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import checked_name
@@ -27,6 +29,7 @@ LARGEST_BLOCK = 2 << 20
 FEWEST_BLOCKS = 4
 _MOST_BLOCKS = 2**32 - 1
 _MOST_SECONDS = 2**63 / 1e9 - 1
+_LARGEST_LIMIT = 2**63 - 1
 
 
 class PagingOptions(TypedDict, total=False):
@@ -97,7 +100,7 @@ def check_store(store: object, mode: str = "r") -> None:
             f"a store is needed, not a path: FileStore({os.fspath(store)!r}), or "
             "pagemove.open_array"
         )
-    if isinstance(store, np.ndarray | Mapping | Pager | memoryview | bytes | bytearray):
+    if isinstance(store, np.ndarray | OwnedMapping | Pager | memoryview | bytes | bytearray):
         raise TypeError(
             f"{type(store).__name__} is in memory already, so there is nothing to page in: use it "
             "as it is, or write it to a file (numpy.save) and page that with pagemove.open_array"
@@ -114,8 +117,12 @@ def checked(
     prefetch: str,
     store_timeout: float,
     name: str | None,
+    called: Mapping[str, str] = MappingProxyType({}),
 ) -> Checked:
-    """Check the arguments of a region over so many bytes; ValueError with the remedy."""
+    """Check the arguments of a region over so many bytes; ValueError with the remedy.
+
+    `called` has the names of those that the user knows by another one.
+    """
     if mode not in MODES:
         raise ValueError(
             f"mode must be 'r' (read-only), 'r+' (changes go to the store) or 'c' (changes stay "
@@ -127,10 +134,13 @@ def checked(
         raise ValueError(
             f"store_timeout must be a finite number of seconds, not negative, not {store_timeout}"
         )
-    block = _block_size(block_size, nbytes)
+    block = _block_size(block_size, nbytes, called.get("block_size", "block_size"))
+    limit = 0
+    if resident_limit is not None:
+        limit = _limit(resident_limit, block, called.get("resident_limit", "resident_limit"))
     return Checked(
         block_size=block,
-        limit=0 if resident_limit is None else _limit(resident_limit, block),
+        limit=limit,
         mode=MODES[mode],
         read_ahead=prefetch == "auto",
         timeout_ns=math.ceil(store_timeout * 1e9),
@@ -138,17 +148,17 @@ def checked(
     )
 
 
-def _block_size(block_size: Size, nbytes: int) -> int:
-    block = nbytes_of(block_size, "block_size")
+def _block_size(block_size: Size, nbytes: int, name: str) -> int:
+    block = nbytes_of(block_size, name)
     if not PAGE_SIZE <= block <= LARGEST_BLOCK or block & (block - 1):
         raise ValueError(
-            f"block_size must be a power of two from {PAGE_SIZE} (a page) to {LARGEST_BLOCK} "
+            f"{name} must be a power of two from {PAGE_SIZE} (a page) to {LARGEST_BLOCK} "
             f"(2 MiB) bytes, not {block_size!r}"
         )
     if -(-nbytes // block) > _MOST_BLOCKS:
         enough = 1 << (-(-nbytes // _MOST_BLOCKS) - 1).bit_length()
         remedy = (
-            f"use block_size='{text_of(enough)}' or larger"
+            f"use {name}='{text_of(enough)}' or larger"
             if enough <= LARGEST_BLOCK
             else "it is too large for the largest blocks too: page parts of it"
         )
@@ -158,8 +168,13 @@ def _block_size(block_size: Size, nbytes: int) -> int:
     return block
 
 
-def _limit(resident_limit: Size, block: int) -> int:
-    limit = nbytes_of(resident_limit, "resident_limit")
+def _limit(resident_limit: Size, block: int, name: str) -> int:
+    limit = nbytes_of(resident_limit, name)
+    if limit > _LARGEST_LIMIT:
+        raise ValueError(
+            f"{name} {resident_limit!r} is larger than any address space: it can be at most "
+            f"{_LARGEST_LIMIT} bytes (8 EiB)"
+        )
     least = FEWEST_BLOCKS * block
     if limit < least:
         smaller = 1 << max(limit // FEWEST_BLOCKS, 1).bit_length() - 1
@@ -167,7 +182,6 @@ def _limit(resident_limit: Size, block: int) -> int:
         if smaller >= PAGE_SIZE:
             remedy += f", or use blocks of at most {text_of(smaller)}"
         raise ValueError(
-            f"resident_limit {resident_limit!r} is less than four blocks of {text_of(block)}: "
-            f"{remedy}"
+            f"{name} {resident_limit!r} is less than four blocks of {text_of(block)}: {remedy}"
         )
     return limit

@@ -16,8 +16,8 @@ from pagemove.errors import StoreError
 from pagemove.features import features
 from pagemove.paging import failures, working_set
 from pagemove.paging.exits import save_at_exit, tell
-from pagemove.paging.options import Checked, Mode, Prefetch, Size, check_store, checked
-from pagemove.paging.serving import label_of, serving, store_of
+from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
+from pagemove.paging.serving import file_lock, label_of, serving, store_of
 from pagemove.paging.sizes import span, text_of
 from pagemove.paging.stats import PagingStats
 from pagemove.stores.base import Store
@@ -71,6 +71,8 @@ class PagedMemory(Pager):
         has the remedy.
     UnsupportedError
         userfaultfd or one of its features is missing.
+    BlockingIOError
+        Mode ``"r+"``, and another store or region writes the file: see `FileStore`.
     OSError
         No memory, address space or threads for it.
 
@@ -154,6 +156,16 @@ class PagedMemory(Pager):
             super().replay(order)
 
     def _open(self, store: Store, options: Checked) -> None:
+        self._file_lock = file_lock(store) if options.mode == MODES["r+"] else None
+        try:
+            self._serve(store, options)
+        except BaseException:
+            # The exception may keep this object.
+            if self._file_lock is not None:
+                self._file_lock.close()
+            raise
+
+    def _serve(self, store: Store, options: Checked) -> None:
         try:
             with serving(store, options.block_size, options.limit) as served:
                 super().__init__(
@@ -361,6 +373,8 @@ class PagedMemory(Pager):
         if self._record is not None:
             working_set.save(self._record, self.recorded(), self.block_size)
         super().close()
+        if self._file_lock is not None:
+            self._file_lock.close()
 
     def _save_or_tell(self) -> None:
         """Save changes, or say on standard error that it cannot be done. For the end of it all."""

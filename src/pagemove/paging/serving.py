@@ -10,8 +10,8 @@ from typing import TypedDict
 from pagemove.paging.options import Size
 from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.base import Store
-from pagemove.stores.faulty import FaultyFileStore
 from pagemove.stores.file import FileStore
+from pagemove.stores.filelock import FileLock
 
 _LARGEST_REQUEST = 2 << 20
 
@@ -22,7 +22,7 @@ class Serving(TypedDict):
     fd: int
     label: bytes
     injection: list[tuple[int, int, int, int, int]]
-    helper: tuple[list[bytes], int, int, int, int, int] | None
+    helper: tuple[list[bytes], int, int, int, int, int, int] | None
 
 
 def is_native(store: Store) -> bool:
@@ -30,7 +30,19 @@ def is_native(store: Store) -> bool:
 
     Not a subclass: what it overrides would not be asked.
     """
-    return type(store) in (FileStore, FaultyFileStore)
+    if type(store) is FileStore or not isinstance(store, FileStore):
+        return type(store) is FileStore
+    from pagemove.stores.faulty import FaultyFileStore  # for tests: not imported for nothing
+
+    return type(store) is FaultyFileStore
+
+
+def file_lock(store: Store) -> FileLock | None:
+    """Take the lock of a file that the pager is going to write; BlockingIOError if it is taken.
+
+    Any other store runs in a helper, and locks there what it writes.
+    """
+    return store.hand_over_lock() if isinstance(store, FileStore) and is_native(store) else None
 
 
 def label_of(store: Store) -> str:
@@ -56,11 +68,11 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
     """
     label = os.fsencode(label_of(store))
     if isinstance(store, FileStore) and is_native(store):
-        faults = store.faults if isinstance(store, FaultyFileStore) else ()
         yield Serving(
             fd=store.fileno(),
             label=label,
-            injection=[fault.injection for fault in faults],
+            # Of a FaultyFileStore.
+            injection=[fault.injection for fault in getattr(store, "faults", ())],
             helper=None,
         )
         return
@@ -68,7 +80,9 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
 
     count, nbytes = lines(block_size, limit, store.concurrency)
     with contextlib.closing(Helper(store)) as helper:
-        process = (helper.argv, helper.config, helper.log, count, nbytes, int(store.restartable))
+        retryable = int(store.flush_retryable)
+        numbers = helper.config, helper.log, count, nbytes, int(store.restartable), retryable
+        process = (helper.argv, *numbers)
         yield Serving(fd=-1, label=label, injection=[], helper=process)
 
 

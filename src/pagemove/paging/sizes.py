@@ -6,20 +6,26 @@ import operator
 import re
 from typing import SupportsIndex
 
-_SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*([a-z]*)", re.IGNORECASE | re.ASCII)
-_LETTERS = "kmgtp"
-_UNITS: dict[str, int] = (
-    {"": 1, "b": 1}
-    | {f"{letter}b": 1000**power for power, letter in enumerate(_LETTERS, 1)}
-    | {f"{letter}ib": 1024**power for power, letter in enumerate(_LETTERS, 1)}
+# As many digits as int() takes without a word, and no exponent that takes long to compute.
+_SIZE = re.compile(
+    r"(\d{1,999})(?:\.(\d{1,999}))?(?:e\+?(\d{1,3}))?\s*([a-z]*)", re.IGNORECASE | re.ASCII
 )
+_LETTERS = "kmgtp"
+_UNITS: dict[str, int] = {"": 1, "b": 1} | {
+    letter + rest: base**power
+    for power, letter in enumerate(_LETTERS, 1)
+    # A letter alone is what limits of memory are written with elsewhere, in powers of 1024: docker
+    # run --memory 1g, MemoryMax=1G of systemd, java -Xmx1g.
+    for rest, base in (("b", 1000), ("ib", 1024), ("", 1024), ("i", 1024))
+}
 
 
 def nbytes_of(size: SupportsIndex | str, what: str) -> int:
-    """Take a number of bytes, or a string such as ``"256MiB"``, ``"1.5 GiB"``, ``"100kB"``.
+    """Take a number of bytes, or a string such as ``"256MiB"``, ``"1.5g"``, ``"100kB"``, ``"1e9"``.
 
-    kB, MB, ... are powers of 1000; KiB, MiB, ... powers of 1024; case does not matter. A fraction
-    of a byte is dropped. `what` names the argument in the `ValueError` of anything else.
+    kB, MB, ... are powers of 1000; KiB, MiB, ... powers of 1024, and so are k, m, g, t, p alone;
+    case does not matter. A fraction of a byte is dropped. `what` names the argument in the
+    `ValueError` of anything else.
     """
     if not isinstance(size, str):
         try:
@@ -30,14 +36,16 @@ def nbytes_of(size: SupportsIndex | str, what: str) -> int:
                 f"{type(size).__name__}"
             ) from None
     found = _SIZE.fullmatch(size.strip())
-    unit = _UNITS.get(found[3].lower()) if found else None
+    unit = _UNITS.get(found[4].lower()) if found else None
     if found is None or unit is None:
         raise ValueError(
-            f"{what} {size!r} is not a number of bytes: write for instance '256MiB', '1.5 GiB' or "
-            "'100kB', with B, kB, MB, GB, TB, PB, or KiB, MiB, GiB, TiB, PiB"
+            f"{what} {size!r} is not a number of bytes: write for instance '256MiB', '1.5g' or "
+            "'100kB', with B, kB, MB, GB, TB, PB (powers of 1000), or KiB, MiB, GiB, TiB, PiB, or "
+            "k, m, g, t, p (powers of 1024)"
         )
     decimals = found[2] or ""
-    return int(found[1] + decimals) * unit // int(10 ** len(decimals))
+    digits = int(found[1] + decimals) * int(10 ** int(found[3] or 0))
+    return digits * unit // int(10 ** len(decimals))
 
 
 def text_of(nbytes: float) -> str:

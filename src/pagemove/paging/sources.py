@@ -7,12 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
-from pagemove.stores.fsspec import FsspecStore
-from pagemove.stores.redis import RedisStore
 from pagemove.stores.urls import without_secret
 
 # Or a chain of them: simplecache::s3://...
@@ -30,15 +27,19 @@ class Source:
         As it was given. The URL of a Redis server ends with ``#`` and the name of the array.
     options : mapping
         For what opens a URL; may hold secrets.
+    options_called : str
+        What the user knows them by.
     """
 
     text: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    options_called: str = "storage_options"
 
-    def open(self, *, writable: bool = False) -> Store:
+    def open(self, *, writable: bool = False, lock: bool = True) -> Store:
         """Open the store.
 
         Where a kind of store cannot be written `writable` changes nothing: the store says so.
+        `lock` is for files.
 
         Raises
         ------
@@ -53,11 +54,13 @@ class Source:
         if scheme in _REDIS:
             return self._in_redis(writable)
         if scheme not in (None, "file"):
+            from pagemove.stores.fsspec import FsspecStore  # and asyncio, which files do not need
+
             return FsspecStore(self.text, **self.options)
         if self.options:
-            raise ValueError("storage_options are for URLs, and this is a path")
-        path = unquote(urlsplit(self.text).path) if scheme else self.text
-        return FileStore(path, writable=writable)
+            raise ValueError(f"{self.options_called} is for URLs, and this is a path")
+        path = _path_of(self.text) if scheme else self.text
+        return FileStore(path, writable=writable, lock=lock)
 
     @property
     def shown(self) -> str:
@@ -82,6 +85,10 @@ class Source:
                 f"{self.shown} is a server, and an array in it has a name: {self.shown}#NAME, or "
                 "open_array(RedisStore(url, key))"
             )
+        from urllib.parse import unquote
+
+        from pagemove.stores.redis import RedisStore
+
         return RedisStore(url, unquote(key), writable=writable, **self.options)
 
     def __str__(self) -> str:
@@ -89,3 +96,9 @@ class Source:
 
     def __repr__(self) -> str:
         return f"Source({self.shown!r})"
+
+
+def _path_of(url: str) -> str:
+    from urllib.parse import unquote, urlsplit  # slow to import, and for URLs alone
+
+    return unquote(urlsplit(url).path)

@@ -28,7 +28,12 @@ STRIDE = 4
 #: Seconds from one sample to the next.
 SAMPLE_SECONDS = 0.1
 
+#: The fewest and the most seconds that it may take; the most are a year.
+FEWEST_SECONDS, MOST_SECONDS = 0.1, 31_536_000.0
+
 _RANDOM_AT_ONCE = 4096
+# What `pagemove page` calls the arguments of a region.
+_OPTIONS = {"resident_limit": "--limit", "block_size": "--block"}
 
 
 class Pattern(StrEnum):
@@ -157,13 +162,18 @@ class Outcome:
 def planned(
     source: Source, limit: str, block_size: str, pattern: Pattern, *, write: bool, seconds: float
 ) -> tuple[Plan, int]:
-    """Check what a user asks for; give the plan and the length of the source.
+    """Check what a user asks for on the command line; give the plan and the length of the source.
 
     Raises
     ------
     ImportError, OSError, TypeError, ValueError
         As `Source.open` and `PagedMemory`.
     """
+    if not FEWEST_SECONDS <= seconds <= MOST_SECONDS:
+        raise ValueError(
+            f"--seconds must be a number from {FEWEST_SECONDS} to {MOST_SECONDS:.0f} (a year), "
+            f"not {seconds}"
+        )
     with _opened(source, write) as store:
         found = checked(
             store.nbytes,
@@ -173,6 +183,7 @@ def planned(
             prefetch="auto",
             store_timeout=0,
             name=None,
+            called=_OPTIONS,
         )
         plan = Plan(source, found.limit, found.block_size, pattern, write, seconds)
         return plan, store.nbytes

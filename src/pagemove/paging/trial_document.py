@@ -35,6 +35,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pagemove import stdout
 from pagemove._version import __version__
 from pagemove.compare.machine import machine
 from pagemove.paging.stats import PagingStats
@@ -86,5 +87,5 @@ def _sample(sample: Sample) -> dict[str, Any]:
 
 
 def write(outcome: Outcome, path: Path) -> None:
-    """Write it to a file."""
-    path.write_text(json.dumps(document(outcome), indent=2) + "\n", encoding="utf-8")
+    """Write it to a file, or, if that is ``-``, to standard output."""
+    stdout.write(json.dumps(document(outcome), indent=2) + "\n", path)

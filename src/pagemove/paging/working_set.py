@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +15,11 @@ _DTYPE = np.dtype("<u8")
 def save(path: str | os.PathLike[str], numbers: bytes, block_size: int) -> None:
     """Write the blocks that a pager has recorded to a file, which is replaced as a whole."""
     offsets = np.frombuffer(numbers, np.uint32).astype(_DTYPE) * block_size
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    import tempfile  # slow to import, and hardly ever needed
+
+    target = os.fspath(path)
+    folder, prefix = os.path.split(target)
+    handle, name = tempfile.mkstemp(dir=folder or os.curdir, prefix=prefix)
     try:
         with open(handle, "wb") as file:
             np.save(file, offsets)

@@ -45,6 +45,11 @@ class Store(abc.ABC):
         Whether another process, made from the same pickle, finds all that was written. False for a
         store that keeps what is written in its own process: should that process die, what was in it
         is gone, and reading it is an error, never zeros or what was there before.
+    flush_retryable : bool
+        Whether a `flush` that raises has lost nothing of what `write` accepted, so that a later one
+        that returns covers all of it, whatever the earlier one said. True for what a server has
+        accepted and keeps; False for anything that ends in fsync(2), which after a failure may have
+        dropped what it could not write, and succeeds the next time. See `flush`.
 
     Examples
     --------
@@ -65,6 +70,7 @@ class Store(abc.ABC):
 
     concurrency: int = 16
     restartable: bool = True
+    flush_retryable: bool = False
 
     @property
     @abc.abstractmethod
@@ -115,6 +121,13 @@ class Store(abc.ABC):
     # Not abstract: most stores that are only read have nothing to flush or to close.
     def flush(self) -> None:  # noqa: B027
         """Make all that was written before durable, and return when it is.
+
+        If it raises, or does not return in time, nothing that was written since the last `flush`
+        that returned is known to be durable. A region then writes all of it again that is in memory
+        still, and flushes again, for as long as its ``store_timeout``. If a part of it has left
+        memory, only the store could have it: this `flush` of the region and every later one raise.
+        Where the store is `flush_retryable` nothing is written again, and nothing is lost: the
+        region just asks again.
 
         Raises
         ------

@@ -1,87 +1,64 @@
 """A file that blocks of any length are appended to: what `CompressedStore` keeps on disk.
 
-A header, then records, each a block's number and its bytes; the last record of a block counts, and
-an empty one means that the block is zeros again. Which record that is stands in memory, and is read
-from the file when it is opened. When more than half of the file is dead, what lives is copied into
-a new file that takes its place.
+The last record of a block counts, and an empty one means that the block is zeros again. Which
+record that is stands in memory, and is read from the file when it is opened (`blockfile`). When
+more than half of the file is dead, what lives is copied into a new file that takes its place
+(`replacement`).
 
-A crash may tear what was written since the last flush, and only that: the header says how long the
-file was at a flush (written after it, so it may say less). A record that is damaged before that
-place is an error; behind it, it is where the file ends.
+A sync that failed may have lost anything that was written since the last, and asking again would
+succeed. What was lost cannot be written again where it was: a later record would be behind damage.
+So after a failure the next sync copies what lives into a new file, every block checked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import logging
 import os
-import stat
-import struct
 import threading
-import zlib
 from pathlib import Path
-from typing import NamedTuple
 
-from pagemove.descriptors import keep
+from pagemove.stores import blockfile, replacement
+from pagemove.stores.blockfile import RECORD_NBYTES, START, Header, Layout, Place
+from pagemove.stores.descriptors import Descriptor, lock_whole, open_high, shown
 
-_MAGIC = b"pagemove blocks\n"
-_VERSION = 1
-# Magic, version, block size, nbytes; then, elsewhere, so that each is one write: sure length.
-_HEADER = struct.Struct("<16sIIQ")
-_SURE = struct.Struct("<QI")
-_SURE_AT = 512
-_START = 4096
-# Block, sequence number, length, checksum of the bytes, checksum of the fields before.
-_RECORD = struct.Struct("<QQIII")
 #: Dead bytes that a file may have whatever else is in it.
 SLACK = 4 << 20
 
-
-class Layout(NamedTuple):
-    """What a file's header says of the store in it."""
-
-    nbytes: int
-    block_size: int
-
-
-class _Place(NamedTuple):
-    offset: int
-    length: int
-    checksum: int
-
-
-class _File:
-    """A descriptor that is closed when the last thread that reads from it lets go of it."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __del__(self) -> None:
-        os.close(self.fd)
+_log = logging.getLogger(__name__)
 
 
 def create(path: Path, layout: Layout) -> None:
-    """Make an empty file, unless there is one; FileExistsError."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    """Make a file without blocks. An empty one that is there will do; else FileExistsError."""
+    path = Path(os.path.realpath(path))
     try:
-        _write(fd, _HEADER.pack(_MAGIC, _VERSION, layout.block_size, layout.nbytes), 0)
-        _write_sure(fd, _START)
-        os.ftruncate(fd, _START)
-        os.fsync(fd)
-        _sync_directory(path)
+        file = Descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        # A device says 0 too.
+        if path.stat().st_size or not path.is_file():
+            raise
+        file = open_locked(path)
+        if os.fstat(file.fd).st_size:
+            raise
+        blockfile.write_header(file.fd, Header.new(layout))
+        os.fsync(file.fd)
+        return
+    try:
+        blockfile.write_header(file.fd, Header.new(layout))
+        os.fsync(file.fd)
+        replacement.sync_directory(path)
     except BaseException:
-        path.unlink()
+        if file.names(path):
+            path.unlink()
         raise
-    finally:
-        os.close(fd)
 
 
 def layout_of(path: Path) -> Layout:
     """Read the header of a file; ValueError if it is something else."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_high(path, os.O_RDONLY)
     try:
-        return _layout(fd, path)
+        return blockfile.read_header(fd, path).layout
     finally:
         os.close(fd)
 
@@ -94,33 +71,47 @@ class BlockLog:
     BlockingIOError
         Another process, or another store of this one, has it open.
     ValueError
-        It is not such a file, or a part of it that was durable is damaged.
+        It is not such a file, or a part of it that counts is damaged.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._named = path
+        # Where links lead: the file is replaced there, and the links stay.
+        self._path = Path(os.path.realpath(path))
         self._lock = threading.Lock()
-        self._file: _File | None = _open_locked(path)
+        self._syncing = threading.Lock()
+        self._file: Descriptor | None = open_locked(self._path)
         try:
-            _layout(self._file.fd, path)
-            self._index, self._end, self._sequence = _scan(self._file.fd, path)
+            self._header = blockfile.read_header(self._file.fd, path)
+            found = blockfile.scan(self._file.fd, path, self._header)
             # What is torn must not be taken for the beginning of a later record.
-            os.ftruncate(self._file.fd, self._end)
+            os.ftruncate(self._file.fd, found.end)
+            blockfile.note_use(self._file.fd, self._header)
         except BaseException:
             self._file = None
             raise
-        self._live = sum(_RECORD.size + place.length for place in self._index.values())
+        self._index, self._end, self._sequence, self._chain = found
+        self._live = _live(self._index)
         self._tolerated = SLACK
+        self._ragged = False  # whether a part of a record is behind the end
+        self._unsure = False  # whether a sync has failed
+        self._told = False
         self.compactions = 0
+        replacement.discard(self._path, self._file, self._header)
 
     def __len__(self) -> int:
         return len(self._index)
 
     @property
+    def layout(self) -> Layout:
+        """What the header says."""
+        return self._header.layout
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the blocks that are there."""
         with self._lock:
-            return self._live - _RECORD.size * len(self._index)
+            return self._live - RECORD_NBYTES * len(self._index)
 
     @property
     def file_nbytes(self) -> int:
@@ -130,197 +121,182 @@ class BlockLog:
     def get(self, block: int) -> bytes | None:
         """Give the bytes of a block; None if it has none. OSError if they are damaged."""
         with self._lock:
-            place, file = self._index.get(block), self._usable()
-        if place is None:
-            return None
-        data = os.pread(file.fd, place.length, place.offset)
-        if len(data) != place.length or zlib.crc32(data) != place.checksum:
-            raise OSError(
-                errno.EIO,
-                f"{self._path}: block {block} is damaged (its checksum is wrong); restore the file "
-                "from a copy",
-            )
-        return data
+            place, file, header = self._index.get(block), self._usable(), self._header
+        return None if place is None else self._read(file, header, block, place)
 
     def put(self, block: int, data: bytes | None) -> None:
         """Append the bytes of a block, or that it has none."""
-        checksum = zlib.crc32(data or b"")
         with self._lock:
             if data is None and block not in self._index:
                 return
-            self._append(block, data or b"", checksum)
+            self._append(block, data or b"")
             if self._dead > max(self._live, self._tolerated):
                 self._try_to_compact()
 
     def sync(self) -> None:
         """Return when all that was put is durable."""
-        with self._lock:
-            file, end = self._usable(), self._end
-        os.fdatasync(file.fd)
-        with self._lock:
-            # Not if the file was replaced meanwhile: that one says more already.
-            if file is self._file:
-                _write_sure(file.fd, end)
+        # One at a time: the kernel tells of a failure once, and whoever asks next hears of success.
+        with self._syncing:
+            with self._lock:
+                self._check_named()
+                file, end, chain = self._usable(), self._end, self._chain
+                unsure = self._unsure
+            if not unsure:
+                try:
+                    os.fdatasync(file.fd)
+                except BaseException:
+                    with self._lock:
+                        self._unsure = True
+                    raise
+            with self._lock:
+                if self._unsure:
+                    self._compact()
+                # Not if the file was replaced meanwhile: that one says more already.
+                elif file is self._file:
+                    blockfile.write_mark(file.fd, self._header, end, chain)
 
     def close(self) -> None:
-        """Let go of the file. What was not synced is there, and survives all but a crash."""
+        """Drop the file. What was not synced is there, and survives all but a crash."""
         with self._lock:
-            self._file = None
+            file, self._file = self._file, None
+            if file is not None:
+                file.release()
 
-    def _usable(self) -> _File:
+    def _usable(self) -> Descriptor:
         if self._file is None:
-            raise ValueError(f"{self._path} was closed")
+            raise ValueError(f"{shown(self._path)} was closed")
         return self._file
 
-    def _append(self, block: int, data: bytes, checksum: int) -> None:
-        head = _record(block, self._sequence, len(data), checksum)
+    def _read(self, file: Descriptor, header: Header, block: int, place: Place) -> bytes:
+        data = os.pread(file.fd, place.length, place.offset)
+        checksum = blockfile.checksum_of(header, block, place.sequence, data)
+        if len(data) != place.length or checksum != place.checksum:
+            raise OSError(
+                errno.EIO,
+                f"{shown(self._path)}: block {block} is damaged (its checksum is wrong); restore "
+                "the file from a copy",
+            )
+        return data
+
+    def _append(self, block: int, data: bytes) -> None:
         fd = self._usable().fd
+        if self._ragged:
+            os.ftruncate(fd, self._end)
+            self._ragged = False
+        place = Place(
+            self._end + RECORD_NBYTES,
+            len(data),
+            blockfile.checksum_of(self._header, block, self._sequence, data),
+            self._sequence,
+        )
+        head = blockfile.record_head(block, place, self._chain)
+        self._ragged = True
         try:
-            _write(fd, head + data, self._end)
+            blockfile.write_all(fd, head + data, self._end)
         except OSError:
             # A part of a record must not stand behind the next one.
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, self._end)
+                self._ragged = False
             raise
-        self._enter(block, _Place(self._end + _RECORD.size, len(data), checksum))
-        self._end += _RECORD.size + len(data)
+        self._ragged = False
+        self._end += RECORD_NBYTES + len(data)
         self._sequence += 1
+        self._chain = blockfile.chain_of(head)
+        self._enter(block, place)
 
-    def _enter(self, block: int, place: _Place) -> None:
+    def _enter(self, block: int, place: Place) -> None:
         before = self._index.pop(block, None)
         if before is not None:
-            self._live -= _RECORD.size + before.length
+            self._live -= RECORD_NBYTES + before.length
         if place.length:
             self._index[block] = place
-            self._live += _RECORD.size + place.length
+            self._live += RECORD_NBYTES + place.length
 
     @property
     def _dead(self) -> int:
-        return self._end - _START - self._live
+        return self._end - START - self._live
+
+    def _check_named(self) -> None:
+        """Raise if the path leads to another file by now, or to none."""
+        if not self._usable().names(self._named):
+            raise OSError(
+                errno.ESTALE,
+                f"{shown(self._named)} was replaced, moved or removed since it was opened, and "
+                "what is written goes to the old file: put that back, or close the store and "
+                "write into a new one",
+            )
 
     def _try_to_compact(self) -> None:
-        """Compact, if there is room for another file; else when twice as much is dead."""
-        fresh = self._path.with_name(self._path.name + ".compact")
-        fresh.unlink(missing_ok=True)
+        """Compact if that can be done; if not, when twice as much is dead."""
         try:
-            self._compact(fresh)
-        except OSError:
-            fresh.unlink(missing_ok=True)
+            self._compact()
+        except OSError as error:
             self._tolerated = 2 * self._dead
+            if not self._told:
+                self._told = True
+                _log.warning("cannot compact %s, so it grows: %s", shown(self._path), str(error))
         else:
             self._tolerated = SLACK
 
-    def _compact(self, fresh: Path) -> None:
-        """Copy what lives into a new file and put it into the place of the old one."""
+    def _compact(self) -> None:
+        """Copy what lives into a new file, and put that into the place of the old one.
+
+        OSError: the old file stays in use, as it was; or the new one is in its place, and whether
+        that is durable is not known.
+        """
+        self._check_named()
         old = self._usable()
-        create(fresh, _layout(old.fd, self._path))
-        file = _open_locked(fresh)
-        os.fchmod(file.fd, stat.S_IMODE(os.fstat(old.fd).st_mode))
-        index: dict[int, _Place] = {}
-        end = _START
-        # In the order of the blocks: the next to be read is the next in the file.
-        for sequence, block in enumerate(sorted(self._index)):
-            place = self._index[block]
-            data = os.pread(old.fd, place.length, place.offset)
-            # Damage is copied with the checksum that tells of it.
-            _write(file.fd, _record(block, sequence, len(data), place.checksum) + data, end)
-            index[block] = place._replace(offset=end + _RECORD.size)
-            end += _RECORD.size + len(data)
-        os.fdatasync(file.fd)
-        _write_sure(file.fd, end)
-        fresh.rename(self._path)
-        _sync_directory(self._path)
-        self._file, self._index, self._end = file, index, end
-        self._live = end - _START
-        self._sequence = len(index)
+        header = self._header._replace(generation=self._header.generation + 1)
+        with replacement.beside(self._path, old, header) as fresh:
+            found = self._copy(old, fresh.file, header)
+            os.fsync(fresh.file.fd)
+            blockfile.write_mark(fresh.file.fd, header, found.end, found.chain)
+            self._check_named()
+            try:
+                fresh.take_place()
+            finally:
+                # Also if it was interrupted: what counts is which file the name leads to.
+                if fresh.placed:
+                    self._file, self._header, self._unsure = fresh.file, header, True
+                    self._index, self._end, self._sequence, self._chain = found
+                    self._live, self._ragged = _live(found.places), False
+        replacement.sync_directory(self._path)
+        self._unsure = False
         self.compactions += 1
 
-
-def _record(block: int, sequence: int, length: int, checksum: int) -> bytes:
-    fields = struct.pack("<QQII", block, sequence, length, checksum)
-    return fields + struct.pack("<I", zlib.crc32(fields))
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        put = os.pwrite(fd, view, offset)
-        view, offset = view[put:], offset + put
-
-
-def _write_sure(fd: int, length: int) -> None:
-    _write(fd, _SURE.pack(length, zlib.crc32(length.to_bytes(8, "little"))), _SURE_AT)
-
-
-def _sure(fd: int) -> int:
-    """Read up to where the file was durable once; where that is torn, it is at its beginning."""
-    data = os.pread(fd, _SURE.size, _SURE_AT)
-    if len(data) == _SURE.size:
-        length, checksum = _SURE.unpack(data)
-        if checksum == zlib.crc32(data[:8]):
-            return int(length)
-    return _START
+    def _copy(self, old: Descriptor, fresh: Descriptor, header: Header) -> blockfile.Scan:
+        """Copy the blocks that live, checking each; give where they are then."""
+        index: dict[int, Place] = {}
+        end, chain = START, header.seed
+        # In the order of the blocks: the next to be read is the next in the file.
+        for sequence, block in enumerate(sorted(self._index)):
+            data = self._read(old, self._header, block, self._index[block])
+            checksum = blockfile.checksum_of(header, block, sequence, data)
+            place = Place(end + RECORD_NBYTES, len(data), checksum, sequence)
+            head = blockfile.record_head(block, place, chain)
+            blockfile.write_all(fresh.fd, head + data, end)
+            index[block] = place
+            end, chain = end + len(head) + len(data), blockfile.chain_of(head)
+        return blockfile.Scan(index, end, len(index), chain)
 
 
-def _layout(fd: int, path: Path) -> Layout:
-    data = os.pread(fd, _HEADER.size, 0)
-    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-        raise ValueError(f"{path} is not a file of compressed blocks: name a new one")
-    _, version, block_size, nbytes = _HEADER.unpack(data)
-    if version != _VERSION:
-        raise ValueError(f"{path} was made by another version of pagemove (format {version})")
-    return Layout(nbytes, block_size)
+def _live(index: dict[int, Place]) -> int:
+    return sum(RECORD_NBYTES + place.length for place in index.values())
 
 
-def _scan(fd: int, path: Path) -> tuple[dict[int, _Place], int, int]:
-    """Read which record of each block counts, where the records end, and how many there are."""
-    sure, end, size = _sure(fd), _START, os.fstat(fd).st_size
-    index: dict[int, _Place] = {}
-    sequence = 0
-    while end < size:
-        head = os.pread(fd, _RECORD.size, end)
-        whole = len(head) == _RECORD.size and zlib.crc32(head[:-4]) == int.from_bytes(
-            head[-4:], "little"
-        )
-        block, number, length, checksum, _ = _RECORD.unpack(head.ljust(_RECORD.size, b"\0"))
-        whole = whole and number == sequence
-        if whole and end >= sure:
-            whole = zlib.crc32(os.pread(fd, length, end + _RECORD.size)) == checksum
-        if not whole:
-            break
-        index.pop(block, None)
-        if length:
-            index[block] = _Place(end + _RECORD.size, length, checksum)
-        end += _RECORD.size + length
-        sequence += 1
-    if end < sure:
-        raise ValueError(
-            f"{path} is damaged at byte {end}, in a part that was durable: restore it from a copy"
-        )
-    return index, end, sequence
-
-
-def _open_locked(path: Path) -> _File:
+def open_locked(path: Path) -> Descriptor:
     """Open a file that no other store has open."""
     while True:
-        file = _File(keep(os.open(path, os.O_RDWR | os.O_CLOEXEC)))
+        file = Descriptor(path, os.O_RDWR)
         try:
-            fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_whole(file)
         except BlockingIOError:
             raise BlockingIOError(
                 errno.EAGAIN,
                 "is in use by another store, of this process or of another: close that one first",
-                str(path),
+                shown(path),
             ) from None
         # Whoever had it may have put another file into its place since it was opened.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fd), path.stat()):
-                return file
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        if file.names(path):
+            return file

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pagemove.errors import StoreError
 from pagemove.stores import ranges
 from pagemove.stores.base import Store
-from pagemove.stores.blocklog import BlockLog, Layout, create, layout_of
+from pagemove.stores.blockfile import Layout
+from pagemove.stores.blocklog import BlockLog, create, layout_of
+from pagemove.stores.descriptors import shown, tell_in_child
 from pagemove.stores.extras import needed
 
 if TYPE_CHECKING:
@@ -64,8 +66,8 @@ class CompressedStore(Store):
         Of zstd: -7 (fastest) to 22 (smallest). 1 is where speed and size are both good for blocks
         of memory; 3 takes a half longer.
     path : str or path-like, optional
-        Keep the blocks in this file, which is made if it is not there. By default they are kept in
-        memory.
+        Keep the blocks in this file, which is made if it is not there, or empty. By default they
+        are kept in memory.
     block_size : int
         What is compressed as one, a power of two from 4 KiB to 2 MiB. Best the region's: less than
         a block is written by reading, changing and compressing the whole of it. A file that is
@@ -86,17 +88,21 @@ class CompressedStore(Store):
     **Durability.** In memory: none, and `flush` does nothing; should the process that runs the
     store die, what was evicted is gone, and reading it is an error (`restartable` is False). In a
     file: what was written is there after the process died, and what was flushed also after the
-    machine did.
+    machine did. After a `flush` that failed the next copies what lives into a new file, and checks
+    it; it fails if a block did not survive. `flush` also fails if the path leads to another file.
 
     **Sharing.** None. A file is used by one store at a time, by a lock that goes with its process:
     the first use of a second store raises `StoreError`. The file is locked from the first read or
     write on until `close`, or until the store is pickled: so it can be filled here, and then paged.
 
     **Atomicity.** A crash leaves each block as it was before a write or as it was after it. Each is
-    stored with a checksum; one that has changed by itself is an error.
+    stored with a checksum, which covers its number and when it was written; one that has changed by
+    itself is an error.
 
     **Cost.** The compressed blocks are beyond the region's limit: `stats` says how many bytes. Of a
-    file at most half is dead, or 4 MiB; then what lives is copied, and writers wait for that.
+    file at most half is dead, or 4 MiB; then what lives is copied into a new file of the same owner
+    and mode, and writers wait for that. Where there cannot be one, or the file has several hard
+    links, it grows, and a log record says so.
     Opening it reads the head of each block. Threads compress and decompress at the same time,
     without the GIL.
 
@@ -112,6 +118,9 @@ class CompressedStore(Store):
     ...     some, store.stats()["ratio"] > 100
     (bytearray(b'spamspam'), True)
     """
+
+    # What a flush that failed may have lost is written again by the next one.
+    flush_retryable = True
 
     def __init__(
         self,
@@ -141,6 +150,12 @@ class CompressedStore(Store):
         self._opening = threading.Lock()
         self._locks = ranges.BlockLocks()
         self._codecs = threading.local()
+        tell_in_child(self)
+
+    def _in_child(self) -> None:
+        # The file is the parent's; and a thread that is not here may have held a lock.
+        shelf = self._shelf
+        self._begin(shelf.blocks if isinstance(shelf, _Shelf) else {})
 
     @property
     def nbytes(self) -> int:
@@ -217,8 +232,9 @@ class CompressedStore(Store):
                     before[piece.start : piece.start + piece.length] = part
                     part = memoryview(before)
                 packed = None if ranges.is_zero(part) else self._compressor.compress(part)
+                shelf = self._used("write", start)
                 try:
-                    self._used("write", start).put(piece.block, packed)
+                    shelf.put(piece.block, packed)
                 except OSError as error:
                     raise self._failure(error, "write", start) from error
 
@@ -230,8 +246,9 @@ class CompressedStore(Store):
         StoreError
             It cannot be made durable.
         """
+        shelf = self._used("flush", None)
         try:
-            self._used("flush", None).sync()
+            shelf.sync()
         except OSError as error:
             raise self._failure(error, "flush", None) from error
 
@@ -268,15 +285,22 @@ class CompressedStore(Store):
         import zstandard
 
         place = block * self.block_size
+        shelf = self._used(operation, place)
         try:
-            packed = self._used(operation, place).get(block)
+            packed = shelf.get(block)
             if packed is None:
                 return None
-            data: bytes = self._decompressor.decompress(packed, self.block_size)
+            # It says how long it is, and that many bytes are allocated.
+            length = ranges.length_of(block, self.block_size, self.nbytes)
+            if zstandard.frame_content_size(packed) != length:
+                raise OSError(errno.EIO, f"block {block} has another length than it should")
+            data: bytes = self._decompressor.decompress(
+                packed, length, read_across_frames=False, allow_extra_data=False
+            )
         except (OSError, zstandard.ZstdError) as error:
             raise self._failure(error, operation, place) from error
-        if len(data) != ranges.length_of(block, self.block_size, self.nbytes):
-            raise self._failure(OSError("a block of the wrong length"), operation, place)
+        if len(data) != length:
+            raise self._failure(OSError(errno.EIO, f"block {block} is cut short"), operation, place)
         return data
 
     def _used(self, operation: str, offset: int | None) -> _Shelf | BlockLog:
@@ -286,7 +310,7 @@ class CompressedStore(Store):
                 if self._shelf is None:
                     assert self._path is not None
                     try:
-                        self._shelf = BlockLog(self._path)
+                        self._shelf = _opened(self._path, self._layout)
                     except (OSError, ValueError) as error:
                         raise self._failure(error, operation, offset) from error
                 shelf = self._shelf
@@ -309,14 +333,16 @@ class CompressedStore(Store):
         if found is None:
             import zstandard
 
-            found = self._codecs.decompressor = zstandard.ZstdDecompressor()
+            found = zstandard.ZstdDecompressor(max_window_size=ranges.LARGEST_BLOCK)
+            self._codecs.decompressor = found
         return found
 
     def _failure(self, error: Exception, operation: str, offset: int | None) -> StoreError:
         place = "" if offset is None else f" at byte {offset}"
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
         return StoreError(
             getattr(error, "errno", None) or errno.EIO,
-            f"cannot {operation} {self!r}{place}: {error}",
+            f"cannot {operation} {self!r}{place}: {cause}",
             store=repr(self),
             operation=operation,
             offset=offset,
@@ -340,6 +366,18 @@ class CompressedStore(Store):
         return f"CompressedStore({self.nbytes}{where})"
 
 
+def _opened(path: Path, layout: Layout) -> BlockLog:
+    """Open the file of a store; ValueError if another store's is in its place."""
+    found = BlockLog(path)
+    if found.layout == layout:
+        return found
+    found.close()
+    raise ValueError(
+        f"{shown(path)} now holds {found.layout.nbytes} bytes in blocks of "
+        f"{found.layout.block_size}: it is another store's"
+    )
+
+
 def _made_or_found(path: Path, nbytes: int | None, block_size: int) -> Layout:
     """Make a file for a store of so many bytes, or find one."""
     if nbytes is not None:
@@ -352,5 +390,7 @@ def _made_or_found(path: Path, nbytes: int | None, block_size: int) -> Layout:
             return layout
     found = layout_of(path)
     if nbytes not in (None, found.nbytes):
-        raise ValueError(f"{path} holds {found.nbytes} bytes, not {nbytes}: name another file")
+        raise ValueError(
+            f"{shown(path)} holds {found.nbytes} bytes, not {nbytes}: name another file"
+        )
     return found

@@ -110,7 +110,7 @@ class FaultyFileStore(FileStore):
 
     Parameters
     ----------
-    path, writable
+    path, writable, lock
         As for `FileStore`.
     faults : sequence of Fault
         Several may hit the same call: delays add up, and an errno takes precedence over a short
@@ -140,6 +140,7 @@ class FaultyFileStore(FileStore):
         path: str | os.PathLike[str],
         *,
         writable: bool = False,
+        lock: bool = True,
         faults: Sequence[Fault] = (),
     ) -> None:
         self._fd = -1  # so that it can be finalised should a fault be none
@@ -148,7 +149,7 @@ class FaultyFileStore(FileStore):
             if not isinstance(fault, Fault):
                 raise TypeError(f"faults must be Fault objects, not {type(fault).__name__}")
         self._calls = dict.fromkeys(_OPERATIONS, 0)
-        super().__init__(path, writable=writable)
+        super().__init__(path, writable=writable, lock=lock)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -187,10 +188,9 @@ class FaultyFileStore(FileStore):
         if short:
             raise self._failure(0, "write", offset)
 
-    def flush(self) -> None:
-        """Flush as `FileStore.flush` does, or fail as the schedule says."""
+    def _sync(self) -> None:
         self._suffer("flush", None)
-        super().flush()
+        super()._sync()
 
     def _suffer(self, operation: str, offset: int | None) -> int:
         """Count a call and let happen to it what is due; give the bytes to leave out."""
@@ -206,4 +206,5 @@ class FaultyFileStore(FileStore):
         return next((fault.short for fault in reversed(due) if fault.short is not None), 0)
 
     def _options(self) -> dict[str, Any]:
-        return {"writable": self.writable, "faults": self._faults}
+        options = super()._options()
+        return options | {"faults": self._faults} if self._faults else options

@@ -6,13 +6,17 @@ import errno
 import operator
 import os
 import stat
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pagemove.descriptors import identity_of, keep
+from pagemove.descriptors import identity_of
 from pagemove.errors import StoreError, store_error
 from pagemove.stores.base import Store, read_only
+from pagemove.stores.descriptors import open_high, shown, tell_in_child
+from pagemove.stores.filelock import FileLock
+from pagemove.stores.unsynced import Unsynced
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -37,6 +41,9 @@ class FileStore(Store):
         The file. A relative one is taken from the directory that is current now.
     writable : bool
         Open it for writing too. It has to be there, and keeps its length.
+    lock : bool
+        Refuse to write while another store or region writes, of this process or of another. False:
+        for writers that know of each other, and never write into the same block of a region.
 
     Raises
     ------
@@ -47,8 +54,18 @@ class FileStore(Store):
 
     Notes
     -----
-    In a forked child it works as before. It pickles as its path, and is opened anew from it. Not to
-    be closed while another thread reads or writes it.
+    **Sharing.** Any number of readers, and one writer. The file is locked (F_OFD_SETLK, the whole
+    of it) from the first `write` on until `close`, or until the store is pickled; and by a region
+    of mode ``"r+"`` over it until that is closed. Another writer is refused, by a message that
+    names who has the lock. Programs that do not ask for locks are not held up by one. Where the
+    file system has no locks, a RuntimeWarning says so.
+
+    **Durability.** After a `flush` that failed nobody knows what has arrived. So `flush` fails
+    until all is written again that was written since the last that succeeded.
+
+    In a forked child it can be read as before, and written unless the parent has the lock. It
+    pickles as its path, and is opened anew from it. Not to be closed while another thread reads or
+    writes it.
 
     Examples
     --------
@@ -66,14 +83,19 @@ class FileStore(Store):
     bytearray(b'23xy67')
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, writable: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, writable: bool = False, lock: bool = True
+    ) -> None:
         self._fd = -1
         # Not resolved: `..` after a symbolic link means what it means to open(2).
         self._path = Path(path).absolute()
-        self._writable = bool(writable)
+        self._writable, self._locks = bool(writable), bool(lock)
+        self._held: FileLock | None = None
+        self._holding = threading.Lock()
+        self._unsynced = Unsynced()
         # O_NONBLOCK: else opening a pipe waits for somebody at its other end.
         access = os.O_RDWR if writable else os.O_RDONLY
-        fd = keep(os.open(self._path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
+        fd = open_high(self._path, access | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             os.set_blocking(fd, True)
             self._identity = identity_of(fd)
@@ -82,6 +104,12 @@ class FileStore(Store):
             os.close(fd)
             raise
         self._fd = fd
+        tell_in_child(self)
+
+    def _in_child(self) -> None:
+        # The lock is the parent's; and a thread that is not here may have been about to take it.
+        self._held, self._holding = None, threading.Lock()
+        self._unsynced = Unsynced()
 
     @property
     def path(self) -> Path:
@@ -162,7 +190,7 @@ class FileStore(Store):
         Raises
         ------
         StoreError
-            The file cannot be written, or was not opened for it.
+            The file cannot be written, or was not opened for it, or another store or region writes.
         ValueError
             `offset` and the length of `data` are not within `nbytes`; the store is closed.
         """
@@ -171,6 +199,11 @@ class FileStore(Store):
         self.fileno()
         if not self._writable:
             raise read_only(str(self._path), place)
+        self._hold(place)
+        with self._unsynced.writing(place, place + view.nbytes):
+            self._write(view, place)
+
+    def _write(self, view: memoryview, place: int) -> None:
         try:
             while view:
                 put = os.pwrite(self.fileno(), view, place)
@@ -186,19 +219,71 @@ class FileStore(Store):
         Raises
         ------
         StoreError
-            It cannot be made durable.
+            It cannot be made durable; or what an earlier `flush` may have lost was not written
+            again.
         ValueError
             The store is closed.
         """
-        fd = self.fileno()
-        if self._writable:
-            try:
-                os.fdatasync(fd)
-            except OSError as error:
-                raise self._translated(error, "flush", None) from None
+        self.fileno()
+        if not self._writable:
+            return
+        try:
+            lost = self._unsynced.sync(self._sync)
+        except OSError as error:
+            raise self._translated(error, "flush", None) from None
+        if lost:
+            raise store_error(
+                errno.EIO,
+                store=str(self._path),
+                operation="flush",
+                remedy=f"an earlier flush has failed, and bytes {lost[0]} to {lost[1]} that it was "
+                "for have not been written again: write them, or read what has arrived from a "
+                "store that is opened anew",
+            )
+
+    def _sync(self) -> None:
+        os.fdatasync(self.fileno())
+
+    def hand_over_lock(self) -> FileLock | None:
+        """Give the lock for writing to who writes in place of this object; None if it has none.
+
+        Raises
+        ------
+        BlockingIOError
+            Another store or region has it.
+        """
+        with self._holding:
+            held, self._held = self._held, None
+            if held is None and self._writable and self._locks:
+                held = FileLock(self.fileno(), self._path)
+            return held
+
+    def _give_up(self) -> None:
+        with self._holding:
+            if self._held is not None:
+                self._held.close()
+                self._held = None
+
+    def _hold(self, offset: int) -> None:
+        """Have the lock; StoreError if another has it."""
+        if not self._locks or self._held is not None:
+            return
+        with self._holding:
+            if self._held is None:
+                try:
+                    self._held = FileLock(self.fileno(), self._path)
+                except BlockingIOError as error:
+                    raise StoreError(
+                        errno.EAGAIN,
+                        f"cannot write {shown(self._path)} at byte {offset}: {error.strerror}",
+                        store=str(self._path),
+                        operation="write",
+                        offset=offset,
+                    ) from None
 
     def close(self) -> None:
         """Close the descriptor. Twice is fine. Regions over the file stay as they are."""
+        self._give_up()
         fd, self._fd = self._fd, -1
         if fd >= 0 and identity_of(fd) == self._identity:
             os.close(fd)
@@ -227,14 +312,17 @@ class FileStore(Store):
         return self._failure(error.errno or errno.EIO, operation, offset)
 
     def _options(self) -> dict[str, Any]:
-        """Give the keywords that open such a store once more."""
-        return {"writable": self._writable}
+        """Give the keywords that open such a store once more, but those with the usual value."""
+        options: dict[str, Any] = {"writable": True} if self._writable else {}
+        return options if self._locks else options | {"lock": False}
 
     def __reduce__(self) -> tuple[object, ...]:
+        # Handed over: where it is used next it is to be written.
+        self._give_up()
         return (_reopened, (type(self), str(self._path), self._options()))
 
     def __repr__(self) -> str:
-        options = "".join(f", {name}={value!r}" for name, value in self._options().items() if value)
+        options = "".join(f", {name}={value!r}" for name, value in self._options().items())
         text = f"{type(self).__name__}({str(self._path)!r}{options})"
         return f"<closed {text}>" if self.closed else text
 

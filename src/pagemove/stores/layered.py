@@ -15,8 +15,9 @@ from pagemove.errors import StoreError
 from pagemove.stores import ranges
 from pagemove.stores.base import Store, read_whole, write_whole
 from pagemove.stores.compressed import CompressedStore
+from pagemove.stores.descriptors import shown, tell_in_child
 from pagemove.stores.file import FileStore
-from pagemove.stores.layermap import LayerMap
+from pagemove.stores.layermap import LayerMap, blocks_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -36,9 +37,9 @@ class LayeredStore(Store):
         Put on top what was read from the bottom too: it is read from there once. False: only what
         is written is on top.
     path : str or path-like, optional
-        File of the map that says which blocks are on top; made if it is not there. By default, for
-        a `FileStore` or a `CompressedStore` with a path on top, that path with ``.map`` behind it;
-        for any other top the map is in memory.
+        File of the map that says which blocks are on top; made if it is not there, or empty. By
+        default, for a `FileStore` or a `CompressedStore` with a path on top, that path, links
+        followed, with ``.map`` behind it; for any other top the map is in memory.
     block_size : int
         What is on top or not as one, a power of two from 4 KiB to 2 MiB. Best the region's: less
         than a block that is not yet on top is written by reading the whole of it.
@@ -47,7 +48,7 @@ class LayeredStore(Store):
     ------
     ValueError
         The stores are not of one length; `top` cannot be written, or keeps what is in it in its
-        process only and `path` is given; the map is of another store.
+        process only and `path` is given; the map is of another store, or damaged.
     OSError
         The map cannot be opened or made.
 
@@ -56,7 +57,8 @@ class LayeredStore(Store):
     **Durability.** With a map in a file: that of the top, by `flush`, which flushes the top and
     then the map. A crash leaves what was flushed, and for other blocks what is below or what was
     written. With a map in memory what is on top is found as long as the process lives that the
-    store runs in (`restartable` is False).
+    store runs in (`restartable` is False). After a `flush` that failed, what came from the bottom
+    since the last one is read from there again, and put on top again by the next.
 
     **Sharing.** The top and the map are one store's alone; the bottom may be anybody's. A map
     belongs to its top: remove both or none.
@@ -98,6 +100,8 @@ class LayeredStore(Store):
         self._block_size = ranges.checked_block_size(block_size)
         beside = top.path if isinstance(top, FileStore | CompressedStore) else None
         if path is None and beside is not None:
+            # Where links lead, so that a top has one map whatever it is called.
+            beside = Path(os.path.realpath(beside))
             path = beside.with_name(beside.name + ".map")
         if path is not None and not top.restartable:
             raise ValueError(
@@ -113,12 +117,22 @@ class LayeredStore(Store):
         self.restartable = (
             self._path is not None and self._top.restartable and self._bottom.restartable
         )
+        self.flush_retryable = self._top.flush_retryable
         self._locks = ranges.BlockLocks()
         self._opening = threading.Lock()
         self._flushing = threading.Lock()
         self._map: LayerMap | None = None
         if self._path is None:
             self._map = LayerMap(self.nbytes, self._block_size, bits=bits)
+        # Copied from the bottom since the last flush; and of those what a flush that failed may
+        # have lost, which is on the bottom still.
+        self._copied = LayerMap(self.nbytes, self._block_size)
+        self._doubtful = LayerMap(self.nbytes, self._block_size)
+        tell_in_child(self)
+
+    def _in_child(self) -> None:
+        # The map's file is the parent's; and a thread that is not here may have held a lock.
+        self._begin(None if self._path is not None or self._map is None else self._map.bits)
 
     @property
     def nbytes(self) -> int:
@@ -200,10 +214,11 @@ class LayeredStore(Store):
                 place = block * self._block_size
                 length = ranges.length_of(block, self._block_size, self.nbytes)
                 whole = start <= place and place + length <= start + view.nbytes
-                if not whole and block not in top:
+                if not whole and not self._is_on_top(top, block):
                     self._put(block, 1, self._below(block, 1))
             write_whole(self._top, start, view)
-            top.add(first, last)
+            self._note(top, first, last, start)
+            self._copied.remove(first, last)
 
     def flush(self) -> None:
         """Return when what was written is as durable as the top makes it.
@@ -216,12 +231,20 @@ class LayeredStore(Store):
         top = self._used("flush", None)
         # One at a time: of two the later map has to be written last.
         with self._flushing:
-            bits = top.bits
-            self._top.flush()
+            for block in blocks_of(self._doubtful.bits):
+                self._copy_again(block)
+            bits, copied = top.bits, self._copied.bits
             try:
-                top.settle(bits)
-            except OSError as error:
-                raise self._failure(error, "flush", None) from error
+                self._top.flush()
+                try:
+                    top.settle(bits)
+                except OSError as error:
+                    raise self._failure(error, "flush", None) from error
+            except BaseException:
+                for block in blocks_of(copied):
+                    self._doubt(block)
+                raise
+            self._copied.clear(copied)
 
     def close(self) -> None:
         """Close both stores, and the map. Twice is fine."""
@@ -265,8 +288,19 @@ class LayeredStore(Store):
 
     def _by_layer(self, share: list[ranges.Piece]) -> Iterator[tuple[bool, list[ranges.Piece]]]:
         top = self._used("read", share[0].block * self._block_size)
-        for on_top, run in itertools.groupby(share, lambda piece: piece.block in top):
+        for on_top, run in itertools.groupby(
+            share, lambda piece: self._is_on_top(top, piece.block)
+        ):
             yield on_top, list(run)
+
+    def _is_on_top(self, top: LayerMap, block: int) -> bool:
+        return block in top and block not in self._doubtful
+
+    def _doubt(self, block: int) -> None:
+        """Note that a copy on top may be lost, unless it was written over since."""
+        with self._locks.held(block, block):
+            if block in self._copied:
+                self._doubtful.add(block, block)
 
     def _below(self, first: int, count: int) -> memoryview:
         """Read whole blocks of the bottom."""
@@ -278,8 +312,23 @@ class LayeredStore(Store):
     def _put(self, first: int, count: int, data: memoryview) -> None:
         """Put whole blocks on top. Their locks are held."""
         place = first * self._block_size
+        top, last = self._used("write", place), first + count - 1
         write_whole(self._top, place, data)
-        self._used("write", place).add(first, first + count - 1)
+        self._copied.add(first, last)
+        self._note(top, first, last, place)
+
+    def _note(self, top: LayerMap, first: int, last: int, offset: int) -> None:
+        """Note that blocks are on top, and sound."""
+        try:
+            top.add(first, last)
+        except OSError as error:
+            raise self._failure(error, "write", offset) from error
+        self._doubtful.remove(first, last)
+
+    def _copy_again(self, block: int) -> None:
+        with self._locks.held(block, block):
+            if block in self._doubtful:
+                self._put(block, 1, self._below(block, 1))
 
     def _on_top(self) -> LayerMap:
         found = self._map
@@ -303,9 +352,10 @@ class LayeredStore(Store):
                 self._map = None
 
     def _failure(self, error: Exception, operation: str, offset: int | None) -> StoreError:
+        where = "in memory" if self._path is None else shown(self._path)
         return StoreError(
             getattr(error, "errno", None) or errno.EIO,
-            f"cannot {operation} {self!r}: its map {self._path}: {error}",
+            f"cannot {operation} {self!r}: its map {where}: {error}",
             store=repr(self),
             operation=operation,
             offset=offset,

@@ -4,24 +4,37 @@ The file has two bitmaps. The first is written at once: a process that dies leav
 after a crash of the machine it may say of a block that it is on top whose bytes never got to the
 disk. So the second is written when the top was flushed, and is what counts once the machine was
 started anew, which the boot's own name tells.
+
+Each sector has a checksum: a bit that has changed by itself would show what is on the other layer.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+import stat
 import struct
 import threading
+import zlib
 from pathlib import Path
 
-from pagemove.descriptors import keep
+import numpy as np
 
-_MAGIC = b"pagemove layers\n"
-# Magic, nbytes, block size, name of the boot.
-_HEADER = struct.Struct("<16sQQ36s")
+from pagemove.stores.blockfile import BOOT, boot_name, write_all
+from pagemove.stores.descriptors import Descriptor, lock_whole, shown
+from pagemove.stores.replacement import sync_directory
+
+_MAGIC = b"pagemove layers2"
+# Magic, nbytes, block size, name of the boot; checksum.
+_HEADER = struct.Struct("<16sQQ36sI")
 _START = 4096
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_CHECKSUM = struct.Struct("<I")
+# Written as one by every disk.
+_SECTOR = 512
+_SHARE = _SECTOR - _CHECKSUM.size
+_BOOT = BOOT
+# In place of the name of a boot: made, and not yet complete.
+_UNFINISHED = bytes(36)
 
 
 class LayerMap:
@@ -32,7 +45,7 @@ class LayerMap:
     nbytes, block_size : int
         Of the store.
     path : Path, optional
-        Of the file, which is made if it is not there. One map has it open at a time.
+        Of the file, which is made if it is not there, or empty. One map has it open at a time.
     bits : bytes, optional
         What it is to begin with, without a file.
 
@@ -41,7 +54,7 @@ class LayerMap:
     BlockingIOError
         Another store has the file open.
     ValueError
-        It is the file of another store.
+        It is the file of another store, or damaged. It is left as it is.
     """
 
     def __init__(
@@ -49,19 +62,23 @@ class LayerMap:
     ) -> None:
         blocks = -(-nbytes // block_size)
         self._bits = bytearray(bits or bytes(-(-blocks // 8)))
+        self._sectors = -(-len(self._bits) // _SHARE)
         self._lock = threading.Lock()
+        self._shape = (nbytes, block_size)
         self._path = path
-        self._fd = -1
+        self._unsure = False  # whether a sync has failed
+        self._file: Descriptor | None = None
         if path is not None:
-            self._open(path, nbytes, block_size)
+            self._open(path)
 
     def __contains__(self, block: int) -> bool:
         return bool(self._bits[block >> 3] & 1 << (block & 7))
 
     @property
     def bits(self) -> bytes:
-        """All of it."""
-        return bytes(self._bits)
+        """The bitmap as it is."""
+        with self._lock:
+            return bytes(self._bits)
 
     def __len__(self) -> int:
         return int.from_bytes(self._bits, "little").bit_count()
@@ -71,60 +88,125 @@ class LayerMap:
         with self._lock:
             for block in range(first, last + 1):
                 self._bits[block >> 3] |= 1 << (block & 7)
-            if self._fd >= 0:
-                some = slice(first >> 3, (last >> 3) + 1)
-                _write(self._fd, self._bits[some], _START + (first >> 3))
+            self._write(self._bits, (first >> 3) // _SHARE, (last >> 3) // _SHARE + 1)
+
+    def remove(self, first: int, last: int) -> None:
+        """Note that blocks are not on top."""
+        with self._lock:
+            for block in range(first, last + 1):
+                self._bits[block >> 3] &= ~(1 << (block & 7))
+            self._write(self._bits, (first >> 3) // _SHARE, (last >> 3) // _SHARE + 1)
+
+    def clear(self, bits: bytes) -> None:
+        """Remove the blocks of a bitmap."""
+        with self._lock:
+            mine = np.frombuffer(self._bits, np.uint8)
+            mine &= ~np.frombuffer(bits, np.uint8)
+            self._write(self._bits, 0, self._sectors)
 
     def settle(self, bits: bytes) -> None:
-        """Make durable what was on top before the top was flushed."""
-        if self._fd >= 0:
-            _write(self._fd, bits, _START + len(bits))
-            os.fdatasync(self._fd)
+        """Make durable what was on top before the top was flushed. By one thread at a time."""
+        with self._lock:
+            file = self._file
+            if file is None:
+                return
+            if self._path is None or not file.names(self._path):
+                raise OSError(errno.ESTALE, "was replaced, moved or removed since it was opened")
+            if self._unsure:
+                # What a sync that failed was to write may be lost, whichever it was.
+                self._write_head(boot_name(_BOOT))
+                self._write(self._bits, 0, self._sectors)
+            self._write(bits, 0, self._sectors, self._sectors)
+            self._unsure = True
+        os.fdatasync(file.fd)
+        self._unsure = False
 
     def close(self) -> None:
-        """Close the file. Twice is fine."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Close the file. Twice is fine. Not while another thread flushes."""
+        with self._lock:
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
 
-    def _open(self, path: Path, nbytes: int, block_size: int) -> None:
-        self._fd = keep(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    def _open(self, path: Path) -> None:
+        file = Descriptor(path, os.O_RDWR | os.O_CREAT)
         try:
-            self._load(self._fd, path, nbytes, block_size)
-        except BaseException:
-            self.close()
-            raise
-
-    def _load(self, fd: int, path: Path, nbytes: int, block_size: int) -> None:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_whole(file)
         except BlockingIOError:
             raise BlockingIOError(
-                errno.EAGAIN, "is in use by another store: close that one first", str(path)
+                errno.EAGAIN, "is in use by another store: close that one first", shown(path)
             ) from None
-        boot = _BOOT.read_bytes()[:36]
-        head, size = os.pread(fd, _HEADER.size, 0), len(self._bits)
-        # Zeros: whoever made it crashed before it was used.
-        if not head.strip(b"\0"):
-            os.ftruncate(fd, _START + 2 * size)
-        elif len(head) < _HEADER.size or _HEADER.unpack(head)[:3] != (_MAGIC, nbytes, block_size):
-            raise ValueError(
-                f"{path} is not the map of such a store ({nbytes} bytes, blocks of {block_size}): "
-                "name another file"
-            )
+        if not stat.S_ISREG(os.fstat(file.fd).st_mode):
+            raise ValueError(f"{shown(path)} is not a regular file: name one, or a new one")
+        self._file = file
+        try:
+            self._load(file.fd, path)
+        except BaseException:
+            self._file = None
+            raise
+
+    def _load(self, fd: int, path: Path) -> None:
+        boot = boot_name(_BOOT)
+        if os.fstat(fd).st_size == 0:
+            self._write_head(_UNFINISHED)
+            sync_directory(path)
+        last = self._boot_in(os.pread(fd, _HEADER.size, 0), path)
+        if last == _UNFINISHED:
+            self._write(self._bits, 0, self._sectors, self._sectors)
         else:
-            known = _HEADER.unpack(head)[3] == boot
-            self._bits[:] = os.pread(fd, size, _START if known else _START + size)
-            if known:
+            self._bits[:] = self._read(fd, path, 0 if last == boot else self._sectors)
+            if last == boot:
                 return
-        _write(fd, self._bits, _START)
+        self._write(self._bits, 0, self._sectors)
         os.fdatasync(fd)
-        _write(fd, _HEADER.pack(_MAGIC, nbytes, block_size, boot), 0)
+        self._write_head(boot)
         os.fsync(fd)
 
+    def _boot_in(self, head: bytes, path: Path) -> bytes:
+        """Check the header; give the name of the boot in it."""
+        if len(head) < _HEADER.size or _HEADER.unpack(head)[:3] != (_MAGIC, *self._shape):
+            raise ValueError(
+                f"{shown(path)} is not the map of such a store ({self._shape[0]} bytes, blocks of "
+                f"{self._shape[1]}): name another file"
+            )
+        boot, checksum = _HEADER.unpack(head)[3:]
+        if zlib.crc32(head[: -_CHECKSUM.size]) != checksum:
+            raise _damaged(path)
+        return bytes(boot)
 
-def _write(fd: int, data: bytes | bytearray, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        put = os.pwrite(fd, view, offset)
-        view, offset = view[put:], offset + put
+    def _read(self, fd: int, path: Path, first: int) -> bytes:
+        data = os.pread(fd, self._sectors * _SECTOR, _START + first * _SECTOR)
+        sectors = [data[at : at + _SECTOR] for at in range(0, len(data), _SECTOR)]
+        if len(data) != self._sectors * _SECTOR or any(each != _sector(each) for each in sectors):
+            raise _damaged(path)
+        return b"".join(each[:_SHARE] for each in sectors)[: len(self._bits)]
+
+    def _write(self, bits: bytes | bytearray, first: int, end: int, behind: int = 0) -> None:
+        """Write sectors of a bitmap, so many sectors further on."""
+        if self._file is None:
+            return
+        some = bytes(bits[first * _SHARE : end * _SHARE])
+        sectors = (_sector(some[at : at + _SHARE]) for at in range(0, len(some), _SHARE))
+        write_all(self._file.fd, b"".join(sectors), _START + (behind + first) * _SECTOR)
+
+    def _write_head(self, boot: bytes) -> None:
+        assert self._file is not None
+        fields = _HEADER.pack(_MAGIC, *self._shape, boot, 0)[: -_CHECKSUM.size]
+        write_all(self._file.fd, fields + _CHECKSUM.pack(zlib.crc32(fields)), 0)
+
+
+def _sector(share: bytes) -> bytes:
+    """Give a sector: what it holds, and the checksum of that."""
+    share = share[:_SHARE].ljust(_SHARE, b"\0")
+    return share + _CHECKSUM.pack(zlib.crc32(share))
+
+
+def _damaged(path: Path) -> ValueError:
+    return ValueError(f"{shown(path)} is damaged (its checksums are wrong): restore it from a copy")
+
+
+def blocks_of(bits: bytes) -> list[int]:
+    """Give the blocks of a bitmap."""
+    found = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
+    blocks: list[int] = np.flatnonzero(found).tolist()
+    return blocks

@@ -34,10 +34,10 @@ import pagemove
 from pagemove.stores import FileStore
 from pagemove.stores.faulty import Fault, FaultyFileStore
 
-def opened(mode="r+", faults=None, **how):
+def opened(mode="r+", faults=None, lock=True, **how):
     how = {"resident_limit": 6 * 65536, "block_size": 65536, "store_timeout": 1.0} | how
     if faults is None:
-        store = FileStore(sys.argv[1], writable=mode == "r+")
+        store = FileStore(sys.argv[1], writable=mode == "r+", lock=lock)
     else:
         store = FaultyFileStore(sys.argv[1], writable=mode == "r+", faults=faults)
     return pagemove.PagedMemory(store, mode=mode, **how)
@@ -225,7 +225,7 @@ def test_many_regions_are_all_flushed(file):
     script = """
         kept = []
         for block in range(16):
-            memory = opened()
+            memory = opened(lock=False)
             array = memory.asarray(np.uint64)[block * 8192 : (block + 1) * 8192]
             array[::64] += np.uint64(1)
             kept.append(array)

@@ -216,13 +216,15 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
         if (region->limited)
             pg_push_tail(&region->blocks, PG_STANDBY, entry);
         pthread_cond_broadcast(&region->changed);
-    } else if (!pg_install(region, entry, slot, 1)) {
+    } else if (!pg_install(region, entry, &slot, 1)) {
         pg_enlist(region, entry, sequential);
     } else if (block->flags & PG_WANTED) {
-        pg_do_job(region, job);
+        job.slot = slot;
+        pg_put_off(region, job, ENOMEM, pg_backoff(1), 0);
     } else {
         pg_become(&region->blocks, entry, PG_ABSENT);
-        pg_slot_back(region, slot, 1);
+        if (slot != PG_NO_SLOT)
+            pg_slot_back(region, slot, 1);
     }
 }
 
@@ -322,6 +324,7 @@ static int insist(struct pg_region *region, uint32_t number)
 {
     pg_entry entry = pg_find(&region->blocks, number);
     struct pg_job job = {.number = number, .slot = PG_NO_SLOT, .began = pg_now()};
+    uint64_t until;
 
     if (entry == PG_NONE) {
         job.entry = entry = pg_begin(&region->blocks, number);
@@ -329,11 +332,14 @@ static int insist(struct pg_region *region, uint32_t number)
             return -ENOMEM;
         pg_do_job(region, job);
     }
+    until = pg_overdue(region, pg_overdue(region, pg_now()));
     for (;;) {
         entry = pg_find(&region->blocks, number);
         if (entry == PG_NONE || region->blocks.at[entry].state != PG_FILLING)
             return entry != PG_NONE && region->blocks.at[entry].state == PG_ERROR ? -EIO : 0;
-        pthread_cond_wait(&region->changed, &region->lock);
+        /* One that is in memory is not given up, but there may be none to map it. */
+        if (pg_wait_changed(region, until))
+            return -ENOMEM;
     }
 }
 

@@ -19,7 +19,7 @@ int pg_start_caller(struct pg_region *region)
     int error;
 
     if (region->callers == PG_CALLERS)
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     error =
         pg_start_thread(&region->caller[region->callers], "pagemove-calls", serve_calls, region);
     region->callers += !error;

@@ -3,31 +3,28 @@
 
 #include "region.h"
 
+void pg_note_dropped(struct pg_region *region, pg_entry entry)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+
+    if (block->flags & PG_UNSYNCED)
+        region->unsynced_evicted = 1;
+    block->flags &= (uint8_t)~PG_UNSYNCED;
+}
+
 /* Forget a block whose frame is in a slot. */
 static void drop(struct pg_region *region, pg_entry entry)
 {
     pg_note_evicted(region, region->blocks.at[entry].number);
-    if (region->blocks.at[entry].flags & PG_UNSYNCED)
-        region->unsynced_evicted = 1;
+    pg_note_dropped(region, entry);
     region->counters.evicted++;
     pg_become(&region->blocks, entry, PG_ABSENT);
-}
-
-/* A page of it is pinned: what has left comes back. It may have been written in between. */
-static void return_pinned(struct pg_region *region, const struct pg_out *out)
-{
-    pg_put_back(region, out);
-    pg_give_empty(&region->frames, out->slot);
-    if (pg_writable(region))
-        pg_set_dirty(&region->blocks, out->entry, 1);
-    pg_enlist(region, out->entry, 0);
 }
 
 /* Move a resident block out. 0, or -errno: it is resident as before. */
 static int take_out(struct pg_region *region, pg_entry entry, struct pg_out *out)
 {
     struct pg_block *block = &region->blocks.at[entry];
-    unsigned pages = (unsigned)(region->block_size / region->uffd.page_size);
     int error;
 
     *out = (struct pg_out){
@@ -38,13 +35,15 @@ static int take_out(struct pg_region *region, pg_entry entry, struct pg_out *out
     error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot),
                         pg_block_address(region, block->number), region->block_size, &out->pages);
     if (error) {
-        return_pinned(region, out);
+        /* A page is pinned: what has left comes back. It may have been written in between. */
+        pg_put_back(region, out);
         return error;
     }
     region->counters.remapped += !region->uffd.moves;
-    out->whole = 1;
-    for (unsigned page = 0; page < pages; page++)
-        out->whole &= pg_has(&out->pages, page);
+    out->whole = pg_is_whole(region, &out->pages);
+    /* What the user has discarded, and could not be read again, is poisoned no more. */
+    if (!out->whole)
+        pg_discard(&region->uffd, pg_block_address(region, block->number), region->block_size);
     block->slot = out->slot;
     pg_become(&region->blocks, entry, PG_EVICTING);
     return 0;
@@ -82,6 +81,7 @@ static unsigned evict_some(struct pg_region *region, unsigned most, int write)
     unsigned left = 0, refused = 0;
     int error;
 
+    pg_look_at_merging(region);
     while (left < most && refused < 2 * PG_BATCH) {
         pg_entry entry = pg_victim(region, write);
         if (entry == PG_NONE)
@@ -101,9 +101,24 @@ static unsigned evict_some(struct pg_region *region, unsigned most, int write)
             pg_settle(region, out);
         }
     }
+    /* Merged, and not by what pg_look_at_merging knows of? */
+    if (refused && !left)
+        pg_unmerge(region);
     if (out > outs)
         pg_write_evicted(region, outs, (size_t)(out - outs));
     return left;
+}
+
+int pg_write_itself(struct pg_region *region, pg_entry entry)
+{
+    struct pg_out out;
+    int error = take_out(region, entry, &out);
+
+    if (error)
+        return error;
+    begin_writing(region, &out);
+    pg_write_evicted(region, &out, 1);
+    return out.error;
 }
 
 static unsigned batch(const struct pg_region *region)
@@ -142,7 +157,8 @@ unsigned pg_write_out(struct pg_region *region)
     return evict_some(region, batch(region), 1);
 }
 
-/* Take one block away, and its memory too. 0, or -errno. Lets go. */
+/* Take one block away, and its memory too. 0; 1, it was written, and whoever has touched it since
+ * has it back; or -errno. Lets go. */
 static int evict_one(struct pg_region *region, pg_entry entry)
 {
     struct pg_block *block = &region->blocks.at[entry];
@@ -158,6 +174,7 @@ static int evict_one(struct pg_region *region, pg_entry entry)
         return 0;
     }
     if (block->state == PG_RESIDENT) {
+        pg_look_at_merging(region);
         error = take_out(region, entry, &out);
         if (error)
             return error;
@@ -166,8 +183,7 @@ static int evict_one(struct pg_region *region, pg_entry entry)
             pg_write_evicted(region, &out, 1);
             if (out.error)
                 return out.error;
-            /* The lock was let go: whoever has touched it since has it back. */
-            return -PG_NOT_NOW;
+            return 1;
         }
         if (!out.whole) {
             pg_settle(region, &out);
@@ -192,8 +208,8 @@ static int is_busy(const struct pg_block *block)
 /* Lets go. */
 static int evict_number(struct pg_region *region, uint32_t number, uint64_t deadline)
 {
+    uint64_t failed = 0, patience = pg_overdue(region, pg_overdue(region, pg_now()));
     unsigned touched = 0;
-    uint64_t failed = 0;
 
     for (;;) {
         pg_entry entry = pg_find(&region->blocks, number);
@@ -202,14 +218,17 @@ static int evict_number(struct pg_region *region, uint32_t number, uint64_t dead
         if (entry == PG_NONE)
             return 0;
         if (is_busy(&region->blocks.at[entry])) {
-            pthread_cond_wait(&region->changed, &region->lock);
+            if (region->blocks.at[entry].state != PG_FILLING)
+                pthread_cond_wait(&region->changed, &region->lock);
+            else if (pg_wait_changed(region, patience))
+                return -ENOMEM; /* it is in memory, but cannot be mapped */
             continue;
         }
         error = evict_one(region, entry);
         /* A block that others touch all the time need not be taken away more than once. */
-        if (!error || (error == -PG_NOT_NOW && ++touched == 3))
+        if (!error || (error > 0 && ++touched == 3))
             return 0;
-        if (error == -PG_NOT_NOW)
+        if (error > 0)
             continue;
         if (pg_now() >= deadline)
             return error;

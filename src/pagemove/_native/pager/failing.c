@@ -1,5 +1,6 @@
 /* Blocks that cannot be had: tried again, then given up. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "region.h"
@@ -13,6 +14,8 @@
 /* In words. */
 static const char *cause_of(int code)
 {
+    if (code == PG_NO_ANSWER)
+        return "the store has not answered in time";
     return code == PG_SHORT ? "the file is shorter than when it was opened"
                             : strerror(pg_errno_of(code));
 }
@@ -22,12 +25,17 @@ static void describe_starved(struct pg_region *region, uint32_t number)
 {
     const char *also = region->write_error ? ", and changed ones cannot be written: " : "";
 
-    pg_say(
-        "pagemove: no room for %llu bytes at offset %llu of %s: all %u blocks that may be resident "
-        "are in use by I/O or changed%s%s; whoever waits for them gets SIGBUS\n",
-        (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
-        region->store.label, region->frames.limit, also,
-        region->write_error ? cause_of(region->write_error) : "");
+    char blocks[96] = "all blocks of the staging area are in use by I/O";
+
+    if (region->limited)
+        snprintf(blocks, sizeof blocks,
+                 "all %u blocks that may be resident are in use by I/O or changed",
+                 region->frames.limit);
+    pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s%s; whoever waits for them "
+           "gets SIGBUS\n",
+           (unsigned long long)region->block_size,
+           (unsigned long long)(number * region->block_size), region->store.label, blocks, also,
+           region->write_error ? cause_of(region->write_error) : "");
 }
 
 static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
@@ -90,6 +98,11 @@ static void fail(struct pg_region *region, struct pg_job job, int error, int sta
     pg_note_failure(region, PG_OP_READ, job.number, error, job.tries);
     region->counters.errors++;
     block->flags &= (uint8_t)~(PG_WANTED | PG_STORED | PG_PATCH | PG_SEQUENCE);
+    if (!patch) {
+        /* Nothing of it is in memory. */
+        pg_set_dirty(&region->blocks, job.entry, 0);
+        pg_note_dropped(region, job.entry);
+    }
     pg_become(&region->blocks, job.entry, patch ? PG_RESIDENT : PG_ERROR);
     if (patch)
         pg_enlist(region, job.entry, 0);
@@ -129,10 +142,27 @@ uint64_t pg_backoff(uint64_t tries)
     return UINT64_C(1000000) << (tries > 8 ? 8 : tries ? tries - 1 : 0);
 }
 
+/* Whether a block that cannot be had for want of memory, or is in memory already and cannot be put
+ * where it is wanted, is tried for as long as it takes: its store is sound, and perhaps has it not.
+ */
+static int is_kept(const struct pg_region *region, const struct pg_job *job, int error)
+{
+    unsigned flags = region->blocks.at[job->entry].flags;
+
+    if (job->slot == PG_NO_SLOT)
+        return error == PG_NO_MEMORY;
+    return error == ENOMEM || error == EBUSY || error == EAGAIN ||
+           (flags & PG_DIRTY && !(flags & PG_PATCH));
+}
+
 void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t pause, int starved)
 {
-    uint64_t now = pg_now(), deadline = job.began + region->timeout;
+    uint64_t now = pg_now(), deadline = pg_later(job.began, region->timeout);
 
+    if (now >= deadline && is_kept(region, &job, error)) {
+        job.began = NEVER;
+        deadline = UINT64_MAX;
+    }
     if (now < deadline) {
         job.not_before = now + pause < deadline ? now + pause : deadline;
         job.starved = starved;

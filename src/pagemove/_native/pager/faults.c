@@ -33,14 +33,21 @@ static void fault_resident(struct pg_region *region, pg_entry entry, uint64_t ad
 /* The first write to a block that is write-protected because it is clean. */
 static void fault_protected(struct pg_region *region, pg_entry entry, uint64_t address)
 {
-    struct pg_block *block;
+    uint64_t page = address & ~(region->uffd.page_size - 1);
+    struct pg_block *block = entry == PG_NONE ? NULL : &region->blocks.at[entry];
 
-    if (entry == PG_NONE || region->blocks.at[entry].state != PG_RESIDENT) {
-        /* It has left meanwhile: the thread will find it missing. */
-        pg_wake(&region->uffd, address & ~(region->uffd.page_size - 1), region->uffd.page_size);
+    if (block && block->state == PG_FILLING && pg_is_there(&region->uffd, page)) {
+        /* Other pages of it are missing, which may take a while, but not this one. */
+        region->counters.write_faults++;
+        pg_set_dirty(&region->blocks, entry, 1);
+        pg_protect(&region->uffd, page, region->uffd.page_size, 0);
         return;
     }
-    block = &region->blocks.at[entry];
+    if (!block || block->state != PG_RESIDENT) {
+        /* It has left meanwhile: the thread will find it missing. */
+        pg_wake(&region->uffd, page, region->uffd.page_size);
+        return;
+    }
     region->counters.write_faults++;
     pg_set_dirty(&region->blocks, entry, 1);
     pg_protect(&region->uffd, pg_block_address(region, block->number), region->block_size, 0);

@@ -72,20 +72,6 @@ int pg_make_room(struct pg_region *region, int write)
     return 0;
 }
 
-/* Copy page by page, and give each page of the slot up: that takes a page more than a move, and no
- * frame. With few frames another block would have to leave, which may be one that the same
- * instruction needs; with none to be had, whoever waits for one holds what others wait for. */
-static int squeeze(struct pg_region *region, uint64_t address, uint16_t slot, int protect)
-{
-    int error = pg_squeeze_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
-                              region->block_size, protect);
-
-    /* After an error the rest of the slot is still full, and the block there in part. */
-    if (!error)
-        pg_give_empty(&region->frames, slot);
-    return error;
-}
-
 static int make_room_gently(struct pg_region *region)
 {
     uint16_t slot;
@@ -101,14 +87,31 @@ static int make_room_gently(struct pg_region *region)
     return 0;
 }
 
+/* The ways into the region. 0, or -errno: a part of the block is there, and the slot has the rest.
+ */
+
+/* What is in the slot page by page, each of which leaves it. Where that is a copy, it takes a page
+ * more than a move, and no frame: with few frames another block would have to leave, which may be
+ * one that the same instruction needs; with none to be had, whoever waits for one holds what others
+ * wait for. */
+static int install_pages(struct pg_region *region, uint64_t address, uint16_t slot, int protect)
+{
+    int error = pg_bring_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
+                            region->block_size, protect);
+
+    if (!error)
+        pg_give_empty(&region->frames, slot);
+    return error;
+}
+
 static int install_copy(struct pg_region *region, uint64_t address, uint16_t slot, int protect)
 {
+    uint64_t from = pg_slot_address(&region->frames, slot);
     int error;
 
     if (make_room_gently(region))
-        return squeeze(region, address, slot, protect);
-    error = pg_copy_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
-                       region->block_size, protect);
+        return install_pages(region, address, slot, protect);
+    error = pg_copy_in(&region->uffd, address, from, region->block_size, protect);
     if (error)
         return error;
     region->frames.total++;
@@ -118,18 +121,35 @@ static int install_copy(struct pg_region *region, uint64_t address, uint16_t slo
 
 static int install_move(struct pg_region *region, uint64_t address, uint16_t slot, int later)
 {
-    int left = pg_move_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
-                          region->block_size, later);
+    int error = pg_move_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
+                           region->block_size, later);
 
-    if (left < 0)
-        return left;
-    if (left) {
-        region->frames.total++; /* there was a part of the block before, which counts whole */
-        pg_give_up(&region->frames, slot);
-    } else {
+    if (!error)
         pg_give_empty(&region->frames, slot);
+    return error;
+}
+
+/* A block that could not be installed whole. Threads may have stored into what is there of one that
+ * is not protected: then each page is to be in one place only, and the rest follows. Any other is
+ * taken away again: it is as if it had not arrived. */
+static void undo_install(struct pg_region *region, pg_entry entry, uint16_t *slot)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    uint64_t address = pg_block_address(region, block->number);
+    uint64_t from = pg_slot_address(&region->frames, *slot);
+    struct pg_pages pages;
+
+    if (block->flags & PG_DIRTY) {
+        pg_give_up_copied(&region->uffd, address, from, region->block_size);
+        return;
     }
-    return 0;
+    pg_discard(&region->uffd, address, region->block_size);
+    if (pg_pages_in(&region->uffd, from, region->block_size, &pages) ||
+        !pg_is_whole(region, &pages)) {
+        pg_note_dropped(region, entry);
+        pg_slot_back(region, *slot, 0);
+        *slot = PG_NO_SLOT;
+    }
 }
 
 /* Pages of a resident block that the user has discarded: only these are filled in. */
@@ -154,42 +174,51 @@ static void installed(struct pg_region *region, pg_entry entry)
     pthread_cond_broadcast(&region->changed);
 }
 
-int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot, int later)
+static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slot, int later)
 {
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number);
-    int stored, protect, error;
+    int writable = pg_writable(region), stored = writable && block->flags & PG_STORED, error;
 
-    if (block->flags & PG_PATCH) {
-        error = install_patch(region, entry, address, slot);
-    } else {
-        stored = block->flags & PG_STORED;
-        protect = !stored;
-        if ((protect && pg_writable(region)) || !region->uffd.moves ||
-            (region->block_size < MOVE_FRESH_FROM && !region->limited))
-            error = install_copy(region, address, slot, protect);
-        else
-            error = install_move(region, address, slot, later);
-        if (!error && stored && pg_writable(region))
-            pg_set_dirty(&region->blocks, entry, 1);
-    }
+    if (block->flags & PG_DIRTY)
+        /* What is in the slot is newer than the store; a part may be in the region already. */
+        error = install_pages(region, address, *slot, 0);
+    else if ((writable && !stored) || !region->uffd.moves ||
+             (region->block_size < MOVE_FRESH_FROM && !region->limited))
+        error = install_copy(region, address, *slot, !stored);
+    else
+        error = install_move(region, address, *slot, later);
+    if (stored)
+        pg_set_dirty(&region->blocks, entry, 1);
     if (error)
-        return error;
-    installed(region, entry);
-    return 0;
+        undo_install(region, entry, slot);
+    return error;
+}
+
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    int error = block->flags & PG_PATCH
+                    ? install_patch(region, entry, pg_block_address(region, block->number), *slot)
+                    : install_whole(region, entry, slot, later);
+
+    if (!error)
+        installed(region, entry);
+    return error;
 }
 
 /* Install what is in job.slot. */
 static void finish(struct pg_region *region, struct pg_job job)
 {
     int sequential = region->blocks.at[job.entry].flags & PG_SEQUENCE;
-    int error = pg_install(region, job.entry, job.slot, 0);
+    int error = pg_install(region, job.entry, &job.slot, 0);
 
     if (!error) {
         pg_enlist(region, job.entry, sequential);
         pg_note_latency(region, pg_now() - job.began);
     } else {
-        pg_put_off(region, job, -error, 1000000, 0);
+        job.tries++;
+        pg_put_off(region, job, -error, pg_backoff(job.tries), 0);
     }
 }
 
@@ -228,7 +257,9 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
     job.slot = PG_NO_SLOT;
     job.tries++;
     region->counters.retries++;
-    pg_put_off(region, job, -error, pg_backoff(job.tries), 0);
+    /* Memory that a slot gets by being read into may be refused, by a cgroup that is full. */
+    pg_put_off(region, job, fresh && error == -EFAULT ? PG_NO_MEMORY : -error,
+               pg_backoff(job.tries), 0);
 }
 
 /* Small blocks are put into the region by the helper itself: that is one switch between processes
@@ -274,6 +305,7 @@ static void take_late(struct pg_region *region, uint32_t number)
 void pg_take_answer(struct pg_region *region)
 {
     struct pg_job job = region->asked;
+    struct pg_pages pages;
     int error;
 
     if (pg_store_answer(&region->store, region->line, job.number * region->block_size,
@@ -294,8 +326,14 @@ void pg_take_answer(struct pg_region *region)
         pg_note_latency(region, pg_now() - job.began);
         return;
     }
-    /* Pages may be there all the same, if it has ended only then: those stay as they are. */
-    region->frames.total--;
+    /* Pages may be there all the same, if it has ended only then, or copied in part. They stay, for
+     * somebody may have stored into them, and what is missing is filled in. */
+    if (pg_pages_in(&region->uffd, pg_block_address(region, job.number), region->block_size,
+                    &pages) ||
+        pages.word[0])
+        region->blocks.at[job.entry].flags |= PG_PATCH;
+    else
+        region->frames.total--;
     job.tries = 1;
     region->counters.retries++;
     pg_put_off(region, job, -error, pg_backoff(1), 0);

@@ -4,13 +4,14 @@
 #include "region.h"
 
 /* A copy of the block's present contents in a slot of the vault; the block itself is clean from
- * here on, and mapped again: whoever waited for it meanwhile did so for microseconds. Lets go. */
+ * here on, and mapped again: whoever waited for it meanwhile did so for microseconds. 0; 1, there
+ * is nothing to copy any more; or -errno, -PG_NOT_NOW: there is no room. Lets go. */
 static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out)
 {
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number), page = region->uffd.page_size;
     unsigned pages = (unsigned)(region->block_size / page), first, end;
-    int error = region->starving ? -PG_NOT_NOW : pg_make_room(region, 1);
+    int moved, error = region->starving ? -PG_NOT_NOW : pg_make_room(region, 1);
 
     if (error)
         return error;
@@ -22,6 +23,7 @@ static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out
         return -PG_NOT_NOW;
     error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot), address,
                         region->block_size, &out->pages);
+    moved = !error;
     for (first = 0; first < pages && !error; first = end) {
         int there = pg_has(&out->pages, first);
         for (end = first + 1; end < pages && pg_has(&out->pages, end) == there; end++)
@@ -33,10 +35,11 @@ static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out
                                (end - first) * page, 1);
     }
     if (error) {
-        /* Pages that were copied already are there, and their like stays behind. */
+        /* What was copied already goes again: it is protected, so nobody has stored into it. */
+        if (moved)
+            pg_discard(&region->uffd, address, region->block_size);
+        pg_unlist(&region->blocks, entry);
         pg_put_back(region, out);
-        region->frames.total++;
-        pg_give_up(&region->frames, out->slot);
         return error;
     }
     region->frames.total++;
@@ -97,6 +100,8 @@ static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry ent
     struct pg_block *block = &region->blocks.at[entry];
     int error;
 
+    uint32_t number = block->number;
+
     block->flags |= PG_FLUSHING;
     error = snapshot(region, entry, &sweep->outs[sweep->count]);
     if (error == -PG_NOT_NOW && sweep->count) {
@@ -109,8 +114,12 @@ static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry ent
     }
     block->flags &= (uint8_t)~PG_FLUSHING;
     pthread_cond_broadcast(&region->changed);
+    /* Those who wait for a frame come first, and there may be one of them at any time: without a
+     * copy it takes none, though whoever touches the block meanwhile waits for the store. */
+    if (error == -PG_NOT_NOW && block->state == PG_RESIDENT && block->flags & PG_DIRTY)
+        error = pg_write_itself(region, entry);
     if (error < 0)
-        note_error(sweep, error, block->number);
+        note_error(sweep, error, number);
 }
 
 /* Whether the block is somebody else's for now. One that is being filled in, where the user has
@@ -122,6 +131,21 @@ static int is_held(const struct pg_block *block)
            (block->state != PG_ABSENT && block->flags & PG_FLUSHING);
 }
 
+/* Wait for others to be done with a block. -ENOMEM: it is in memory, but cannot be mapped. Lets go.
+ */
+static int wait_for_block(struct pg_region *region, const struct pg_block *block)
+{
+    uint64_t patience = pg_overdue(region, pg_overdue(region, pg_now()));
+
+    while (is_held(block)) {
+        if (block->state != PG_FILLING)
+            pthread_cond_wait(&region->changed, &region->lock);
+        else if (pg_wait_changed(region, patience))
+            return -ENOMEM;
+    }
+    return 0;
+}
+
 /* Once over all dirty blocks. 0, or the last error of those that stay dirty. Lets go. */
 static int write_dirty(struct pg_region *region, uint32_t *failed)
 {
@@ -129,8 +153,11 @@ static int write_dirty(struct pg_region *region, uint32_t *failed)
 
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
         struct pg_block *block = &region->blocks.at[entry];
-        while (is_held(block))
-            pthread_cond_wait(&region->changed, &region->lock);
+        int error = wait_for_block(region, block);
+        if (error) {
+            note_error(&sweep, error, block->number);
+            break;
+        }
         if (block->state != PG_RESIDENT || !(block->flags & PG_DIRTY))
             continue;
         add_copy(region, &sweep, entry);
@@ -162,11 +189,12 @@ static int write_all(struct pg_region *region)
         uint64_t failures = region->write_failures;
         /* The user wants it written now. */
         region->write_pause = 0;
+        pg_look_at_merging(region);
         error = write_dirty(region, &number);
         wait_for_evictions(region);
         if (!error && region->write_failures == failures)
             return 0;
-        /* -PG_NOT_NOW: no frame for a copy, because others cannot be written. */
+        /* -PG_NOT_NOW: no slot, because those that have one cannot be written. */
         if (!error || error == -PG_NOT_NOW)
             error = region->write_error ? -region->write_error : error ? -ENOMEM : -EIO;
         tries++;
@@ -179,12 +207,28 @@ static int write_all(struct pg_region *region)
     return error;
 }
 
-/* After a sync that failed nobody knows what has arrived: write again what still can be. */
+/* A block that is in a slot only, and not known to be durable any more, comes back to be written
+ * again. */
+static void bring_back(struct pg_region *region, pg_entry entry)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    struct pg_out out = {.entry = entry, .number = block->number, .slot = block->slot};
+
+    pg_unlist(&region->blocks, entry);
+    pg_put_back(region, &out);
+}
+
+/* After a sync that failed nobody knows what has arrived: write again what still can be, wherever
+ * it is. What is being written, and what is being filled in, is dirty as well. */
 static void forget_written(struct pg_region *region)
 {
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
         struct pg_block *block = &region->blocks.at[entry];
-        if (block->state == PG_RESIDENT && block->flags & PG_UNSYNCED)
+        if (block->state == PG_ABSENT || !(block->flags & PG_UNSYNCED))
+            continue;
+        if (block->state == PG_EVICTING)
+            bring_back(region, entry);
+        else
             pg_set_dirty(&region->blocks, entry, 1);
     }
     region->sync_lost |= region->unsynced_evicted;
@@ -206,9 +250,9 @@ static int sync_store(struct pg_region *region)
         pthread_mutex_unlock(&region->lock);
         error = pg_store_sync(&region->store);
         pthread_mutex_lock(&region->lock);
-        /* After fdatasync has failed once, that it succeeds means nothing. Of a store in a helper
-         * what was written is there to be made durable, also by the next helper. */
-        if (!error || !pg_has_helper(region) || pg_now() >= deadline)
+        /* Nothing became of it if it was not asked. Else that it succeeds the next time means
+         * nothing: after fdatasync has failed once, what it could not write may be gone. */
+        if (!error || pg_now() >= deadline || !(region->flush_retryable || error == -PG_NOT_ASKED))
             return error;
         pg_pause(region, pg_backoff(++tries));
     }
@@ -218,24 +262,53 @@ static int sync_all(struct pg_region *region)
 {
     int error, evicted = region->unsynced_evicted;
 
-    if (region->sync_lost) {
-        error = -EIO;
-    } else if (!region->unsynced) {
+    if (!region->unsynced)
         return 0;
-    } else {
-        region->unsynced = region->unsynced_evicted = 0;
-        error = sync_store(region);
-        if (!error) {
-            note_synced(region);
-            return 0;
-        }
-        region->unsynced = 1;
-        region->unsynced_evicted |= evicted;
-        if (!pg_has_helper(region))
-            forget_written(region);
+    region->unsynced = region->unsynced_evicted = 0;
+    region->syncing = 1;
+    error = sync_store(region);
+    region->syncing = 0;
+    if (!error) {
+        note_synced(region);
+        return 0;
     }
-    pg_note_failure(region, PG_OP_SYNC, 0, -error, 1);
+    region->unsynced = 1;
+    region->unsynced_evicted |= evicted;
+    if (!region->flush_retryable && error != -PG_NOT_ASKED)
+        forget_written(region);
+    return error;
+}
+
+static void note_sync_failure(struct pg_region *region, int error, uint64_t tries)
+{
+    pg_note_failure(region, PG_OP_SYNC, 0, -error, tries);
     region->counters.errors++;
+}
+
+/* Write what is dirty and have the store make it durable. What that says of a file is final for
+ * this call; of a store in a helper, which may have lost its server for a second, what it has not
+ * made durable is written and asked for again. Lets go. */
+static int save(struct pg_region *region)
+{
+    uint64_t deadline = pg_now() + region->timeout, tries = 0;
+    int error;
+
+    for (;;) {
+        error = write_all(region);
+        if (error)
+            return error;
+        error = sync_all(region);
+        tries++;
+        if (!error || region->sync_lost || !pg_has_helper(region) || pg_now() >= deadline)
+            break;
+        pg_pause(region, pg_backoff(tries));
+    }
+    /* Blocks that had left memory were not made durable, and never will be: no later flush may
+     * return as if they were. */
+    if (error)
+        note_sync_failure(region, error, tries);
+    if (region->sync_lost)
+        note_sync_failure(region, error = -PG_NOT_DURABLE, 1);
     return error;
 }
 
@@ -247,9 +320,7 @@ int pg_do_flush(struct pg_region *region)
         return 0;
     pthread_mutex_lock(&region->flush_lock);
     pthread_mutex_lock(&region->lock);
-    error = write_all(region);
-    if (!error)
-        error = sync_all(region);
+    error = save(region);
     pthread_mutex_unlock(&region->lock);
     pthread_mutex_unlock(&region->flush_lock);
     return error;

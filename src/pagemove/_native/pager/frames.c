@@ -46,7 +46,14 @@ uint64_t pg_map_aligned(uint64_t length, int dumped)
         errno = error;
         return 0;
     }
+    /* Merged pages cannot move. Where the kernel does not merge, it does not know the advice. */
+    madvise((void *)(uintptr_t)start, length, MADV_UNMERGEABLE);
     return start;
+}
+
+void pg_frames_unmerge(const struct pg_frames *frames)
+{
+    madvise((void *)(uintptr_t)frames->vault, staging_length(frames), MADV_UNMERGEABLE);
 }
 
 int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_t block_size,

@@ -53,4 +53,7 @@ void pg_give_full(struct pg_frames *frames, uint16_t slot);
 void pg_give_empty(struct pg_frames *frames, uint16_t slot);
 void pg_give_up(struct pg_frames *frames, uint16_t slot);
 
+/* See that no slot is merged with other memory (merging.c). */
+void pg_frames_unmerge(const struct pg_frames *frames);
+
 #endif

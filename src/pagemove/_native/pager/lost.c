@@ -16,6 +16,16 @@ static int protect(uint64_t start, uint64_t length, int protection)
     return mprotect((void *)(uintptr_t)start, length, protection) ? -errno : 0;
 }
 
+int pg_bring_in_lost(struct pg_region *region, uint64_t address, uint64_t slot)
+{
+    int error = protect(address, region->block_size, PROT_READ | PROT_WRITE);
+
+    if (!error)
+        error = pg_bring_in(&region->uffd, address, slot, region->block_size, 0);
+    protect(address, region->block_size, PROT_NONE);
+    return error;
+}
+
 /* Move a dirty block out, which only this makes possible for an instant. */
 static int take_out_lost(struct pg_region *region, pg_entry entry, struct pg_out *out)
 {
@@ -27,7 +37,7 @@ static int take_out_lost(struct pg_region *region, pg_entry entry, struct pg_out
     *out = (struct pg_out){
         .entry = entry, .number = block->number, .slot = pg_slot_to_move_into(region), .whole = 1};
     if (out->slot == PG_NO_SLOT)
-        return -EAGAIN;
+        return -PG_NOT_NOW;
     error = protect(address, region->block_size, PROT_READ | PROT_WRITE);
     if (error) {
         pg_give_empty(&region->frames, out->slot);
@@ -36,32 +46,17 @@ static int take_out_lost(struct pg_region *region, pg_entry entry, struct pg_out
     pg_unlist(&region->blocks, entry);
     error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot), address,
                         region->block_size, &out->pages);
+    protect(address, region->block_size, PROT_NONE);
     if (error) {
         pg_put_back(region, out);
-        pg_give_empty(&region->frames, out->slot);
-        pg_enlist(region, entry, 0);
-    } else {
-        block->slot = out->slot;
-        pg_become(&region->blocks, entry, PG_EVICTING);
-        pg_become(&region->blocks, entry, PG_WRITING);
+        return error;
     }
-    protect(address, region->block_size, PROT_NONE);
+    block->slot = out->slot;
+    pg_become(&region->blocks, entry, PG_EVICTING);
+    pg_become(&region->blocks, entry, PG_WRITING);
     for (unsigned page = 0; page < pages; page++)
         out->whole &= pg_has(&out->pages, page);
-    return error;
-}
-
-static void keep(struct pg_region *region, const struct pg_out *out)
-{
-    uint64_t address = pg_block_address(region, out->number);
-
-    protect(address, region->block_size, PROT_READ | PROT_WRITE);
-    pg_put_back(region, out);
-    protect(address, region->block_size, PROT_NONE);
-    pg_give_empty(&region->frames, out->slot);
-    region->blocks.at[out->entry].slot = PG_NO_SLOT;
-    pg_become(&region->blocks, out->entry, PG_RESIDENT);
-    pg_enlist(region, out->entry, 0);
+    return 0;
 }
 
 /* Write one dirty block, which is gone then; or it stays as it was. Lets go. */
@@ -80,7 +75,7 @@ static int save_one(struct pg_region *region, pg_entry entry)
     pg_end_write(region, epoch, &out, 1);
     pg_become(&region->blocks, entry, PG_EVICTING);
     if (out.error) {
-        keep(region, &out);
+        pg_put_back(region, &out);
         return out.error;
     }
     pg_set_dirty(&region->blocks, entry, 0);
@@ -98,13 +93,17 @@ static int is_busy(const struct pg_block *block)
 /* Lets go. */
 static int save_dirty(struct pg_region *region, uint32_t *failed)
 {
+    uint64_t patience = pg_overdue(region, pg_now());
     int error = 0;
 
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
         struct pg_block *block = &region->blocks.at[entry];
         int one;
         while (is_busy(block))
-            pthread_cond_wait(&region->changed, &region->lock);
+            if (pg_wait_changed(region, patience)) {
+                *failed = block->number;
+                return -EBUSY; /* it cannot be mapped, or written */
+            }
         if (block->state != PG_RESIDENT || !(block->flags & PG_DIRTY))
             continue;
         *failed = block->number;

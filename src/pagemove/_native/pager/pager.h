@@ -26,9 +26,11 @@ enum pg_code {
     PG_NO_ANSWER,    /* the helper was asked, and has not answered in time */
     PG_GONE,         /* it was asked, and has ended: what became of the request is not known */
     PG_NOT_ASKED,    /* it had ended before it could be asked: nothing became of it */
+    PG_NO_MEMORY,    /* there is none for a slot to read into */
+    PG_NOT_DURABLE,  /* of blocks that have left memory it is not known, and never will be */
 };
 
-/* The errno that people see for a code, both positive. 0: PG_SHORT. */
+/* The errno that people see for a code, both positive. 0: PG_SHORT, of a flush PG_NOT_DURABLE. */
 int pg_errno_of(int code);
 
 enum pg_injected { PG_INJECT_ERRNO = 0, PG_INJECT_SHORT = 1, PG_INJECT_DELAY = 2 };
@@ -49,6 +51,7 @@ struct pg_helper {
     uint32_t lines;       /* requests under way at once, PG_LINES at most */
     uint64_t buffer_size; /* bytes of the largest request */
     int restarts;         /* how often it is started anew when it has ended */
+    int flush_retryable;  /* a flush that has failed lost nothing: asking again is enough */
 };
 
 enum { PG_LINES = 64, PG_TEXT = 4096 /* the longest explanation of a failure */ };
@@ -81,13 +84,20 @@ struct pg_counters {
 
 struct pg_failure {
     uint64_t sequence;
-    int operation, error; /* an errno; 0: the store gave or took less than it should */
+    int operation, error; /* as of pg_errno_of */
     uint64_t offset, tries;
 };
 
 enum { PG_FAILURES = 64, PG_BUCKETS = 256 };
 
 struct pg_region;
+
+/* Ways of a page into a region and out of it. */
+enum pg_kernel_call { PG_CALL_COPY = 0, PG_CALL_MOVE_IN = 1, PG_CALL_MOVE_OUT = 2, PG_CALLS };
+
+/* For tests: of every `period` pages (0: of all) that take such a way, those from `first` on, so
+ * many, fail with an errno. `error` 0: none. */
+void pg_set_trouble(int call, uint64_t first, uint64_t count, uint64_t period, int error);
 
 /* Where the helper can say why it could not start, `text` does. */
 int pg_open(const struct pg_config *config, struct pg_region **region, char text[PG_TEXT]);

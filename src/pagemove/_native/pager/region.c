@@ -186,9 +186,9 @@ static int make_frames(struct pg_region *region)
     error = pg_frames_init(&region->frames, &region->uffd, region->block_size, frames,
                            (uint16_t)(region->standby_wanted + 4 * PG_BATCH + in_flight),
                            (uint16_t)(in_flight + PG_BATCH), region->huge);
-    if (error)
-        return error;
-    return pg_policy_start(region);
+    if (!error)
+        error = pg_jobs_start(region);
+    return error ? error : pg_policy_start(region);
 }
 
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument)
@@ -251,6 +251,7 @@ static int start(struct pg_region *region, const struct pg_config *config, char 
     region->workers = config->helper ? config->helper->lines : PG_WORKERS;
     if (region->workers > PG_LINES)
         region->workers = PG_LINES;
+    region->flush_retryable = config->helper && config->helper->flush_retryable;
     if (config->helper)
         region->texts = calloc(PG_FAILURES, sizeof *region->texts);
     region->wakeup = eventfd(0, EFD_CLOEXEC);
@@ -258,6 +259,7 @@ static int start(struct pg_region *region, const struct pg_config *config, char 
     if (region->wakeup < 0 || !region->spill_directory || (config->helper && !region->texts))
         return -errno;
     count_frames(region, config->limit);
+    region->merging = pg_is_merging();
     error = map_region(region, config->name);
     if (!error && region->mode == PG_PRIVATE)
         error = pg_open_spill(region, text);
@@ -356,6 +358,7 @@ static void forget(struct pg_region *region)
 {
     pg_record_free(region);
     free(region->replayed);
+    free(region->jobs);
     free(region->texts);
     pg_blocks_free(&region->blocks);
     if (region->spilled)

@@ -17,7 +17,7 @@
 
 enum {
     PG_WORKERS = 2, /* for a file; as many as there are lines to a helper */
-    PG_JOBS = 256,
+    PG_JOBS = 256,  /* room for so many at first */
     PG_STREAMS = 8,
     PG_REQUESTS = 16,
     PG_BATCH = 16,   /* blocks that leave, or are written back, at once */
@@ -66,13 +66,15 @@ struct pg_region {
     uint64_t base, length, block_size, nbytes;
     uint32_t nblocks;
     int mode, limited, read_ahead;
-    int huge;   /* blocks are huge pages */
-    int dumped; /* resident blocks are in core dumps */
+    int huge;    /* blocks are huge pages */
+    int dumped;  /* resident blocks are in core dumps */
+    int merging; /* whether the process wanted its memory merged when that was last looked at */
     uint64_t timeout;
     char *spill_directory;
     struct pg_uffd uffd;
     struct pg_store store, spill;
-    uint64_t *spilled; /* a bit for each block that is in the spill file */
+    int flush_retryable; /* a flush that fails loses nothing */
+    uint64_t *spilled;   /* a bit for each block that is in the spill file */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* the state of a block, or a frame is free */
@@ -94,10 +96,11 @@ struct pg_region {
     int unsynced;         /* something was written that was not made durable */
     int unsynced_evicted; /* blocks have left that were not made durable */
     int sync_lost;        /* and then making durable failed */
+    int syncing;          /* the store makes durable what was written before */
 
     /* What workers do (work.c, ahead.c). */
-    struct pg_job jobs[PG_JOBS];
-    uint32_t job_count;
+    struct pg_job *jobs;
+    uint32_t job_count, job_room;
     uint32_t starving;           /* jobs that lack a frame: the next ones are theirs */
     int want_writes, write_busy; /* dirty blocks are to be written; a worker does so */
     struct pg_request requests[PG_REQUESTS];
@@ -149,6 +152,16 @@ struct pg_region {
     struct pg_region *next, **link; /* of all regions, for fork */
     int inherited;
 };
+
+/* A moment after another, at the end of time at the latest. */
+static inline uint64_t pg_later(uint64_t moment, uint64_t nanoseconds)
+{
+    return moment + nanoseconds < moment ? UINT64_MAX : moment + nanoseconds;
+}
+
+/* Wait for the state of a block to change, for a slice of time at most: look again. 0, or
+ * -PG_NOT_NOW: it is late. Lets go. */
+int pg_wait_changed(struct pg_region *region, uint64_t until);
 
 /* Start a thread that takes no signals. 0 or -errno. Needs no lock. */
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);
@@ -202,6 +215,10 @@ void pg_lose(struct pg_region *region, int error);
  * lock. */
 int pg_save_lost(struct pg_region *region);
 
+/* As pg_bring_in, into a region that is lost: nobody is to touch it, and the kernel puts pages only
+ * where somebody may. */
+int pg_bring_in_lost(struct pg_region *region, uint64_t address, uint64_t slot);
+
 static inline int pg_is_lost(const struct pg_region *region)
 {
     return __atomic_load_n(&region->lost, __ATOMIC_ACQUIRE);
@@ -239,8 +256,10 @@ static inline int pg_has_helper(const struct pg_region *region)
 }
 
 /* Put a FILLING block that has been read into the region. 0 or -errno: then the slot is still the
- * caller's. With `later` the caller calls pg_show before it lets go. Lets go. */
-int pg_install(struct pg_region *region, pg_entry entry, uint16_t slot, int later);
+ * caller's, and has the block, or what the region has not of one that is dirty now; or it was given
+ * up, and is PG_NO_SLOT: the block is to be read again. With `later` the caller calls pg_show
+ * before it drops the lock. Drops the lock. */
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later);
 
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
  * by a worker. Lets go. */
@@ -262,6 +281,9 @@ void pg_do_job(struct pg_region *region, struct pg_job job);
 
 /* How long to wait after so many tries: 1, 2, 4 ... ms, at most a quarter of a second. */
 uint64_t pg_backoff(uint64_t tries);
+
+/* When a block that somebody waits for since `began` should have been had, or given up. */
+uint64_t pg_overdue(const struct pg_region *region, uint64_t began);
 
 /* Try again later, or give the block up: whoever touches it gets SIGBUS. `starved`: for want of a
  * frame, not of the store. Lets go. */
@@ -287,9 +309,25 @@ uint16_t pg_reclaim(struct pg_region *region, int write);
  * go. */
 unsigned pg_write_out(struct pg_region *region);
 
+/* Write a resident dirty block back without copying it, which takes no frame. 0 or what went wrong:
+ * -PG_NOT_NOW, there is no slot. Lets go. */
+int pg_write_itself(struct pg_region *region, pg_entry entry);
+
+/* A block's contents are not in memory any more. */
+void pg_note_dropped(struct pg_region *region, pg_entry entry);
+
 /* Let an EVICTING block that is clean go, or stand by. */
 struct pg_out;
 void pg_settle(struct pg_region *region, const struct pg_out *out);
+
+/* Whether all pages of a block are there. */
+static inline int pg_is_whole(const struct pg_region *region, const struct pg_pages *pages)
+{
+    for (unsigned page = 0; page < region->block_size / region->uffd.page_size; page++)
+        if (!pg_has(pages, page))
+            return 0;
+    return 1;
+}
 
 /* writeback.c */
 
@@ -316,7 +354,8 @@ void pg_end_write(struct pg_region *region, unsigned epoch, const struct pg_out 
 /* Write WRITING blocks back; then they are on standby, or resident and still dirty. Lets go. */
 void pg_write_evicted(struct pg_region *region, struct pg_out *outs, size_t count);
 
-/* Move a block back that could not leave. */
+/* Bring a block back that could not leave: resident, or, if memory for that is missing, FILLING
+ * from its slot until there is some. In a writable region it is dirty. */
 void pg_put_back(struct pg_region *region, const struct pg_out *out);
 
 /* Map a copy of a WRITING block, whose frame is being written. 0 or -PG_NOT_NOW: no room. */
@@ -327,6 +366,18 @@ int pg_may_write(const struct pg_region *region);
 
 /* Whether the block's contents are in the spill file. */
 int pg_is_spilled(const struct pg_region *region, uint32_t number);
+
+/* merging.c */
+
+/* Whether the process wants all its memory to be merged with like memory. */
+int pg_is_merging(void);
+
+/* See whether it has come to want that, and that ours is not. Before blocks that are not marked
+ * dirty are taken for clean. */
+void pg_look_at_merging(struct pg_region *region);
+
+/* Part what was merged. */
+void pg_unmerge(struct pg_region *region);
 
 /* policy.c */
 void pg_policy_init(struct pg_region *region, uint32_t frames);
@@ -365,7 +416,10 @@ void pg_expire_jobs(struct pg_region *region);
 /* When that will be necessary; UINT64_MAX: never, as things are. */
 uint64_t pg_next_expiry(const struct pg_region *region);
 
-/* Hand a job over. -PG_NOT_NOW: there are too many. */
+/* Room for jobs; for those that have a slot there is always some. */
+int pg_jobs_start(struct pg_region *region);
+
+/* Hand a job over. -PG_NOT_NOW: no memory for one without a slot. */
 int pg_put_job(struct pg_region *region, struct pg_job job);
 
 /* report.c */

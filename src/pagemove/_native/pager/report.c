@@ -12,11 +12,21 @@ void pg_pause(struct pg_region *region, uint64_t nanoseconds)
     pthread_mutex_lock(&region->lock);
 }
 
+int pg_wait_changed(struct pg_region *region, uint64_t until)
+{
+    if (pg_now() >= until)
+        return -PG_NOT_NOW;
+    pg_wait_until(&region->changed, &region->lock, until);
+    return 0;
+}
+
 /* Eight buckets to every power of two: within 12 percent of the truth. */
 void pg_note_latency(struct pg_region *region, uint64_t nanoseconds)
 {
     unsigned power, bucket;
 
+    if (nanoseconds > INT64_MAX)
+        return; /* of a block for which there was no hurry any more */
     if (nanoseconds < 8) {
         bucket = (unsigned)nanoseconds;
     } else {
@@ -33,12 +43,14 @@ uint64_t pg_bucket_limit(size_t bucket)
 
 int pg_errno_of(int code)
 {
-    if (code == PG_SHORT)
+    if (code == PG_SHORT || code == PG_NOT_DURABLE)
         return 0;
     if (code == PG_NO_ANSWER)
         return ETIMEDOUT;
     if (code == PG_GONE || code == PG_NOT_ASKED)
         return EPIPE;
+    if (code == PG_NO_MEMORY)
+        return ENOMEM;
     return code == PG_NOT_NOW ? EBUSY : code;
 }
 

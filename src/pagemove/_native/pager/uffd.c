@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "../uapi.h"
+#include "trouble.h"
 
 #define MOVE_DONTWAKE 1
 
@@ -111,9 +112,35 @@ int pg_is_there(const struct pg_uffd *uffd, uint64_t address)
            entry >> 62 != 0;
 }
 
-/* One UFFDIO_MOVE, repeated while the kernel asks for that. Bytes, or -errno of the first page. */
-static int64_t move_some(int fd, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode)
+int pg_pages_in(const struct pg_uffd *uffd, uint64_t address, uint64_t length,
+                struct pg_pages *pages)
 {
+    uint64_t entries[PG_MOST_PAGES], page = uffd->page_size;
+    size_t count = length / page, wanted = count * sizeof entries[0];
+    ssize_t got =
+        pread(uffd->pagemap, entries, wanted, (off_t)(address / page * sizeof entries[0]));
+
+    *pages = (struct pg_pages){{0}};
+    if (got != (ssize_t)wanted)
+        return got < 0 ? -errno : -EIO;
+    for (size_t i = 0; i < count; i++)
+        if (entries[i] >> 62)
+            pg_add(pages, (unsigned)i, 1);
+    return 0;
+}
+
+/* One UFFDIO_MOVE, repeated while the kernel asks for that. Bytes, or -errno of the first page. */
+static int64_t move_some(const struct pg_uffd *uffd, enum pg_kernel_call call, uint64_t dst,
+                         uint64_t src, uint64_t length)
+{
+    int in = call == PG_CALL_MOVE_IN, trouble = pg_trouble(call);
+    int fd = in ? uffd->region : uffd->staging;
+    /* Into a read-only region: nobody is to see it before it is protected. */
+    uint64_t mode = in && uffd->read_only ? MOVE_DONTWAKE : 0;
+
+    if (trouble)
+        return -trouble;
+    length = pg_portion(call, length, uffd->page_size);
     for (;;) {
         struct pm_uffdio_move arg = {.dst = dst, .src = src, .len = length, .mode = mode};
 
@@ -143,23 +170,38 @@ int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
     return error;
 }
 
+static void give_up(uint64_t address, uint64_t length)
+{
+    madvise((void *)(uintptr_t)address, length, MADV_DONTNEED);
+}
+
+/* What becomes of a page that UFFDIO_MOVE has refused. 0: it is in the region, and only there. */
+static int move_otherwise(const struct pg_uffd *uffd, int error, uint64_t dst, uint64_t src)
+{
+    if (has_moved(uffd, error, dst, src))
+        return 0;
+    if (error == -EBUSY)
+        error = pg_copy_in(uffd, dst, src, uffd->page_size, uffd->read_only);
+    else if (error == -EEXIST)
+        error = 0;
+    if (!error)
+        give_up(src, uffd->page_size);
+    return error;
+}
+
 int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int later)
 {
-    uint64_t done = 0, mode = uffd->read_only ? MOVE_DONTWAKE : 0;
-    int wake = 0, left = 0, error = 0;
+    uint64_t done = 0;
+    int wake = 0, error = 0;
 
     if (!uffd->moves)
         return pg_squeeze_in(uffd, dst, src, length, uffd->read_only);
     while (done < length) {
-        int64_t moved = move_some(uffd->region, dst + done, src + done, length - done, mode);
+        int64_t moved = move_some(uffd, PG_CALL_MOVE_IN, dst + done, src + done, length - done);
         if (moved < 0) {
-            if (!has_moved(uffd, moved, dst + done, src + done)) {
-                if (moved != -EEXIST) {
-                    error = (int)moved;
-                    break;
-                }
-                left = 1;
-            }
+            error = move_otherwise(uffd, (int)moved, dst + done, src + done);
+            if (error)
+                break;
             /* Moved without a word, or there before: nobody was woken. */
             moved = (int64_t)uffd->page_size;
             wake = 1;
@@ -172,7 +214,7 @@ int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
     } else if (wake) {
         pg_wake(uffd, dst, length);
     }
-    return error ? error : left;
+    return error;
 }
 
 int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
@@ -184,7 +226,7 @@ int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t lengt
     if (!uffd->moves)
         return pg_remap_out(uffd, dst, src, length, pages);
     while (done < length) {
-        int64_t moved = move_some(uffd->staging, dst + done, src + done, length - done, 0);
+        int64_t moved = move_some(uffd, PG_CALL_MOVE_OUT, dst + done, src + done, length - done);
         int there = moved > 0;
         if (moved < 0) {
             there = has_moved(uffd, moved, dst + done, src + done);
@@ -206,11 +248,15 @@ int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
     int wake = 0;
 
     while (done < length) {
+        uint64_t portion = pg_portion(PG_CALL_COPY, length - done, uffd->page_size);
         struct pm_uffdio_copy arg = {
-            .dst = dst + done, .src = src + done, .len = length - done, .mode = protect ? 2 : 0};
-        if (!ioctl(uffd->region, PM_UFFDIO_COPY, &arg))
-            break;
-        if (arg.copy > 0) {
+            .dst = dst + done, .src = src + done, .len = portion, .mode = protect ? 2 : 0};
+        int trouble = pg_trouble(PG_CALL_COPY);
+        if (trouble)
+            return -trouble;
+        if (!ioctl(uffd->region, PM_UFFDIO_COPY, &arg)) {
+            done += portion;
+        } else if (arg.copy > 0) {
             done += (uint64_t)arg.copy;
         } else if (errno == EEXIST) {
             done += uffd->page_size;
@@ -233,9 +279,44 @@ int pg_squeeze_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64
         int error = pg_copy_in(uffd, dst + done, src + done, page, protect);
         if (error)
             return error;
-        madvise((void *)(uintptr_t)(src + done), page, MADV_DONTNEED);
+        give_up(src + done, page);
     }
     return 0;
+}
+
+int pg_bring_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                int protect)
+{
+    uint64_t page = uffd->page_size, from, run;
+    unsigned count = (unsigned)(length / page);
+    struct pg_pages pages;
+    int error = pg_pages_in(uffd, src, length, &pages);
+
+    for (unsigned first = 0, end; first < count && !error; first = end) {
+        for (end = first; end < count && pg_has(&pages, end); end++)
+            ;
+        from = first * page;
+        run = (end - first) * page;
+        if (run && protect)
+            error = pg_squeeze_in(uffd, dst + from, src + from, run, 1);
+        else if (run)
+            error = pg_move_in(uffd, dst + from, src + from, run, 0);
+        else
+            end = first + 1;
+    }
+    return error;
+}
+
+int pg_give_up_copied(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length)
+{
+    uint64_t page = uffd->page_size;
+    struct pg_pages pages;
+    int error = pg_pages_in(uffd, dst, length, &pages);
+
+    for (unsigned i = 0; i < length / page && !error; i++)
+        if (pg_has(&pages, i))
+            give_up(src + i * page, page);
+    return error;
 }
 
 int pg_protect(const struct pg_uffd *uffd, uint64_t start, uint64_t length, int protect)

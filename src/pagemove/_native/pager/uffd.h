@@ -9,6 +9,8 @@ struct pg_pages {
     uint64_t word[8];
 };
 
+enum { PG_MOST_PAGES = 512 };
+
 struct pg_uffd {
     int region;  /* descriptor that the region is registered with */
     int staging; /* that the vault is: a touch of an empty slot there is an error, not a wait */
@@ -31,10 +33,11 @@ void pg_uffd_close(struct pg_uffd *uffd);
 
 int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode);
 
-/* Move a full slot into the region; into a read-only one so that nobody who waits for it sees it
- * before it is protected, which with `later` the caller has to do, by pg_show. 0, or 1 where pages
- * were there already, so that their like has stayed in the slot, or -errno: then pages may have
- * arrived. */
+/* Move a full slot into the region; a page that cannot be moved, for it is merged, shared or
+ * pinned, is copied and given up in the slot, and so is one that the region has already. Into a
+ * read-only region so that nobody who waits for it sees it before it is protected, which with
+ * `later` the caller has to do, by pg_show. 0: the slot is empty. -errno: pages have arrived, and
+ * the slot has the others. */
 int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int later);
 
 /* Protect what was moved into a read-only region, and wake those who wait for it. One call for many
@@ -50,9 +53,22 @@ int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t lengt
 int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                int protect);
 
-/* The same, but each page of the source is given up as soon as it is copied. */
+/* The same, but each page of the source is given up as soon as it is copied, also before a failure.
+ */
 int pg_squeeze_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                   int protect);
+
+/* Bring what a slot has of a block into the region, where there may be other pages of it: each that
+ * arrives leaves the slot. 0: the slot is empty. -errno: to be tried again. */
+int pg_bring_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                int protect);
+
+/* Give up the pages of a slot that the region has as well. 0 or -errno. */
+int pg_give_up_copied(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length);
+
+/* Which pages of a block's room there are. 0 or -errno. */
+int pg_pages_in(const struct pg_uffd *uffd, uint64_t address, uint64_t length,
+                struct pg_pages *pages);
 
 int pg_protect(const struct pg_uffd *uffd, uint64_t start, uint64_t length, int protect);
 void pg_wake(const struct pg_uffd *uffd, uint64_t start, uint64_t length);

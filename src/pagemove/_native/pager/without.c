@@ -15,13 +15,12 @@
 
 #include "../uapi.h"
 #include "blocks.h"
+#include "trouble.h"
 #include "uffd.h"
 
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
-
-enum { MOST_PAGES = 512 };
 
 static void *at(uint64_t address)
 {
@@ -62,23 +61,15 @@ static int remap(uint64_t dst, uint64_t src, uint64_t length, uint64_t page)
 int pg_remap_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                  struct pg_pages *pages)
 {
-    uint64_t entries[MOST_PAGES], page = uffd->page_size;
-    size_t count = length / page, wanted = count * sizeof entries[0];
     int error;
 
     pg_unpoison(uffd, src, length);
-    error = remap(dst, src, length, page);
+    error = pg_trouble(PG_CALL_MOVE_OUT) ? -EBUSY : remap(dst, src, length, uffd->page_size);
     if (error)
         return error;
     /* The userfaultfd of a mapping does not go along. */
     error = pg_register(uffd->staging, dst, length, PM_REGISTER_MODE_MISSING);
-    if (pread(uffd->pagemap, entries, wanted, (off_t)(dst / page * sizeof entries[0])) !=
-        (ssize_t)wanted)
-        return -EIO;
-    for (size_t i = 0; i < count; i++)
-        if (entries[i] >> 62)
-            pg_add(pages, (unsigned)i, 1);
-    return error;
+    return error ? error : pg_pages_in(uffd, dst, length, pages);
 }
 
 /* Room for a bit for each page of the region; an empty file. */
@@ -141,6 +132,7 @@ void pg_unpoison(struct pg_uffd *uffd, uint64_t start, uint64_t length)
         madvise(at(address), page, uffd->advice);
         if (!uffd->dumped)
             madvise(at(address), page, MADV_DONTDUMP);
+        madvise(at(address), page, MADV_UNMERGEABLE);
         if (pg_register(uffd->region, address, page, uffd->mode) ||
             mprotect(at(address), page, PROT_READ | PROT_WRITE))
             continue; /* no memory: a touch is SIGSEGV */

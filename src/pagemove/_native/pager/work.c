@@ -1,14 +1,40 @@
 /* Workers: what would keep the event loop waiting. */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "region.h"
 
 /* ns: a worker should have given it up by then. */
 #define OVERDUE UINT64_C(250000000)
 
+/* Jobs with a slot, at most: for these nothing may be wanting, since some have the only copy of
+ * what was stored. */
+static uint32_t slots(const struct pg_region *region)
+{
+    return region->frames.vault_slots + region->frames.nursery_slots;
+}
+
+static int grow(struct pg_region *region, uint32_t room)
+{
+    struct pg_job *larger = realloc(region->jobs, room * sizeof *larger);
+
+    if (!larger)
+        return -PG_NOT_NOW;
+    region->jobs = larger;
+    region->job_room = room;
+    return 0;
+}
+
+int pg_jobs_start(struct pg_region *region)
+{
+    return grow(region, slots(region) + PG_JOBS) ? -ENOMEM : 0;
+}
+
 int pg_put_job(struct pg_region *region, struct pg_job job)
 {
-    if (region->job_count == PG_JOBS)
+    uint32_t kept = job.slot == PG_NO_SLOT ? slots(region) : 0;
+
+    if (region->job_count >= region->job_room - kept && grow(region, 2 * region->job_room) && kept)
         return -PG_NOT_NOW;
     region->jobs[region->job_count++] = job;
     region->starving += job.starved != 0;
@@ -16,13 +42,16 @@ int pg_put_job(struct pg_region *region, struct pg_job job)
     return 0;
 }
 
-/* The job that is due, or is due first. -1: there is none. */
+/* The job that is due, or is due first; of several, the one that waits longest, since a frame comes
+ * to all that lack one at the same time. -1: there is none. */
 static int next_job(const struct pg_region *region)
 {
+    const struct pg_job *jobs = region->jobs;
     int next = -1;
 
     for (uint32_t i = 0; i < region->job_count; i++)
-        if (next < 0 || region->jobs[i].not_before < region->jobs[next].not_before)
+        if (next < 0 || jobs[i].not_before < jobs[next].not_before ||
+            (jobs[i].not_before == jobs[next].not_before && jobs[i].began < jobs[next].began))
             next = (int)i;
     return next;
 }
@@ -73,6 +102,11 @@ static void write_out(struct pg_region *region)
     region->write_busy = 0;
 }
 
+uint64_t pg_overdue(const struct pg_region *region, uint64_t began)
+{
+    return pg_later(began, pg_later(region->timeout, OVERDUE));
+}
+
 uint64_t pg_next_expiry(const struct pg_region *region)
 {
     uint64_t first = UINT64_MAX;
@@ -80,19 +114,33 @@ uint64_t pg_next_expiry(const struct pg_region *region)
     for (uint32_t i = 0; i < region->job_count; i++)
         if (region->jobs[i].began < first)
             first = region->jobs[i].began;
-    return first == UINT64_MAX ? first : first + region->timeout + OVERDUE;
+    return first == UINT64_MAX ? first : pg_overdue(region, first);
+}
+
+/* A job that is overdue; -1: there is none. */
+static int overdue_job(const struct pg_region *region)
+{
+    uint64_t now = pg_now();
+
+    for (uint32_t i = 0; i < region->job_count; i++)
+        if (pg_overdue(region, region->jobs[i].began) <= now)
+            return (int)i;
+    return -1;
 }
 
 void pg_expire_jobs(struct pg_region *region)
 {
-    uint64_t now = pg_now();
+    int which;
 
-    for (uint32_t i = 0; i < region->job_count; i++) {
-        struct pg_job job = region->jobs[i];
-        if (job.began + region->timeout + OVERDUE > now)
-            continue;
-        take_job(region, (int)i--);
-        pg_put_off(region, job, region->write_error ? region->write_error : ETIMEDOUT, 0, 1);
+    while ((which = overdue_job(region)) >= 0) {
+        int starved = region->jobs[which].starved;
+        struct pg_job job = take_job(region, which);
+        if (job.slot != PG_NO_SLOT)
+            pg_do_job(region, job); /* needs no worker: what it brings is in memory */
+        else if (starved)
+            pg_put_off(region, job, region->write_error ? region->write_error : ENOMEM, 0, 1);
+        else
+            pg_put_off(region, job, PG_NO_ANSWER, 0, 0);
     }
 }
 

@@ -213,18 +213,33 @@ void pg_end_write(struct pg_region *region, unsigned epoch, const struct pg_out 
 
 void pg_put_back(struct pg_region *region, const struct pg_out *out)
 {
-    uint64_t page = region->uffd.page_size, slot = pg_slot_address(&region->frames, out->slot);
+    struct pg_blocks *blocks = &region->blocks;
+    struct pg_block *block = &blocks->at[out->entry];
     uint64_t address = pg_block_address(region, out->number);
-    unsigned pages = (unsigned)(region->block_size / page), first = 0, end;
+    struct pg_job job = {
+        .entry = out->entry, .number = out->number, .slot = out->slot, .began = pg_now()};
+    uint64_t slot = pg_slot_address(&region->frames, out->slot);
+    int error = pg_is_lost(region)
+                    ? pg_bring_in_lost(region, address, slot)
+                    : pg_bring_in(&region->uffd, address, slot, region->block_size, 0);
 
-    for (; first < pages; first = end) {
-        for (end = first; end < pages && pg_has(&out->pages, end); end++)
-            ;
-        if (end > first)
-            pg_move_in(&region->uffd, address + first * page, slot + first * page,
-                       (end - first) * page, 0);
-        else
-            end = first + 1;
+    if (pg_writable(region))
+        pg_set_dirty(blocks, out->entry, 1);
+    block->slot = PG_NO_SLOT;
+    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
+    if (!error) {
+        pg_give_empty(&region->frames, out->slot);
+        if (block->state != PG_RESIDENT)
+            pg_become(blocks, out->entry, PG_RESIDENT);
+        pg_enlist(region, out->entry, 0);
+    } else if (pg_writable(region)) {
+        /* Its newest contents are here, and nowhere else. */
+        pg_become(blocks, out->entry, PG_FILLING);
+        pg_put_off(region, job, -error, pg_backoff(1), 0);
+    } else {
+        pg_discard(&region->uffd, address, region->block_size);
+        pg_give_up(&region->frames, out->slot);
+        pg_become(blocks, out->entry, PG_ABSENT);
     }
     pg_wake(&region->uffd, address, region->block_size);
 }
@@ -237,33 +252,44 @@ static void bring_back(struct pg_region *region, const struct pg_out *out)
         .entry = out->entry, .number = out->number, .slot = out->slot, .began = pg_now()};
 
     pg_become(&region->blocks, out->entry, PG_FILLING);
-    if (pg_put_job(region, job)) {
-        pg_become(&region->blocks, out->entry, PG_ABSENT);
-        pg_give_full(&region->frames, out->slot);
-    }
+    pg_put_job(region, job); /* one with a slot finds room always */
 }
 
 int pg_copy_written(struct pg_region *region, pg_entry entry)
 {
     struct pg_block *block = &region->blocks.at[entry];
-    int stored = block->flags & PG_STORED, error;
+    uint64_t address = pg_block_address(region, block->number);
 
     /* A part of it is missing: what was discarded has to be read, after the rest is written. */
     if (block->flags & PG_PATCH || pg_make_room(region, 0))
         return -PG_NOT_NOW;
-    error = pg_copy_in(&region->uffd, pg_block_address(region, block->number),
-                       pg_slot_address(&region->frames, block->slot), region->block_size, !stored);
-    if (error)
+    /* Protected, also for somebody who wants to store: so what is there of a copy that ends
+     * half-way can be taken away again. */
+    if (pg_copy_in(&region->uffd, address, pg_slot_address(&region->frames, block->slot),
+                   region->block_size, 1)) {
+        pg_discard(&region->uffd, address, region->block_size);
         return -PG_NOT_NOW;
+    }
     region->frames.total++;
     region->counters.rescued++;
     block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
     block->flags |= PG_FLUSHING; /* until the write that is under way has ended */
     block->slot = PG_NO_SLOT;
-    pg_set_dirty(&region->blocks, entry, stored);
+    pg_set_dirty(&region->blocks, entry, 0);
     pg_become(&region->blocks, entry, PG_RESIDENT);
     pg_enlist(region, entry, 0);
     return 0;
+}
+
+/* A block has been written back that may leave before that is durable. */
+static void note_written(struct pg_region *region, pg_entry entry)
+{
+    /* What is written while the store makes durable what was written before is not covered, and a
+     * mark would say that it is. */
+    if (region->syncing)
+        region->unsynced_evicted = 1;
+    else
+        region->blocks.at[entry].flags |= PG_UNSYNCED;
 }
 
 /* It was mapped again while its copy was written. */
@@ -273,7 +299,7 @@ static void settle_copied(struct pg_region *region, const struct pg_out *out)
     if (out->error)
         pg_set_dirty(&region->blocks, out->entry, 1);
     else
-        region->unsynced_evicted = 1;
+        note_written(region, out->entry);
     pg_slot_back(region, out->slot, 1);
 }
 
@@ -295,16 +321,11 @@ static void settle_written(struct pg_region *region, struct pg_out *out)
     }
     block->flags &= (uint8_t)~PG_PATCH;
     if (out->error) {
-        pg_put_back(region, out);
-        pg_give_empty(&region->frames, out->slot);
-        block->slot = PG_NO_SLOT;
-        block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
         pg_become(blocks, out->entry, PG_EVICTING);
-        pg_become(blocks, out->entry, PG_RESIDENT);
-        pg_enlist(region, out->entry, 0);
+        pg_put_back(region, out);
         return;
     }
-    region->unsynced_evicted = 1;
+    note_written(region, out->entry);
     pg_set_dirty(blocks, out->entry, 0);
     pg_become(blocks, out->entry, PG_EVICTING);
     if (wanted && out->whole)

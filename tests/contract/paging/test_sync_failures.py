@@ -1,0 +1,137 @@
+"""A sync that fails: what it was to cover is written again, or that is an error for good.
+
+What `Store.flush` promises when it fails, and what `Store.flush_retryable` adds to that.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import random
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pagemove import PagedMemory, PageState, StoreError
+from pagemove.introspect import states_at
+from support import child, wait_for
+from support.helpers import numbered
+from support.lossy import durable, lossy
+from support.paging import KIB, Fault, expected, paged, words
+
+pytestmark = pytest.mark.needs("paging")
+
+_BLOCK = 64 * KIB
+_WORDS = _BLOCK // 8
+_COUNT = 64
+_NBYTES = _COUNT * _BLOCK
+_HOW = {"block_size": _BLOCK, "prefetch": "off", "mode": "r+"}
+
+
+def _there(memory: PagedMemory, block: int) -> bool:
+    found = states_at(memory.address + block * _BLOCK, 1)[0]
+    return bool(found & (PageState.PRESENT | PageState.SWAPPED))
+
+
+def _outcome(memory: PagedMemory) -> str:
+    try:
+        memory.flush()
+    except StoreError as error:
+        if error.operation != "flush":
+            return str(error)
+        return "for good" if "no flush of this region" in str(error) else "raised"
+    return "returned"
+
+
+def _in_memory(folder: Path, keeps: bool, times: int) -> tuple[str, int, bool]:
+    """All that the failed sync should have covered is in the region still."""
+    contents = numbered(_NBYTES)
+    with lossy(folder, contents, keeps=keeps) as source:
+        with PagedMemory(source, store_timeout=10.0, **_HOW) as memory:
+            array = words(memory)
+            array[::_WORDS] += np.uint64(1)
+            contents[::_WORDS] += np.uint64(1)
+            source.fail(times)
+            outcome = _outcome(memory)
+            flushes = source.flushes
+            del array
+        return outcome, flushes, bool((durable(source) == contents).all())
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["drops", "keeps"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_is_in_memory_is_written_again(tmp_path, keeps, times):
+    assert child(_in_memory, tmp_path, keeps, times, deadline=40) == ("returned", times + 1, True)
+
+
+def _has_left(folder: Path, keeps: bool) -> tuple[list[str], bool]:
+    """A part of it is in memory no more."""
+    contents = numbered(_NBYTES)
+    source = lossy(folder, contents, keeps=keeps)
+    memory = PagedMemory(source, store_timeout=10.0, **_HOW)
+    words(memory)[::_WORDS] += np.uint64(1)
+    contents[::_WORDS] += np.uint64(1)
+    memory.evict(0, 4 * _BLOCK)
+    source.fail(1)
+    outcomes = [_outcome(memory), _outcome(memory)]
+    words(memory)[5 * _WORDS] += np.uint64(1)
+    contents[5 * _WORDS] += np.uint64(1)
+    outcomes.append(_outcome(memory))
+    rest = durable(source) == contents
+    return outcomes, bool(rest[4 * _WORDS :].all()), bool(rest.all())
+
+
+def test_what_has_left_memory_is_an_error_for_good(tmp_path):
+    outcomes, rest, _ = child(_has_left, tmp_path, False, deadline=40)
+    assert "returned" not in outcomes
+    assert outcomes[1:] == ["for good", "for good"]
+    assert rest, "what is in memory was not saved for that"
+
+
+def test_what_has_left_memory_is_there_where_a_failed_flush_loses_nothing(tmp_path):
+    outcomes, _, whole = child(_has_left, tmp_path, True, deadline=40)
+    assert outcomes == ["returned"] * 3
+    assert whole
+
+
+def _roll_back(path: Path) -> None:
+    """Give a file the contents that its device has: nothing of what was to be made durable."""
+    contents = expected(path.stat().st_size)
+    with path.open("r+b") as file:
+        file.write(contents.tobytes())
+
+
+def _on_standby(path: Path) -> tuple[list[int], list[str], bool]:
+    """Blocks leave for their slots while the sync that is to cover them fails."""
+    faults = [Fault("flush", 0, 1, delay=2.0), Fault("flush", 0, 1, errno=errno.EIO)]
+    how = {"block_size": _BLOCK, "prefetch": "off", "resident_limit": 64 * _BLOCK}
+    # In no order: sequences leave before others.
+    order = iter(random.Random(1).sample(range(8, 8 * _COUNT), 7 * _COUNT))
+    with paged(path, "r+", faults=faults, store_timeout=3.0, **how) as memory:
+        array = words(memory)
+        for block in itertools.islice(order, 4):  # the oldest, which are forgotten first
+            array[block * _WORDS].item()
+        for block in range(8):
+            array[block * _WORDS] = 1000 + block
+        outcomes: list[str] = []
+        flushing = threading.Thread(target=lambda: outcomes.append(_outcome(memory)))
+        flushing.start()
+        wait_for(lambda: memory.stats().dirty_nbytes == 0)
+        while all(_there(memory, block) for block in range(8)):
+            array[next(order) * _WORDS].item()
+        gone = [block for block in range(8) if not _there(memory, block)]
+        flushing.join(20)
+        _roll_back(path)
+        outcomes.append(_outcome(memory))
+        found = np.fromfile(path, np.uint64)[: 8 * _WORDS : _WORDS]
+        del array
+    return gone, outcomes, bool((found == np.arange(1000, 1008)).all())
+
+
+def test_blocks_on_standby_are_written_again(file):
+    gone, outcomes, stored = child(_on_standby, file(8 * _NBYTES), deadline=60)
+    assert gone, "no block has left: this has shown nothing"
+    assert outcomes == ["raised", "returned"]
+    assert stored
