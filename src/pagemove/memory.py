@@ -33,6 +33,7 @@ CLOSED = (errno.EBADF, errno.ENOTTY)
 # When the descriptor was last opened anew, and for how many seconds the old one may linger.
 _reopened = -math.inf
 _LINGER = 1.0
+_MOST_MENDINGS = 100
 
 _live: weakref.WeakSet[Memory] = weakref.WeakSet()
 
@@ -246,12 +247,15 @@ def register(address: int, length: int) -> None:
 
     `OSError` as UFFDIO_REGISTER; EBUSY: somebody else's userfaultfd has it.
     """
+    mendings = 0
     while True:
         try:
             lowlevel.register(remap.descriptor(), address, length, lowlevel.UFFDIO_REGISTER_MODE_WP)
             return
         except OSError as error:
-            if error.errno in CLOSED:
+            # A descriptor that is in order and refused all the same stays refused.
+            if error.errno in CLOSED and mendings < _MOST_MENDINGS:
+                mendings += 1
                 reopen()
             elif error.errno == errno.EBUSY and time.monotonic() < _reopened + _LINGER:
                 # A thread inside a call on the closed descriptor keeps its registrations alive.

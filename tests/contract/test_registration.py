@@ -6,6 +6,7 @@ noticed and mended. So is a descriptor that somebody closed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -24,6 +25,7 @@ from pagemove import (
     vmas,
 )
 from pagemove._native import remap
+from pagemove.memory import register
 from support import Area, at, child, hole, pattern, read, together, vmas_in, write, write_all
 from support.foreign import MAP_FIXED, PRIVATE, READ_WRITE
 
@@ -35,6 +37,22 @@ pytestmark = pytest.mark.needs("move")
 def flags_of(address: int) -> set[str]:
     """List the VmFlags of the mapping that contains the address."""
     return set(next(vma.flags for vma in vmas() if vma.start <= address < vma.end))
+
+
+def test_a_refusal_that_stays_is_an_error_in_the_end(monkeypatch):
+    """ENOTTY from a descriptor that is in order: opening it anew changes nothing."""
+    calls = 0
+
+    def refuse(*_: int) -> None:
+        nonlocal calls
+        calls += 1
+        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+    monkeypatch.setattr(lowlevel, "register", refuse)
+    with pytest.raises(OSError, match="Inappropriate ioctl") as caught:
+        register(0, PAGE_SIZE)
+    assert caught.value.errno == errno.ENOTTY
+    assert 1 < calls < 1000
 
 
 class TestFirstCall:

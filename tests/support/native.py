@@ -18,6 +18,7 @@ _TESTS = Path(__file__).parents[1]
 LIBRARIES = (
     (_TESTS / "support/guard.c", _TESTS / "support/workers.c"),
     (_TESTS / "stress/siblings.c",),
+    (_TESTS / "support/tmpfile.c",),
 )
 
 
@@ -43,6 +44,16 @@ def build_all(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for sources in LIBRARIES:
         _build(sources, folder / _name(sources))
+
+
+def library_file(source: Path, directory: Path) -> Path:
+    """Build a C file into a library that is to be preloaded; give its path."""
+    folder = os.environ.get("PAGEMOVE_TEST_NATIVE")
+    if folder:
+        return Path(folder) / _name((source,))
+    built = directory / _name((source,))
+    _build((source,), built)
+    return built
 
 
 @functools.cache

@@ -3,6 +3,9 @@ from typing import Self
 
 from typing_extensions import disjoint_base
 
+def generation() -> int: ...
+def generation_address() -> int: ...
+
 @disjoint_base
 class Mapping:
     def __new__(cls, *args: object, **kwargs: object) -> Self: ...

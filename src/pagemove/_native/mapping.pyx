@@ -47,6 +47,19 @@ cdef uint64_t _current() noexcept nogil:
     return _generation[0]
 
 
+def generation():
+    """Tell this process from those it was forked from, and from its children.
+
+    A number that is another in every process of a line of forks, as a pid is not: that is reused.
+    """
+    return _current()
+
+
+def generation_address():
+    """Give the address of that number, which is 0 until `generation` is first called."""
+    return <uint64_t> <uintptr_t> _generation
+
+
 cdef class Mapping:
     """One private anonymous mapping, unmapped when the last buffer of it is gone.
 

@@ -25,7 +25,7 @@ cdef extern from "pager/pager.h" nogil:
         const char *label
         int mode
         uint64_t block_size, limit, timeout_ns
-        int read_ahead, moves
+        int read_ahead, moves, dumped
         const char *spill_directory
         const char *name
         const pg_injection *injections
@@ -45,6 +45,7 @@ cdef extern from "pager/pager.h" nogil:
     uint64_t pg_address(const pg_region *region)
     int pg_kernel_faults(const pg_region *region)
     int pg_moves(const pg_region *region)
+    int pg_lost(const pg_region *region)
     int pg_prefetch(pg_region *region, uint64_t offset, uint64_t length, int wait)
     int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
     int pg_flush(pg_region *region)

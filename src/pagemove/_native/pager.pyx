@@ -8,14 +8,18 @@ from libc.stdlib cimport calloc, free
 import errno as _errno
 import os
 
-from pagemove._native import remap
+from pagemove._native import mapping, remap
 
 
 cdef extern from "process.h" nogil:
-    void *pm_wiped_memory(size_t length)
     enum:
         PM_QUIRK_REFUSE
     uint32_t pm_running_quirks()
+
+cdef extern from "descriptors.h" nogil:
+    struct pm_identity:
+        uint64_t device, inode
+    void pm_set_standard_error(pm_identity identity)
 
 cdef extern from "paged.h" nogil:
     struct pm_paged:
@@ -24,11 +28,12 @@ cdef extern from "paged.h" nogil:
     void pm_paged_leave(pm_paged *table, uint64_t start)
 
 
-# Wiped by a fork: in a child it is another process's number, and what is inherited is dead.
-cdef uint64_t *_owner = <uint64_t *> pm_wiped_memory(sizeof(uint64_t))
-if _owner == NULL:
-    raise MemoryError("no memory that a fork wipes (madvise MADV_WIPEONFORK)")
+# Wiped by a fork: in a child it is another number, and what is inherited is dead.
+cdef uint64_t *_generation = <uint64_t *> <uintptr_t> <uint64_t> mapping.generation_address()
 
+cdef pm_identity _standard_error
+_standard_error.device, _standard_error.inode = remap.standard_error()
+pm_set_standard_error(_standard_error)
 
 # What moves pages has to know what not to move.
 cdef pm_paged *_paged = <pm_paged *> <uintptr_t> <uint64_t> remap.paged_table()
@@ -48,9 +53,7 @@ def set_trouble(int call, uint64_t first=0, uint64_t count=1, uint64_t period=0,
 
 
 cdef uint64_t _process():
-    if _owner[0] == 0:
-        _owner[0] = <uint64_t> os.getpid()
-    return _owner[0]
+    return _generation[0] or mapping.generation()
 
 
 cdef class Pager:
@@ -75,7 +78,8 @@ cdef class Pager:
 
     def __init__(self, int fd, uint64_t nbytes, bytes label, *, int mode, uint64_t block_size,
                  uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
-                 uint64_t offset=0, object injection=(), bytes name=b"", object helper=None):
+                 uint64_t offset=0, object injection=(), bytes name=b"", object helper=None,
+                 bint dumped=False):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
@@ -106,6 +110,7 @@ cdef class Pager:
             config.limit = limit
             config.timeout_ns = timeout_ns
             config.read_ahead = read_ahead
+            config.dumped = dumped
             config.moves = _may_move
             config.spill_directory = spill_directory
             config.name = name
@@ -146,7 +151,7 @@ cdef class Pager:
 
     def __dealloc__(self):
         # In a forked child there is nothing to close, and there are no threads to wait for.
-        if self._region != NULL and self._born == _owner[0]:
+        if self._region != NULL and self._born == _generation[0]:
             pm_paged_leave(_paged, pg_address(self._region))
             pg_close(self._region)
         self._region = NULL
@@ -195,6 +200,11 @@ cdef class Pager:
     def moves(self):
         """Whether blocks leave by UFFDIO_MOVE, not by mremap."""
         return bool(pg_moves(self._open()))
+
+    @property
+    def lost(self):
+        """Whether somebody has closed the descriptors that the library keeps."""
+        return bool(pg_lost(self._open()))
 
     def prefetch(self, uint64_t offset, uint64_t length, bint wait):
         """Read the blocks of a range ahead. With `wait`: 0, or an errno if one cannot be read."""

@@ -9,6 +9,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "descriptors.h"
 #include "uapi.h"
 
 enum { FRESH = 0, OPENING = 1, READY = 2 };
@@ -17,8 +18,12 @@ enum { FRESH = 0, OPENING = 1, READY = 2 };
  * opens its own. An inherited userfaultfd would act on the parent's memory. */
 static struct pm_process *state;
 
-/* Copied by a fork, unlike the state: tells the child which descriptors to close. */
-static int inherited[3] = {-1, -1, -1};
+/* Copied by a fork, unlike the state: tells the child which descriptors to close, if they are still
+ * the library's. The program may have closed a number and opened a file of its own under it. */
+static struct {
+    int fd;
+    struct pm_identity identity;
+} inherited[3] = {{-1, {0, PM_NO_FILE}}, {-1, {0, PM_NO_FILE}}, {-1, {0, PM_NO_FILE}}};
 
 void *pm_wiped_memory(size_t length)
 {
@@ -35,35 +40,40 @@ void *pm_wiped_memory(size_t length)
     return memory;
 }
 
-/* The number may have been closed and reused by the program since: close only what is ours. */
-static int is_ours(int fd, const char *target)
+static int note_inherited(int which, int fd)
 {
-    char link[64], path[64];
-    ssize_t length;
-
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    length = readlink(path, link, sizeof link - 1);
-    if (length < 0)
-        return 0;
-    link[length] = 0;
-    return strstr(link, target) != NULL;
+    inherited[which].fd = fd;
+    inherited[which].identity = pm_identify(fd);
+    return fd;
 }
 
-static const char *const target[3] = {"[userfaultfd]", "/pagemap", "/maps"};
+/* Before 5.12 all anonymous inodes are one: what is known of the userfaultfd is then only its kind.
+ */
+static int is_ours(int which)
+{
+    char link[32] = "", path[32];
+
+    if (!pm_is_still(inherited[which].fd, inherited[which].identity))
+        return 0;
+    if (which > 0)
+        return 1;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", inherited[which].fd);
+    return readlink(path, link, sizeof link - 1) < 0 || !strcmp(link, "anon_inode:[userfaultfd]");
+}
 
 static void close_inherited(void)
 {
     for (int i = 0; i < 3; i++) {
-        if (inherited[i] >= 0 && is_ours(inherited[i], target[i]))
-            close(inherited[i]);
-        inherited[i] = -1;
+        if (inherited[i].fd >= 0 && is_ours(i))
+            close(inherited[i].fd);
+        inherited[i].fd = -1;
     }
 }
 
 static int all_ours(void)
 {
     for (int i = 0; i < 3; i++)
-        if (inherited[i] >= 0 && !is_ours(inherited[i], target[i]))
+        if (inherited[i].fd >= 0 && !is_ours(i))
             return 0;
     return 1;
 }
@@ -151,7 +161,7 @@ static int open_userfaultfd(void)
         close(fd);
         return -ENOSYS; /* the kernel does not know UFFD_FEATURE_MOVE */
     }
-    return fd;
+    return pm_keep(fd);
 }
 
 /* Sources for UFFDIO_MOVE that have nothing to move, so that it only looks at the destination: a
@@ -178,8 +188,10 @@ static void make_scratch(struct pm_process *process)
 /* A file of /proc/self that may be missing: -1, unless it is only that descriptors ran out. */
 static int open_proc(const char *path, int *fd)
 {
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
-    return *fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM) ? -errno : 0;
+    int found = pm_keep(open(path, O_RDONLY | O_CLOEXEC));
+
+    *fd = found < 0 ? -1 : found;
+    return found == -EMFILE || found == -ENFILE || found == -ENOMEM ? found : 0;
 }
 
 static void prepare(struct pm_process *process)
@@ -201,14 +213,15 @@ static int open_all(struct pm_process *process)
         prepare(process);
     if (process->quirks & PM_QUIRK_REFUSE)
         return -ENOSYS;
-    process->uffd = inherited[0] = open_userfaultfd();
+    process->uffd = note_inherited(0, open_userfaultfd());
     if (process->uffd < 0)
         return process->uffd;
     error = open_proc("/proc/self/pagemap", &process->pagemap);
-    inherited[1] = process->pagemap;
+    note_inherited(1, process->pagemap);
+    process->maps = -1;
     if (!error)
         error = open_proc("/proc/self/maps", &process->maps);
-    inherited[2] = process->maps;
+    note_inherited(2, process->maps);
     if (error)
         close_inherited();
     return error;

@@ -43,6 +43,13 @@ cdef extern from "paged.h" nogil:
     pm_paged *pm_paged_table()
     uint64_t pm_paged_at(const pm_paged *table, uint64_t start, uint64_t length)
 
+cdef extern from "descriptors.h" nogil:
+    struct pm_identity:
+        uint64_t device, inode
+    pm_identity pm_identify(int fd)
+    void pm_set_standard_error(pm_identity identity)
+    bint pm_may_tell()
+
 cdef extern from "hotcall.h":
     struct PyMethodDef:
         pass
@@ -52,6 +59,10 @@ cdef extern from "hotcall.h":
 cdef extern from "Python.h":
     object PyCFunction_NewEx(PyMethodDef *method, void *self, object module)
 
+
+# Before the program can close it.
+cdef pm_identity _standard_error = pm_identify(2)
+pm_set_standard_error(_standard_error)
 
 QUIRK_STALE_EAGAIN = PM_QUIRK_STALE_EAGAIN
 QUIRK_HUGE_ZERO = PM_QUIRK_HUGE_ZERO
@@ -87,6 +98,16 @@ def descriptor():
 def reopen():
     """Forget the descriptors: somebody closed them. The next call opens new ones."""
     pm_process_reopen()
+
+
+def standard_error():
+    """Give device and inode of what was standard error at first; an inode of 0: it was closed."""
+    return _standard_error.device, _standard_error.inode
+
+
+def may_tell():
+    """Whether descriptor 2 is still standard error, not a file that has got its number."""
+    return pm_may_tell()
 
 
 def paged_table():

@@ -6,7 +6,10 @@ import atexit
 import os
 import sys
 import weakref
-from typing import Protocol
+from typing import Protocol, TextIO
+
+from pagemove._native.mapping import generation
+from pagemove._native.remap import may_tell
 
 
 class Savable(Protocol):
@@ -17,7 +20,7 @@ class Savable(Protocol):
 
 
 _live: weakref.WeakSet[Savable] = weakref.WeakSet()
-_process = 0  # for which multiprocessing was told
+_process = 0  # the generation of it for which multiprocessing was told
 
 
 def save_at_exit(one: Savable) -> None:
@@ -26,8 +29,8 @@ def save_at_exit(one: Savable) -> None:
     _live.add(one)
     # The children of multiprocessing end by os._exit, without what is registered with atexit.
     util = sys.modules.get("multiprocessing.util")
-    if util is not None and _process != os.getpid():
-        _process = os.getpid()
+    if util is not None and _process != generation():
+        _process = generation()
         util.Finalize(None, _save_all, exitpriority=0)
 
 
@@ -38,10 +41,21 @@ def _save_all() -> None:
 
 
 def tell(message: str) -> None:
-    """Write a line to standard error, also when the interpreter has taken down `sys.stderr`."""
+    """Write a line to standard error, also when the interpreter has taken down `sys.stderr`.
+
+    Not where descriptor 2 has become another file since the library was loaded: a message must not
+    go into somebody's data.
+    """
     line = f"pagemove: {message}\n"
-    if sys.stderr is not None:
+    if sys.stderr is not None and not _is_descriptor_two(sys.stderr):
         sys.stderr.write(line)
         sys.stderr.flush()
-    else:
+    elif may_tell():
         os.write(2, line.encode(errors="backslashreplace"))
+
+
+def _is_descriptor_two(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError, AttributeError):
+        return False

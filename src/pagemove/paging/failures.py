@@ -130,6 +130,20 @@ def check_saved(pager: Pager, code: int, first: int, operation: str, store: str)
         throw(writes, code, operation, store)
 
 
+def throw_lost(store: str, dirty: int) -> NoReturn:
+    """Raise that somebody has closed the descriptors; `dirty` bytes could not be saved then."""
+    saved = f"{dirty} changed bytes could not be saved" if dirty else "what was changed is saved"
+    raise StoreError(
+        errno.EBADF,
+        f"paged memory over {store} cannot be used any more: somebody has closed the descriptors "
+        "of this library, as code that closes all of them does (os.closerange, a daemon that "
+        f"starts); {saved}; open it after that",
+        store=store,
+        operation="flush",
+        offset=None,
+    )
+
+
 def throw(failures: Iterable[Failure], code: int, operation: str, store: str) -> NoReturn:
     """Raise one `StoreError` of all: the first, with the others as notes.
 

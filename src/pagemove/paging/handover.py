@@ -25,6 +25,7 @@ import sys
 import threading
 from typing import Any
 
+from pagemove.descriptors import identity_of
 from pagemove.errors import StoreError, UnsupportedError
 from pagemove.paging import helper
 from pagemove.stores.base import Store
@@ -198,8 +199,15 @@ def _folder(name: str) -> str | None:
 
 def _pass_on(records: socket.socket) -> None:
     """Handle the log records of the process as if they were made here."""
-    with records:
-        while data := records.recv(helper.LOG_RECORD):
-            with contextlib.suppress(Exception):
-                record = logging.makeLogRecord(pickle.loads(data))
-                logging.getLogger(record.name).handle(record)
+    identity = identity_of(records.fileno())
+    while data := records.recv(helper.LOG_RECORD):
+        with contextlib.suppress(Exception):
+            record = logging.makeLogRecord(pickle.loads(data))
+            logging.getLogger(record.name).handle(record)
+        # The program may have closed the number, and may have a socket of its own there.
+        if identity_of(records.fileno()) != identity:
+            break
+    if identity_of(records.fileno()) == identity:
+        records.close()
+    else:
+        records.detach()

@@ -76,7 +76,14 @@ class Checked:
             return b""
         import tempfile  # slow to import, and hardly ever needed
 
-        return os.fsencode(tempfile.gettempdir())
+        try:
+            return os.fsencode(tempfile.gettempdir())
+        except FileNotFoundError as error:
+            error.add_note(
+                "mode 'c' keeps private changes in an unnamed file when they leave memory: set "
+                "TMPDIR to a directory that takes one"
+            )
+            raise
 
 
 def check_store(store: object, mode: str = "r") -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pagemove._native.pager import Pager
 from pagemove.arrays import array_over
+from pagemove.errors import StoreError
 from pagemove.features import features
 from pagemove.paging import failures, working_set
 from pagemove.paging.exits import save_at_exit, tell
@@ -80,6 +81,16 @@ class PagedMemory(Pager):
     A block that cannot be read within `store_timeout` is poisoned: the thread that touches it gets
     SIGBUS, a system call EFAULT, and a message on standard error names store, offset and cause. It
     never reads zeros. `evict` clears that.
+
+    In mode ``"r"`` a store by code that does not ask NumPy, C code with the pointer or a system
+    call, is refused in the same way: SIGBUS, or EFAULT, and a message.
+
+    What the pager opens is out of the program's reach. Code that closes all descriptors, as daemons
+    do when they start, closes the end of a pipe by which the pager learns of it: then touching the
+    region is SIGSEGV, with a message, changes are saved, and `flush` raises. Open it after that.
+
+    A core dump does not have the region's memory. With ``PAGEMOVE_CORE_DUMPS=1`` in the environment
+    it has the blocks that are resident; writing it then takes time for the region's whole length.
 
     In a child made by fork the region is not there: touching it is SIGSEGV, the object refuses new
     buffers, and closing it does nothing. Where the process may open userfaultfd for user mode only,
@@ -165,6 +176,7 @@ class PagedMemory(Pager):
                     timeout_ns=options.timeout_ns,
                     read_ahead=options.read_ahead,
                     spill_directory=options.spill_directory,
+                    dumped=os.environ.get("PAGEMOVE_CORE_DUMPS", "0") not in ("", "0"),
                     name=options.name,
                     **served,
                 )
@@ -284,7 +296,9 @@ class PagedMemory(Pager):
         StoreError
             A block could not be written, or the store could not make it durable: nothing is lost,
             flush again. Or, once for each, blocks could not be read since the last flush. More than
-            one: the others are in the exception's notes.
+            one: the others are in the exception's notes. Or somebody has closed the descriptors
+            that the library keeps: what was changed before is saved all the same where it can be,
+            but the region is not there any more.
         ValueError
             The region is closed.
         """
@@ -355,7 +369,7 @@ class PagedMemory(Pager):
             return
         if self._mode == "r+":
             with memoryview(self):
-                self._save()
+                self._save_before_close()
         if self._record is not None:
             working_set.save(self._record, self.recorded(), self.block_size)
         super().close()
@@ -369,15 +383,28 @@ class PagedMemory(Pager):
         try:
             self._save()
         except Exception as error:
+            if self.lost and not self.counters()["dirty"]:
+                return
             tell(
                 f"changes of {self._label} could not be saved, {self.counters()['dirty']} bytes of "
                 f"them are in memory only: {error}"
             )
 
+    def _save_before_close(self) -> None:
+        """Save; of a region that is lost, what could be saved then is saved."""
+        try:
+            self._save()
+        except StoreError:
+            if not self.lost or self.counters()["dirty"]:
+                raise
+
     def _save(self) -> None:
         """Write changes back and make them durable; StoreError."""
         first = failures.next_sequence(self)
-        failures.check_saved(self, super().flush(), first, "flush", self._label)
+        code = super().flush()
+        if self.lost:
+            failures.throw_lost(self._label, self.counters()["dirty"])
+        failures.check_saved(self, code, first, "flush", self._label)
 
     def __enter__(self) -> Self:
         return self

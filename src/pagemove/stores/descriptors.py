@@ -14,8 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
-# A program may have closed one of its first three, and what it prints must not end up in a file.
-_LOWEST = 3
+from pagemove.descriptors import identity_of, keep
 
 
 class _Inherited(Protocol):
@@ -41,13 +40,7 @@ os.register_at_fork(after_in_child=_in_child)
 
 def open_high(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
     """Open a file close-on-exec, with none of the three lowest descriptors."""
-    fd = os.open(path, flags | os.O_CLOEXEC, mode)
-    if fd >= _LOWEST:
-        return fd
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
-    finally:
-        os.close(fd)
+    return keep(os.open(path, flags | os.O_CLOEXEC, mode))
 
 
 def lock_whole(file: Descriptor) -> None:
@@ -76,12 +69,14 @@ class Descriptor:
         self.fd = -1
         self.unlock: Callable[[int], object] | None = None
         self.fd = open_high(path, flags, mode)
+        self._identity = identity_of(self.fd)
         tell_in_child(self)
 
     def close(self) -> None:
         """Close it. Twice is fine."""
         fd, self.fd = self.fd, -1
-        if fd >= 0:
+        # The program may have closed it, and have a file of its own under its number.
+        if fd >= 0 and identity_of(fd) == self._identity:
             try:
                 self._give_up(fd)
             finally:
@@ -89,7 +84,7 @@ class Descriptor:
 
     def release(self) -> None:
         """Unlock it now, though others may still read from it."""
-        if self.fd >= 0:
+        if self.fd >= 0 and identity_of(self.fd) == self._identity:
             self._give_up(self.fd)
 
     def _give_up(self, fd: int) -> None:

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pagemove.descriptors import identity_of
 from pagemove.errors import StoreError, store_error
 from pagemove.stores.base import Store, read_only
 from pagemove.stores.descriptors import open_high, shown, tell_in_child
@@ -97,6 +98,7 @@ class FileStore(Store):
         fd = open_high(self._path, access | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             os.set_blocking(fd, True)
+            self._identity = identity_of(fd)
             self._nbytes = _length(fd, self._path)
         except BaseException:
             os.close(fd)
@@ -130,9 +132,19 @@ class FileStore(Store):
         return self._fd < 0
 
     def fileno(self) -> int:
-        """Give the descriptor, which stays the store's. ValueError once closed."""
+        """Give the descriptor, which stays the store's. ValueError once closed.
+
+        StoreError where somebody else has closed it: its number may be another file's by now.
+        """
         if self._fd < 0:
             raise ValueError(f"{self!r}: it cannot be used any more")
+        if identity_of(self._fd) != self._identity:
+            raise store_error(
+                errno.EBADF,
+                store=str(self._path),
+                operation="read",
+                remedy="somebody has closed its descriptor; open the store anew",
+            )
         return self._fd
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
@@ -273,7 +285,7 @@ class FileStore(Store):
         """Close the descriptor. Twice is fine. Regions over the file stay as they are."""
         self._give_up()
         fd, self._fd = self._fd, -1
-        if fd >= 0:
+        if fd >= 0 and identity_of(fd) == self._identity:
             os.close(fd)
 
     def _place(self, offset: int, length: int) -> int:

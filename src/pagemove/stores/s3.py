@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import datetime
 import errno
-import os
 import re
 from importlib.util import find_spec
 from typing import Any
 
+from pagemove._native.mapping import generation
 from pagemove.stores.http import Resource, Validate
 from pagemove.stores.loops import wait_for
 
@@ -49,14 +49,14 @@ class Reader:
         self._key = key
         self._known = known
         self._validate = validate
-        self._process = os.getpid()
+        self._process = generation()
         self._proven = False
         self._doubts = 0
 
     @property
     def hopeless(self) -> bool:
         """Whether it has failed from the beginning, so that s3fs should read instead."""
-        return self._doubts >= _MOST_DOUBTS or os.getpid() != self._process
+        return self._doubts >= _MOST_DOUBTS or generation() != self._process
 
     def read(self, start: int, view: memoryview) -> bool:
         """Fill a buffer with a range; False: it cannot, perhaps s3fs can.

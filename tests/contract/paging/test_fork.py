@@ -326,14 +326,27 @@ def _userfaultfds() -> int:
     return sum("userfaultfd" in link for link in links)
 
 
-def _descriptors_of(path: Path) -> tuple[int, int]:
-    before = _userfaultfds()
+def _descriptors_of(path: Path) -> tuple[int, int, int]:
+    before, others = _userfaultfds(), len(os.listdir("/proc/self/fd"))
     with paged(path, "r+", **_HOW) as memory:
         words(memory)[0] = 1
-        return _userfaultfds() - before, in_fork(lambda: max(0, _userfaultfds() - before))
+        return (
+            _userfaultfds() - before,
+            len(os.listdir("/proc/self/fd")) - others,
+            in_fork(lambda: len(os.listdir("/proc/self/fd")) - others),
+        )
 
 
-def test_a_child_lets_go_of_the_descriptors_of_a_region(file):
-    of_parent, of_child = child(_descriptors_of, file(_NBYTES))
-    assert of_parent == 2
-    assert of_child == 0
+def test_a_region_leaves_one_descriptor_to_the_program_and_none_to_a_child(file):
+    userfaultfds, all_of_parent, all_of_child = child(_descriptors_of, file(_NBYTES))
+    assert userfaultfds == 0
+    assert all_of_parent == 2  # the end of a pipe, and that of the FileStore
+    assert all_of_child == 1
+
+
+def test_a_pid_that_is_used_again_is_no_identity(file, monkeypatch):
+    number = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: number)
+    with paged(file(_NBYTES), "r") as memory:
+        assert child(lambda: (memory.inherited, memory.closed)) == (True, True)
+        assert not memory.closed

@@ -262,13 +262,12 @@ def _pinned(path: Path, mode: str, blocks: int) -> str | None:
             for _ in range(3):
                 wrong = wrong_words(array[half:], first=half)
                 assert wrong is None, wrong
-            if mode != "r":
-                array[: blocks * _BLOCK // 8] += np.uint64(1)
+            array[: blocks * _BLOCK // 8] += np.uint64(1)
             # They may say that they cannot while somebody else's I/O may change the pages.
             for call in (memory.flush, memory.evict, lambda: memory.prefetch(wait=True)):
                 with contextlib.suppress(OSError):
                     call()
-            shift = np.uint64(mode != "r")
+            shift = np.uint64(1)
             seen = array[: blocks * _BLOCK // 8] - shift
             assert wrong_words(seen) is None
             ring.unregister()
@@ -283,10 +282,24 @@ def _pinned(path: Path, mode: str, blocks: int) -> str | None:
 
 
 @pytest.mark.needs("io_uring", "paging_by_move")  # mremap does not see pinned pages
-@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+@pytest.mark.parametrize("mode", ["r+", "c"])
 @pytest.mark.parametrize("blocks", [1, 4])
 def test_blocks_that_somebody_has_pinned(file, mode, blocks):
     assert child(_pinned, file(_NBYTES), mode, blocks, deadline=30) is None
+
+
+def _pinned_to_write(path: Path) -> None:
+    with (
+        paged(path, "r", resident_limit=_LIMIT, block_size=_BLOCK) as memory,
+        Ring() as ring,
+        pytest.raises(OSError, match="Bad address"),
+    ):
+        ring.register(memory.address, _BLOCK)
+
+
+@pytest.mark.needs("io_uring", "kernel_faults")
+def test_a_read_only_region_cannot_be_pinned_for_a_device_to_write_into(file):
+    child(_pinned_to_write, file(_NBYTES))
 
 
 # Other processes, and two regions in one call.

@@ -216,7 +216,7 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
         if (region->limited)
             pg_push_tail(&region->blocks, PG_STANDBY, entry);
         pthread_cond_broadcast(&region->changed);
-    } else if (!pg_install(region, entry, &slot)) {
+    } else if (!pg_install(region, entry, &slot, 1)) {
         pg_enlist(region, entry, sequential);
     } else if (block->flags & PG_WANTED) {
         job.slot = slot;
@@ -260,6 +260,9 @@ static int read_chunk(struct pg_region *region, const struct chunk *chunk, int64
             arrived(region, chunk->entries[i], chunk->slots[i],
                     (int64_t)chunk->first + (int64_t)i == marker, sequential);
     }
+    if (!error && region->uffd.read_only)
+        error = pg_show(&region->uffd, pg_block_address(region, chunk->first),
+                        chunk->count * region->block_size);
     return error;
 }
 
@@ -340,7 +343,7 @@ static int insist(struct pg_region *region, uint32_t number)
     }
 }
 
-int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
+int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
 {
     uint64_t first = offset / region->block_size;
     uint64_t end = (offset + length + region->block_size - 1) / region->block_size;

@@ -2,10 +2,11 @@
 #include "blocks.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+
+#include "voice.h"
 
 /* A table starts with this many places and grows by a third when three quarters are taken: between
  * 5.3 and 7.1 bytes a block, besides 8 for its entry. */
@@ -173,8 +174,8 @@ void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state)
     struct pg_block *block = &blocks->at[entry];
 
     if (!(allowed[state] & 1u << block->state)) {
-        fprintf(stderr, "pagemove: block %u cannot go from state %d to %d\n", block->number,
-                block->state, state);
+        pg_say("pagemove: block %u cannot go from state %d to %d\n", block->number, block->state,
+               state);
         abort();
     }
     block->state = (unsigned char)(state & 15);
@@ -188,8 +189,8 @@ void pg_expect_filling(const struct pg_blocks *blocks, pg_entry entry, uint32_t 
 
     if (block->number == number && block->state == PG_FILLING)
         return;
-    fprintf(stderr, "pagemove: block %u is to be filled, and found to be %u in state %d\n", number,
-            block->number, block->state);
+    pg_say("pagemove: block %u is to be filled, and found to be %u in state %d\n", number,
+           block->number, block->state);
     abort();
 }
 

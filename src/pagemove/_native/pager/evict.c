@@ -236,7 +236,7 @@ static int evict_number(struct pg_region *region, uint32_t number, uint64_t dead
     }
 }
 
-int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
+int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length)
 {
     uint64_t first = offset / region->block_size;
     uint64_t end = (offset + length + region->block_size - 1) / region->block_size;

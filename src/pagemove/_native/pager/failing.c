@@ -1,37 +1,15 @@
 /* Blocks that cannot be had: tried again, then given up. */
 #include <errno.h>
-#include <limits.h>
-#include <poll.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "region.h"
+#include "voice.h"
 
 /* ns between looks for a frame. */
 #define RECOVERY_PAUSE UINT64_C(20000000)
 
 #define NEVER (UINT64_MAX / 2)
-
-/* Say it on standard error, unless that would wait: whoever reads it may wait for this thread. One
- * write: lines of several threads do not mix. */
-static void say(const char *format, ...)
-{
-    struct pollfd polled = {2, POLLOUT, 0};
-    char line[PIPE_BUF];
-    va_list arguments;
-    int length;
-
-    va_start(arguments, format);
-    length = vsnprintf(line, sizeof line, format, arguments);
-    va_end(arguments);
-    if (length >= (int)sizeof line)
-        length = sizeof line - 1;
-    if (length > 0 && poll(&polled, 1, 0) == 1 && polled.revents & POLLOUT &&
-        write(2, line, (size_t)length) < 0)
-        return; /* nobody is there to be told */
-}
 
 /* In words. */
 static const char *cause_of(int code)
@@ -53,12 +31,11 @@ static void describe_starved(struct pg_region *region, uint32_t number)
         snprintf(blocks, sizeof blocks,
                  "all %u blocks that may be resident are in use by I/O or changed",
                  region->frames.limit);
-    say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s%s; whoever waits for them "
-        "gets "
-        "SIGBUS\n",
-        (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
-        region->store.label, blocks, also,
-        region->write_error ? cause_of(region->write_error) : "");
+    pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s%s; whoever waits for them "
+           "gets SIGBUS\n",
+           (unsigned long long)region->block_size,
+           (unsigned long long)(number * region->block_size), region->store.label, blocks, also,
+           region->write_error ? cause_of(region->write_error) : "");
 }
 
 static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
@@ -68,7 +45,8 @@ static void describe(struct pg_region *region, uint32_t number, int error, uint6
     /* Of what the helper says, the first line has the cause. */
     pg_store_text(&region->store, PG_OP_READ, number * region->block_size, error, text);
     text[strcspn(text, "\n")] = 0;
-    say("pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); whoever "
+    pg_say(
+        "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); whoever "
         "touches them gets SIGBUS\n",
         (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
         region->store.label, cause_of(error), *text ? ": " : "", text, (unsigned long long)tries);

@@ -109,25 +109,31 @@ static void fault(struct pg_region *region, const struct pm_uffd_msg *message, u
     uint64_t flags = message->arg[0], address = message->arg[1];
     uint32_t number = (uint32_t)((address - region->base) / region->block_size);
 
-    if (flags & FLAG_WP)
+    if (!pg_writable(region) && flags & (FLAG_WP | FLAG_WRITE))
+        pg_refuse(region, address);
+    else if (flags & FLAG_WP)
         fault_protected(region, pg_find(&region->blocks, number), address);
     else
         fault_missing(region, number, address, (flags & FLAG_WRITE) != 0, began);
 }
 
-static void serve_events(struct pg_region *region)
+/* 0, or -errno: no fault can be answered any more. */
+static int serve_events(struct pg_region *region)
 {
     struct pm_uffd_msg messages[EVENTS];
     ssize_t got = read(region->uffd.region, messages, sizeof messages);
     uint64_t began = pg_now();
 
+    if (got < 0 && errno != EAGAIN && errno != EINTR)
+        return -errno;
     if (got <= 0)
-        return;
+        return got ? 0 : -EIO;
     pthread_mutex_lock(&region->lock);
     for (size_t i = 0; i < (size_t)got / sizeof messages[0]; i++)
         if (messages[i].event == PM_UFFD_EVENT_PAGEFAULT)
             fault(region, &messages[i], began);
     pthread_mutex_unlock(&region->lock);
+    return 0;
 }
 
 /* When the helper's answer is late; UINT64_MAX: none is awaited, or it is late already. */
@@ -145,6 +151,7 @@ static uint64_t next_due(struct pg_region *region)
     pthread_mutex_lock(&region->lock);
     until = pg_next_expiry(region);
     pthread_mutex_unlock(&region->lock);
+    until = pg_next_pardon(region) < until ? pg_next_pardon(region) : until;
     return answer_due(region) < until ? answer_due(region) : until;
 }
 
@@ -173,21 +180,35 @@ static void serve_others(struct pg_region *region, struct pollfd *polled, int re
     pthread_mutex_unlock(&region->lock);
 }
 
-void *pg_serve(void *argument)
+void pg_serve(struct pg_region *region)
 {
-    struct pg_region *region = argument;
-    struct pollfd polled[3] = {
-        {region->uffd.region, POLLIN, 0}, {region->wakeup, POLLIN, 0}, {-1, POLLIN, 0}};
+    struct pollfd polled[4] = {{region->uffd.region, POLLIN, 0},
+                               {region->wakeup, POLLIN, 0},
+                               {-1, POLLIN, 0},
+                               {region->watched, 0, 0}};
 
     for (;;) {
-        int ready;
+        int ready, error;
         polled[2].fd = region->line ? pg_line_descriptor(region->line) : -1;
-        ready = pg_poll_until(polled, 3, next_due(region));
+        ready = pg_poll_until(polled, 4, next_due(region));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
-            return NULL;
+            return;
+        if (polled[3].revents) {
+            polled[3].fd = -1;
+            pg_lose(region, 0);
+        }
         if (!ready || polled[1].revents || polled[2].revents)
             serve_others(region, polled, ready);
-        if (polled[0].revents)
-            serve_events(region);
+        error = polled[0].revents ? serve_events(region) : 0;
+        if (error) {
+            /* Nobody would be answered, and this thread not wait. */
+            polled[0].fd = polled[3].fd = -1;
+            pg_lose(region, -error);
+        }
+        if (region->refused_count) {
+            pthread_mutex_lock(&region->lock);
+            pg_pardon(region);
+            pthread_mutex_unlock(&region->lock);
+        }
     }
 }

@@ -119,10 +119,10 @@ static int install_copy(struct pg_region *region, uint64_t address, uint16_t slo
     return 0;
 }
 
-static int install_move(struct pg_region *region, uint64_t address, uint16_t slot)
+static int install_move(struct pg_region *region, uint64_t address, uint16_t slot, int later)
 {
     int error = pg_move_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
-                           region->block_size);
+                           region->block_size, later);
 
     if (!error)
         pg_give_empty(&region->frames, slot);
@@ -155,7 +155,7 @@ static void undo_install(struct pg_region *region, pg_entry entry, uint16_t *slo
 /* Pages of a resident block that the user has discarded: only these are filled in. */
 static int install_patch(struct pg_region *region, pg_entry entry, uint64_t address, uint16_t slot)
 {
-    int protect = pg_writable(region) && !(region->blocks.at[entry].flags & PG_DIRTY);
+    int protect = !(region->blocks.at[entry].flags & PG_DIRTY);
     int error = pg_copy_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
                            region->block_size, protect);
 
@@ -174,7 +174,7 @@ static void installed(struct pg_region *region, pg_entry entry)
     pthread_cond_broadcast(&region->changed);
 }
 
-static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slot)
+static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slot, int later)
 {
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number);
@@ -185,9 +185,9 @@ static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slo
         error = install_pages(region, address, *slot, 0);
     else if ((writable && !stored) || !region->uffd.moves ||
              (region->block_size < MOVE_FRESH_FROM && !region->limited))
-        error = install_copy(region, address, *slot, writable && !stored);
+        error = install_copy(region, address, *slot, !stored);
     else
-        error = install_move(region, address, *slot);
+        error = install_move(region, address, *slot, later);
     if (stored)
         pg_set_dirty(&region->blocks, entry, 1);
     if (error)
@@ -195,12 +195,12 @@ static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slo
     return error;
 }
 
-int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot)
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later)
 {
     struct pg_block *block = &region->blocks.at[entry];
     int error = block->flags & PG_PATCH
                     ? install_patch(region, entry, pg_block_address(region, block->number), *slot)
-                    : install_whole(region, entry, slot);
+                    : install_whole(region, entry, slot, later);
 
     if (!error)
         installed(region, entry);
@@ -211,7 +211,7 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot)
 static void finish(struct pg_region *region, struct pg_job job)
 {
     int sequential = region->blocks.at[job.entry].flags & PG_SEQUENCE;
-    int error = pg_install(region, job.entry, &job.slot);
+    int error = pg_install(region, job.entry, &job.slot, 0);
 
     if (!error) {
         pg_enlist(region, job.entry, sequential);
@@ -274,8 +274,7 @@ static int ask_helper(struct pg_region *region, struct pg_job job)
         block->flags & PG_PATCH || pg_is_spilled(region, job.number) || pg_make_room(region, 0))
         return -PG_NOT_NOW;
     error = pg_store_ask(&region->store, job.number * region->block_size, region->block_size,
-                         pg_block_address(region, job.number), pg_writable(region) && !stored,
-                         &region->line);
+                         pg_block_address(region, job.number), !stored, &region->line);
     if (error) {
         region->line = NULL;
         return error;

@@ -312,7 +312,7 @@ static int save(struct pg_region *region)
     return error;
 }
 
-int pg_flush(struct pg_region *region)
+int pg_do_flush(struct pg_region *region)
 {
     int error;
 

@@ -21,7 +21,7 @@ static uint64_t staging_length(const struct pg_frames *frames)
            round_up(frames->nursery_slots * frames->block_size);
 }
 
-uint64_t pg_map_aligned(uint64_t length)
+uint64_t pg_map_aligned(uint64_t length, int dumped)
 {
     char *found = mmap(NULL, length + PG_HUGE_SIZE, PROT_NONE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -35,10 +35,12 @@ uint64_t pg_map_aligned(uint64_t length)
         munmap(found, lead);
     munmap((void *)(uintptr_t)(start + length), PG_HUGE_SIZE - lead);
     /* After mlockall(MCL_FUTURE) memory that can be touched is filled with zeros at once: unlock it
-     * first. A child made by fork has neither the pager nor its threads. */
+     * first. A child made by fork has neither the pager nor its threads. A core dump would look at
+     * every page there might be, and touch those that are not there. */
     if (munlock((void *)(uintptr_t)start, length) ||
         mprotect((void *)(uintptr_t)start, length, PROT_READ | PROT_WRITE) ||
-        madvise((void *)(uintptr_t)start, length, MADV_DONTFORK)) {
+        madvise((void *)(uintptr_t)start, length, MADV_DONTFORK) ||
+        (!dumped && madvise((void *)(uintptr_t)start, length, MADV_DONTDUMP))) {
         int error = errno;
         munmap((void *)(uintptr_t)start, length);
         errno = error;
@@ -67,7 +69,7 @@ int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_
                                  .empty_vault = vault_slots,
                                  .empty_nursery = nursery_slots};
     frames->stack = calloc(2 * slots, sizeof *frames->stack);
-    frames->vault = pg_map_aligned(staging_length(frames));
+    frames->vault = pg_map_aligned(staging_length(frames), 0);
     if (!frames->stack || !frames->vault) {
         error = errno ? -errno : -ENOMEM;
         pg_frames_free(frames);

@@ -21,9 +21,9 @@ struct pg_frames {
     uint16_t empty_vault, empty_nursery, full;
 };
 
-/* Map private anonymous memory at a multiple of 2 MiB that a fork does not inherit. 0: errno says
- * why not. */
-uint64_t pg_map_aligned(uint64_t length);
+/* Map private anonymous memory at a multiple of 2 MiB that a fork does not inherit, and that is in
+ * core dumps only if it is to be. 0: errno says why not. */
+uint64_t pg_map_aligned(uint64_t length, int dumped);
 
 int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_t block_size,
                    uint32_t limit, uint16_t vault_slots, uint16_t nursery_slots, int huge);

@@ -68,6 +68,7 @@ struct pg_config {
     uint64_t limit;      /* bytes resident at any moment, staging included; 0: none */
     uint64_t timeout_ns; /* how long a failing store is tried again */
     int read_ahead;
+    int dumped;                  /* resident blocks are in core dumps */
     int moves;                   /* 0: do without UFFDIO_MOVE even where the kernel has it */
     const char *spill_directory; /* for PG_PRIVATE */
     const char *name;            /* in /proc/self/maps, where the kernel can */
@@ -92,7 +93,7 @@ enum { PG_FAILURES = 64, PG_BUCKETS = 256 };
 struct pg_region;
 
 /* Ways of a page into a region and out of it. */
-enum pg_call { PG_CALL_COPY = 0, PG_CALL_MOVE_IN = 1, PG_CALL_MOVE_OUT = 2, PG_CALLS };
+enum pg_kernel_call { PG_CALL_COPY = 0, PG_CALL_MOVE_IN = 1, PG_CALL_MOVE_OUT = 2, PG_CALLS };
 
 /* For tests: of every `period` pages (0: of all) that take such a way, those from `first` on, so
  * many, fail with an errno. `error` 0: none. */
@@ -112,6 +113,9 @@ int pg_kernel_faults(const struct pg_region *region);
 
 /* Whether blocks leave by UFFDIO_MOVE; else by mremap, and arrive by copy. */
 int pg_moves(const struct pg_region *region);
+
+/* Whether somebody has closed its descriptors: then touching it is SIGSEGV, and all calls fail. */
+int pg_lost(const struct pg_region *region);
 
 /* Read blocks of a range ahead; with `wait`, return when all are there or have failed:
  * -EIO if one cannot be read. */

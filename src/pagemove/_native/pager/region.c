@@ -3,6 +3,7 @@
 #include "region.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +14,12 @@
 
 #include "../uapi.h"
 #include "channel.h"
+#include "table.h"
+#include "voice.h"
 
 enum { STACK = 256 << 10, MOST_SLOTS = 4096, LARGEST_READ = 2 << 20 };
 
-/* All regions of this process, so that a forked child can let go of their descriptors: as long as
- * somebody holds one, threads that wait for a page of a dead parent would never be told. */
+/* All regions of this process. A forked child closes the one descriptor of each that it has. */
 static pthread_mutex_t regions_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct pg_region *regions;
 
@@ -36,13 +38,10 @@ static void in_child(void)
     pg_clock_forked();
     for (struct pg_region *region = regions; region; region = region->next) {
         region->inherited = 1;
-        pg_uffd_close(&region->uffd);
-        close(region->wakeup);
-        /* The helper ends when nobody holds its lines any more. */
-        if (region->store.channel)
-            pg_channel_forget(region->store.channel);
+        pm_close(region->sentinel, region->sentinel_identity);
     }
     regions = NULL;
+    pg_voice_forget();
     pthread_mutex_unlock(&regions_lock);
 }
 
@@ -53,16 +52,32 @@ static void watch_forks(void)
     pthread_atfork(before_fork, after_fork, in_child);
 }
 
-static void enter(struct pg_region *region)
+/* Make the sentinel; no child is forked in between that would keep it open. */
+static int enter(struct pg_region *region)
 {
+    int ends[2], error;
+
     pthread_once(&once, watch_forks);
     pthread_mutex_lock(&regions_lock);
+    error = pg_voice_enter();
+    if (!error && pipe2(ends, O_CLOEXEC)) {
+        error = -errno;
+        pg_voice_leave();
+    }
+    if (error) {
+        pthread_mutex_unlock(&regions_lock);
+        return error;
+    }
+    region->watched = pm_keep(ends[0]);
+    region->sentinel = pm_keep(ends[1]);
+    region->sentinel_identity = pm_identify(region->sentinel);
     region->next = regions;
     region->link = &regions;
     if (regions)
         regions->link = &region->next;
     regions = region;
     pthread_mutex_unlock(&regions_lock);
+    return region->watched < 0 ? region->watched : region->sentinel < 0 ? region->sentinel : 0;
 }
 
 static void leave(struct pg_region *region)
@@ -72,6 +87,8 @@ static void leave(struct pg_region *region)
         *region->link = region->next;
         if (region->next)
             region->next->link = region->link;
+        pm_close(region->sentinel, region->sentinel_identity);
+        pg_voice_leave();
     }
     pthread_mutex_unlock(&regions_lock);
 }
@@ -86,6 +103,9 @@ static void init_locks(struct pg_region *region)
     pthread_mutex_init(&region->flush_lock, NULL);
     pthread_cond_init(&region->changed, &monotonic);
     pthread_cond_init(&region->work, &monotonic);
+    pthread_mutex_init(&region->calls_lock, NULL);
+    pthread_cond_init(&region->called, &monotonic);
+    pthread_cond_init(&region->answered, &monotonic);
     pthread_condattr_destroy(&monotonic);
 }
 
@@ -96,11 +116,11 @@ static uint64_t spilled_bytes(const struct pg_region *region)
 
 static int map_region(struct pg_region *region, const char *name)
 {
-    uint64_t mode = PM_REGISTER_MODE_MISSING;
+    uint64_t mode = PM_REGISTER_MODE_MISSING | PM_REGISTER_MODE_WP;
     int error;
 
     region->length = region->nblocks * region->block_size;
-    region->base = pg_map_aligned(region->length);
+    region->base = pg_map_aligned(region->length, region->dumped);
     if (!region->base)
         return -errno;
     /* Without MADV_HUGEPAGE the touch of a missing page leaves an empty page table, and every huge
@@ -110,11 +130,10 @@ static int map_region(struct pg_region *region, const char *name)
             region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     if (name && *name)
         prctl(PM_PR_SET_VMA, PM_PR_SET_VMA_ANON_NAME, region->base, region->length, name);
-    if (pg_writable(region))
-        mode |= PM_REGISTER_MODE_WP;
     region->uffd.base = region->base;
     region->uffd.length = region->length;
     region->uffd.mode = mode;
+    region->uffd.read_only = !pg_writable(region);
     region->uffd.advice = region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
     error = pg_register(region->uffd.region, region->base, region->length, mode);
     if (error || region->mode != PG_PRIVATE)
@@ -193,21 +212,38 @@ int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void 
 
 static int start_threads(struct pg_region *region)
 {
-    int error = pg_start_thread(&region->thread[0], "pagemove-faults", pg_serve, region);
+    int error = pg_start_caller(region);
 
-    while (!error) {
-        region->threads++;
-        if (region->threads == 1 + region->workers)
-            break;
+    while (!error && region->threads < region->workers) {
         error = pg_start_thread(&region->thread[region->threads], "pagemove-work", pg_work, region);
+        region->threads += !error;
     }
     return error;
 }
 
+/* Only what the pager is to have of the program's, and standard streams for a helper. */
+static int own_table(const struct pg_region *region, const struct pg_config *config)
+{
+    int kept[8] = {region->watched}, count = 1;
+
+    if (config->helper) {
+        kept[count++] = config->helper->config_fd;
+        kept[count++] = config->helper->log_fd;
+        for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+            if (fcntl(fd, F_GETFD) >= 0)
+                kept[count++] = fd;
+    } else {
+        kept[count++] = config->fd;
+    }
+    return pg_own_table(kept, (size_t)count, region->watched);
+}
+
 static int start(struct pg_region *region, const struct pg_config *config, char text[PG_TEXT])
 {
-    int error = pg_uffd_open(&region->uffd, config->moves);
+    int error = own_table(region, config);
 
+    if (!error)
+        error = pg_uffd_open(&region->uffd, config->moves);
     if (!error)
         error = pg_store_init(&region->store, config, region->uffd.region, text);
     if (error)
@@ -225,44 +261,16 @@ static int start(struct pg_region *region, const struct pg_config *config, char 
     count_frames(region, config->limit);
     region->merging = pg_is_merging();
     error = map_region(region, config->name);
+    if (!error && region->mode == PG_PRIVATE)
+        error = pg_open_spill(region, text);
     if (!error)
         error = make_frames(region);
     if (!error)
         error = pg_blocks_init(&region->blocks, region->nblocks);
-    if (error)
-        return error;
-    enter(region);
-    return start_threads(region);
+    return error ? error : start_threads(region);
 }
 
-int pg_open(const struct pg_config *config, struct pg_region **opened, char text[PG_TEXT])
-{
-    uint64_t blocks = (config->nbytes + config->block_size - 1) / config->block_size;
-    struct pg_region *region = calloc(1, sizeof *region);
-    int error;
-
-    text[0] = 0;
-    if (!region)
-        return -ENOMEM;
-    region->uffd = (struct pg_uffd){.region = -1, .staging = -1, .pagemap = -1, .empty = -1};
-    region->store.fd = region->spill.fd = region->wakeup = -1;
-    region->block_size = config->block_size;
-    region->nbytes = config->nbytes;
-    region->nblocks = (uint32_t)blocks;
-    region->mode = config->mode;
-    region->timeout = config->timeout_ns;
-    region->read_ahead = config->read_ahead;
-    init_locks(region);
-    error = blocks < UINT32_MAX ? start(region, config, text) : -EFBIG;
-    if (error) {
-        pg_close(region);
-        return error;
-    }
-    *opened = region;
-    return 0;
-}
-
-static void stop_threads(struct pg_region *region)
+void pg_stop(struct pg_region *region)
 {
     uint64_t one = 1;
 
@@ -274,8 +282,19 @@ static void stop_threads(struct pg_region *region)
     pthread_mutex_unlock(&region->lock);
     if (region->wakeup >= 0 && write(region->wakeup, &one, sizeof one) < 0)
         return; /* an eventfd takes this always */
+}
+
+static void join_threads(struct pg_region *region)
+{
+    pthread_mutex_lock(&region->calls_lock);
+    pthread_cond_broadcast(&region->called);
+    pthread_mutex_unlock(&region->calls_lock);
+    for (uint32_t i = 0; i < region->callers; i++)
+        pthread_join(region->caller[i], NULL);
     for (uint32_t i = 0; i < region->threads; i++)
         pthread_join(region->thread[i], NULL);
+    if (region->has_saver)
+        pthread_join(region->saver, NULL);
 }
 
 /* A helper that is late may still copy a block to where the region was. So the addresses are given
@@ -297,22 +316,46 @@ static void unmap_region(struct pg_region *region)
     }
 }
 
-void pg_close(struct pg_region *region)
+static void tear_down(struct pg_region *region)
 {
-    if (!region->inherited) {
-        stop_threads(region);
-        leave(region);
-        unmap_region(region);
-        pg_frames_free(&region->frames);
-        pg_uffd_close(&region->uffd);
-        if (region->wakeup >= 0)
-            close(region->wakeup);
-    } else {
-        /* Neither region nor slots are mapped in a forked child. */
-        free(region->frames.stack);
-    }
-    pg_store_free(&region->store, region->inherited);
-    pg_store_free(&region->spill, region->inherited);
+    unmap_region(region);
+    pg_frames_free(&region->frames);
+    pg_uffd_close(&region->uffd);
+    pg_store_free(&region->store, 0);
+    pg_store_free(&region->spill, 0);
+}
+
+/* Whoever opens a region waits for this. */
+struct opening {
+    struct pg_region *region;
+    const struct pg_config *config;
+    char *text;
+    int ended, error;
+};
+
+static void *live(void *argument)
+{
+    struct opening *opening = argument;
+    struct pg_region *region = opening->region;
+    int error = start(region, opening->config, opening->text);
+
+    pthread_mutex_lock(&region->calls_lock);
+    opening->error = error;
+    opening->ended = 1;
+    pthread_cond_broadcast(&region->answered);
+    pthread_mutex_unlock(&region->calls_lock);
+    if (error)
+        pg_stop(region);
+    else
+        pg_serve(region);
+    join_threads(region);
+    tear_down(region);
+    return NULL;
+}
+
+/* What is left when its threads have ended. */
+static void forget(struct pg_region *region)
+{
     pg_record_free(region);
     free(region->replayed);
     free(region->jobs);
@@ -323,6 +366,73 @@ void pg_close(struct pg_region *region)
     free(region->ghosts);
     free(region->spill_directory);
     free(region);
+}
+
+static int open_region(struct pg_region *region, const struct pg_config *config, char *text)
+{
+    struct opening opening = {.region = region, .config = config, .text = text};
+    int error = enter(region);
+
+    if (!error)
+        error = pg_start_thread(&region->root, "pagemove-faults", live, &opening);
+    if (!error) {
+        pthread_mutex_lock(&region->calls_lock);
+        while (!opening.ended)
+            pthread_cond_wait(&region->answered, &region->calls_lock);
+        pthread_mutex_unlock(&region->calls_lock);
+        error = opening.error;
+        if (error)
+            pthread_join(region->root, NULL);
+    }
+    if (region->watched >= 0)
+        close(region->watched);
+    if (error)
+        leave(region);
+    return error;
+}
+
+int pg_open(const struct pg_config *config, struct pg_region **opened, char text[PG_TEXT])
+{
+    uint64_t blocks = (config->nbytes + config->block_size - 1) / config->block_size;
+    struct pg_region *region = calloc(1, sizeof *region);
+    int error;
+
+    text[0] = 0;
+    if (!region)
+        return -ENOMEM;
+    region->uffd = (struct pg_uffd){.region = -1, .staging = -1, .pagemap = -1, .empty = -1};
+    region->store.fd = region->spill.fd = region->wakeup = region->sentinel = region->watched = -1;
+    region->block_size = config->block_size;
+    region->nbytes = config->nbytes;
+    region->nblocks = (uint32_t)blocks;
+    region->mode = config->mode;
+    region->timeout = config->timeout_ns;
+    region->read_ahead = config->read_ahead;
+    region->dumped = region->uffd.dumped = config->dumped;
+    init_locks(region);
+    error = blocks < UINT32_MAX ? open_region(region, config, text) : -EFBIG;
+    if (error) {
+        forget(region);
+        return error;
+    }
+    *opened = region;
+    return 0;
+}
+
+void pg_close(struct pg_region *region)
+{
+    /* A forked child has neither the threads nor the mappings. */
+    if (!region->inherited) {
+        pg_call_stop(region);
+        pthread_join(region->root, NULL);
+        leave(region);
+    }
+    forget(region);
+}
+
+int pg_lost(const struct pg_region *region)
+{
+    return pg_is_lost(region);
 }
 
 uint64_t pg_address(const struct pg_region *region)

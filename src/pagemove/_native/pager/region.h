@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#include "../descriptors.h"
 #include "blocks.h"
 #include "clock.h"
 #include "frames.h"
@@ -19,7 +20,9 @@ enum {
     PG_JOBS = 256,  /* room for so many at first */
     PG_STREAMS = 8,
     PG_REQUESTS = 16,
-    PG_BATCH = 16, /* blocks that leave, or are written back, at once */
+    PG_BATCH = 16,   /* blocks that leave, or are written back, at once */
+    PG_CALLERS = 16, /* calls of the program under way at once */
+    PG_REFUSED = 16,
 };
 
 /* A block that somebody waits for and that could not be had at once. */
@@ -50,6 +53,11 @@ struct pg_stream {
     uint64_t used; /* when, in faults: the longest unused is replaced */
 };
 
+/* A page that somebody has stored to in mode "r", poisoned until then. */
+struct pg_refused {
+    uint64_t page, until;
+};
+
 struct pg_ghost {
     uint32_t number, evicted; /* the eviction's number, modulo 2^32 */
 };
@@ -59,6 +67,7 @@ struct pg_region {
     uint32_t nblocks;
     int mode, limited, read_ahead;
     int huge;    /* blocks are huge pages */
+    int dumped;  /* resident blocks are in core dumps */
     int merging; /* whether the process wanted its memory merged when that was last looked at */
     uint64_t timeout;
     char *spill_directory;
@@ -112,13 +121,34 @@ struct pg_region {
     uint64_t failure_count;
     char (*texts)[PG_TEXT]; /* what the helper said of each, where there is one */
 
+    struct pg_refused refused[PG_REFUSED]; /* of the event loop (refuse.c) */
+    uint32_t refused_count;
+    uint64_t refused_said;                             /* when that was said */
+    uint64_t refused_page, refused_for, refused_until; /* the last of them */
+
     struct pg_line *line; /* on which the event loop has asked for a small block, or NULL */
     struct pg_job asked;
     int asked_late;   /* it was given up, but the helper may still put it there */
     int stop, wakeup; /* wakeup: an eventfd */
     uint32_t threads;
-    pthread_t thread[1 + PG_LINES];
-    uint32_t workers;
+    pthread_t thread[PG_LINES]; /* the workers that run */
+    uint32_t workers;           /* how many there are to be */
+    pthread_t root;             /* the event loop; it opens everything, and closes it in the end */
+
+    /* What the program's threads want of those that have the descriptors (calls.c). */
+    pthread_mutex_t calls_lock;
+    pthread_cond_t called, answered;
+    struct pg_call *calls;
+    pthread_t caller[PG_CALLERS];
+    uint32_t callers, idle_callers;
+
+    /* Closed with all that the program has open: then the region is lost to it (lost.c). */
+    int sentinel; /* in the program's table, the writing end of a pipe */
+    struct pm_identity sentinel_identity;
+    int watched; /* in the pager's, the reading end */
+    int lost, has_saver;
+    pthread_t saver;
+
     struct pg_region *next, **link; /* of all regions, for fork */
     int inherited;
 };
@@ -155,8 +185,47 @@ static inline int pg_writable(const struct pg_region *region)
     return region->mode != PG_READ;
 }
 
+/* region.c: have all threads end; for one that has the descriptors. */
+void pg_stop(struct pg_region *region);
+
+/* calls.c */
+int pg_start_caller(struct pg_region *region);
+void pg_call_stop(struct pg_region *region);
+int pg_do_flush(struct pg_region *region);
+int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
+int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
+int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
+
+/* refuse.c */
+
+/* A store to a page of a region of mode "r": whoever makes it gets SIGBUS, or EFAULT. */
+void pg_refuse(struct pg_region *region, uint64_t address);
+
+/* Give such pages back to those who read, and when that is to be done next. */
+void pg_pardon(struct pg_region *region);
+uint64_t pg_next_pardon(const struct pg_region *region);
+
+/* lost.c */
+
+/* Nobody is to touch the region any more: the program has closed the sentinel, or `error` is why
+ * faults cannot be received. */
+void pg_lose(struct pg_region *region, int error);
+
+/* Write what is dirty. -EBADF when nothing is, or the errno of what cannot be written. Needs no
+ * lock. */
+int pg_save_lost(struct pg_region *region);
+
+/* As pg_bring_in, into a region that is lost: nobody is to touch it, and the kernel puts pages only
+ * where somebody may. */
+int pg_bring_in_lost(struct pg_region *region, uint64_t address, uint64_t slot);
+
+static inline int pg_is_lost(const struct pg_region *region)
+{
+    return __atomic_load_n(&region->lost, __ATOMIC_ACQUIRE);
+}
+
 /* faults.c: the event loop, and one fault. */
-void *pg_serve(void *region);
+void pg_serve(struct pg_region *region);
 
 /* Have the event loop look at when jobs are overdue. */
 void pg_look_at_jobs(const struct pg_region *region);
@@ -188,8 +257,9 @@ static inline int pg_has_helper(const struct pg_region *region)
 
 /* Put a FILLING block that has been read into the region. 0 or -errno: then the slot is still the
  * caller's, and has the block, or what the region has not of one that is dirty now; or it was given
- * up, and is PG_NO_SLOT: the block is to be read again. Lets go. */
-int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot);
+ * up, and is PG_NO_SLOT: the block is to be read again. With `later` the caller calls pg_show
+ * before it drops the lock. Drops the lock. */
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later);
 
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
  * by a worker. Lets go. */
@@ -260,6 +330,9 @@ static inline int pg_is_whole(const struct pg_region *region, const struct pg_pa
 }
 
 /* writeback.c */
+
+/* Open the file of private changes. 0, or -errno; then `text` says what to do. */
+int pg_open_spill(struct pg_region *region, char text[PG_TEXT]);
 
 /* A block that has been moved out, and which pages of it there were. */
 struct pg_out {

@@ -104,7 +104,7 @@ size_t pg_failures(struct pg_region *region, struct pg_failure *failures)
     return count;
 }
 
-int pg_store_stats(struct pg_region *region, char text[PG_TEXT])
+int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT])
 {
     text[0] = 0;
     if (!region->store.channel)

@@ -17,7 +17,7 @@ extern struct pg_trouble pg_troubles[PG_CALLS];
 /* The errno that a call is to fail with; 0: none. */
 int pg_trouble_due(struct pg_trouble *trouble);
 
-static inline int pg_trouble(enum pg_call call)
+static inline int pg_trouble(enum pg_kernel_call call)
 {
     struct pg_trouble *trouble = &pg_troubles[call];
 
@@ -25,7 +25,7 @@ static inline int pg_trouble(enum pg_call call)
 }
 
 /* How much one call takes on: page by page where any of them may be the one that fails. */
-static inline uint64_t pg_portion(enum pg_call call, uint64_t length, uint64_t page)
+static inline uint64_t pg_portion(enum pg_kernel_call call, uint64_t length, uint64_t page)
 {
     return __atomic_load_n(&pg_troubles[call].error, __ATOMIC_RELAXED) ? page : length;
 }

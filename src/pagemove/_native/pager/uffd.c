@@ -10,6 +10,8 @@
 #include "../uapi.h"
 #include "trouble.h"
 
+#define MOVE_DONTWAKE 1
+
 #define FEATURE_SIGBUS (UINT64_C(1) << 7)
 #define FEATURE_POISON (UINT64_C(1) << 14)
 #define FEATURE_MOVE (UINT64_C(1) << 16)
@@ -128,16 +130,19 @@ int pg_pages_in(const struct pg_uffd *uffd, uint64_t address, uint64_t length,
 }
 
 /* One UFFDIO_MOVE, repeated while the kernel asks for that. Bytes, or -errno of the first page. */
-static int64_t move_some(const struct pg_uffd *uffd, enum pg_call call, uint64_t dst, uint64_t src,
-                         uint64_t length)
+static int64_t move_some(const struct pg_uffd *uffd, enum pg_kernel_call call, uint64_t dst,
+                         uint64_t src, uint64_t length)
 {
-    int fd = call == PG_CALL_MOVE_IN ? uffd->region : uffd->staging, trouble = pg_trouble(call);
+    int in = call == PG_CALL_MOVE_IN, trouble = pg_trouble(call);
+    int fd = in ? uffd->region : uffd->staging;
+    /* Into a read-only region: nobody is to see it before it is protected. */
+    uint64_t mode = in && uffd->read_only ? MOVE_DONTWAKE : 0;
 
     if (trouble)
         return -trouble;
     length = pg_portion(call, length, uffd->page_size);
     for (;;) {
-        struct pm_uffdio_move arg = {.dst = dst, .src = src, .len = length};
+        struct pm_uffdio_move arg = {.dst = dst, .src = src, .len = length, .mode = mode};
 
         if (!ioctl(fd, PM_UFFDIO_MOVE, &arg))
             return (int64_t)length;
@@ -157,6 +162,14 @@ static int has_moved(const struct pg_uffd *uffd, int64_t error, uint64_t dst, ui
            pg_is_there(uffd, dst);
 }
 
+int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
+{
+    int error = pg_protect(uffd, start, length, 1);
+
+    pg_wake(uffd, start, length);
+    return error;
+}
+
 static void give_up(uint64_t address, uint64_t length)
 {
     madvise((void *)(uintptr_t)address, length, MADV_DONTNEED);
@@ -168,7 +181,7 @@ static int move_otherwise(const struct pg_uffd *uffd, int error, uint64_t dst, u
     if (has_moved(uffd, error, dst, src))
         return 0;
     if (error == -EBUSY)
-        error = pg_copy_in(uffd, dst, src, uffd->page_size, 0);
+        error = pg_copy_in(uffd, dst, src, uffd->page_size, uffd->read_only);
     else if (error == -EEXIST)
         error = 0;
     if (!error)
@@ -176,28 +189,32 @@ static int move_otherwise(const struct pg_uffd *uffd, int error, uint64_t dst, u
     return error;
 }
 
-int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length)
+int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int later)
 {
     uint64_t done = 0;
-    int wake = 0, error;
+    int wake = 0, error = 0;
 
     if (!uffd->moves)
-        return pg_squeeze_in(uffd, dst, src, length, 0);
+        return pg_squeeze_in(uffd, dst, src, length, uffd->read_only);
     while (done < length) {
         int64_t moved = move_some(uffd, PG_CALL_MOVE_IN, dst + done, src + done, length - done);
         if (moved < 0) {
             error = move_otherwise(uffd, (int)moved, dst + done, src + done);
             if (error)
-                return error;
+                break;
             /* Moved without a word, or there before: nobody was woken. */
             moved = (int64_t)uffd->page_size;
             wake = 1;
         }
         done += (uint64_t)moved;
     }
-    if (wake)
+    if (uffd->read_only && !later) {
+        int failed = pg_show(uffd, dst, length);
+        error = error ? error : failed;
+    } else if (wake) {
         pg_wake(uffd, dst, length);
-    return 0;
+    }
+    return error;
 }
 
 int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
@@ -283,7 +300,7 @@ int pg_bring_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t
         if (run && protect)
             error = pg_squeeze_in(uffd, dst + from, src + from, run, 1);
         else if (run)
-            error = pg_move_in(uffd, dst + from, src + from, run);
+            error = pg_move_in(uffd, dst + from, src + from, run, 0);
         else
             end = first + 1;
     }

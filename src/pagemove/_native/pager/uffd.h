@@ -21,7 +21,8 @@ struct pg_uffd {
 
     /* What the region was registered with, and is again when poison is taken away. */
     uint64_t base, length, mode;
-    int advice;
+    int advice, dumped;
+    int read_only;      /* what is moved into the region is write-protected there */
     uint64_t *poisoned; /* a bit for each page; NULL: none was, or the kernel does it */
     int empty;          /* a file that poisoned pages are mapped from */
 };
@@ -33,9 +34,15 @@ void pg_uffd_close(struct pg_uffd *uffd);
 int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode);
 
 /* Move a full slot into the region; a page that cannot be moved, for it is merged, shared or
- * pinned, is copied and given up in the slot, and so is one that the region has already. 0: the
- * slot is empty. -errno: pages have arrived, and the slot has the others. */
-int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length);
+ * pinned, is copied and given up in the slot, and so is one that the region has already. Into a
+ * read-only region so that nobody who waits for it sees it before it is protected, which with
+ * `later` the caller has to do, by pg_show. 0: the slot is empty. -errno: pages have arrived, and
+ * the slot has the others. */
+int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int later);
+
+/* Protect what was moved into a read-only region, and wake those who wait for it. One call for many
+ * blocks: with a thread running on another CPU each costs an interruption of that. */
+int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
 
 /* Move the pages of a block to an empty slot of the vault, and say which there were. Atomic page by
  * page. -EBUSY: a page is pinned; `pages` says which have moved before. */

@@ -130,6 +130,8 @@ void pg_unpoison(struct pg_uffd *uffd, uint64_t start, uint64_t length)
             continue;
         madvise(at(address), page, MADV_DONTFORK);
         madvise(at(address), page, uffd->advice);
+        if (!uffd->dumped)
+            madvise(at(address), page, MADV_DONTDUMP);
         madvise(at(address), page, MADV_UNMERGEABLE);
         if (pg_register(uffd->region, address, page, uffd->mode) ||
             mprotect(at(address), page, PROT_READ | PROT_WRITE))

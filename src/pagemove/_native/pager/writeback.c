@@ -2,7 +2,10 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,25 +29,58 @@ static void note_spilled(struct pg_region *region, uint32_t number)
     __atomic_fetch_or(&region->spilled[number / 64], UINT64_C(1) << number % 64, __ATOMIC_RELEASE);
 }
 
-/* Open the spill file when the first changed block has to leave. */
-static int open_spill(struct pg_region *region)
+/* As tempfile does where there is no O_TMPFILE: NFS, FUSE, CephFS. */
+static int open_unlinked(const char *directory)
 {
-    static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
+    char path[PATH_MAX];
+    int fd;
+
+    if (snprintf(path, sizeof path, "%s/pagemove-XXXXXX", directory) >= (int)sizeof path)
+        return -ENAMETOOLONG;
+    fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (unlink(path)) {
+        int error = errno;
+        close(fd);
+        return -error;
+    }
+    return fd;
+}
+
+/* Some file systems take a file and then refuse to write to it once it has no name. */
+static int try_file(int fd)
+{
+    char byte = 1;
+
+    if (pwrite(fd, &byte, 1, 0) != 1 || pread(fd, &byte, 1, 0) != 1 || ftruncate(fd, 0))
+        return errno ? -errno : -EIO;
+    return 0;
+}
+
+int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
+{
     struct pg_config config = {.nbytes = region->nbytes, .label = "the file of private changes"};
-    char text[PG_TEXT];
+    const char *directory = region->spill_directory;
     int error = 0;
 
-    pthread_mutex_lock(&opening);
-    if (region->spill.fd < 0) {
-        config.fd = open(region->spill_directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-        if (config.fd < 0) {
-            error = -errno;
-        } else {
+    config.fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (config.fd < 0)
+        config.fd = open_unlinked(directory);
+    if (config.fd < 0) {
+        error = config.fd;
+    } else {
+        errno = 0;
+        error = try_file(config.fd);
+        if (!error)
             error = pg_store_init(&region->spill, &config, -1, text);
-            close(config.fd);
-        }
+        close(config.fd);
     }
-    pthread_mutex_unlock(&opening);
+    if (error)
+        snprintf(text, PG_TEXT,
+                 "mode 'c' keeps private changes in an unnamed file when they leave memory, and %s "
+                 "takes none: %s; set TMPDIR to a directory that does",
+                 directory, strerror(-error));
     return error;
 }
 
@@ -107,17 +143,16 @@ static size_t neighbours(const struct pg_out *outs, size_t count)
 void pg_write_back(struct pg_region *region, struct pg_out *outs, size_t count)
 {
     struct pg_store *store = region->mode == PG_PRIVATE ? &region->spill : &region->store;
-    int error = region->mode == PG_PRIVATE ? open_spill(region) : 0;
     size_t n = count;
 
     qsort(outs, count, sizeof *outs, by_number);
     for (size_t i = 0; i < count; i += n) {
         struct pg_piece pieces[PG_BATCH];
-        int failed = error;
+        int failed;
         n = 1;
-        if (!failed && !outs[i].whole) {
+        if (!outs[i].whole) {
             failed = write_parts(region, store, &outs[i]);
-        } else if (!failed) {
+        } else {
             n = neighbours(&outs[i], count - i);
             for (size_t k = 0; k < n; k++)
                 pieces[k] = (struct pg_piece){
@@ -183,8 +218,10 @@ void pg_put_back(struct pg_region *region, const struct pg_out *out)
     uint64_t address = pg_block_address(region, out->number);
     struct pg_job job = {
         .entry = out->entry, .number = out->number, .slot = out->slot, .began = pg_now()};
-    int error = pg_bring_in(&region->uffd, address, pg_slot_address(&region->frames, out->slot),
-                            region->block_size, 0);
+    uint64_t slot = pg_slot_address(&region->frames, out->slot);
+    int error = pg_is_lost(region)
+                    ? pg_bring_in_lost(region, address, slot)
+                    : pg_bring_in(&region->uffd, address, slot, region->block_size, 0);
 
     if (pg_writable(region))
         pg_set_dirty(blocks, out->entry, 1);

@@ -1,0 +1,127 @@
+/* Calls of the program that need the pager's descriptors: made by threads that have them. */
+#include <errno.h>
+
+#include "region.h"
+
+struct pg_call {
+    int (*function)(struct pg_region *region, struct pg_call *call);
+    uint64_t offset, length;
+    char *text;
+    int result, done;
+    struct pg_call *next;
+};
+
+static void *serve_calls(void *argument);
+
+/* There is always one that waits, so that no call waits for another. Wants the lock of calls. */
+int pg_start_caller(struct pg_region *region)
+{
+    int error;
+
+    if (region->callers == PG_CALLERS)
+        return -PG_NOT_NOW;
+    error =
+        pg_start_thread(&region->caller[region->callers], "pagemove-calls", serve_calls, region);
+    region->callers += !error;
+    return error;
+}
+
+static void *serve_calls(void *argument)
+{
+    struct pg_region *region = argument;
+    struct pg_call *call;
+
+    pthread_mutex_lock(&region->calls_lock);
+    region->idle_callers++;
+    while (region->calls || !__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE)) {
+        call = region->calls;
+        if (!call) {
+            pthread_cond_wait(&region->called, &region->calls_lock);
+            continue;
+        }
+        region->calls = call->next;
+        if (!--region->idle_callers && !__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
+            pg_start_caller(region);
+        pthread_mutex_unlock(&region->calls_lock);
+        call->result = call->function(region, call);
+        pthread_mutex_lock(&region->calls_lock);
+        region->idle_callers++;
+        call->done = 1;
+        pthread_cond_broadcast(&region->answered);
+    }
+    region->idle_callers--;
+    pthread_mutex_unlock(&region->calls_lock);
+    return NULL;
+}
+
+static int call(struct pg_region *region, struct pg_call *call)
+{
+    struct pg_call **last = &region->calls;
+
+    pthread_mutex_lock(&region->calls_lock);
+    while (*last)
+        last = &(*last)->next;
+    *last = call;
+    pthread_cond_signal(&region->called);
+    while (!call->done)
+        pthread_cond_wait(&region->answered, &region->calls_lock);
+    pthread_mutex_unlock(&region->calls_lock);
+    return call->result;
+}
+
+static int flush(struct pg_region *region, struct pg_call *call)
+{
+    (void)call;
+    return pg_is_lost(region) ? pg_save_lost(region) : pg_do_flush(region);
+}
+
+static int evict(struct pg_region *region, struct pg_call *call)
+{
+    return pg_is_lost(region) ? -EBADF : pg_do_evict(region, call->offset, call->length);
+}
+
+static int prefetch(struct pg_region *region, struct pg_call *call)
+{
+    return pg_is_lost(region) ? -EBADF : pg_do_prefetch(region, call->offset, call->length, 1);
+}
+
+static int store_stats(struct pg_region *region, struct pg_call *call)
+{
+    return pg_do_store_stats(region, call->text);
+}
+
+static int stop(struct pg_region *region, struct pg_call *call)
+{
+    (void)call;
+    pg_stop(region);
+    return 0;
+}
+
+int pg_flush(struct pg_region *region)
+{
+    return call(region, &(struct pg_call){.function = flush});
+}
+
+int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
+{
+    return call(region, &(struct pg_call){.function = evict, .offset = offset, .length = length});
+}
+
+int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
+{
+    /* To ask for blocks takes no descriptor, and should take no time. */
+    if (!wait)
+        return pg_is_lost(region) ? -EBADF : pg_do_prefetch(region, offset, length, 0);
+    return call(region,
+                &(struct pg_call){.function = prefetch, .offset = offset, .length = length});
+}
+
+int pg_store_stats(struct pg_region *region, char text[PG_TEXT])
+{
+    return call(region, &(struct pg_call){.function = store_stats, .text = text});
+}
+
+void pg_call_stop(struct pg_region *region)
+{
+    call(region, &(struct pg_call){.function = stop});
+}

@@ -1,0 +1,172 @@
+/* Somebody has closed the descriptors of the program's that he did not know, and the end of the
+ * pipe by which the pager notices that.
+ *
+ * Its own are out of reach (table.c), so nothing is lost by it. But the program means to have
+ * nothing open that it has not opened since: from here on the region is not there for it. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "region.h"
+#include "voice.h"
+
+static int protect(uint64_t start, uint64_t length, int protection)
+{
+    return mprotect((void *)(uintptr_t)start, length, protection) ? -errno : 0;
+}
+
+int pg_bring_in_lost(struct pg_region *region, uint64_t address, uint64_t slot)
+{
+    int error = protect(address, region->block_size, PROT_READ | PROT_WRITE);
+
+    if (!error)
+        error = pg_bring_in(&region->uffd, address, slot, region->block_size, 0);
+    protect(address, region->block_size, PROT_NONE);
+    return error;
+}
+
+/* Move a dirty block out, which only this makes possible for an instant. */
+static int take_out_lost(struct pg_region *region, pg_entry entry, struct pg_out *out)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    uint64_t address = pg_block_address(region, block->number);
+    unsigned pages = (unsigned)(region->block_size / region->uffd.page_size);
+    int error;
+
+    *out = (struct pg_out){
+        .entry = entry, .number = block->number, .slot = pg_slot_to_move_into(region), .whole = 1};
+    if (out->slot == PG_NO_SLOT)
+        return -PG_NOT_NOW;
+    error = protect(address, region->block_size, PROT_READ | PROT_WRITE);
+    if (error) {
+        pg_give_empty(&region->frames, out->slot);
+        return error;
+    }
+    pg_unlist(&region->blocks, entry);
+    error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot), address,
+                        region->block_size, &out->pages);
+    protect(address, region->block_size, PROT_NONE);
+    if (error) {
+        pg_put_back(region, out);
+        return error;
+    }
+    block->slot = out->slot;
+    pg_become(&region->blocks, entry, PG_EVICTING);
+    pg_become(&region->blocks, entry, PG_WRITING);
+    for (unsigned page = 0; page < pages; page++)
+        out->whole &= pg_has(&out->pages, page);
+    return 0;
+}
+
+/* Write one dirty block, which is gone then; or it stays as it was. Lets go. */
+static int save_one(struct pg_region *region, pg_entry entry)
+{
+    struct pg_out out;
+    unsigned epoch;
+    int error = take_out_lost(region, entry, &out);
+
+    if (error)
+        return error;
+    epoch = pg_begin_write(region);
+    pthread_mutex_unlock(&region->lock);
+    pg_write_back(region, &out, 1);
+    pthread_mutex_lock(&region->lock);
+    pg_end_write(region, epoch, &out, 1);
+    pg_become(&region->blocks, entry, PG_EVICTING);
+    if (out.error) {
+        pg_put_back(region, &out);
+        return out.error;
+    }
+    pg_set_dirty(&region->blocks, entry, 0);
+    pg_become(&region->blocks, entry, PG_ABSENT);
+    pg_slot_back(region, out.slot, out.whole);
+    return 0;
+}
+
+static int is_busy(const struct pg_block *block)
+{
+    return block->state == PG_WRITING || (block->state == PG_FILLING && block->flags & PG_DIRTY) ||
+           (block->state != PG_ABSENT && block->flags & PG_FLUSHING);
+}
+
+/* Lets go. */
+static int save_dirty(struct pg_region *region, uint32_t *failed)
+{
+    uint64_t patience = pg_overdue(region, pg_now());
+    int error = 0;
+
+    for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
+        struct pg_block *block = &region->blocks.at[entry];
+        int one;
+        while (is_busy(block))
+            if (pg_wait_changed(region, patience)) {
+                *failed = block->number;
+                return -EBUSY; /* it cannot be mapped, or written */
+            }
+        if (block->state != PG_RESIDENT || !(block->flags & PG_DIRTY))
+            continue;
+        *failed = block->number;
+        one = save_one(region, entry);
+        error = one ? one : error;
+    }
+    return error;
+}
+
+int pg_save_lost(struct pg_region *region)
+{
+    uint64_t deadline = pg_now() + region->timeout, tries = 0;
+    uint32_t number = 0;
+    int error = 0;
+
+    if (region->mode != PG_WRITE)
+        return -EBADF;
+    pthread_mutex_lock(&region->flush_lock);
+    pthread_mutex_lock(&region->lock);
+    while ((error = save_dirty(region, &number)) && pg_now() < deadline)
+        pg_pause(region, pg_backoff(++tries));
+    if (error)
+        pg_note_failure(region, PG_OP_WRITE, number, -error, tries);
+    pthread_mutex_unlock(&region->lock);
+    if (!error && region->unsynced) {
+        error = pg_store_sync(&region->store);
+        pthread_mutex_lock(&region->lock);
+        region->unsynced = error != 0;
+        if (error)
+            pg_note_failure(region, PG_OP_SYNC, 0, -error, 1);
+        pthread_mutex_unlock(&region->lock);
+    }
+    pthread_mutex_unlock(&region->flush_lock);
+    return error ? error : -EBADF;
+}
+
+static void *save(void *region)
+{
+    pg_save_lost(region);
+    return NULL;
+}
+
+void pg_lose(struct pg_region *region, int error)
+{
+    const char *saving = region->mode == PG_WRITE ? ", what was changed is being saved" : "";
+
+    pthread_mutex_lock(&region->lock);
+    /* First: whoever touches it after that may end the process. */
+    if (error)
+        pg_say(
+            "pagemove: the faults of paged memory over %s cannot be received: %s: touching it is "
+            "SIGSEGV from now on%s; open it anew\n",
+            region->store.label, strerror(error), saving);
+    else
+        pg_say(
+            "pagemove: somebody has closed the descriptors of paged memory over %s, as code that "
+            "closes all of them does: touching it is SIGSEGV from now on%s; open it after that\n",
+            region->store.label, saving);
+    protect(region->base, region->length, PROT_NONE);
+    __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
+    /* Threads that wait for a page find out. */
+    pg_wake(&region->uffd, region->base, region->length);
+    if (region->mode == PG_WRITE)
+        region->has_saver = !pg_start_thread(&region->saver, "pagemove-save", save, region);
+    pthread_mutex_unlock(&region->lock);
+}

@@ -1,0 +1,326 @@
+"""Descriptors in a process that is not the library's: closed by others, reused, none below 3."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pagemove import PagedMemory, StoreError
+from pagemove.stores import FileStore
+from support import child
+from support.paging import KIB, MODES, expected, wrong_words
+
+pytestmark = pytest.mark.needs("paging")
+
+_NBYTES = 64 * 64 * KIB
+
+_START = """
+    import ctypes, os, sys, time
+    import numpy as np, pagemove
+    path = sys.argv[1]
+    def lost(region):
+        until = time.monotonic() + 20
+        while not region.lost and time.monotonic() < until:
+            time.sleep(0.001)
+        return region.lost
+    """
+_CLOSE = {
+    "closerange": "os.closerange(3, 1000)",
+    "close_range": "ctypes.CDLL(None).close_range(3, 0x7FFFFFFF, 0)",
+    "one by one": "[os.close(int(n)) for n in os.listdir('/proc/self/fd') if int(n) > 2 "
+    "and os.path.exists(f'/proc/self/fd/{n}')]",
+}
+
+
+def program(
+    code: str, *arguments: object, status: int = 0, shell: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, with a redirection of the shell; give what it has printed."""
+    command = [sys.executable, "-c", textwrap.dedent(_START) + textwrap.dedent(code)]
+    command += map(str, arguments)
+    if shell:
+        command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+
+class TestClosedByOthers:
+    @pytest.mark.parametrize("how", _CLOSE)
+    def test_changes_are_saved_and_flush_raises(self, file, how):
+        path = file(_NBYTES)
+        done = program(
+            f"""
+            a = pagemove.open_array(path, dtype="u8", mode="r+", resident_limit="512KiB")
+            a += 1
+            region = pagemove.region_of(a)
+            {_CLOSE[how]}
+            print(lost(region), flush=True)
+            try:
+                region.flush()
+            except pagemove.StoreError as error:
+                print(error.errno, error)
+            print(region.stats().dirty_nbytes)
+            """,
+            path,
+        )
+        first, second, third = done.stdout.strip().split("\n")
+        assert (first, second.split()[0], third) == ("True", "9", "0")
+        assert "closed the descriptors" in second
+        assert "saved" in second
+        assert str(path) in done.stderr
+        assert "could not be saved" not in done.stderr
+        found = np.fromfile(path, np.uint64) - np.uint64(1)
+        assert wrong_words(found) is None
+
+    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("there", [False, True], ids=["absent", "resident"])
+    def test_a_touch_is_a_signal_and_a_message(self, file, mode, there):
+        path = file(_NBYTES)
+        done = program(
+            f"""
+            a = pagemove.open_array(path, dtype="u8", mode={mode!r}, prefetch="off")
+            print(int(a[0]))
+            os.closerange(3, 1000)
+            print(lost(pagemove.region_of(a)), flush=True)
+            print(int(a[0 if {there} else 100_000]), flush=True)
+            """,
+            path,
+            status=-11,
+        )
+        assert done.stdout.split() == [str(expected(_NBYTES)[0]), "True"]
+        assert f"descriptors of paged memory over {path}" in done.stderr
+
+    def test_a_touch_at_once_is_never_zeros(self, file):
+        """Before it is noticed the region is as sound as ever."""
+        path = file(_NBYTES)
+
+        def touch(at: int) -> int:
+            with FileStore(path) as store:
+                region = PagedMemory(store, prefetch="off")
+            array = region.asarray(np.uint64)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.closerange(10, 1000)
+            os._exit(0 if array[at] == expected(_NBYTES)[at] else 1)
+
+        for at in range(0, _NBYTES // 8, _NBYTES // 8 // 20):
+            pid = os.fork()
+            if not pid:
+                touch(at)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (0, -11)
+
+    def test_a_thread_that_waits_for_a_page_finds_out(self, file):
+        path = file(_NBYTES)
+        program(
+            """
+            import threading
+            from pagemove.stores.faulty import Fault, FaultyFileStore
+            store = FaultyFileStore(path, faults=[Fault("read", count=0, delay=20)])
+            region = pagemove.PagedMemory(store, prefetch="off")
+            word = ctypes.create_string_buffer(8)
+            copy, address = ctypes.CDLL(None).memcpy, ctypes.c_void_p(region.address)
+            threading.Thread(target=lambda: copy(word, address, 8)).start()
+            while not region.counters()["faults"]:
+                time.sleep(0.001)
+            os.closerange(3, 1000)
+            time.sleep(30)
+            """,
+            path,
+            status=-11,
+        )
+
+    def test_a_region_in_a_helper_is_saved_too(self, tmp_path):
+        done = program(
+            """
+            store = pagemove.stores.CompressedStore(1 << 20, path=path, block_size=65536)
+            region = pagemove.PagedMemory(store, mode="r+", resident_limit="512KiB")
+            a = region.asarray("u8")
+            a[:] = np.arange(len(a))
+            os.closerange(3, 1000)
+            print(lost(region))
+            try:
+                region.flush()
+            except pagemove.StoreError as error:
+                print(error.errno)
+            print(region.stats().dirty_nbytes, flush=True)
+            os._exit(0)
+            """,
+            tmp_path / "store",
+        )
+        assert done.stdout.split() == ["True", "9", "0"]
+
+    def test_a_number_that_is_used_again_is_left_alone(self, file, tmp_path):
+        path, other = file(_NBYTES), tmp_path / "other"
+        done = program(
+            """
+            store = pagemove.stores.FileStore(path, writable=True)
+            region = pagemove.PagedMemory(store, mode="r+", resident_limit="512KiB")
+            a = region.asarray("u8")
+            a += 1
+            os.closerange(3, 1000)
+            mine = [os.open(sys.argv[2], os.O_RDWR | os.O_CREAT) for _ in range(40)]
+            os.write(mine[0], b"mine")
+            print(lost(region))
+            for each in (region.flush, lambda: store.write(0, b"12345678")):
+                try:
+                    each()
+                except pagemove.StoreError as error:
+                    print(error.errno)
+            del a
+            region.close()
+            store.close()
+            pid = os.fork()
+            if not pid:
+                os._exit(sum(os.fstat(fd).st_size != 4 for fd in mine))
+            print(os.waitpid(pid, 0)[1])
+            print(sum(os.fstat(fd).st_size != 4 for fd in mine))
+            """,
+            path,
+            other,
+        )
+        assert done.stdout.split() == ["True", "9", "9", "0", "0"]
+        assert other.read_bytes() == b"mine"
+        found = np.fromfile(path, np.uint64) - np.uint64(1)
+        assert wrong_words(found) is None
+
+    def test_a_store_says_so(self, file):
+        def use(path: Path) -> list[int | None]:
+            codes: list[int | None] = []
+            with FileStore(path, writable=True) as store:
+                os.close(store.fileno())
+                for each in (
+                    lambda: store.read_into(0, bytearray(8)),
+                    lambda: store.write(0, b"12345678"),
+                    store.flush,
+                ):
+                    with pytest.raises(StoreError) as caught:
+                        each()
+                    codes.append(caught.value.errno)
+            return codes
+
+        assert child(use, file(_NBYTES)) == [9, 9, 9]
+
+
+class TestStandardStreams:
+    @pytest.mark.parametrize("shell", ["<&-", ">&-", "2>&-", "<&- 2>&-"])
+    def test_nothing_of_the_library_is_among_them(self, file, shell):
+        path = file(_NBYTES)
+        result = path.with_suffix(".result")
+        program(
+            """
+            out = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
+            out, low = os.dup2(out, 100), out
+            os.close(low)
+            store = pagemove.stores.FileStore(path, writable=True)
+            a = pagemove.PagedMemory(store, mode="r+", resident_limit="512KiB").asarray("u8")
+            b = pagemove.PagedMemory(nbytes=1 << 20).asarray("u8")
+            c = pagemove.Memory(4096)
+            d = pagemove.Memory(4096)
+            b[:] = 7
+            d.asarray("u1")[:] = 1
+            pagemove.move(c, d)
+            a += 1
+            low = [n for n in os.listdir("/proc/self/fd") if int(n) < 3]
+            ours = [n for n in low if os.path.exists(f"/proc/self/fd/{n}")
+                    and "/dev/null" not in os.readlink(f"/proc/self/fd/{n}")
+                    and "pipe" not in os.readlink(f"/proc/self/fd/{n}")]
+            os.write(100, repr((ours, store.fileno() > 2, int(b.sum()))).encode())
+            """,
+            path,
+            result,
+            shell=shell,
+        )
+        assert result.read_text() == f"([], True, {7 << 17})"
+        assert wrong_words(np.fromfile(path, np.uint64) - np.uint64(1)) is None
+
+    @pytest.mark.parametrize("how", ["os.open(sys.argv[2], os.O_RDWR)", "libc.open(name, 2)"])
+    @pytest.mark.parametrize("when", ["early", "late"])
+    def test_a_message_never_goes_into_a_file_that_has_the_number(self, file, how, when):
+        path = file(_NBYTES)
+        data = path.with_suffix(".data")
+        data.write_bytes(b"data" * 100)
+        program(
+            f"""
+            libc, name = ctypes.CDLL(None), os.fsencode(sys.argv[2])
+            if {when!r} == "late":
+                os.close(2)
+            assert {how} == 2
+            a = pagemove.open_array(path, store_timeout=0.1, dtype="u1")
+            os.truncate(path, 4096)
+            try:
+                pagemove.region_of(a).prefetch(1 << 20, 1, wait=True)
+            except pagemove.StoreError:
+                pass
+            from pagemove.paging import exits
+            exits.tell("nothing")
+            os._exit(0)
+            """,
+            path,
+            data,
+            shell="2>&-" if when == "early" else "",
+        )
+        assert data.read_bytes() == b"data" * 100
+
+    def test_a_message_goes_to_standard_error_as_it_was(self, file):
+        path = file(_NBYTES)
+        done = program(
+            """
+            a = pagemove.open_array(path, store_timeout=0.1, dtype="u1")
+            os.truncate(path, 4096)
+            try:
+                pagemove.region_of(a).prefetch(1 << 20, 1, wait=True)
+            except pagemove.StoreError:
+                print("raised")
+            """,
+            path,
+        )
+        assert done.stdout.split() == ["raised"]
+        assert f"cannot read 65536 bytes at offset 1048576 of {path}" in done.stderr
+
+    def test_a_message_goes_where_a_program_sends_its_errors_later(self, file, tmp_path):
+        path, log = file(_NBYTES), tmp_path / "log"
+        done = program(
+            """
+            os.dup2(os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+            a = pagemove.open_array(path, store_timeout=0.1, dtype="u1")
+            os.truncate(path, 4096)
+            try:
+                pagemove.region_of(a).prefetch(1 << 20, 1, wait=True)
+            except pagemove.StoreError:
+                pass
+            """,
+            path,
+            log,
+        )
+        assert done.stderr == ""
+        assert "at offset 1048576" in log.read_text()
+
+
+class TestCoreDumps:
+    @pytest.mark.parametrize("asked", [False, True])
+    def test_the_region_is_in_them_only_if_that_is_asked_for(self, file, asked):
+        done = program(
+            """
+            a = pagemove.open_array(path, dtype="u8")
+            a[0]
+            at = a.ctypes.data
+            vma = next(v for v in pagemove.vmas() if v.start <= at < v.end)
+            print("dd" in vma.flags)
+            """,
+            file(_NBYTES),
+            PAGEMOVE_CORE_DUMPS="1" if asked else "0",
+        )
+        assert done.stdout.split() == [str(not asked)]
