@@ -340,7 +340,7 @@ def _descriptors_of(path: Path) -> tuple[int, int, int]:
 def test_a_region_leaves_one_descriptor_to_the_program_and_none_to_a_child(file):
     userfaultfds, all_of_parent, all_of_child = child(_descriptors_of, file(_NBYTES))
     assert userfaultfds == 0
-    assert all_of_parent == 2  # the end of a pipe, and that of the FileStore
+    assert all_of_parent == 3  # the end of a pipe, that of the FileStore, and its lock
     assert all_of_child == 1
 
 

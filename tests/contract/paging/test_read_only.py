@@ -120,6 +120,19 @@ def test_the_message_says_where_and_what_to_do(file):
 
 
 @pytest.mark.needs("kernel_faults")
+def test_advice_that_would_write_is_refused(file):
+    with paged(file(64 * 64 * KIB), "r") as memory:
+        libc = ctypes.CDLL(None, use_errno=True)
+        populate_write = 23
+        address = ctypes.c_void_p(memory.address)
+        assert libc.madvise(address, ctypes.c_size_t(MIB), populate_write) == -1
+        # What the kernel calls it depends on whether it meets the poison itself.
+        assert ctypes.get_errno() in (errno.EFAULT, errno.EHWPOISON)
+        _read_when_given_back(memory.address)
+        assert wrong_words(words(memory)) is None
+
+
+@pytest.mark.needs("kernel_faults")
 def test_a_system_call_is_efault_and_readers_go_on(file):
     assert child(_called, file(64 * 64 * KIB), deadline=40) is None
 
