@@ -17,7 +17,7 @@ import pytest
 from pagemove import PagedMemory, PageState, StoreError
 from pagemove.introspect import states_at
 from support import child, wait_for
-from support.helpers import numbered
+from support.helpers import kill_helper, numbered
 from support.lossy import durable, lossy
 from support.paging import KIB, Fault, expected, paged, words
 
@@ -94,6 +94,48 @@ def test_what_has_left_memory_is_there_where_a_failed_flush_loses_nothing(tmp_pa
     outcomes, _, whole = child(_has_left, tmp_path, True, deadline=40)
     assert outcomes == ["returned"] * 3
     assert whole
+
+
+def _late(folder: Path, end: str, evicted: bool) -> tuple[list[str], int, bool]:
+    """A flush takes longer than it may, and then it ends after all: well, badly, or never."""
+    contents = numbered(_NBYTES)
+    source = lossy(folder, contents)
+    memory = PagedMemory(source, store_timeout=1.0, **_HOW)
+    words(memory)[::_WORDS] += np.uint64(1)
+    contents[::_WORDS] += np.uint64(1)
+    if evicted:
+        memory.evict(0, 4 * _BLOCK)
+    source.hold(flushes=True)
+    source.fail(int(end == "fails"))
+    outcomes = [_outcome(memory)]
+    if evicted:
+        memory.evict(4 * _BLOCK, 4 * _BLOCK)
+    if end == "dies":
+        kill_helper()
+    source.hold()
+    outcomes += [_outcome(memory), _outcome(memory)]
+    return outcomes, source.flushes, bool((durable(source) == contents).all())
+
+
+@pytest.mark.parametrize("evicted", [False, True])
+def test_a_flush_that_is_late_and_ends_well_has_lost_nothing(tmp_path, evicted):
+    found = child(_late, tmp_path, "returns", evicted, deadline=40)
+    assert found == (["raised", "returned", "returned"], 2, True)
+
+
+@pytest.mark.parametrize("end", ["fails", "dies"])
+def test_a_flush_that_is_late_and_fails_is_no_success(tmp_path, end):
+    """What it should have covered is in memory: it is written again."""
+    found = child(_late, tmp_path, end, False, deadline=60)
+    assert found == (["raised", "returned", "returned"], 2, True)
+
+
+@pytest.mark.parametrize("end", ["fails", "dies"])
+def test_a_flush_that_is_late_and_fails_is_an_error_for_good(tmp_path, end):
+    """A part of that has left memory."""
+    outcomes, _, _ = child(_late, tmp_path, end, True, deadline=60)
+    assert "returned" not in outcomes
+    assert outcomes[2] == "for good"
 
 
 def _roll_back(path: Path) -> None:

@@ -274,7 +274,8 @@ static int sync_all(struct pg_region *region)
     }
     region->unsynced = 1;
     region->unsynced_evicted |= evicted;
-    if (!region->flush_retryable && error != -PG_NOT_ASKED)
+    /* Not answered yet: if it fails in the end, the next sync says so. */
+    if (!region->flush_retryable && error != -PG_NOT_ASKED && error != -PG_NO_ANSWER)
         forget_written(region);
     return error;
 }
