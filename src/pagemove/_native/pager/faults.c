@@ -98,7 +98,8 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
         /* The poison was discarded, but the helper may still put the block there. */
         pg_poison(&region->uffd, pg_block_address(region, number), region->block_size);
     } else if (block->state == PG_ERROR) {
-        /* The poison was discarded: that asks for another try. */
+        /* The poison was discarded, or a part of it: that asks for another try, of the whole. */
+        pg_discard(&region->uffd, pg_block_address(region, number), region->block_size);
         pg_become(&region->blocks, entry, PG_FILLING);
         pg_fill(region, entry, began);
     }
