@@ -138,6 +138,41 @@ def test_a_flush_that_is_late_and_fails_is_an_error_for_good(tmp_path, end):
     assert outcomes[2] == "for good"
 
 
+def _written_meanwhile(folder: Path) -> tuple[list[str], bool]:
+    """A block is written while a flush fails, and the write returns only after that."""
+    contents = numbered(_NBYTES)
+    source = lossy(folder, contents, concurrency=4)
+    memory = PagedMemory(source, store_timeout=20.0, **_HOW)
+    array = words(memory)
+    array[0] += np.uint64(1)
+    source.hold(flushes=True)
+    outcomes: list[str] = []
+    flushing = threading.Thread(target=lambda: outcomes.append(_outcome(memory)))
+    flushing.start()
+    wait_for(lambda: source.held == 1)
+    array[5 * _WORDS] += np.uint64(1)
+    contents[:: 5 * _WORDS][:2] += np.uint64(1)
+    source.hold(flushes=True, writes=True)
+    evicting = threading.Thread(target=lambda: memory.evict(5 * _BLOCK, _BLOCK))
+    evicting.start()
+    wait_for(lambda: source.held == 2)
+    source.fail(1)
+    source.hold(writes=True)
+    # What was in memory is written again, and held.
+    wait_for(lambda: source.held == 3)
+    source.hold()
+    flushing.join()
+    evicting.join()
+    outcomes.append(_outcome(memory))
+    return outcomes, bool((durable(source) == contents).all())
+
+
+def test_what_was_written_while_a_flush_failed_is_written_again(tmp_path):
+    """The failure may have dropped it, though its own write has returned."""
+    found = child(_written_meanwhile, tmp_path, deadline=40)
+    assert found == (["returned", "returned"], True)
+
+
 def _roll_back(path: Path) -> None:
     """Give a file the contents that its device has: nothing of what was to be made durable."""
     contents = expected(path.stat().st_size)

@@ -97,6 +97,7 @@ struct pg_region {
     int unsynced_evicted; /* blocks have left that were not made durable */
     int sync_lost;        /* and then making durable failed */
     int syncing;          /* the store makes durable what was written before */
+    uint64_t sync_failures; /* that may have dropped what was written */
 
     /* What workers do (work.c, ahead.c). */
     struct pg_job *jobs;
