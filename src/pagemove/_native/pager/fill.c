@@ -195,13 +195,37 @@ static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slo
     return error;
 }
 
+/* Into a region that is lost. What was discarded of a block nobody will read; what was changed goes
+ * where it is found by whoever saves it. */
+static int install_lost(struct pg_region *region, pg_entry entry, uint16_t *slot)
+{
+    const struct pg_block *block = &region->blocks.at[entry];
+    int error;
+
+    if (block->flags & PG_PATCH) {
+        pg_slot_back(region, *slot, 1);
+        return 0;
+    }
+    error = pg_bring_in_lost(region, pg_block_address(region, block->number),
+                             pg_slot_address(&region->frames, *slot));
+    if (error)
+        undo_install(region, entry, slot);
+    else
+        pg_give_empty(&region->frames, *slot);
+    return error;
+}
+
 int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later)
 {
     struct pg_block *block = &region->blocks.at[entry];
-    int error = block->flags & PG_PATCH
-                    ? install_patch(region, entry, pg_block_address(region, block->number), *slot)
-                    : install_whole(region, entry, slot, later);
+    int error;
 
+    if (pg_is_lost(region))
+        error = install_lost(region, entry, slot);
+    else if (block->flags & PG_PATCH)
+        error = install_patch(region, entry, pg_block_address(region, block->number), *slot);
+    else
+        error = install_whole(region, entry, slot, later);
     if (!error)
         installed(region, entry);
     return error;
