@@ -183,7 +183,7 @@ static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slo
     if (block->flags & PG_DIRTY)
         /* What is in the slot is newer than the store; a part may be in the region already. */
         error = install_pages(region, address, *slot, 0);
-    else if ((writable && !stored) || !region->uffd.moves ||
+    else if ((writable && !stored) || !region->uffd.moves || region->uffd.wary ||
              (region->block_size < MOVE_FRESH_FROM && !region->limited))
         error = install_copy(region, address, *slot, !stored);
     else
