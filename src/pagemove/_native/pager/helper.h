@@ -36,7 +36,7 @@ struct pg_channel {
     int has_starter;
     pthread_t starter;
     uint64_t restarts;
-    int dead; /* there is no helper, and will be none */
+    int dead;      /* there is no helper, and will be none */
     int late_sync; /* how a sync failed that had been given up; 0: none has */
     char late_text[PG_TEXT];
 };

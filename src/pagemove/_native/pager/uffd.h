@@ -38,8 +38,8 @@ int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode);
  * pinned, is copied and given up in the slot, and so is one that the region has already. Into a
  * read-only region so that nobody who waits for it sees it before it is protected, which with
  * `later` the caller has to do, by pg_show. A thread that comes just then may store into it;
- * where one has tried to, everything is copied, write-protected, for nobody to come in between. 0: the slot is empty. -errno: pages have arrived, and
- * the slot has the others. */
+ * where one has tried to, everything is copied, write-protected, for nobody to come in between. 0:
+ * the slot is empty. -errno: pages have arrived, and the slot has the others. */
 int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int later);
 
 /* Protect what was moved into a read-only region, and wake those who wait for it. One call for many
