@@ -43,6 +43,12 @@ static void fault_protected(struct pg_region *region, pg_entry entry, uint64_t a
         pg_protect(&region->uffd, page, region->uffd.page_size, 0);
         return;
     }
+    if (block && block->state == PG_ERROR && pg_is_late(region, block->number)) {
+        /* The helper has put it there late, in the place of the poison, and will say so. */
+        pg_discard(&region->uffd, page, region->uffd.page_size);
+        pg_poison(&region->uffd, page, region->uffd.page_size);
+        return;
+    }
     if (!block || block->state != PG_RESIDENT) {
         /* It has left meanwhile: the thread will find it missing. */
         pg_wake(&region->uffd, page, region->uffd.page_size);

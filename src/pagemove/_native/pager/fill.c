@@ -291,21 +291,21 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
  * -PG_NOT_NOW. Lets go. */
 static int ask_helper(struct pg_region *region, struct pg_job job)
 {
-    struct pg_block *block = &region->blocks.at[job.entry];
-    int stored = block->flags & PG_STORED, error;
+    const struct pg_block *block = &region->blocks.at[job.entry];
+    int error;
 
     if (!pg_has_helper(region) || region->line || region->block_size >= MOVE_FRESH_FROM ||
         block->flags & PG_PATCH || pg_is_spilled(region, job.number) || pg_make_room(region, 0))
         return -PG_NOT_NOW;
+    /* Protected, also for somebody who wants to store: a block that comes after it was given up is
+     * taken away again, and nobody may have stored into it. */
     error = pg_store_ask(&region->store, job.number * region->block_size, region->block_size,
-                         pg_block_address(region, job.number), !stored, &region->line);
+                         pg_block_address(region, job.number), 1, &region->line);
     if (error) {
         region->line = NULL;
         return error;
     }
     region->frames.total++;
-    if (stored && pg_writable(region))
-        pg_set_dirty(&region->blocks, job.entry, 1);
     region->asked = job;
     return 0;
 }
