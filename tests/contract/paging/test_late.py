@@ -97,8 +97,8 @@ def _died(folder: Path) -> tuple[int, list[int]]:
 
     def kill() -> None:
         wait_for(lambda: store.knobs.held)
-        store.knobs.hold_writes = 0
         kill_helper()
+        store.knobs.hold_writes = 0
 
     thread = threading.Thread(target=kill)
     store.knobs.hold_after = 1
