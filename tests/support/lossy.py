@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 from pagemove import StoreError
 from pagemove.stores import Store
 from support.paging import Words
+
+_KEPT = ("_path", "_nbytes", "flush_retryable", "concurrency")
 
 
 class Lossy(Store):
@@ -27,13 +30,14 @@ class Lossy(Store):
         Of the durable file; the other one and the knobs are beside it.
     keeps
         Whether a flush that fails drops nothing.
+    concurrency
+        As of `Store`.
     """
 
     writable = True
-    concurrency = 1
 
-    def __init__(self, path: Path, *, keeps: bool = False) -> None:
-        self._path, self.flush_retryable = path, keeps
+    def __init__(self, path: Path, *, keeps: bool = False, concurrency: int = 1) -> None:
+        self._path, self.flush_retryable, self.concurrency = path, keeps, concurrency
         self._nbytes = path.stat().st_size
         self._open()
 
@@ -57,6 +61,20 @@ class Lossy(Store):
         """Let the next flushes fail."""
         self._knobs[0] = times
 
+    def hold(self, *, flushes: bool = False, writes: bool = False) -> None:
+        """Hold flushes before anything has come of them, and writes that have been done."""
+        self._knobs[2:4] = flushes, writes
+
+    @property
+    def held(self) -> int:
+        """How many calls have been held."""
+        return int(self._knobs[4])
+
+    def _wait(self, knob: int) -> None:
+        self._knobs[4] += self._knobs[knob]
+        while self._knobs[knob]:
+            time.sleep(0.002)
+
     def read_into(self, offset: int, buffer: Any) -> None:
         if os.preadv(self._cache, [buffer], offset) != len(buffer):
             raise StoreError(errno.EIO, "short")
@@ -64,9 +82,11 @@ class Lossy(Store):
     def write(self, offset: int, data: Any) -> None:
         os.pwrite(self._cache, data, offset)
         self._written.update(range(offset, offset + len(data), 4096))
+        self._wait(3)
 
     def flush(self) -> None:
         self._knobs[1] += 1
+        self._wait(2)
         failing = self._knobs[0] > 0
         if failing:
             self._knobs[0] -= 1
@@ -80,7 +100,7 @@ class Lossy(Store):
             raise StoreError(errno.EIO, "cannot flush, and what was written is gone")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("_path", "_nbytes", "flush_retryable")}
+        return {name: self.__dict__[name] for name in _KEPT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -83,7 +83,9 @@ class PagedMemory(Pager):
     never reads zeros. `evict` clears that.
 
     In mode ``"r"`` a store by code that does not ask NumPy, C code with the pointer or a system
-    call, is refused in the same way: SIGBUS, or EFAULT, and a message.
+    call, is refused in the same way: SIGBUS, or EFAULT, and a message. Until the first is refused,
+    one that comes in the very instant in which its block arrives for another thread, or ahead, may
+    be missed: it is seen until the block leaves, and never reaches the store.
 
     What the pager opens is out of the program's reach. Code that closes all descriptors, as daemons
     do when they start, closes the end of a pipe by which the pager learns of it: then touching the

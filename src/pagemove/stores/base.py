@@ -122,12 +122,15 @@ class Store(abc.ABC):
     def flush(self) -> None:  # noqa: B027
         """Make all that was written before durable, and return when it is.
 
-        If it raises, or does not return in time, nothing that was written since the last `flush`
-        that returned is known to be durable. A region then writes all of it again that is in memory
+        If it raises, nothing that was written since the last `flush` that returned is known to be
+        durable. A region then writes all of it again that is in memory
         still, and flushes again, for as long as its ``store_timeout``. If a part of it has left
         memory, only the store could have it: this `flush` of the region and every later one raise.
         Where the store is `flush_retryable` nothing is written again, and nothing is lost: the
         region just asks again.
+
+        One that takes longer than ``store_timeout`` fails the region's `flush`, but has lost
+        nothing so far. The region's next `flush` waits for it, and does the above if it raises.
 
         Raises
         ------

@@ -86,6 +86,41 @@ class TestClosedByOthers:
         found = np.fromfile(path, np.uint64) - np.uint64(1)
         assert wrong_words(found) is None
 
+    def test_changes_are_saved_that_cannot_be_mapped_for_want_of_memory(self, file):
+        """They are in a slot, and brought back once there is some; others are not kept by them."""
+        path = file(_NBYTES)
+        done = program(
+            f"""
+            import errno
+            from pagemove._native import pager
+            from pagemove.stores.faulty import Fault, FaultyFileStore
+            store = FaultyFileStore(path, writable=True, faults=[Fault("write", 0, 1, errno=5)])
+            region = pagemove.PagedMemory(store, mode="r+", prefetch="off", store_timeout=1)
+            array = region.asarray("u8")
+            array[:: 8 * {KIB}] += 1
+            for call in range(2):
+                pager.set_trouble(call, 0, 2**62, 0, errno.ENOMEM)
+            try:
+                region.evict(0, 64 * {KIB})
+            except pagemove.StoreError as error:
+                print(error.errno == errno.ENOMEM)
+            os.closerange(3, 1000)
+            print(lost(region), flush=True)
+            for call in range(2):
+                pager.set_trouble(call, 0, 0, 0, 0)
+            try:
+                region.flush()
+            except pagemove.StoreError as error:
+                print(error.errno == errno.EBADF)
+            print(region.stats().dirty_nbytes)
+            """,
+            path,
+        )
+        assert done.stdout.split() == ["True", "True", "True", "0"]
+        found = np.fromfile(path, np.uint64)
+        found[:: 8 * KIB] -= np.uint64(1)
+        assert wrong_words(found) is None
+
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("there", [False, True], ids=["absent", "resident"])
     def test_a_touch_is_a_signal_and_a_message(self, file, mode, there):

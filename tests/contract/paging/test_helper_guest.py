@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -43,6 +47,28 @@ class TestChildren:
     def test_it_is_none(self, tmp_path):
         """Not seen by wait(), by a handler of SIGCHLD, or by who reaps all children."""
         assert child(_not_a_child, tmp_path, deadline=60) == (0, 0, True)
+
+    def test_one_that_cannot_be_run_is_not_left_behind(self, tmp_path):
+        """Where the program is what orphans become children of, as init of a container is."""
+        assert child(_not_run, tmp_path, deadline=60) == (errno.ENOEXEC, 0)
+
+
+def _not_run(folder: Path) -> tuple[int | None, int]:
+    path = folder / "python"
+    path.write_bytes(b"no program" * 100)
+    path.chmod(0o700)
+    multiprocessing.set_executable(str(path))
+    set_child_subreaper = 36
+    assert ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0) == 0
+    code, left = None, 0
+    try:
+        PagedMemory(reined(folder, numbered(64 * K)))
+    except OSError as error:
+        code = error.errno
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+        left += 1
+    return code, left
 
 
 def _not_a_child(folder: Path) -> tuple[int, int, bool]:

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pagemove import PagedMemory, StoreError, lowlevel, vmas
+from pagemove import PagedMemory, PageState, StoreError, lowlevel, vmas
+from pagemove.introspect import states_at
 from pagemove.stores import CompressedStore, FileStore, LayeredStore, Store
 from support import child, wait_for
 from support.helpers import helpers, kill_helper, numbered, stop_helper, touch
-from support.late_stores import in_file, unruly
+from support.late_stores import Unruly, in_file, unruly
+from support.paging import Struck, load, store
 from support.stores import BytesStore
 
 pytestmark = pytest.mark.needs("paging", "fork")
@@ -225,11 +227,56 @@ class TestClosing:
     def test_nothing_arrives_where_a_region_was(self):
         assert child(_closed_before_it_arrived, deadline=60) == ([], True)
 
+    def test_a_store_into_a_block_that_came_too_late_is_kept_or_refused(self, tmp_path):
+        """The block was given up, so what the helper puts there is taken away again."""
+        accepted, found = child(_stored_into_what_came_late, tmp_path, deadline=60)
+        assert found == (_WORD if accepted else numbered(8)[0].tobytes())
+
     @pytest.mark.needs("root")
     def test_addresses_stay_taken_while_a_helper_cannot_be_ended(self):
         took, permissions = child(_cannot_be_ended, deadline=90)
         assert permissions == ["---p"]
         assert took < 15
+
+
+_WORD = b"stored!!"
+
+
+class Putting(Unruly):
+    """Its helper is held between putting a block into the region and saying so."""
+
+    def _do(self, kind: str, place: range, call: Any) -> None:
+        super()._do(kind, place, call)
+        copy = lowlevel.copy
+
+        def copy_and_wait(*arguments: Any) -> None:
+            copy(*arguments)
+            while self.knobs.hold_after:
+                time.sleep(0.002)
+
+        if self.knobs.hold_after:
+            lowlevel.copy = copy_and_wait
+
+
+def _stored_into_what_came_late(folder: Path) -> tuple[bool, bytes]:
+    made = unruly(folder, numbered(N * 512))
+    source = Putting(made._path, concurrency=1)
+    source.knobs.hold_after, source.knobs.hold_reads = 1, -1
+    with PagedMemory(
+        source, block_size=4 * K, mode="r+", prefetch="off", store_timeout=1
+    ) as memory:
+        with pytest.raises(Struck):
+            store(memory.address, bytes(8))
+        source.knobs.hold_reads = 0
+        wait_for(lambda: states_at(memory.address, 1)[0] & PageState.PRESENT)
+        accepted = True
+        try:
+            store(memory.address, _WORD)
+        except Struck:
+            accepted = False
+        source.knobs.hold_after = 0
+        wait_for(lambda: not memory.stats().resident_nbytes)  # its answer was noticed
+        return accepted, load(memory.address)
 
 
 def _closed_before_it_arrived() -> tuple[list[int], bool]:

@@ -234,6 +234,25 @@ def test_a_file_cut_short_under_the_region_is_no_zeros_and_may_heal(file, mode, 
     assert all_of_it is None
 
 
+def _healed_by_a_page(path: Path, mode: str) -> str | None:
+    """Of a block that could not be read the poison of one page is discarded."""
+    faults = [Fault("read", 0, 1, errno=errno.EIO)]
+    how = {"block_size": _BLOCK, "store_timeout": 0, "prefetch": "off"}
+    with paged(path, mode, faults=faults, **how) as memory:
+        for page in range(2):
+            with pytest.raises(Struck):
+                load(memory.address + page * PAGE_SIZE)
+        lowlevel.madvise(memory.address, PAGE_SIZE, mmap.MADV_DONTNEED)
+        load(memory.address)
+        return wrong_words(words(memory))
+
+
+@pytest.mark.needs("paging_by_move")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_page_whose_poison_is_discarded_brings_all_of_its_block(file, mode):
+    assert child(_healed_by_a_page, file(_NBYTES), mode) is None
+
+
 def _written_past_the_end(path: Path) -> tuple[str, int]:
     """A write-back past the new end makes the file longer again, with a hole before it."""
     how = {"block_size": _BLOCK, "store_timeout": _TIMEOUT, "prefetch": "off"}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from support.paging import (
     words,
     wrong_words,
 )
+from support.trouble import MOVE_IN, refused
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -167,6 +169,64 @@ def _called(path: Path) -> None:
         assert np.array_equal(array, right)
         del array
     os.close(zero)
+
+
+@pytest.mark.needs("kernel_faults")
+def test_more_pages_are_refused_at_once_than_are_remembered(file):
+    """Each is given back, also those that make place for others."""
+    assert child(_refused_at_once, file(64 * 64 * KIB), deadline=60) == []
+
+
+def _refused_at_once(path: Path) -> list[int]:
+    count = 48
+    zero = os.open("/dev/zero", os.O_RDONLY)
+    libc = ctypes.CDLL(None)
+    with paged(path, "r", block_size=64 * KIB) as memory:
+        start = threading.Barrier(count)
+
+        def trespass(page: int) -> None:
+            place = ctypes.c_void_p(memory.address + page * 4096)
+            for _ in range(20):
+                start.wait()
+                assert libc.read(zero, place, 8) == -1
+
+        threads = [threading.Thread(target=trespass, args=(page,)) for page in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        limit = time.monotonic() + 5
+        pages = list(range(count))
+        while pages and time.monotonic() < limit:
+            pages = [page for page in pages if not _is_readable(memory.address + page * 4096)]
+        return pages
+
+
+def _is_readable(address: int) -> bool:
+    try:
+        load(address)
+    except Struck:
+        return False
+    return True
+
+
+@pytest.mark.needs("kernel_faults", "paging_by_move")
+@pytest.mark.parametrize("kind", _KINDS, ids=lambda kind: f"{kind[0] >> 10}K-{kind[2]}")
+def test_when_one_was_refused_no_store_can_come_in_between(file, kind):
+    """Blocks are not moved in any more, which protects them an instant later only."""
+    assert child(_wary, file(kind[1]), kind, deadline=40) is None
+
+
+def _wary(path: Path, kind: tuple[int, int, int | None]) -> str | None:
+    block, _, limit = kind
+    how = {"block_size": block, "resident_limit": limit, "store_timeout": 0.5}
+    with paged(path, "r", **how) as memory:
+        with pytest.raises(Struck):
+            store(memory.address + block, _WORD)
+        _read_when_given_back(memory.address + block)
+        memory.evict()
+        with refused(MOVE_IN, code=errno.EIO):
+            return wrong_words(words(memory)) or wrong_words(words(memory))
 
 
 def test_a_program_that_does_not_expect_it_dies(file):

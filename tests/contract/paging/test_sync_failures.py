@@ -17,7 +17,7 @@ import pytest
 from pagemove import PagedMemory, PageState, StoreError
 from pagemove.introspect import states_at
 from support import child, wait_for
-from support.helpers import numbered
+from support.helpers import kill_helper, numbered
 from support.lossy import durable, lossy
 from support.paging import KIB, Fault, expected, paged, words
 
@@ -94,6 +94,83 @@ def test_what_has_left_memory_is_there_where_a_failed_flush_loses_nothing(tmp_pa
     outcomes, _, whole = child(_has_left, tmp_path, True, deadline=40)
     assert outcomes == ["returned"] * 3
     assert whole
+
+
+def _late(folder: Path, end: str, evicted: bool) -> tuple[list[str], int, bool]:
+    """A flush takes longer than it may, and then it ends after all: well, badly, or never."""
+    contents = numbered(_NBYTES)
+    source = lossy(folder, contents)
+    memory = PagedMemory(source, store_timeout=1.0, **_HOW)
+    words(memory)[::_WORDS] += np.uint64(1)
+    contents[::_WORDS] += np.uint64(1)
+    if evicted:
+        memory.evict(0, 4 * _BLOCK)
+    source.hold(flushes=True)
+    source.fail(int(end == "fails"))
+    outcomes = [_outcome(memory)]
+    if evicted:
+        memory.evict(4 * _BLOCK, 4 * _BLOCK)
+    if end == "dies":
+        kill_helper()
+    source.hold()
+    outcomes += [_outcome(memory), _outcome(memory)]
+    return outcomes, source.flushes, bool((durable(source) == contents).all())
+
+
+@pytest.mark.parametrize("evicted", [False, True])
+def test_a_flush_that_is_late_and_ends_well_has_lost_nothing(tmp_path, evicted):
+    found = child(_late, tmp_path, "returns", evicted, deadline=40)
+    assert found == (["raised", "returned", "returned"], 2, True)
+
+
+@pytest.mark.parametrize("end", ["fails", "dies"])
+def test_a_flush_that_is_late_and_fails_is_no_success(tmp_path, end):
+    """What it should have covered is in memory: it is written again."""
+    found = child(_late, tmp_path, end, False, deadline=60)
+    assert found == (["raised", "returned", "returned"], 2, True)
+
+
+@pytest.mark.parametrize("end", ["fails", "dies"])
+def test_a_flush_that_is_late_and_fails_is_an_error_for_good(tmp_path, end):
+    """A part of that has left memory."""
+    outcomes, _, _ = child(_late, tmp_path, end, True, deadline=60)
+    assert "returned" not in outcomes
+    assert outcomes[2] == "for good"
+
+
+def _written_meanwhile(folder: Path) -> tuple[list[str], bool]:
+    """A block is written while a flush fails, and the write returns only after that."""
+    contents = numbered(_NBYTES)
+    source = lossy(folder, contents, concurrency=4)
+    memory = PagedMemory(source, store_timeout=20.0, **_HOW)
+    array = words(memory)
+    array[0] += np.uint64(1)
+    source.hold(flushes=True)
+    outcomes: list[str] = []
+    flushing = threading.Thread(target=lambda: outcomes.append(_outcome(memory)))
+    flushing.start()
+    wait_for(lambda: source.held == 1)
+    array[5 * _WORDS] += np.uint64(1)
+    contents[:: 5 * _WORDS][:2] += np.uint64(1)
+    source.hold(flushes=True, writes=True)
+    evicting = threading.Thread(target=lambda: memory.evict(5 * _BLOCK, _BLOCK))
+    evicting.start()
+    wait_for(lambda: source.held == 2)
+    source.fail(1)
+    source.hold(writes=True)
+    # What was in memory is written again, and held.
+    wait_for(lambda: source.held == 3)
+    source.hold()
+    flushing.join()
+    evicting.join()
+    outcomes.append(_outcome(memory))
+    return outcomes, bool((durable(source) == contents).all())
+
+
+def test_what_was_written_while_a_flush_failed_is_written_again(tmp_path):
+    """The failure may have dropped it, though its own write has returned."""
+    found = child(_written_meanwhile, tmp_path, deadline=40)
+    assert found == (["returned", "returned"], True)
 
 
 def _roll_back(path: Path) -> None:

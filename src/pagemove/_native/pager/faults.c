@@ -43,6 +43,12 @@ static void fault_protected(struct pg_region *region, pg_entry entry, uint64_t a
         pg_protect(&region->uffd, page, region->uffd.page_size, 0);
         return;
     }
+    if (block && block->state == PG_ERROR && pg_is_late(region, block->number)) {
+        /* The helper has put it there late, in the place of the poison, and will say so. */
+        pg_discard(&region->uffd, page, region->uffd.page_size);
+        pg_poison(&region->uffd, page, region->uffd.page_size);
+        return;
+    }
     if (!block || block->state != PG_RESIDENT) {
         /* It has left meanwhile: the thread will find it missing. */
         pg_wake(&region->uffd, page, region->uffd.page_size);
@@ -98,7 +104,8 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
         /* The poison was discarded, but the helper may still put the block there. */
         pg_poison(&region->uffd, pg_block_address(region, number), region->block_size);
     } else if (block->state == PG_ERROR) {
-        /* The poison was discarded: that asks for another try. */
+        /* The poison was discarded, or a part of it: that asks for another try, of the whole. */
+        pg_discard(&region->uffd, pg_block_address(region, number), region->block_size);
         pg_become(&region->blocks, entry, PG_FILLING);
         pg_fill(region, entry, began);
     }

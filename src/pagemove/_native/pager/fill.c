@@ -183,7 +183,7 @@ static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slo
     if (block->flags & PG_DIRTY)
         /* What is in the slot is newer than the store; a part may be in the region already. */
         error = install_pages(region, address, *slot, 0);
-    else if ((writable && !stored) || !region->uffd.moves ||
+    else if ((writable && !stored) || !region->uffd.moves || region->uffd.wary ||
              (region->block_size < MOVE_FRESH_FROM && !region->limited))
         error = install_copy(region, address, *slot, !stored);
     else
@@ -195,13 +195,37 @@ static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slo
     return error;
 }
 
+/* Into a region that is lost. What was discarded of a block nobody will read; what was changed goes
+ * where it is found by whoever saves it. */
+static int install_lost(struct pg_region *region, pg_entry entry, uint16_t *slot)
+{
+    const struct pg_block *block = &region->blocks.at[entry];
+    int error;
+
+    if (block->flags & PG_PATCH) {
+        pg_slot_back(region, *slot, 1);
+        return 0;
+    }
+    error = pg_bring_in_lost(region, pg_block_address(region, block->number),
+                             pg_slot_address(&region->frames, *slot));
+    if (error)
+        undo_install(region, entry, slot);
+    else
+        pg_give_empty(&region->frames, *slot);
+    return error;
+}
+
 int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later)
 {
     struct pg_block *block = &region->blocks.at[entry];
-    int error = block->flags & PG_PATCH
-                    ? install_patch(region, entry, pg_block_address(region, block->number), *slot)
-                    : install_whole(region, entry, slot, later);
+    int error;
 
+    if (pg_is_lost(region))
+        error = install_lost(region, entry, slot);
+    else if (block->flags & PG_PATCH)
+        error = install_patch(region, entry, pg_block_address(region, block->number), *slot);
+    else
+        error = install_whole(region, entry, slot, later);
     if (!error)
         installed(region, entry);
     return error;
@@ -267,21 +291,21 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
  * -PG_NOT_NOW. Lets go. */
 static int ask_helper(struct pg_region *region, struct pg_job job)
 {
-    struct pg_block *block = &region->blocks.at[job.entry];
-    int stored = block->flags & PG_STORED, error;
+    const struct pg_block *block = &region->blocks.at[job.entry];
+    int error;
 
     if (!pg_has_helper(region) || region->line || region->block_size >= MOVE_FRESH_FROM ||
         block->flags & PG_PATCH || pg_is_spilled(region, job.number) || pg_make_room(region, 0))
         return -PG_NOT_NOW;
+    /* Protected, also for somebody who wants to store: a block that comes after it was given up is
+     * taken away again, and nobody may have stored into it. */
     error = pg_store_ask(&region->store, job.number * region->block_size, region->block_size,
-                         pg_block_address(region, job.number), !stored, &region->line);
+                         pg_block_address(region, job.number), 1, &region->line);
     if (error) {
         region->line = NULL;
         return error;
     }
     region->frames.total++;
-    if (stored && pg_writable(region))
-        pg_set_dirty(&region->blocks, job.entry, 1);
     region->asked = job;
     return 0;
 }

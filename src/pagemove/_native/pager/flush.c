@@ -222,6 +222,7 @@ static void bring_back(struct pg_region *region, pg_entry entry)
  * it is. What is being written, and what is being filled in, is dirty as well. */
 static void forget_written(struct pg_region *region)
 {
+    region->sync_failures++;
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
         struct pg_block *block = &region->blocks.at[entry];
         if (block->state == PG_ABSENT || !(block->flags & PG_UNSYNCED))
@@ -274,7 +275,8 @@ static int sync_all(struct pg_region *region)
     }
     region->unsynced = 1;
     region->unsynced_evicted |= evicted;
-    if (!region->flush_retryable && error != -PG_NOT_ASKED)
+    /* Not answered yet: if it fails in the end, the next sync says so. */
+    if (!region->flush_retryable && error != -PG_NOT_ASKED && error != -PG_NO_ANSWER)
         forget_written(region);
     return error;
 }

@@ -16,6 +16,7 @@ struct pg_line {
     unsigned generation;
     enum pg_line_state state;
     int operation; /* of what it is used for, while it is not free */
+    int undecided; /* a sync was given up on it: the next one returns what became of it */
     uint64_t offset, length;
 };
 
@@ -35,7 +36,9 @@ struct pg_channel {
     int has_starter;
     pthread_t starter;
     uint64_t restarts;
-    int dead; /* there is no helper, and will be none */
+    int dead;      /* there is no helper, and will be none */
+    int late_sync; /* how a sync failed that had been given up; 0: none has */
+    char late_text[PG_TEXT];
 };
 
 /* The same file at a descriptor that is none of standard input, output and error, or -errno. */

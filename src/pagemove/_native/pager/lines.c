@@ -79,6 +79,17 @@ static void note_death(struct pg_channel *channel, unsigned generation)
     }
 }
 
+/* What became of a sync that was given up. Who asked for it took it for undecided: the next sync is
+ * to fail if this one has, for after that a success means nothing. */
+static void note_late_sync(struct pg_channel *channel, int outcome, const char text[PG_TEXT])
+{
+    channel->late_sync = outcome;
+    strcpy(channel->late_text, outcome == -PG_GONE
+                                   ? "the helper process that runs the store has ended during a "
+                                     "flush"
+                                   : text);
+}
+
 /* Late answers make stuck lines free again, and so does the end of their helper. That its socket is
  * closed does not tell yet that it has ended. */
 static void look_at_stuck(struct pg_channel *channel)
@@ -88,17 +99,30 @@ static void look_at_stuck(struct pg_channel *channel)
 
     for (uint32_t i = 0; i < channel->count; i++) {
         struct pg_line *line = &channel->lines[i];
-        int status;
+        int status, ended = line->generation != channel->generation;
         if (line->state != PG_STUCK)
             continue;
-        status = line->generation != channel->generation
-                     ? 0
-                     : pg_helper_receive(line->socket, 0, &said, text);
-        if (!status)
-            line->state = PG_FREE;
-        else if (status == -PG_GONE)
-            note_death(channel, line->generation);
+        status = pg_helper_receive(line->socket, 0, &said, text);
+        if (status && !ended) {
+            if (status == -PG_GONE)
+                note_death(channel, line->generation);
+            continue;
+        }
+        line->state = PG_FREE;
+        if (line->undecided)
+            note_late_sync(channel, status ? -PG_GONE : said, text);
     }
+}
+
+/* The failure of an earlier sync that nobody has heard of; 0: there is none. */
+static int take_late_sync(struct pg_channel *channel, char text[PG_TEXT])
+{
+    int outcome = channel->late_sync;
+
+    if (outcome)
+        strcpy(text, channel->late_text);
+    channel->late_sync = 0;
+    return outcome;
 }
 
 /* Whether what a line is used for has to be over before something else may begin. A read that comes
@@ -155,10 +179,12 @@ struct pg_line *pg_free_line(struct pg_channel *channel, int operation, uint64_t
     return NULL;
 }
 
-static void explain_late(const struct pg_channel *channel, int operation, uint64_t offset,
-                         uint64_t length, char text[PG_TEXT])
+static void explain(const struct pg_channel *channel, int error, int operation, uint64_t offset,
+                    uint64_t length, char text[PG_TEXT])
 {
-    if (channel->starting)
+    if (error != -PG_NO_ANSWER)
+        strcpy(text, "the helper process that runs the store has ended");
+    else if (channel->starting)
         strcpy(text, "the helper process that runs the store has ended, and another has not "
                      "started yet");
     else if (must_wait(channel, operation, offset, length))
@@ -179,21 +205,22 @@ int pg_take_line(struct pg_channel *channel, int operation, uint64_t offset, uin
     pthread_mutex_lock(&channel->lock);
     for (;;) {
         look_at_stuck(channel);
-        line = pg_free_line(channel, operation, offset, length);
-        if (line)
+        if (operation == PG_OP_SYNC)
+            error = take_late_sync(channel, text);
+        if (!error)
+            line = pg_free_line(channel, operation, offset, length);
+        if (error || line)
             break;
         now = pg_now();
         error = channel->stopping || channel->dead ? -PG_NOT_ASKED
                 : now >= deadline                  ? -PG_NO_ANSWER
                                                    : 0;
-        if (error)
+        if (error) {
+            explain(channel, error, operation, offset, length, text);
             break;
+        }
         pg_wait_until(&channel->freed, &channel->lock, now + STUCK_LOOK);
     }
-    if (error == -PG_NO_ANSWER)
-        explain_late(channel, operation, offset, length, text);
-    else if (error)
-        strcpy(text, "the helper process that runs the store has ended");
     pthread_mutex_unlock(&channel->lock);
     *taken = line;
     return error;
@@ -206,6 +233,7 @@ void pg_return_line(struct pg_channel *channel, struct pg_line *line, int status
     /* Of a helper whose socket is closed the outcome is known when it is dead: lines are taken
      * from the next one only, and this one is free by then. */
     line->state = status && status != -PG_NOT_ASKED ? PG_STUCK : PG_FREE;
+    line->undecided = status == -PG_NO_ANSWER && line->operation == PG_OP_SYNC;
     line->offset = offset;
     line->length = length;
     if (status == -PG_GONE || status == -PG_NOT_ASKED)

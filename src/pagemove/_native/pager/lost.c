@@ -98,17 +98,17 @@ static int save_dirty(struct pg_region *region, uint32_t *failed)
 
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
         struct pg_block *block = &region->blocks.at[entry];
-        int one;
-        while (is_busy(block))
-            if (pg_wait_changed(region, patience)) {
-                *failed = block->number;
-                return -EBUSY; /* it cannot be mapped, or written */
-            }
-        if (block->state != PG_RESIDENT || !(block->flags & PG_DIRTY))
+        int one = 0;
+        while (is_busy(block) && !one)
+            one = pg_wait_changed(region, patience);
+        if (one)
+            one = -EBUSY; /* it cannot be mapped, or written */
+        else if (block->state == PG_RESIDENT && block->flags & PG_DIRTY)
+            one = save_one(region, entry);
+        if (!one)
             continue;
         *failed = block->number;
-        one = save_one(region, entry);
-        error = one ? one : error;
+        error = one;
     }
     return error;
 }
@@ -150,6 +150,8 @@ void pg_lose(struct pg_region *region, int error)
 {
     const char *saving = region->mode == PG_WRITE ? ", what was changed is being saved" : "";
 
+    if (pg_is_lost(region))
+        return; /* for the other reason there is: it is said, and being saved */
     pthread_mutex_lock(&region->lock);
     /* First: whoever touches it after that may end the process. */
     if (error)

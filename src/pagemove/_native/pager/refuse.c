@@ -42,6 +42,7 @@ void pg_refuse(struct pg_region *region, uint64_t address)
     uint64_t page = address & ~(region->uffd.page_size - 1);
     uint32_t i = 0;
 
+    region->uffd.wary = 1;
     say_so(region, page);
     if (region->refused_page == page && pg_now() < region->refused_until + LONGEST)
         region->refused_for = region->refused_for < LONGEST ? 2 * region->refused_for : LONGEST;
@@ -51,10 +52,13 @@ void pg_refuse(struct pg_region *region, uint64_t address)
     region->refused_until = pg_now() + region->refused_for;
     while (i < region->refused_count && region->refused[i].page != page)
         i++;
-    if (i == PG_REFUSED)
-        pardon(region, i = 0);
-    if (i >= region->refused_count)
-        i = region->refused_count++;
+    if (i == PG_REFUSED) {
+        /* The last one takes the place of the one that has to go. */
+        pardon(region, 0);
+        i = region->refused_count;
+    }
+    if (i == region->refused_count)
+        region->refused_count++;
     region->refused[i] = (struct pg_refused){page, region->refused_until};
     pg_discard(&region->uffd, page, region->uffd.page_size);
     pg_poison(&region->uffd, page, region->uffd.page_size);

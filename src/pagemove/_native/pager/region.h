@@ -92,11 +92,12 @@ struct pg_region {
     uint32_t epoch, writing[2]; /* batches under way that began in an even, an odd epoch */
     uint64_t write_pause, write_not_before, write_failing_since;
     uint64_t write_failures;
-    int write_error;      /* of the last attempt */
-    int unsynced;         /* something was written that was not made durable */
-    int unsynced_evicted; /* blocks have left that were not made durable */
-    int sync_lost;        /* and then making durable failed */
-    int syncing;          /* the store makes durable what was written before */
+    int write_error;        /* of the last attempt */
+    int unsynced;           /* something was written that was not made durable */
+    int unsynced_evicted;   /* blocks have left that were not made durable */
+    int sync_lost;          /* and then making durable failed */
+    int syncing;            /* the store makes durable what was written before */
+    uint64_t sync_failures; /* that may have dropped what was written */
 
     /* What workers do (work.c, ahead.c). */
     struct pg_job *jobs;

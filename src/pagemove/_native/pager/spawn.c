@@ -22,7 +22,7 @@
 
 extern char **environ;
 
-enum { CONTROL_FD = 3, STACK = 64 << 10 };
+enum { CONTROL_FD = 3, STACK = 64 << 10, WAIT_BY_PIDFD = 3 };
 
 struct start {
     char *const *argv;
@@ -116,8 +116,12 @@ int pg_spawn(char *const *argv, int control)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     free(stacks);
     if (start.error) {
-        if (start.process >= 0)
+        siginfo_t ignored;
+        if (start.process >= 0) {
+            /* It is this process's child where this one is the init of a container. */
+            waitid((idtype_t)WAIT_BY_PIDFD, (id_t)start.process, &ignored, WEXITED | __WALL);
             close(start.process);
+        }
         return -start.error;
     }
     return pg_above_standard(start.process);

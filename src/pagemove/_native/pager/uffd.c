@@ -194,7 +194,7 @@ int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
     uint64_t done = 0;
     int wake = 0, error = 0;
 
-    if (!uffd->moves)
+    if (!uffd->moves || uffd->wary)
         return pg_squeeze_in(uffd, dst, src, length, uffd->read_only);
     while (done < length) {
         int64_t moved = move_some(uffd, PG_CALL_MOVE_IN, dst + done, src + done, length - done);

@@ -23,6 +23,7 @@ struct pg_uffd {
     uint64_t base, length, mode;
     int advice, dumped;
     int read_only;      /* what is moved into the region is write-protected there */
+    int wary;           /* somebody stores into it all the same: copy, which protects at once */
     uint64_t *poisoned; /* a bit for each page; NULL: none was, or the kernel does it */
     int empty;          /* a file that poisoned pages are mapped from */
 };
@@ -36,8 +37,9 @@ int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode);
 /* Move a full slot into the region; a page that cannot be moved, for it is merged, shared or
  * pinned, is copied and given up in the slot, and so is one that the region has already. Into a
  * read-only region so that nobody who waits for it sees it before it is protected, which with
- * `later` the caller has to do, by pg_show. 0: the slot is empty. -errno: pages have arrived, and
- * the slot has the others. */
+ * `later` the caller has to do, by pg_show. A thread that comes just then may store into it;
+ * where one has tried to, everything is copied, write-protected, for nobody to come in between. 0:
+ * the slot is empty. -errno: pages have arrived, and the slot has the others. */
 int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int later);
 
 /* Protect what was moved into a read-only region, and wake those who wait for it. One call for many

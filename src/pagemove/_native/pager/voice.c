@@ -24,6 +24,7 @@ struct voice {
     pthread_t thread;
     unsigned users;
     int stop;
+    int stuck;     /* what is being written has been for too long: nothing more is said meanwhile */
     size_t length; /* of a line that is to be written; 0: none */
     char line[PIPE_BUF];
 };
@@ -54,26 +55,31 @@ static void *speak(void *argument)
         write_line(mine->line, mine->length);
         pthread_mutex_lock(&mine->lock);
         mine->length = 0;
+        mine->stuck = 0;
         pthread_cond_broadcast(&mine->changed);
     }
     pthread_mutex_unlock(&mine->lock);
     return NULL;
 }
 
-/* Wait until what is being written is out, but no longer than `until`. Whether it is. */
-static int wait_for_silence(struct voice *mine, const struct timespec *until)
+/* Wait until what is being written is out, but not for ever: a terminal that has room for a part of
+ * a line keeps its writer. Whether it is. */
+static int wait_for_silence(struct voice *mine)
 {
-    while (mine->length)
-        if (pthread_cond_timedwait(&mine->changed, &mine->lock, until) == ETIMEDOUT)
-            return !mine->length;
-    return 1;
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += PATIENCE_SECONDS;
+    while (mine->length && !mine->stuck)
+        if (pthread_cond_timedwait(&mine->changed, &mine->lock, &until) == ETIMEDOUT)
+            mine->stuck = mine->length != 0;
+    return !mine->length;
 }
 
 void pg_say(const char *format, ...)
 {
     struct voice *mine = voice;
     char line[PIPE_BUF];
-    struct timespec until;
     va_list arguments;
     int length;
 
@@ -86,15 +92,13 @@ void pg_say(const char *format, ...)
     }
     if (length <= 0 || !mine)
         return;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += PATIENCE_SECONDS;
     pthread_mutex_lock(&mine->lock);
-    if (wait_for_silence(mine, &until)) {
+    if (wait_for_silence(mine)) {
         for (int i = 0; i < length; i++)
             mine->line[i] = line[i];
         mine->length = (size_t)length;
         pthread_cond_broadcast(&mine->changed);
-        wait_for_silence(mine, &until);
+        wait_for_silence(mine);
     }
     pthread_mutex_unlock(&mine->lock);
 }
@@ -130,6 +134,7 @@ int pg_voice_enter(void)
 void pg_voice_leave(void)
 {
     struct voice *last = voice;
+    int silent;
 
     if (!last || --last->users)
         return;
@@ -137,7 +142,13 @@ void pg_voice_leave(void)
     pthread_mutex_lock(&last->lock);
     last->stop = 1;
     pthread_cond_broadcast(&last->changed);
+    silent = wait_for_silence(last);
     pthread_mutex_unlock(&last->lock);
+    if (!silent) {
+        /* Every fork of the program waits for this. It ends when its line is taken. */
+        pthread_detach(last->thread);
+        return;
+    }
     pthread_join(last->thread, NULL);
     free(last);
 }

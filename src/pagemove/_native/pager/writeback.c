@@ -336,14 +336,26 @@ static void settle_written(struct pg_region *region, struct pg_out *out)
         pg_wake(&region->uffd, pg_block_address(region, out->number), region->block_size);
 }
 
+/* The store has taken these, but a sync has failed meanwhile, and may have dropped them. */
+static void distrust(struct pg_region *region, struct pg_out *outs, size_t count)
+{
+    region->write_failures++;
+    for (size_t i = 0; i < count; i++)
+        if (!outs[i].error)
+            outs[i].error = -EIO;
+}
+
 void pg_write_evicted(struct pg_region *region, struct pg_out *outs, size_t count)
 {
     unsigned epoch = pg_begin_write(region);
+    uint64_t sync_failures = region->sync_failures;
 
     pthread_mutex_unlock(&region->lock);
     pg_write_back(region, outs, count);
     pthread_mutex_lock(&region->lock);
     pg_end_write(region, epoch, outs, count);
+    if (region->sync_failures != sync_failures)
+        distrust(region, outs, count);
     for (size_t i = 0; i < count; i++)
         settle_written(region, &outs[i]);
     pthread_cond_broadcast(&region->changed);

@@ -1,0 +1,81 @@
+"""Messages on standard error: whoever reads them, or does not, holds up nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import subprocess
+import sys
+import textwrap
+import tty
+
+import pytest
+
+from support.paging import KIB, make_file
+
+pytestmark = pytest.mark.needs("paging")
+
+# Each failure says so; the first message is too long for what the terminal still takes.
+_KEPT_BY_A_TERMINAL = """
+    import os, sys, time
+    import pagemove
+    a = pagemove.open_array(sys.argv[1], store_timeout=0.01, dtype="u1", prefetch="off")
+    region = pagemove.region_of(a)
+    os.truncate(sys.argv[1], 4096)
+    began = time.monotonic()
+    for block in range(8):
+        try:
+            region.prefetch((block + 16) << 16, 1, wait=True)
+        except pagemove.StoreError:
+            print("raised")
+    del a
+    region.close()
+    print(time.monotonic() - began < 6)
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    print(os.waitpid(pid, 0)[1], flush=True)
+    os._exit(0)
+    """
+
+
+def _leave_room(master: int, slave: int) -> None:
+    """Fill a terminal's buffer, except for 4048 bytes or so."""
+    os.set_blocking(slave, False)
+    polled = select.poll()
+    polled.register(slave, select.POLLOUT)
+    while polled.poll(100):
+        with contextlib.suppress(BlockingIOError):
+            os.write(slave, b"x" * 1000)
+    while not polled.poll(10):
+        os.read(master, 600)
+    os.set_blocking(slave, True)
+
+
+def test_a_terminal_that_takes_a_part_of_a_message_holds_up_nothing(tmp_path):
+    """No fault, no close of a region, and no fork waits for whoever reads it."""
+    folder = tmp_path
+    while len(str(folder)) < 3800:
+        folder = folder / ("d" * 200)
+    folder.mkdir(parents=True)
+    path = make_file(folder / "file", 64 * 64 * KIB)
+    ours, theirs = pty.openpty()
+    try:
+        tty.setraw(ours)
+        tty.setraw(theirs)
+        _leave_room(ours, theirs)
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(_KEPT_BY_A_TERMINAL), path],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+            timeout=40,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert (done.returncode, done.stdout.split()) == (0, ["raised"] * 8 + ["True", "0"])
