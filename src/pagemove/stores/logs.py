@@ -17,31 +17,10 @@ from typing import Any
 from pagemove.stores.urls import Secrets, without_secrets
 
 # The first part of the names of their loggers. Records of the program are its own.
-_LIBRARIES = frozenset(
-    [
-        "adlfs",
-        "aiobotocore",
-        "aiohttp",
-        "asyncio",
-        "azure",
-        "boto3",
-        "botocore",
-        "fsspec",
-        "gcsfs",
-        "google",
-        "httpcore",
-        "httpx",
-        "huggingface_hub",
-        "ocifs",
-        "ossfs",
-        "paramiko",
-        "requests",
-        "s3fs",
-        "s3transfer",
-        "smbprotocol",
-        "urllib3",
-        "webdav4",
-    ]
+_LIBRARIES = (
+    *("adlfs", "aiobotocore", "aiohttp", "asyncio", "azure", "boto3", "botocore", "fsspec"),
+    *("gcsfs", "google", "httpcore", "httpx", "huggingface_hub", "ocifs", "ossfs", "paramiko"),
+    *("requests", "s3fs", "s3transfer", "smbprotocol", "urllib3", "webdav4"),
 )
 _lock = threading.Lock()
 _of_stores: weakref.WeakSet[Secrets] = weakref.WeakSet()
