@@ -13,8 +13,8 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import traceback
+from _thread import start_new_thread
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +39,10 @@ _TEXT = 4000
 _LARGEST_ERRNO = 4095
 _MOST_DESCRIPTORS = 68
 _CONTROL = 3
+
+# From before the program's main module is imported: gevent replaces both by what runs only when a
+# thread of this process waits in its way.
+_Socket = socket.socket
 
 _DONE = _ANSWER.pack(0, 0)
 _NO_MEMORY_TEXT = b"MemoryError, while another error was to be explained"
@@ -80,8 +84,7 @@ def main() -> None:
         buffers = mmap.mmap(memory, nbytes * len(lines))
         for number, line in enumerate(lines):
             view = memoryview(buffers)[number * nbytes : (number + 1) * nbytes]
-            one = socket.socket(fileno=line)
-            threading.Thread(target=_serve, args=(store, one, view, region), daemon=True).start()
+            start_new_thread(_serve, (store, _Socket(fileno=line), view, region))
     except BaseException as error:
         control.send(_failure(error))
         os._exit(1)

@@ -15,6 +15,7 @@ from pagemove.stores.causes import cause_of, errno_of
 from pagemove.stores.extras import needed
 from pagemove.stores.files import Data, LocalRange
 from pagemove.stores.http import Guard, Resource, Validate
+from pagemove.stores.logs import hide_in_logs
 from pagemove.stores.loops import wait_for
 from pagemove.stores.patience import patiently
 from pagemove.stores.readers import Reader, Settings, reader_of
@@ -143,6 +144,8 @@ class FsspecStore(Store):
         self._lock = threading.Lock()
         self._opened: Reader | None = None
         self._guard = Guard(self._validate)
+        self._secrets = Secrets(self._url, self._options)
+        hide_in_logs(self._secrets)
 
     @property
     def url(self) -> str:
@@ -266,10 +269,6 @@ class FsspecStore(Store):
                 f"{found}); open it anew",
             )
         return reader
-
-    @property
-    def _secrets(self) -> Secrets:
-        return Secrets(self._url, self._options)
 
     def _text(self, error: BaseException) -> str:
         """Give what an error says, and what was noted of it, without what must not be shown."""

@@ -33,6 +33,17 @@ def shown(url: str) -> str:
     return f"{scheme}://{host}{port}{parts.path if is_place else ''}{database}"
 
 
+def is_ambiguous(url: str) -> bool:
+    """Tell whether a password may go on behind what ends it: its rest is taken for the host."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False  # no URL at all
+    if parts.scheme == "unix":
+        return False
+    return "@" in parts.path or ("@" in parts.netloc and "@" in parts.query + parts.fragment)
+
+
 def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:
     """Give what must not be seen of a URL and of options for redis-py, the longest first."""
     found = set()

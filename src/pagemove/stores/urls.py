@@ -37,6 +37,11 @@ def without_secret(url: str) -> str:
     return "::".join(_shown(part) for part in _NEXT.split(url))
 
 
+def without_secrets(text: str) -> str:
+    """Leave out what may be a secret of any URL in a text."""
+    return _IN_TEXT.sub(lambda found: without_secret(found[0]), text)
+
+
 def check_userinfo(url: str) -> None:
     """Refuse a password that cannot be told from the rest of its URL; ValueError."""
     for part in _NEXT.split(url):
@@ -71,7 +76,7 @@ class Secrets:
         """Leave them out of a text, and what looks like one in any URL of it."""
         for form in self._forms:
             text = text.replace(form, _HIDDEN)
-        return _IN_TEXT.sub(lambda found: without_secret(found[0]), text)
+        return without_secrets(text)
 
 
 def _shown(part: str) -> str:

@@ -253,6 +253,18 @@ except OSError as error:
         text = _MINE + 'if __name__ == "__main__":\n' + textwrap.indent(_USING.format(""), "    ")
         assert _run(tmp_path, text) == "109\n"
 
+    def test_one_that_replaces_threads_and_sockets_as_gevent_does(self, tmp_path):
+        """They are cooperative then: none would run while the helper waits for its end."""
+        text = """
+import _thread, socket, threading
+if __name__ != "__main__":
+    def never(*args, **options):
+        raise RuntimeError("replaced")
+    _thread.start_new_thread = threading._start_new_thread = socket.socket = never
+"""
+        using = textwrap.indent(_USING.format(""), "    ")
+        assert _run(tmp_path, f'{text}{_MINE}if __name__ == "__main__":\n{using}') == "109\n"
+
 
 class TestTime:
     def test_that_did_not_run_does_not_count(self, tmp_path):

@@ -89,9 +89,9 @@ def test_a_full_directory_is_said_to_be_full(file, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
         a += 1
         """
-    done = run(code, file(_NBYTES))
+    done = run(code, file(_NBYTES), TMPDIR=tmp_path)
     assert done.returncode == -7
-    assert "cannot be written: File too large" in done.stderr
+    assert f"cannot be written to the unnamed file in {tmp_path} (TMPDIR): File" in done.stderr
 
 
 def test_a_fork_while_another_thread_opens_one(file, tmp_path, library):

@@ -74,6 +74,19 @@ class TestOpening:
             RedisStore("redis://me:secret@127.0.0.1:1", "a", timeout=0.2)
         assert "secret" not in str(caught.value)
 
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://:part@whole/rest@127.0.0.1:1/0",
+            "redis://me:part@whole?rest@127.0.0.1:1/0",
+            "rediss://:part@whole/rest?db=1@127.0.0.1:1",
+        ],
+    )
+    def test_a_password_that_would_be_taken_for_the_host(self, url):
+        with pytest.raises(ValueError, match="percent-encoded") as caught:
+            RedisStore(url, "a", timeout=0.2)
+        assert not any(word in str(caught.value) for word in ("part", "whole", "rest"))
+
     def test_a_password(self, own, key):
         server = own()
         server.say("CONFIG", "SET", "requirepass", "secret")

@@ -23,19 +23,24 @@ static const char *cause_of(int code)
 /* Not for want of the store, but of a frame. */
 static void describe_starved(struct pg_region *region, uint32_t number)
 {
-    const char *also = region->write_error ? ", and changed ones cannot be written: " : "";
-
+    char also[PG_TEXT] = "";
     char blocks[96] = "all blocks of the staging area are in use by I/O";
 
     if (region->limited)
         snprintf(blocks, sizeof blocks,
                  "all %u blocks that may be resident are in use by I/O or changed",
                  region->frames.limit);
-    pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s%s; whoever waits for them "
+    if (region->write_error && region->mode == PG_PRIVATE)
+        snprintf(also, sizeof also,
+                 ", and changed ones cannot be written to the unnamed file in %s (TMPDIR): %s",
+                 region->spill_directory, cause_of(region->write_error));
+    else if (region->write_error)
+        snprintf(also, sizeof also, ", and changed ones cannot be written: %s",
+                 cause_of(region->write_error));
+    pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s; whoever waits for them "
            "gets SIGBUS\n",
            (unsigned long long)region->block_size,
-           (unsigned long long)(number * region->block_size), region->store.label, blocks, also,
-           region->write_error ? cause_of(region->write_error) : "");
+           (unsigned long long)(number * region->block_size), region->store.label, blocks, also);
 }
 
 static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)

@@ -1,0 +1,67 @@
+"""Log records of the libraries that open URLs, without secrets.
+
+fsspec, botocore and others log whole URLs, headers and arguments at level DEBUG. Filters of loggers
+do not see the records of loggers below them, and handlers belong to the program: so records are
+changed where they are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from pagemove.stores.urls import Secrets, without_secrets
+
+# The first part of the names of their loggers. Records of the program are its own.
+_LIBRARIES = (
+    *("adlfs", "aiobotocore", "aiohttp", "asyncio", "azure", "boto3", "botocore", "fsspec"),
+    *("gcsfs", "google", "httpcore", "httpx", "huggingface_hub", "ocifs", "ossfs", "paramiko"),
+    *("requests", "s3fs", "s3transfer", "smbprotocol", "urllib3", "webdav4"),
+)
+_lock = threading.Lock()
+_of_stores: weakref.WeakSet[Secrets] = weakref.WeakSet()
+
+
+def hide_in_logs(secrets: Secrets) -> None:
+    """Leave the secrets of a store out of what libraries log, as long as they exist."""
+    with _lock:
+        _of_stores.add(secrets)
+        make = logging.getLogRecordFactory()
+        # Others may have put theirs in its place.
+        if not isinstance(make, _Factory):
+            logging.setLogRecordFactory(_Factory(make))
+
+
+class _Factory:
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, name: str | None, *args: Any, **options: Any) -> logging.LogRecord:
+        record = self._make(name, *args, **options)
+        if str(name).partition(".")[0] in _LIBRARIES:
+            # A message that its arguments do not go with is an error of whoever handles it.
+            with contextlib.suppress(Exception):
+                _hide(record)
+        return record
+
+
+def _hide(record: logging.LogRecord) -> None:
+    text = record.getMessage()
+    hidden = _hidden(text)
+    if hidden != text:
+        record.msg, record.args = hidden, None
+    if record.exc_info:
+        # Formatters take it for what they have made themselves.
+        record.exc_text = _hidden(logging.Formatter().formatException(record.exc_info))
+
+
+def _hidden(text: str) -> str:
+    with _lock:
+        stores = list(_of_stores)
+    for secrets in stores:
+        text = secrets.hide(text)
+    return without_secrets(text)
