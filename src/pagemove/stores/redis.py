@@ -15,13 +15,14 @@ from pagemove.stores import ranges
 from pagemove.stores import redis_arrays as arrays
 from pagemove.stores import redis_layout as keys
 from pagemove.stores.base import Store, read_only
+from pagemove.stores.descriptors import tell_in_child
 from pagemove.stores.extras import needed
 from pagemove.stores.redis_blocks import Blocks
 from pagemove.stores.redis_client import Client, code_of
 from pagemove.stores.redis_direct import Command
 from pagemove.stores.redis_failures import Fenced, Turn
 from pagemove.stores.redis_lease import Lease
-from pagemove.stores.redis_secrets import scrub, secrets_of, shown
+from pagemove.stores.redis_secrets import check_userinfo, scrub, secrets_of, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -91,7 +92,7 @@ class RedisStore(Store):
     how long; a lease that the writer renews says so, and goes when its process has died. A writer
     that was thought dead and comes back cannot change a byte. To pickle a writer hands the lease
     over, to the process that a region is served by, say: from then on it only reads, until the
-    other is closed.
+    other is closed. A forked child is another store: it reads, and is refused as a second writer.
 
     **Atomicity.** A block is written as a whole: readers see it as it was or as it is. Several
     blocks are not written at one moment. Whatever the network does to requests, of a block no older
@@ -136,6 +137,7 @@ class RedisStore(Store):
         **options: Any,
     ) -> None:
         needed("redis", "redis")
+        check_userinfo(url)
         if not key or "{" in key or "}" in key:
             raise ValueError(f"key must be a name without braces, not {key!r}")
         if create and nbytes is None:
@@ -171,6 +173,14 @@ class RedisStore(Store):
         self._turn: Turn | None = None
         # By group: how many writes the server has acknowledged.
         self._writes: dict[int, int] = {}
+        tell_in_child(self)
+
+    def _in_child(self) -> None:
+        # With the parent's holder and numbers its writes would pass for the parent's. It is another
+        # store, that has handed over: it reads, and has to have the lease before it writes.
+        client, writes = self._connected, self._writes
+        self._begin(None)
+        self._of_parent, self._writes, self._handed_over = client, writes, True
 
     @property
     def nbytes(self) -> int:

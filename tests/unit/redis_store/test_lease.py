@@ -16,6 +16,7 @@ import pytest
 
 from pagemove import StoreError
 from pagemove.stores import RedisStore
+from support.children import child, living_child
 from support.servers import Redis, wait_until
 from unit.redis_store.arrays import CONTENTS, N, create, read
 
@@ -195,6 +196,54 @@ class TestOneWriter:
                 died.write(0, b"zombie")
             assert read(store, 0, 6) == b"after!"
         died.close()
+
+    @pytest.mark.needs("fork")
+    def test_a_forked_child_is_another_store(self, server, key):
+        """With the parent's numbers its writes would be taken for the parent's."""
+        with create(server, key) as store:
+
+            def use() -> tuple[bytes, list[int]]:
+                codes = []
+                for call in (
+                    lambda: store.write(0, b"child!"),
+                    lambda: pickle.dumps(store),
+                    store.remove,
+                ):
+                    with pytest.raises(StoreError, match="another store writes it: writer 1, proc"):
+                        call()
+                    codes.append(1)
+                store.flush()
+                found = read(store, 0, 6)
+                store.close()
+                return found, codes
+
+            store.write(0, b"parent")
+            assert child(use) == (b"parent", [1, 1, 1])
+            store.write(6, b"goes on")
+            store.flush()
+            assert read(store, 0, 13) == b"parentgoes on"
+
+    @pytest.mark.needs("fork")
+    def test_a_forked_child_follows_when_the_parent_has_closed(self, server, key):
+        store = create(server, key)
+
+        def use() -> bytes:
+            store.write(0, b"child!")
+            store.flush()
+            store.close()
+            return b"done"
+
+        with living_child() as other:
+            store.close()
+            assert child(use) == b"done"
+            assert other.run(os.getpid) == other.pid
+        with RedisStore(server.url, key) as reader:
+            assert read(reader, 0, 8) == b"child!" + CONTENTS[6:8]
+
+    @pytest.mark.needs("fork")
+    def test_a_forked_child_waits_for_no_thread_of_the_parent(self, server, key):
+        with create(server, key) as store, store._lock, store._holding:
+            assert child(read, store, 0, 9) == CONTENTS[:9]
 
     def test_closing_lets_go_at_once(self, server, key):
         create(server, key, lease=1000).close()
