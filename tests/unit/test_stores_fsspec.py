@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import pickle
 import sys
 import traceback
@@ -180,6 +181,22 @@ class TestInAChild:
 
 
 class TestSecrets:
+    def test_libraries_do_not_log_them(self, web, caplog):
+        """Only of stores that are there, and only what libraries log."""
+        caplog.set_level(logging.DEBUG)
+        with FsspecStore(f"{web.url}/file?token=hidden-word") as store:
+            try:
+                raise OSError("at /file?token=hidden-word")
+            except OSError:
+                logging.getLogger("aiohttp.client").debug("GET %s", "a?token=hidden-word&b=c")
+                logging.getLogger("fsspec").exception("odd %d", 1)
+            read(store)
+            assert "hidden-word" not in caplog.text
+            assert "GET a?...&b=c\n" in caplog.text
+            assert "OSError: at /file?...\n" in caplog.text
+            logging.getLogger("program").warning("%s", "hidden-word")
+        assert caplog.records[-1].getMessage() == "hidden-word"
+
     def test_what_cannot_be_opened_again_to_be_paged(self, web, path):
         store = FsspecStore(f"simplecache::{web.url}/file?token=hidden-word", timeout=1)
         store.close()

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from pagemove import lowlevel
+from pagemove.stores import records
 from pagemove.stores.base import Store, read_whole, write_whole
 
 #: Bytes of the longest log record.
@@ -57,6 +58,8 @@ class _LogToParent(logging.Handler):
             state = dict(record.__dict__, msg=record.getMessage(), args=None, exc_info=None)
             if record.exc_info and not record.exc_text:
                 state["exc_text"] = logging.Formatter().formatException(record.exc_info)
+            for name, value in state.items():
+                state[name] = records.hidden(value) if isinstance(value, str) else value
             self._parent.send(pickle.dumps(state)[:LOG_RECORD], socket.MSG_DONTWAIT)
 
 
@@ -188,4 +191,4 @@ def _code_of(error: BaseException) -> int:
 def _text_of(error: BaseException) -> str:
     """Tell what went wrong: the exception first, for that is what a line of a message shows."""
     summary = "".join(traceback.format_exception_only(error)).strip()
-    return f"{summary}\n{''.join(traceback.format_exception(error))}"
+    return records.hidden(f"{summary}\n{''.join(traceback.format_exception(error))}")

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, get_args
 
 from pagemove.errors import StoreError
-from pagemove.stores import chains, http, ranges, s3
+from pagemove.stores import chains, http, ranges, records, s3
 from pagemove.stores.base import Store
 from pagemove.stores.causes import cause_of, errno_of
 from pagemove.stores.descriptors import tell_in_child
@@ -92,8 +92,9 @@ class FsspecStore(Store):
     ``blockcache::`` keeps its blocks for each process, unless `cache_storage` names a folder.
 
     It pickles as URL and options, credentials included, and opens the filesystem in the process
-    that reads; a forked child opens it anew too. What is in ``memory://`` no other process sees: such a file is copied when the store
-    is made, and the copy is pickled.
+    that reads; a forked child opens it anew too. What is in ``memory://`` no other process sees:
+    such a file is copied when the store is made, and the copy is pickled. Libraries log what they
+    do; secrets of URL and options are left out of that while the store is there.
 
     Examples
     --------
@@ -144,6 +145,8 @@ class FsspecStore(Store):
         self._lock = threading.Lock()
         self._opened: Reader | None = None
         self._guard = Guard(self._validate)
+        self._secrets = Secrets(self._url, self._options)
+        records.leave_out(self._secrets)
         tell_in_child(self)
 
     def _in_child(self) -> None:
@@ -288,10 +291,6 @@ class FsspecStore(Store):
                 f"{found}); open it anew",
             )
         return reader
-
-    @property
-    def _secrets(self) -> Secrets:
-        return Secrets(self._url, self._options)
 
     def _text(self, error: BaseException) -> str:
         """Give what an error says, and what was noted of it, without what must not be shown."""

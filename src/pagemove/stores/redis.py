@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pagemove.errors import StoreError
-from pagemove.stores import ranges
+from pagemove.stores import ranges, records
 from pagemove.stores import redis_arrays as arrays
 from pagemove.stores import redis_layout as keys
 from pagemove.stores.base import Store, read_only
@@ -23,6 +23,7 @@ from pagemove.stores.redis_direct import Command
 from pagemove.stores.redis_failures import Fenced, Turn
 from pagemove.stores.redis_lease import Lease
 from pagemove.stores.redis_secrets import check_userinfo, scrub, secrets_of, shown
+from pagemove.stores.urls import Secrets
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -173,6 +174,8 @@ class RedisStore(Store):
         self._turn: Turn | None = None
         # By group: how many writes the server has acknowledged.
         self._writes: dict[int, int] = {}
+        self._unlogged = Secrets(self._url, self._options)
+        records.leave_out(self._unlogged)
         tell_in_child(self)
 
     def _in_child(self) -> None:
