@@ -185,6 +185,23 @@ class TestOneWriter:
         assert read(store, 0, 5) == b"store"
         store.close()
 
+    def test_one_that_could_not_be_handed_over_is_kept(self, server, key, monkeypatch):
+        def cut(*_: object) -> None:
+            raise ConnectionResetError(errno.ECONNRESET, "cut")
+
+        with create(server, key, lease=2) as store:
+            with monkeypatch.context() as patch:
+                patch.setattr(type(store._lease), "_renew", cut)
+                with pytest.raises(StoreError, match="cannot hand over"):
+                    pickle.dumps(store)
+            renewed = []
+            real = store._lease._renew
+            monkeypatch.setattr(
+                store._lease, "_renew", lambda *given: (real(*given), renewed.append(given))
+            )
+            wait_until(lambda: bool(renewed), "nobody renews it")
+            store.write(0, b"still mine")
+
     def test_a_process_started_anew_from_the_same_pickle_goes_on(self, server, key):
         pickled = pickle.dumps(create(server, key))
         died = pickle.loads(pickled)
