@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import pickle
 import sys
+import traceback
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagemove import StoreError
+from pagemove import PagedMemory, StoreError
 from pagemove.stores import FsspecStore, files
+from support.children import child
 from support.servers import WebServer
 
 pytestmark = pytest.mark.needs("fsspec")
@@ -139,6 +142,69 @@ class TestReading:
         store = pickle.loads(pickle.dumps(FsspecStore("memory://here")))
         library.filesystem("memory").rm("/here")
         assert read(store, 0, 9) == b"only here"
+
+
+class TestInAChild:
+    @pytest.mark.needs("fork")
+    def test_it_has_files_of_its_own(self, tmp_path):
+        """One position for both would be wrong bytes in the parent: buffers do not ask where."""
+        import fsspec
+        from fsspec.implementations.local import LocalFileSystem
+
+        class Odd(LocalFileSystem):  # which by its kind may be anything
+            protocol = "pagemove-odd"
+
+        fsspec.register_implementation(Odd.protocol, Odd, clobber=True)
+        (tmp_path / "file").write_bytes(CONTENTS)
+        with FsspecStore(f"pagemove-odd://{tmp_path}/file") as store:
+            assert read(store, 0, 5000) == CONTENTS[:5000]
+            assert child(read, store, 100_000, 5000) == CONTENTS[100_000:105_000]
+            for offset in range(5000, 100_000, 5000):
+                assert read(store, offset, 5000) == CONTENTS[offset : offset + 5000]
+
+    @pytest.mark.needs("fork")
+    def test_it_has_connections_of_its_own(self, web):
+        with FsspecStore(f"{web.url}/file", timeout=20) as store:
+
+            def use() -> bytes:
+                found = read(store, 5)
+                store.close()
+                return found
+
+            assert child(use) == CONTENTS[5:105]
+            assert read(store, 7) == CONTENTS[7:107]
+
+    @pytest.mark.needs("fork")
+    def test_a_thread_that_opens_it_in_the_parent_is_not_waited_for(self, path):
+        with FsspecStore(f"file://{path}", timeout=600) as store, store._lock:
+            assert child(read, store, 5) == CONTENTS[5:105]
+
+
+class TestSecrets:
+    def test_libraries_do_not_log_them(self, web, caplog):
+        """Only of stores that are there, and only what libraries log."""
+        caplog.set_level(logging.DEBUG)
+        with FsspecStore(f"{web.url}/file?token=hidden-word") as store:
+            try:
+                raise OSError("at /file?token=hidden-word")
+            except OSError:
+                logging.getLogger("aiohttp.client").debug("GET %s", "a?token=hidden-word&b=c")
+                logging.getLogger("fsspec").exception("odd %d", 1)
+            read(store)
+            assert "hidden-word" not in caplog.text
+            assert "GET a?...&b=c\n" in caplog.text
+            assert "OSError: at /file?...\n" in caplog.text
+            logging.getLogger("program").warning("%s", "hidden-word")
+        assert caplog.records[-1].getMessage() == "hidden-word"
+
+    def test_what_cannot_be_opened_again_to_be_paged(self, web, path):
+        store = FsspecStore(f"simplecache::{web.url}/file?token=hidden-word", timeout=1)
+        store.close()
+        web.faults.extend([403] * 10)
+        with pytest.raises(StoreError, match="cannot read FsspecStore") as caught:
+            PagedMemory(store)
+        assert caught.value.errno == errno.EACCES
+        assert "hidden-word" not in "".join(traceback.format_exception(caught.value))
 
 
 class TestFaults:

@@ -15,7 +15,7 @@ import pytest
 from pagemove import PagedMemory, StoreError
 from pagemove.stores import CallableStore, CompressedStore, FileStore, LayeredStore, layermap
 from pagemove.stores.faulty import Fault, FaultyFileStore
-from support.children import living_child
+from support.children import child, living_child
 from support.stores import BytesStore
 
 K = 1024
@@ -267,6 +267,13 @@ class TestMap:
             store.close()
             with layered(path, bottom) as other:
                 assert read(other, 0, 4) == b"mine"
+
+    @pytest.mark.needs("fork")
+    def test_a_forked_child_waits_for_no_thread_of_the_parent(self, bottom):
+        with LayeredStore(BytesStore(b"t" * N, writable=True), bottom) as store:
+            store.write(0, b"mine")
+            with store._map._lock, store._copied._lock, store._opening:
+                assert child(read, store, 0, 4) == b"mine"
 
     @pytest.mark.parametrize("folder", [b"caf\xe9", b"\xff\xfe"])
     def test_in_a_folder_that_is_not_utf_8(self, tmp_path, bottom, folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -54,8 +55,29 @@ def writer(path: Path) -> Iterator[int]:
             process.communicate(timeout=30 * SLOWNESS)
 
 
+def _positions(path: Path) -> set[int]:
+    """Collect where the open files of this process stand that are a file, the pager's too."""
+    found = set()
+    for each in Path("/proc/self/task").glob("*/fd/*"):
+        with contextlib.suppress(OSError):
+            if each.readlink() == path:
+                text = (each.parent.parent / "fdinfo" / each.name).read_text()
+                found.add(int(text.split()[1]))
+    return found
+
+
 @pytest.mark.needs("move")
 class TestRegions:
+    def test_it_hears_of_a_failed_sync_by_itself(self, path):
+        """An open file is told once. So the store and the region have two: two positions."""
+        with FileStore(path, writable=True, lock=False) as store:
+            os.lseek(store.fileno(), 7, os.SEEK_SET)
+            with PagedMemory(store):
+                assert _positions(path) == {7}
+            with PagedMemory(store, mode="r+"):
+                assert _positions(path) == {0, 7}
+            assert _positions(path) == {7}
+
     def test_a_second_writer_is_told_who_is_the_first(self, path):
         with writer(path) as pid:
             with pytest.raises(
@@ -230,6 +252,26 @@ class TestStores:
             with FileStore(path, writable=True, lock=False) as store:
                 store.write(0, b"z")
         assert path.read_bytes()[:1] == b"z"
+
+    @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+    def test_to_be_short_of_something_is_not_to_have_no_locks(self, path, monkeypatch, code):
+        """Else two would write it, after a warning that is given once."""
+
+        def refuse(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        with FileStore(path, writable=True) as store:
+            with monkeypatch.context() as patch:
+                patch.setattr(filelock, "Descriptor", refuse)
+                with pytest.raises(StoreError) as caught:
+                    store.write(0, b"x")
+                assert caught.value.errno == code
+                with pytest.raises(OSError, match=os.strerror(code)):
+                    store.hand_over_lock()
+            assert path.read_bytes()[:1] == b"\x93"
+            store.write(0, b"y")
+            with FileStore(path, writable=True) as other, pytest.raises(StoreError):
+                other.write(0, b"z")
 
     def test_no_descriptor_below_three(self, path):
         code = (

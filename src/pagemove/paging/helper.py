@@ -22,6 +22,7 @@ import numpy as np
 
 from pagemove import lowlevel
 from pagemove.stores.base import Store, read_whole, write_whole
+from pagemove.stores.logs import hidden
 
 #: Bytes of the longest log record.
 LOG_RECORD = 1 << 16
@@ -61,6 +62,8 @@ class _LogToParent(logging.Handler):
             state = dict(record.__dict__, msg=record.getMessage(), args=None, exc_info=None)
             if record.exc_info and not record.exc_text:
                 state["exc_text"] = logging.Formatter().formatException(record.exc_info)
+            for name, value in state.items():
+                state[name] = hidden(value) if isinstance(value, str) else value
             self._parent.send(pickle.dumps(state)[:LOG_RECORD], socket.MSG_DONTWAIT)
 
 
@@ -191,4 +194,4 @@ def _code_of(error: BaseException) -> int:
 def _text_of(error: BaseException) -> str:
     """Tell what went wrong: the exception first, for that is what a line of a message shows."""
     summary = "".join(traceback.format_exception_only(error)).strip()
-    return f"{summary}\n{''.join(traceback.format_exception(error))}"
+    return hidden(f"{summary}\n{''.join(traceback.format_exception(error))}")

@@ -169,7 +169,8 @@ class PagedMemory(Pager):
 
     def _serve(self, store: Store, options: Checked) -> None:
         try:
-            with serving(store, options.block_size, options.limit) as served:
+            writes = options.mode == MODES["r+"]
+            with serving(store, options.block_size, options.limit, writes=writes) as served:
                 super().__init__(
                     nbytes=store.nbytes,
                     mode=options.mode,

@@ -11,7 +11,7 @@ from pagemove.paging.options import Size
 from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
-from pagemove.stores.filelock import FileLock
+from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
 
 _LARGEST_REQUEST = 2 << 20
 
@@ -61,7 +61,9 @@ def _in_file(store: Store) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
+def serving(
+    store: Store, block_size: int, limit: int, *, writes: bool = False
+) -> Iterator[Serving]:
     """Give what the pager needs to open a region over the store.
 
     Parameters
@@ -70,6 +72,8 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
         Pickled, if a helper is to run it.
     block_size, limit : int
         Bytes; no limit is 0.
+    writes : bool
+        Whether the region writes.
 
     Raises
     ------
@@ -78,14 +82,10 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
     """
     label = os.fsencode(label_of(store))
     if isinstance(store, FileStore) and is_native(store):
-        yield Serving(
-            fd=store.fileno(),
-            offset=0,
-            label=label,
-            # Of a FaultyFileStore.
-            injection=[fault.injection for fault in getattr(store, "faults", ())],
-            helper=None,
-        )
+        # Of a FaultyFileStore.
+        injection = [fault.injection for fault in getattr(store, "faults", ())]
+        with _file_of(store, writes=writes) as fd:
+            yield Serving(fd=fd, offset=0, label=label, injection=injection, helper=None)
         return
     place = _in_file(store)
     if place is not None:
@@ -99,6 +99,29 @@ def serving(store: Store, block_size: int, limit: int) -> Iterator[Serving]:
         numbers = helper.config, helper.log, count, nbytes, int(store.restartable), retryable
         process = (helper.argv, *numbers)
         yield Serving(fd=-1, offset=0, label=label, injection=[], helper=process)
+
+
+@contextlib.contextmanager
+def _file_of(store: FileStore, *, writes: bool) -> Iterator[int]:
+    """Give a descriptor of the file. Of an open file of its own, for a region that writes.
+
+    The kernel says once an open file that writing back has failed: if another region or the store
+    heard of that, this one would take its own bytes for durable.
+    """
+    file = None
+    if writes:
+        try:
+            file = opened_anew(store.fileno(), store.path)
+            os.set_blocking(file.fd, True)
+        except OSError as error:
+            # After the program has given up the right to, say, it has to be the store's.
+            if error.errno in SHORT_OF:
+                raise
+    try:
+        yield store.fileno() if file is None else file.fd
+    finally:
+        if file is not None:
+            file.close()
 
 
 def lines(block_size: int, limit: int, concurrency: int) -> tuple[int, int]:

@@ -79,6 +79,10 @@ class Source:
         return url[1].lower() if url else None
 
     def _in_redis(self, writable: bool) -> Store:
+        from pagemove.stores.redis_secrets import check_userinfo
+
+        # First: of a password with a # in it the rest would be the name, and shown.
+        check_userinfo(self.text, is_named=True)
         url, _, key = self.text.partition("#")
         if not key:
             raise ValueError(

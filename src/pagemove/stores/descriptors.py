@@ -31,8 +31,10 @@ def tell_in_child(inherited: _Inherited) -> None:
 
 
 def _in_child() -> None:
-    for each in list(_inherited.values()):
-        each._in_child()
+    # All of them, also if one fails: what one holds on to may be another's, and the parent's.
+    with contextlib.ExitStack() as stack:
+        for each in list(_inherited.values()):
+            stack.callback(each._in_child)
 
 
 os.register_at_fork(after_in_child=_in_child)

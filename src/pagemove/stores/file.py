@@ -280,6 +280,8 @@ class FileStore(Store):
                         operation="write",
                         offset=offset,
                     ) from None
+                except OSError as error:
+                    raise self._translated(error, "write", offset) from None
 
     def close(self) -> None:
         """Close the descriptor. Twice is fine. Regions over the file stay as they are."""

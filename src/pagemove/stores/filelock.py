@@ -16,6 +16,8 @@ from pagemove.stores.descriptors import Descriptor, shown
 _WHOLE, _NOTHING = (
     struct.pack("@hhqqi4x", kind, os.SEEK_SET, 0, 0, 0) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK)
 )
+#: Of what there may be enough the next time, so that it does not mean that there are no locks.
+SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 # Devices of file systems without locks that a warning has told of.
 _told: set[int] = set()
 
@@ -37,12 +39,14 @@ class FileLock:
     ------
     BlockingIOError
         Somebody else has it; the message says who.
+    OSError
+        There is no descriptor, or no memory, for it.
     """
 
     def __init__(self, fd: int, path: Path) -> None:
         self._file: Descriptor | None = None
         try:
-            self._file = _opened_anew(fd, path)
+            self._file = opened_anew(fd, path)
             fcntl.fcntl(self._file.fd, fcntl.F_OFD_SETLK, _WHOLE)
             self._file.unlock = lambda fd: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _NOTHING)
         except OSError as error:
@@ -53,6 +57,8 @@ class FileLock:
                     "lock=False if no two writers write into one block",
                     shown(path),
                 ) from None
+            if error.errno in SHORT_OF:
+                raise
             _warn(fd, path, error)
 
     def close(self) -> None:
@@ -61,11 +67,14 @@ class FileLock:
             self._file.close()
 
 
-def _opened_anew(fd: int, path: Path) -> Descriptor:
+def opened_anew(fd: int, path: Path) -> Descriptor:
     """Open the file of a descriptor once more, whatever its path leads to by now."""
     flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY
-    with contextlib.suppress(OSError):
+    try:
         return Descriptor(f"/proc/self/fd/{fd}", flags)
+    except OSError as error:
+        if error.errno in SHORT_OF:
+            raise
     # Without /proc.
     file = Descriptor(path, flags)
     if not os.path.samestat(os.fstat(file.fd), os.fstat(fd)):

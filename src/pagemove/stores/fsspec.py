@@ -12,6 +12,7 @@ from pagemove.errors import StoreError
 from pagemove.stores import chains, http, ranges, s3
 from pagemove.stores.base import Store
 from pagemove.stores.causes import cause_of, errno_of
+from pagemove.stores.descriptors import tell_in_child
 from pagemove.stores.extras import needed
 from pagemove.stores.files import Data, LocalRange
 from pagemove.stores.http import Guard, Resource, Validate
@@ -92,8 +93,9 @@ class FsspecStore(Store):
     ``blockcache::`` keeps its blocks for each process, unless `cache_storage` names a folder.
 
     It pickles as URL and options, credentials included, and opens the filesystem in the process
-    that reads. What is in ``memory://`` no other process sees: such a file is copied when the store
-    is made, and the copy is pickled.
+    that reads; a forked child opens it anew too. What is in ``memory://`` no other process sees:
+    such a file is copied when the store is made, and the copy is pickled. Libraries log what they
+    do; secrets of URL and options are left out of that while the store is there.
 
     Examples
     --------
@@ -146,6 +148,16 @@ class FsspecStore(Store):
         self._guard = Guard(self._validate)
         self._secrets = Secrets(self._url, self._options)
         hide_in_logs(self._secrets)
+        tell_in_child(self)
+
+    def _in_child(self) -> None:
+        # Files have one position for both processes, and connections one stream. Kept, for to
+        # finalise them would be to use them.
+        opened = self._opened
+        self._of_parent = opened, self._guard
+        self._begin()
+        if isinstance(opened, Data | LocalRange):
+            self._opened = opened
 
     @property
     def url(self) -> str:
@@ -235,9 +247,20 @@ class FsspecStore(Store):
         -------
         tuple of int or None
             A descriptor, which stays the store's, and the offset of the first byte.
+
+        Raises
+        ------
+        StoreError
+            It was closed, and cannot be opened again.
         """
-        reader = self._reader()
-        return (reader.fileno(), reader.offset) if isinstance(reader, LocalRange) else None
+        failure: StoreError | None = None
+        try:
+            reader = self._reader()
+            return (reader.fileno(), reader.offset) if isinstance(reader, LocalRange) else None
+        except Exception as error:
+            failure = self._failure(error, 0)
+        # Here, not above: what it would be chained to may have a secret in it.
+        raise failure
 
     def _reader(self) -> Reader:
         """Give what reads it, which is opened if it is not."""

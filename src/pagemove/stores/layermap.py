@@ -77,8 +77,9 @@ class LayerMap:
     @property
     def bits(self) -> bytes:
         """The bitmap as it is."""
-        with self._lock:
-            return bytes(self._bits)
+        # Without the lock, which in a forked child may be held by a thread that is not there. Half
+        # of what is being added is right too: bytes are on top before they are said to be.
+        return bytes(self._bits)
 
     def __len__(self) -> int:
         return int.from_bytes(self._bits, "little").bit_count()

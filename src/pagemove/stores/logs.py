@@ -19,8 +19,8 @@ from pagemove.stores.urls import Secrets, without_secrets
 # The first part of the names of their loggers. Records of the program are its own.
 _LIBRARIES = (
     *("adlfs", "aiobotocore", "aiohttp", "asyncio", "azure", "boto3", "botocore", "fsspec"),
-    *("gcsfs", "google", "httpcore", "httpx", "huggingface_hub", "ocifs", "ossfs", "paramiko"),
-    *("requests", "s3fs", "s3transfer", "smbprotocol", "urllib3", "webdav4"),
+    *("gcsfs", "google", "httpcore", "httpx", "huggingface_hub", "obstore", "ocifs", "ossfs"),
+    *("paramiko", "redis", "requests", "s3fs", "s3transfer", "smbprotocol", "urllib3", "webdav4"),
 )
 _lock = threading.Lock()
 _of_stores: weakref.WeakSet[Secrets] = weakref.WeakSet()
@@ -34,6 +34,18 @@ def hide_in_logs(secrets: Secrets) -> None:
         # Others may have put theirs in its place.
         if not isinstance(make, _Factory):
             logging.setLogRecordFactory(_Factory(make))
+
+
+def hidden(text: str) -> str:
+    """Give a text without the secrets of any store of this process."""
+    for secrets in _known():
+        text = secrets.hide_known(text)
+    return text
+
+
+def _known() -> list[Secrets]:
+    with _lock:
+        return list(_of_stores)
 
 
 class _Factory:
@@ -51,17 +63,13 @@ class _Factory:
 
 def _hide(record: logging.LogRecord) -> None:
     text = record.getMessage()
-    hidden = _hidden(text)
-    if hidden != text:
-        record.msg, record.args = hidden, None
+    shown = _shown(text)
+    if shown != text:
+        record.msg, record.args = shown, None
     if record.exc_info:
         # Formatters take it for what they have made themselves.
-        record.exc_text = _hidden(logging.Formatter().formatException(record.exc_info))
+        record.exc_text = _shown(logging.Formatter().formatException(record.exc_info))
 
 
-def _hidden(text: str) -> str:
-    with _lock:
-        stores = list(_of_stores)
-    for secrets in stores:
-        text = secrets.hide(text)
-    return without_secrets(text)
+def _shown(text: str) -> str:
+    return without_secrets(hidden(text))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import secrets
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 from pagemove.errors import StoreError
 from pagemove.stores import ranges
 from pagemove.stores import redis_arrays as arrays
-from pagemove.stores import redis_layout as keys
 from pagemove.stores.base import Store, read_only
+from pagemove.stores.descriptors import tell_in_child
 from pagemove.stores.extras import needed
+from pagemove.stores.logs import hide_in_logs
 from pagemove.stores.redis_blocks import Blocks
 from pagemove.stores.redis_client import Client, code_of
-from pagemove.stores.redis_direct import Command
-from pagemove.stores.redis_failures import Fenced, Turn
+from pagemove.stores.redis_failures import Fenced, Turn, failure
 from pagemove.stores.redis_lease import Lease
-from pagemove.stores.redis_secrets import scrub, secrets_of, shown
+from pagemove.stores.redis_secrets import check_userinfo, scrub, secrets_of, shown
+from pagemove.stores.urls import Secrets
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -91,7 +91,7 @@ class RedisStore(Store):
     how long; a lease that the writer renews says so, and goes when its process has died. A writer
     that was thought dead and comes back cannot change a byte. To pickle a writer hands the lease
     over, to the process that a region is served by, say: from then on it only reads, until the
-    other is closed.
+    other is closed. A forked child is another store: it reads, and is refused as a second writer.
 
     **Atomicity.** A block is written as a whole: readers see it as it was or as it is. Several
     blocks are not written at one moment. Whatever the network does to requests, of a block no older
@@ -136,6 +136,7 @@ class RedisStore(Store):
         **options: Any,
     ) -> None:
         needed("redis", "redis")
+        check_userinfo(url)
         if not key or "{" in key or "}" in key:
             raise ValueError(f"key must be a name without braces, not {key!r}")
         if create and nbytes is None:
@@ -171,6 +172,16 @@ class RedisStore(Store):
         self._turn: Turn | None = None
         # By group: how many writes the server has acknowledged.
         self._writes: dict[int, int] = {}
+        self._unlogged = Secrets(self._url, self._options)
+        hide_in_logs(self._unlogged)
+        tell_in_child(self)
+
+    def _in_child(self) -> None:
+        # With the parent's holder and numbers its writes would pass for the parent's. It is another
+        # store, that has handed over: it reads, and has to have the lease before it writes.
+        client, writes = self._connected, self._writes
+        self._begin(None)
+        self._of_parent, self._writes, self._handed_over = client, writes, True
 
     @property
     def nbytes(self) -> int:
@@ -296,11 +307,7 @@ class RedisStore(Store):
             raise read_only(repr(self), 0)
         with self._translated("remove", None):
             self._hold()
-            meta = keys.meta_key(self._key)
-            words = ("EVAL", keys.REMOVE, 1, meta, self._layout.id, self._lease.value)
-            if self._client.run([Command(meta, words)])[0] != [b"ok"]:
-                raise Fenced
-            self._blocks.delete()
+            arrays.remove(self._client, self._lease, self._layout)
         self.close()
 
     @property
@@ -358,22 +365,13 @@ class RedisStore(Store):
             with contextlib.suppress(redis.RedisError):
                 self._lease.renew(self._client)  # which says who has it
             why = "another store has begun to write it"
-            raise self._failure(errno.EBUSY, why, operation, offset) from error
+            raise failure(repr(self), errno.EBUSY, operation, offset, why) from error
         except (redis.RedisError, OSError) as error:
             if isinstance(error, StoreError | FileNotFoundError | FileExistsError):
                 raise
             scrub(error, self._secrets)
-            raise self._failure(code_of(error), str(error), operation, offset) from error
-
-    def _failure(self, code: int, why: str, operation: str, offset: int | None) -> StoreError:
-        place = "" if offset is None else f" at byte {offset}"
-        return StoreError(
-            code,
-            f"cannot {operation} {self!r}{place}: {why}",
-            store=repr(self),
-            operation=operation,
-            offset=offset,
-        )
+            code = code_of(error)
+            raise failure(repr(self), code, operation, offset, str(error)) from error
 
     def __getstate__(self) -> dict[str, Any]:
         token = None
@@ -381,10 +379,7 @@ class RedisStore(Store):
             # Only one process can be the writer: this one has been it.
             with self._translated("hand over", None):
                 self._hold()
-                token = secrets.token_hex(16)
-                # A renewal under way would take the lease back.
-                self._lease.stop(wait=True)
-                self._lease.renew(self._client, token=token)
+                token = self._lease.hand_over(self._client)
             self._lease = Lease(self._key, repr(self), self._seconds)
             self._turn, self._handed_over = None, True
         kept = {name: value for name, value in self.__dict__.items() if name in _KEPT}

@@ -9,6 +9,7 @@ from pagemove.stores import redis_layout as keys
 from pagemove.stores.redis_blocks import Blocks
 from pagemove.stores.redis_client import Client
 from pagemove.stores.redis_direct import Command
+from pagemove.stores.redis_failures import Fenced
 from pagemove.stores.redis_lease import Lease, gone
 
 
@@ -33,6 +34,15 @@ def created(client: Client, lease: Lease, key: str, nbytes: int, block_size: int
     if finished != [b"ok"]:
         raise gone(lease.name, "create", None)
     return layout
+
+
+def remove(client: Client, lease: Lease, layout: keys.Layout) -> None:
+    """Delete an array; Fenced if another store writes it."""
+    meta = keys.meta_key(layout.key)
+    words = ("EVAL", keys.REMOVE, 1, meta, layout.id, lease.value)
+    if client.run([Command(meta, words)])[0] != [b"ok"]:
+        raise Fenced
+    Blocks(client, layout, lease.name).delete()
 
 
 def found(client: Client, key: str, nbytes: int | None, name: str) -> keys.Layout:

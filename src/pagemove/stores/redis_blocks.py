@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -214,11 +215,12 @@ class Blocks(Failures):
     def delete(self) -> None:
         """Delete all blocks, bitmaps and fences."""
         layout = self._layout
-        names = [layout.block_key(block) for block in range(layout.blocks)]
-        for group in range(layout.groups):
-            names += [layout.written(group), layout.fence(group)]
-        for first in range(0, len(names), _DELETED_AT_ONCE):
-            some = names[first : first + _DELETED_AT_ONCE]
+        names = itertools.chain(
+            (layout.block_key(block) for block in range(layout.blocks)),
+            map(layout.written, range(layout.groups)),
+            map(layout.fence, range(layout.groups)),
+        )
+        while some := list(itertools.islice(names, _DELETED_AT_ONCE)):
             self._client.run([Command(name, ("UNLINK", name)) for name in some])
 
     def _waits_for_log(self) -> bool:

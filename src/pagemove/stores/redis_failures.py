@@ -58,11 +58,16 @@ class Failures:
         return self._error(errno.EBADMSG, operation, offset, why)
 
     def _error(self, code: int, operation: str, offset: int | None, why: str) -> StoreError:
-        place = "" if offset is None else f" at byte {offset}"
-        return StoreError(
-            code,
-            f"cannot {operation} {self._name}{place}: {why}",
-            store=self._name,
-            operation=operation,
-            offset=offset,
-        )
+        return failure(self._name, code, operation, offset, why)
+
+
+def failure(name: str, code: int, operation: str, offset: int | None, why: str) -> StoreError:
+    """Make the exception of a store of that name."""
+    place = "" if offset is None else f" at byte {offset}"
+    return StoreError(
+        code,
+        f"cannot {operation} {name}{place}: {why}",
+        store=name,
+        operation=operation,
+        offset=offset,
+    )

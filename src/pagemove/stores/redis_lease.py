@@ -134,8 +134,24 @@ class Lease:
             raise self._refusal(answer)
         self.epoch, self.holder, self._value = epoch, f"{epoch} {nonce}", value
 
-    def renew(self, client: Client, *, token: str | None = None) -> None:
-        """Keep it, or hand it over to a token; StoreError if another has it."""
+    def renew(self, client: Client) -> None:
+        """Keep it; StoreError if another has it."""
+        self._renew(client, None)
+
+    def hand_over(self, client: Client) -> str:
+        """Leave it to whoever has the token that this returns; StoreError if another has it."""
+        token = secrets.token_hex(16)
+        # A renewal under way would take the lease back.
+        self.stop(wait=True)
+        try:
+            self._renew(client, token)
+        except BaseException:
+            # It is still this one's, as far as is known.
+            self.keep(client)
+            raise
+        return token
+
+    def _renew(self, client: Client, token: str | None) -> None:
         value = f"{token} {self.holder} {owner()}" if token else self._value
         keys = (meta_key(self._key), lease_key(self._key))
         words = ("EVAL", RENEW, 2, *keys, self._value, value, self._milliseconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -10,6 +11,7 @@ _SECRET = ("password", "username", "credential", "token", "secret")
 _HIDDEN = "..."
 # Shorter ones would be found in words that are none.
 _SHORTEST = 3
+_ENDS = re.compile(r"[/?#]")
 
 
 def shown(url: str) -> str:
@@ -42,6 +44,34 @@ def is_ambiguous(url: str) -> bool:
     if parts.scheme == "unix":
         return False
     return "@" in parts.path or ("@" in parts.netloc and "@" in parts.query + parts.fragment)
+
+
+def check_userinfo(url: str, *, is_named: bool = False) -> None:
+    """Refuse a password that cannot be told from the rest of its URL; ValueError.
+
+    `is_named`: what follows a ``#`` is the name of an array, which may have an ``@``.
+    """
+    scheme, _, rest = url.partition("://")
+    authority = _ENDS.split(rest, maxsplit=1)[0]
+    if "@" not in rest or "@" in authority:
+        return
+    rest, _, name = rest.partition("#")
+    path, _, query = rest.partition("?")
+    host, colon, port = authority.rpartition(":")
+    if scheme.lower() == "unix":
+        # The path of a socket may have any character, and no server before it.
+        is_sound = not authority
+    else:
+        is_port = not port or port.isdigit()
+        is_server = not colon or authority.endswith("]") or (host != "" and is_port)
+        is_sound = is_server and "@" not in path
+    if is_named:
+        name = name if "#" in name.rpartition("@")[2] else ""
+    if not is_sound or "@" in query.partition("=")[0] + name:
+        raise ValueError(
+            f"the user or password of {shown(url)} has a character that ends it: write / ? # in it "
+            "as %2F %3F %23"
+        )
 
 
 def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import logging
 import mmap
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from pagemove import PagedMemory, StoreError, lowlevel
-from pagemove.stores import CallableStore, Store
+from pagemove.stores import CallableStore, FsspecStore, Store
 from support import child, together, wait_for
 from support.helpers import helpers, kill_helper, numbered, reined, touch
 
@@ -47,6 +48,15 @@ class TestFailures:
         assert (name, level, text) == ("somewhere.else", logging.WARNING, "read 4096 bytes at 0")
         assert "ZeroDivisionError" in traceback
         assert low == 0, "below the level that is wanted"
+
+    @pytest.mark.needs("fsspec")
+    def test_nothing_of_it_shows_secrets_of_the_store(self, tmp_path):
+        (tmp_path / "file").write_bytes(b"x" * 8192)
+        found = child(_whispering, tmp_path / "file", deadline=30)
+        assert found.pop("logged") == "signed with ..., that is b'...'"
+        assert "ValueError: ... is wrong" in found["traceback"]
+        assert "OSError: no ..." in found["notes"]
+        assert "hidden" not in str(found)
 
     def test_one_that_cannot_be_pickled_is_refused_with_the_remedy(self, tmp_path):
         class Local(Store):
@@ -120,6 +130,38 @@ def _logging() -> tuple[Any, ...]:
     low = sum(record.levelno < logging.WARNING for record in keeping.kept)
     text = record.exc_text or ""
     return record.name, record.levelno, record.getMessage(), text, low
+
+
+class Whispering(FsspecStore):
+    """Says what it should not."""
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        log = logging.getLogger("some.library")
+        try:
+            raise ValueError(f"{self._options['password']} is wrong")
+        except ValueError:
+            log.warning("signed with %s, that is %r", "hidden=1", b"hidden=1", exc_info=True)
+        raise OSError("no hidden%3D1")
+
+
+def _whispering(path: Path) -> dict[str, str]:
+    keeping = _Keeping()
+    logging.getLogger().addHandler(keeping)
+    store = Whispering(f"file://{path}", password="hidden=1")
+    with PagedMemory(store, block_size=4096, prefetch="off", store_timeout=0.1) as region:
+        (one,) = helpers()
+        process = Path(f"/proc/{one}")
+        seen = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        with pytest.raises(StoreError) as caught:
+            region.prefetch(0, 1, wait=True)
+        wait_for(lambda: keeping.kept)
+    record = keeping.kept[0]
+    return {
+        "logged": record.getMessage(),
+        "traceback": record.exc_text or "",
+        "notes": "".join(traceback.format_exception(caught.value)),
+        "process": seen.decode(errors="replace"),
+    }
 
 
 class Lost(Store):

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pagemove import StoreError
+from pagemove.paging.sources import Source
 from pagemove.stores import RedisStore
 from pagemove.stores.redis_bounds import limited, pool_class
 from pagemove.stores.redis_client import code_of
-from pagemove.stores.redis_secrets import secrets_of, shown
+from pagemove.stores.redis_secrets import check_userinfo, secrets_of, shown
 
 redis = pytest.importorskip("redis")
 
@@ -263,9 +264,41 @@ class TestSecrets:
     def test_urls(self, url, expected):
         assert shown(url) == expected
 
+    @pytest.mark.parametrize("mark", "/?#")
+    @pytest.mark.parametrize("user", ["", "u", "12"])
+    @pytest.mark.parametrize("begin", ["pas", "12", ""])
+    @pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey"])
+    def test_a_password_that_has_to_be_encoded(self, mark, user, begin, scheme):
+        """None of it is a host, a port or the name of an array, and shown as that."""
+        url = f"{scheme}://{user}:{begin}{mark}hidden@127.0.0.1:1/0"
+        for store in (lambda: RedisStore(url, "a"), Source(f"{url}#name").open):
+            with pytest.raises(ValueError, match=f"{scheme}://.* as %2F %3F %23") as caught:
+                store()
+            assert "hidden" not in "".join(traceback.format_exception(caught.value))
+
     @pytest.mark.parametrize(
-        "url", ["redis://u:pas/word@host:1", "http://u:word@host", "redis://h:word"]
+        "url",
+        [
+            "redis://host/0#a@b",
+            "redis://host:1/0#a@b",
+            "redis://[::1]:1/0#a@b",
+            "redis://[::1]#a@b",
+            "redis://u:p%2F@host/0#a@b",
+            "redis://u:p@ss@host/0",
+            "redis://host?password=p@ss",
+            "unix:///run/a@b?db=1",
+            "unix://u:p@/run/a@b",
+            "unix://u@/run/a@b",
+        ],
     )
+    def test_an_at_that_is_in_its_place(self, url):
+        check_userinfo(url, is_named=True)
+
+    def test_a_socket_with_a_password_that_has_to_be_encoded(self):
+        with pytest.raises(ValueError, match=r"unix://\.\.\. has .* as %2F %3F %23"):
+            check_userinfo("unix://u:p/word@/run/redis")
+
+    @pytest.mark.parametrize("url", ["http://u:word@host", "redis://h:word"])
     def test_what_is_no_url(self, url):
         with pytest.raises(ValueError, match="percent-encoded") as caught:
             RedisStore(url, "a")

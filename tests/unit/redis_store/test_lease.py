@@ -16,6 +16,7 @@ import pytest
 
 from pagemove import StoreError
 from pagemove.stores import RedisStore
+from support.children import child, living_child
 from support.servers import Redis, wait_until
 from unit.redis_store.arrays import CONTENTS, N, create, read
 
@@ -184,6 +185,23 @@ class TestOneWriter:
         assert read(store, 0, 5) == b"store"
         store.close()
 
+    def test_one_that_could_not_be_handed_over_is_kept(self, server, key, monkeypatch):
+        def cut(*_: object) -> None:
+            raise ConnectionResetError(errno.ECONNRESET, "cut")
+
+        with create(server, key, lease=2) as store:
+            with monkeypatch.context() as patch:
+                patch.setattr(type(store._lease), "_renew", cut)
+                with pytest.raises(StoreError, match="cannot hand over"):
+                    pickle.dumps(store)
+            renewed = []
+            real = store._lease._renew
+            monkeypatch.setattr(
+                store._lease, "_renew", lambda *given: (real(*given), renewed.append(given))
+            )
+            wait_until(lambda: bool(renewed), "nobody renews it")
+            store.write(0, b"still mine")
+
     def test_a_process_started_anew_from_the_same_pickle_goes_on(self, server, key):
         pickled = pickle.dumps(create(server, key))
         died = pickle.loads(pickled)
@@ -195,6 +213,54 @@ class TestOneWriter:
                 died.write(0, b"zombie")
             assert read(store, 0, 6) == b"after!"
         died.close()
+
+    @pytest.mark.needs("fork")
+    def test_a_forked_child_is_another_store(self, server, key):
+        """With the parent's numbers its writes would be taken for the parent's."""
+        with create(server, key) as store:
+
+            def use() -> tuple[bytes, list[int]]:
+                codes = []
+                for call in (
+                    lambda: store.write(0, b"child!"),
+                    lambda: pickle.dumps(store),
+                    store.remove,
+                ):
+                    with pytest.raises(StoreError, match="another store writes it: writer 1, proc"):
+                        call()
+                    codes.append(1)
+                store.flush()
+                found = read(store, 0, 6)
+                store.close()
+                return found, codes
+
+            store.write(0, b"parent")
+            assert child(use) == (b"parent", [1, 1, 1])
+            store.write(6, b"goes on")
+            store.flush()
+            assert read(store, 0, 13) == b"parentgoes on"
+
+    @pytest.mark.needs("fork")
+    def test_a_forked_child_follows_when_the_parent_has_closed(self, server, key):
+        store = create(server, key)
+
+        def use() -> bytes:
+            store.write(0, b"child!")
+            store.flush()
+            store.close()
+            return b"done"
+
+        with living_child() as other:
+            store.close()
+            assert child(use) == b"done"
+            assert other.run(os.getpid) == other.pid
+        with RedisStore(server.url, key) as reader:
+            assert read(reader, 0, 8) == b"child!" + CONTENTS[6:8]
+
+    @pytest.mark.needs("fork")
+    def test_a_forked_child_waits_for_no_thread_of_the_parent(self, server, key):
+        with create(server, key) as store, store._lock, store._holding:
+            assert child(read, store, 0, 9) == CONTENTS[:9]
 
     def test_closing_lets_go_at_once(self, server, key):
         create(server, key, lease=1000).close()
