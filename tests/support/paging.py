@@ -78,12 +78,17 @@ def expected(nbytes: int, tag: int = 0) -> Words:
 
 @contextmanager
 def paged(
-    path: Path, mode: str = "r", *, faults: Sequence[Fault] | None = None, **paging: Any
+    path: Path,
+    mode: str = "r",
+    *,
+    faults: Sequence[Fault] | None = None,
+    lock: bool = True,
+    **paging: Any,
 ) -> Iterator[PagedMemory]:
     """Open a region over a file, and close it: the block must leave no array of it behind."""
     writable = mode == "r+"
     if faults is None:
-        source: FileStore = FileStore(path, writable=writable)
+        source: FileStore = FileStore(path, writable=writable, lock=lock)
     else:
         source = FaultyFileStore(path, writable=writable, faults=faults)
     with source, PagedMemory(source, mode=mode, **paging) as memory:

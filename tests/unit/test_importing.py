@@ -18,12 +18,14 @@ STANDARD = {
     # Of a store's path, and what pathlib imports; a process may be unable to import it later.
     *("pathlib", "fnmatch", "ntpath", "urllib", "ipaddress"),
     *("json", "_json"),
+    # Of the locks of a file.
+    *("threading", "base64", "binascii", "bisect", "_bisect"),
     *("cython_runtime", "_cython"),
 }
-STORES = {"base", "file", "urls"}
+STORES = {"base", "descriptors", "file", "filelock", "unsynced", "urls"}
 #: Of each, what is slow to import and what only one kind of store, or the command line, needs.
 SLOW = {
-    *("asyncio", "ssl", "socket", "subprocess", "logging", "threading", "concurrent"),
+    *("asyncio", "ssl", "socket", "subprocess", "logging", "concurrent"),
     *("multiprocessing", "tempfile", "secrets", "random", "hashlib"),
     *("fsspec", "aiohttp", "redis", "s3fs", "obstore", "zstandard", "typer", "rich", "matplotlib"),
 }

@@ -96,8 +96,10 @@ def _above_standard(one: socket.socket) -> socket.socket:
 
 def _command() -> list[bytes]:
     executable = os.fsdecode(multiprocessing.spawn.get_executable() or sys.executable or "")
-    found = shutil.which(executable) if executable else None
-    if found is None:
+    # access(2), which which() asks, leaves capabilities out of account.
+    is_path = os.path.dirname(executable) and os.path.isfile(executable)
+    found = executable if is_path else shutil.which(executable)
+    if not found:
         raise UnsupportedError(
             errno.ENOENT,
             f"no Python to run a store in: sys.executable is {sys.executable!r}, and "

@@ -254,7 +254,8 @@ def test_close_during_calls_of_other_threads(file, mode):
 
 def _two_regions(path: Path, modes: tuple[str, str]) -> str | None:
     """Two regions over one file; a thread copies from one to the other, and threads scan both."""
-    with paged(path, modes[0], **_FOUR) as one, paged(path, modes[1], **_FOUR) as other:
+    how = {**_FOUR, "lock": False}
+    with paged(path, modes[0], **how) as one, paged(path, modes[1], **how) as other:
         readers = [Worker(memory, READ, order) for memory in (one, other) for order in (0, 1)]
         for reader in readers:
             reader.start()

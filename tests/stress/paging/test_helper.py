@@ -151,7 +151,7 @@ def test_a_helper_killed_twice_is_an_error_and_never_zeros(tmp_path, mode, block
 
 
 def _touched_after_two(folder: Path, block: int, log: Path) -> None:
-    os.dup2(os.open(log, os.O_RDWR | os.O_CREAT), 2)
+    os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
     region = PagedMemory(
         reined(folder, numbered(4 * block)), block_size=block, store_timeout=3, prefetch="off"
     )
