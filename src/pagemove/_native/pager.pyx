@@ -48,7 +48,7 @@ def set_moves(bint moves):
 
 
 def set_trouble(int call, uint64_t first=0, uint64_t count=1, uint64_t period=0, int error=0):
-    """Let pages that are copied (0), moved in (1) or moved out (2) fail; error 0: none. For tests."""
+    """Let pages that are copied (0), moved in (1) or out (2) fail; error 0: none. For tests."""
     pg_set_trouble(call, first, count, period, error)
 
 
