@@ -130,9 +130,9 @@ class TestRun:
         assert path.read_bytes() == CONTENTS
 
     def test_changes_that_cannot_be_saved(self, path, monkeypatch, capsys):
-        def faulty(named, *, writable):
+        def faulty(named, *, writable, lock):
             fault = Fault("write", count=0, errno=28)
-            return FaultyFileStore(named, writable=writable, faults=[fault])
+            return FaultyFileStore(named, writable=writable, lock=lock, faults=[fault])
 
         impatient = functools.partial(trial.PagedMemory, store_timeout=0)
         monkeypatch.setattr(sources, "FileStore", faulty)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +17,7 @@ import pytest
 from pagemove import PagedMemory, StoreError, open_array, region_of
 from pagemove.stores import CallableStore, CompressedStore, FsspecStore, RedisStore
 from support import wait_for
+from support.helpers import helpers, kill_helper
 from support.servers import Redis, Web, free_ports
 
 pytestmark = pytest.mark.needs("move")
@@ -28,22 +27,6 @@ Words = npt.NDArray[np.uint64]
 K = 1024
 N = 512 * K
 CONTENTS = np.random.default_rng(1).bytes(N)
-
-
-def helpers() -> list[int]:
-    """List the processes that this one has started for its regions."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if any(b"pagemove.paging.helper" in word for word in words):
-                found.append(int(pid))
-    return found
-
-
-def kill_helper() -> None:
-    (pid,) = helpers()
-    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(autouse=True)
