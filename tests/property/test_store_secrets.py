@@ -7,7 +7,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pagemove.paging.sources import Source
@@ -89,6 +89,8 @@ def test_texts_of_libraries_lose_options(secret, name):
     raw=st.booleans(),
 )
 def test_failures_say_nothing_of_them(secret, url, raw):
+    # Written as it is, it ends the part of the chain that it is in.
+    assume(not (raw and "::" in secret))
     url %= secret if raw else quote(secret, safe="")
     with pytest.raises(Exception) as caught:  # noqa: PT011 (of every kind)
         FsspecStore(url, timeout=0.01)

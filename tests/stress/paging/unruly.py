@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from pagemove import PagedMemory, StoreError, lowlevel
-from support.helpers import Words, numbered
+from support import wait_for
+from support.helpers import Words, helpers, numbered
 from support.paging import Struck, load, store
 from support.unruly import Plan
 
@@ -247,6 +248,8 @@ class Run:
             raise
         self.close(saved)
         self.wait_for_the_late()
+        # One that was frozen ends when it is thawed, and has its locks until then.
+        wait_for(lambda: not helpers())
         self.look()
         if backing.kept is not None:
             found = backing.kept()
