@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "leaving.h"
 #include "region.h"
 
 enum {

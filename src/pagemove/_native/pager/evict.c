@@ -1,6 +1,7 @@
 /* Blocks leave: moved out first, which is atomic, and only then looked at. */
 #include <errno.h>
 
+#include "leaving.h"
 #include "region.h"
 
 void pg_note_dropped(struct pg_region *region, pg_entry entry)

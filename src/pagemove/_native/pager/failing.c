@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "leaving.h"
 #include "region.h"
 #include "voice.h"
 

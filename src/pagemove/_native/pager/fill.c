@@ -1,6 +1,7 @@
 /* Blocks arrive: read into a slot, then moved or copied into the region. */
 #include <errno.h>
 
+#include "leaving.h"
 #include "region.h"
 
 /* Below this, copying a new block out of a warm slot is cheaper than having the kernel fault in

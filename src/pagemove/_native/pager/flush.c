@@ -1,6 +1,7 @@
 /* Make durable what was stored so far, while threads go on storing. */
 #include <errno.h>
 
+#include "leaving.h"
 #include "region.h"
 
 /* A copy of the block's present contents in a slot of the vault; the block itself is clean from

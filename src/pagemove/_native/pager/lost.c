@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "leaving.h"
 #include "region.h"
 #include "voice.h"
 

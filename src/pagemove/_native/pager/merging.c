@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "leaving.h"
 #include "region.h"
 
 #ifndef PR_GET_MEMORY_MERGE

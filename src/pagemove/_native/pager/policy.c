@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "leaving.h"
 #include "region.h"
 
 enum { FEWEST_GHOSTS = 64, MOST_STEPS = 64 };

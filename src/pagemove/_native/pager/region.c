@@ -1,4 +1,4 @@
-/* A region's life: opened, closed, and not inherited by a fork. */
+/* A region's life: opened, and closed. */
 #define _GNU_SOURCE
 #include "region.h"
 
@@ -14,84 +14,10 @@
 
 #include "../uapi.h"
 #include "channel.h"
+#include "leaving.h"
 #include "table.h"
-#include "voice.h"
 
 enum { STACK = 256 << 10, MOST_SLOTS = 4096, LARGEST_READ = 2 << 20 };
-
-/* All regions of this process. A forked child closes the one descriptor of each that it has. */
-static pthread_mutex_t regions_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct pg_region *regions;
-
-static void before_fork(void)
-{
-    pthread_mutex_lock(&regions_lock);
-}
-
-static void after_fork(void)
-{
-    pthread_mutex_unlock(&regions_lock);
-}
-
-static void in_child(void)
-{
-    pg_clock_forked();
-    for (struct pg_region *region = regions; region; region = region->next) {
-        region->inherited = 1;
-        pm_close(region->sentinel, region->sentinel_identity);
-    }
-    regions = NULL;
-    pg_voice_forget();
-    pthread_mutex_unlock(&regions_lock);
-}
-
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-static void watch_forks(void)
-{
-    pthread_atfork(before_fork, after_fork, in_child);
-}
-
-/* Make the sentinel; no child is forked in between that would keep it open. */
-static int enter(struct pg_region *region)
-{
-    int ends[2], error;
-
-    pthread_once(&once, watch_forks);
-    pthread_mutex_lock(&regions_lock);
-    error = pg_voice_enter();
-    if (!error && pipe2(ends, O_CLOEXEC)) {
-        error = -errno;
-        pg_voice_leave();
-    }
-    if (error) {
-        pthread_mutex_unlock(&regions_lock);
-        return error;
-    }
-    region->watched = pm_keep(ends[0]);
-    region->sentinel = pm_keep(ends[1]);
-    region->sentinel_identity = pm_identify(region->sentinel);
-    region->next = regions;
-    region->link = &regions;
-    if (regions)
-        regions->link = &region->next;
-    regions = region;
-    pthread_mutex_unlock(&regions_lock);
-    return region->watched < 0 ? region->watched : region->sentinel < 0 ? region->sentinel : 0;
-}
-
-static void leave(struct pg_region *region)
-{
-    pthread_mutex_lock(&regions_lock);
-    if (region->link) {
-        *region->link = region->next;
-        if (region->next)
-            region->next->link = region->link;
-        pm_close(region->sentinel, region->sentinel_identity);
-        pg_voice_leave();
-    }
-    pthread_mutex_unlock(&regions_lock);
-}
 
 static void init_locks(struct pg_region *region)
 {
@@ -371,7 +297,7 @@ static void forget(struct pg_region *region)
 static int open_region(struct pg_region *region, const struct pg_config *config, char *text)
 {
     struct opening opening = {.region = region, .config = config, .text = text};
-    int error = enter(region);
+    int error = pg_enter(region);
 
     if (!error)
         error = pg_start_thread(&region->root, "pagemove-faults", live, &opening);
@@ -387,7 +313,7 @@ static int open_region(struct pg_region *region, const struct pg_config *config,
     if (region->watched >= 0)
         close(region->watched);
     if (error)
-        leave(region);
+        pg_leave(region);
     return error;
 }
 
@@ -425,7 +351,7 @@ void pg_close(struct pg_region *region)
     if (!region->inherited) {
         pg_call_stop(region);
         pthread_join(region->root, NULL);
-        leave(region);
+        pg_leave(region);
     }
     forget(region);
 }

@@ -189,6 +189,13 @@ static inline int pg_writable(const struct pg_region *region)
 /* region.c: have all threads end; for one that has the descriptors. */
 void pg_stop(struct pg_region *region);
 
+/* forks.c */
+
+/* Make the region's sentinel, and have a forked child close it: none is forked in between that
+ * would keep it open. Neither wants the lock. */
+int pg_enter(struct pg_region *region);
+void pg_leave(struct pg_region *region);
+
 /* calls.c */
 int pg_start_caller(struct pg_region *region);
 void pg_call_stop(struct pg_region *region);
@@ -298,87 +305,6 @@ void pg_await_written(struct pg_region *region, struct pg_job job);
  * go.
  */
 void pg_recover(struct pg_region *region, struct pg_job job);
-
-/* evict.c */
-
-/* The slot of a block that is not needed any more; dirty ones only with `write`, for that may wait
- * for a device, or for a thread that waits for a block. PG_NO_SLOT: every block is needed. Lets go.
- */
-uint16_t pg_reclaim(struct pg_region *region, int write);
-
-/* Write some dirty blocks back, so that their frames can be used. Returns how many have left. Lets
- * go. */
-unsigned pg_write_out(struct pg_region *region);
-
-/* Write a resident dirty block back without copying it, which takes no frame. 0 or what went wrong:
- * -PG_NOT_NOW, there is no slot. Lets go. */
-int pg_write_itself(struct pg_region *region, pg_entry entry);
-
-/* A block's contents are not in memory any more. */
-void pg_note_dropped(struct pg_region *region, pg_entry entry);
-
-/* Let an EVICTING block that is clean go, or stand by. */
-struct pg_out;
-void pg_settle(struct pg_region *region, const struct pg_out *out);
-
-/* Whether all pages of a block are there. */
-static inline int pg_is_whole(const struct pg_region *region, const struct pg_pages *pages)
-{
-    for (unsigned page = 0; page < region->block_size / region->uffd.page_size; page++)
-        if (!pg_has(pages, page))
-            return 0;
-    return 1;
-}
-
-/* writeback.c */
-
-/* Open the file of private changes. 0, or -errno; then `text` says what to do. */
-int pg_open_spill(struct pg_region *region, char text[PG_TEXT]);
-
-/* A block that has been moved out, and which pages of it there were. */
-struct pg_out {
-    pg_entry entry;
-    uint32_t number;
-    uint16_t slot;
-    int whole, error;
-    struct pg_pages pages;
-};
-
-/* Write blocks to where changes go. Fills in `error` of each. The lock is not held. */
-void pg_write_back(struct pg_region *region, struct pg_out *outs, size_t count);
-
-/* Keep count of batches under way, and of how the store takes them. */
-unsigned pg_begin_write(struct pg_region *region);
-void pg_end_write(struct pg_region *region, unsigned epoch, const struct pg_out *outs,
-                  size_t count);
-
-/* Write WRITING blocks back; then they are on standby, or resident and still dirty. Lets go. */
-void pg_write_evicted(struct pg_region *region, struct pg_out *outs, size_t count);
-
-/* Bring a block back that could not leave: resident, or, if memory for that is missing, FILLING
- * from its slot until there is some. In a writable region it is dirty. */
-void pg_put_back(struct pg_region *region, const struct pg_out *out);
-
-/* Map a copy of a WRITING block, whose frame is being written. 0 or -PG_NOT_NOW: no room. */
-int pg_copy_written(struct pg_region *region, pg_entry entry);
-
-/* Whether changed blocks may be tried to be written now. */
-int pg_may_write(const struct pg_region *region);
-
-/* Whether the block's contents are in the spill file. */
-int pg_is_spilled(const struct pg_region *region, uint32_t number);
-
-/* merging.c */
-
-/* Whether the process wants all its memory to be merged with like memory. */
-int pg_is_merging(void);
-
-/* See whether it has come to want that, and that ours is not. Before blocks that are not marked
- * dirty are taken for clean. */
-void pg_look_at_merging(struct pg_region *region);
-
-/* Part what was merged. */
-void pg_unmerge(struct pg_region *region);
 
 /* policy.c */
 void pg_policy_init(struct pg_region *region, uint32_t frames);

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "leaving.h"
 #include "region.h"
 
 /* ns: a worker should have given it up by then. */

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "leaving.h"
 #include "region.h"
 
 enum { PIECE = 16384 };

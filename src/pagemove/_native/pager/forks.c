@@ -1,0 +1,81 @@
+/* The regions of this process, none of which a forked child has. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "region.h"
+#include "voice.h"
+
+/* All regions of this process. A forked child closes the one descriptor of each that it has. */
+static pthread_mutex_t regions_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct pg_region *regions;
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&regions_lock);
+}
+
+static void after_fork(void)
+{
+    pthread_mutex_unlock(&regions_lock);
+}
+
+static void in_child(void)
+{
+    pg_clock_forked();
+    for (struct pg_region *region = regions; region; region = region->next) {
+        region->inherited = 1;
+        pm_close(region->sentinel, region->sentinel_identity);
+    }
+    regions = NULL;
+    pg_voice_forget();
+    pthread_mutex_unlock(&regions_lock);
+}
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, in_child);
+}
+
+int pg_enter(struct pg_region *region)
+{
+    int ends[2], error;
+
+    pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&regions_lock);
+    error = pg_voice_enter();
+    if (!error && pipe2(ends, O_CLOEXEC)) {
+        error = -errno;
+        pg_voice_leave();
+    }
+    if (error) {
+        pthread_mutex_unlock(&regions_lock);
+        return error;
+    }
+    region->watched = pm_keep(ends[0]);
+    region->sentinel = pm_keep(ends[1]);
+    region->sentinel_identity = pm_identify(region->sentinel);
+    region->next = regions;
+    region->link = &regions;
+    if (regions)
+        regions->link = &region->next;
+    regions = region;
+    pthread_mutex_unlock(&regions_lock);
+    return region->watched < 0 ? region->watched : region->sentinel < 0 ? region->sentinel : 0;
+}
+
+void pg_leave(struct pg_region *region)
+{
+    pthread_mutex_lock(&regions_lock);
+    if (region->link) {
+        *region->link = region->next;
+        if (region->next)
+            region->next->link = region->link;
+        pm_close(region->sentinel, region->sentinel_identity);
+        pg_voice_leave();
+    }
+    pthread_mutex_unlock(&regions_lock);
+}
