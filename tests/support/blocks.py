@@ -26,3 +26,11 @@ def made(path: Path, seed: int = 0) -> CompressedStore:
     store.write(0, contents(seed))
     store.flush()
     return store
+
+
+def compact(store: CompressedStore, last: int = 9) -> None:
+    """Write until the file is compacted, and what is in the end is known."""
+    before = store.stats()["compactions"]
+    for _ in range(4):
+        store.write(0, contents(last))
+    assert store.stats()["compactions"] > before

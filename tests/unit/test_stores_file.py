@@ -11,7 +11,6 @@ import shutil
 import socket
 import stat
 import subprocess
-import threading
 import warnings
 from pathlib import Path
 
@@ -211,57 +210,6 @@ class TestReadingAndWriting:
                 assert error.store == str(path)
                 assert errno.errorcode[code] in str(error)
                 assert error.__cause__ is None
-
-    def test_what_a_failed_flush_may_have_lost_has_to_be_written_again(self, path, monkeypatch):
-        """The kernel says it once: asked again it would succeed."""
-        fail = [True]
-
-        def fdatasync(_: int) -> None:
-            if fail and fail.pop():
-                raise OSError(errno.EIO, "lost")
-
-        monkeypatch.setattr(file.os, "fdatasync", fdatasync)
-        with FileStore(path, writable=True) as store:
-            store.write(0, b"ab")
-            store.write(4, b"cdef")
-            with pytest.raises(StoreError, match="EIO"):
-                store.flush()
-            for again, lost in ((b"", "0 to 2"), (b"ab", "4 to 8"), (b"abcdef", "6 to 8")):
-                store.write(0, again[:2])
-                store.write(4, again[2:4])
-                with pytest.raises(StoreError, match=f"bytes {lost} .* not been written again"):
-                    store.flush()
-            store.write(6, b"ef")
-            store.flush()
-            store.write(0, b"xy")
-            store.flush()
-
-    def test_what_was_under_way_when_a_flush_failed_is_lost_too(self, path, monkeypatch):
-        real, asked, failed = os.pwrite, threading.Event(), threading.Event()
-
-        def pwrite(fd: int, data: bytes, offset: int) -> int:
-            asked.set()
-            assert failed.wait(20)
-            return real(fd, data, offset)
-
-        def fdatasync(_: int) -> None:
-            if not failed.is_set():
-                raise OSError(errno.EIO, "lost")
-
-        monkeypatch.setattr(file.os, "pwrite", pwrite)
-        monkeypatch.setattr(file.os, "fdatasync", fdatasync)
-        with FileStore(path, writable=True) as store:
-            thread = threading.Thread(target=store.write, args=(2, b"late"))
-            thread.start()
-            assert asked.wait(20)
-            with pytest.raises(StoreError, match="EIO"):
-                store.flush()
-            failed.set()
-            thread.join()
-            with pytest.raises(StoreError, match="bytes 2 to 6"):
-                store.flush()
-            store.write(0, b"0123456789")
-            store.flush()
 
     def test_a_device_that_takes_nothing(self, path, monkeypatch):
         monkeypatch.setattr(file.os, "pwrite", lambda *_: 0)

@@ -18,6 +18,7 @@ import logging
 import os
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 from pagemove.stores import blockfile, replacement
 from pagemove.stores.blockfile import RECORD_NBYTES, START, Header, Layout, Place
@@ -63,8 +64,22 @@ def layout_of(path: Path) -> Layout:
         os.close(fd)
 
 
+class Doubt(NamedTuple):
+    """What a file held when a sync of it had failed."""
+
+    generation: int
+    end: int
+
+
 class BlockLog:
     """An open file of blocks. One process has it open at a time, with any number of threads.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    doubt : Doubt, optional
+        Of the object that had it open before: it may have lost what that had written.
 
     Raises
     ------
@@ -72,9 +87,11 @@ class BlockLog:
         Another process, or another store of this one, has it open.
     ValueError
         It is not such a file, or a part of it that counts is damaged.
+    OSError
+        It has lost what it held.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, doubt: Doubt | None = None) -> None:
         self._named = path
         # Where links lead: the file is replaced there, and the links stay.
         self._path = Path(os.path.realpath(path))
@@ -84,6 +101,14 @@ class BlockLog:
         try:
             self._header = blockfile.read_header(self._file.fd, path)
             found = blockfile.scan(self._file.fd, path, self._header)
+            # Another generation was checked when it was made.
+            same = doubt is not None and doubt.generation == self._header.generation
+            if doubt is not None and same and found.end < doubt.end:
+                raise OSError(
+                    errno.EIO,
+                    f"{shown(path)} has lost what was written before a flush that failed: restore "
+                    "it from a copy, or make a new store of it to use what is left",
+                )
             # What is torn must not be taken for the beginning of a later record.
             os.ftruncate(self._file.fd, found.end)
             blockfile.note_use(self._file.fd, self._header)
@@ -94,7 +119,7 @@ class BlockLog:
         self._live = _live(self._index)
         self._tolerated = SLACK
         self._ragged = False  # whether a part of a record is behind the end
-        self._unsure = False  # whether a sync has failed
+        self._unsure = same  # whether a sync has failed
         self._told = False
         self.compactions = 0
         replacement.discard(self._path, self._file, self._header)
@@ -117,6 +142,12 @@ class BlockLog:
     def file_nbytes(self) -> int:
         """Length of the file."""
         return self._end
+
+    @property
+    def doubt(self) -> Doubt | None:
+        """What is to be known where the file is opened next; None if it is sound."""
+        # Without the lock, which in a forked child may be held for ever.
+        return Doubt(self._header.generation, self._end) if self._unsure else None
 
     def get(self, block: int) -> bytes | None:
         """Give the bytes of a block; None if it has none. OSError if they are damaged."""

@@ -12,7 +12,7 @@ from pagemove.errors import StoreError
 from pagemove.stores import ranges
 from pagemove.stores.base import Store
 from pagemove.stores.blockfile import Layout
-from pagemove.stores.blocklog import BlockLog, create, layout_of
+from pagemove.stores.blocklog import BlockLog, Doubt, create, layout_of
 from pagemove.stores.descriptors import shown, tell_in_child
 from pagemove.stores.extras import needed
 
@@ -143,9 +143,10 @@ class CompressedStore(Store):
         else:
             self._layout = _made_or_found(self._path, nbytes, size)
         self.restartable = self._path is not None
-        self._begin({})
+        self._begin({}, None)
 
-    def _begin(self, blocks: dict[int, bytes]) -> None:
+    def _begin(self, blocks: dict[int, bytes], doubt: Doubt | None) -> None:
+        self._doubt = doubt  # of the file, when it was open last
         self._shelf: _Shelf | BlockLog | None = None if self._path else _Shelf(blocks)
         self._opening = threading.Lock()
         self._locks = ranges.BlockLocks()
@@ -155,7 +156,8 @@ class CompressedStore(Store):
     def _in_child(self) -> None:
         # The file is the parent's; and a thread that is not here may have held a lock.
         shelf = self._shelf
-        self._begin(shelf.blocks if isinstance(shelf, _Shelf) else {})
+        doubt = shelf.doubt if isinstance(shelf, BlockLog) else self._doubt
+        self._begin(shelf.blocks if isinstance(shelf, _Shelf) else {}, doubt)
 
     @property
     def nbytes(self) -> int:
@@ -255,7 +257,8 @@ class CompressedStore(Store):
     def close(self) -> None:
         """Let go of the file, which is opened again when it is used. Twice is fine."""
         with self._opening:
-            if self._path is not None and self._shelf is not None:
+            if isinstance(self._shelf, BlockLog):
+                self._doubt = self._shelf.doubt
                 self._shelf.close()
                 self._shelf = None
 
@@ -310,7 +313,7 @@ class CompressedStore(Store):
                 if self._shelf is None:
                     assert self._path is not None
                     try:
-                        self._shelf = _opened(self._path, self._layout)
+                        self._shelf = _opened(self._path, self._layout, self._doubt)
                     except (OSError, ValueError) as error:
                         raise self._failure(error, operation, offset) from error
                 shelf = self._shelf
@@ -351,24 +354,24 @@ class CompressedStore(Store):
     def __getstate__(self) -> dict[str, Any]:
         state = {"level": self._level, "path": self._path, "layout": self._layout}
         if isinstance(self._shelf, _Shelf):
-            return state | {"blocks": dict(self._shelf.blocks)}
+            return state | {"blocks": dict(self._shelf.blocks), "doubt": None}
         # Handed over: two processes cannot use the file at a time.
         self.close()
-        return state | {"blocks": {}}
+        return state | {"blocks": {}, "doubt": self._doubt}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._level, self._path, self._layout = state["level"], state["path"], state["layout"]
         self.restartable = self._path is not None
-        self._begin(state["blocks"])
+        self._begin(state["blocks"], state["doubt"])
 
     def __repr__(self) -> str:
         where = f", path={str(self._path)!r}" if self._path else ""
         return f"CompressedStore({self.nbytes}{where})"
 
 
-def _opened(path: Path, layout: Layout) -> BlockLog:
+def _opened(path: Path, layout: Layout, doubt: Doubt | None) -> BlockLog:
     """Open the file of a store; ValueError if another store's is in its place."""
-    found = BlockLog(path)
+    found = BlockLog(path, doubt)
     if found.layout == layout:
         return found
     found.close()

@@ -15,7 +15,7 @@ from pagemove.descriptors import identity_of
 from pagemove.errors import StoreError, store_error
 from pagemove.stores.base import Store, read_only
 from pagemove.stores.descriptors import open_high, shown, tell_in_child
-from pagemove.stores.filelock import FileLock
+from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
 from pagemove.stores.unsynced import Unsynced
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class FileStore(Store):
     **Durability.** After a `flush` that failed nobody knows what has arrived. So `flush` fails
     until all is written again that was written since the last that succeeded.
 
-    In a forked child it can be read as before, and written unless the parent has the lock. It
-    pickles as its path, and is opened anew from it. Not to be closed while another thread reads or
-    writes it.
+    In a forked child it can be read as before, and written unless the parent has the lock; what a
+    `flush` of the parent may have lost before has to be written again there too. It pickles as its
+    path, and is opened anew from it. Not to be closed while another thread reads or writes it.
 
     Examples
     --------
@@ -103,13 +103,13 @@ class FileStore(Store):
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
+        self._fd, self._inherited = fd, False
         tell_in_child(self)
 
     def _in_child(self) -> None:
         # The lock is the parent's; and a thread that is not here may have been about to take it.
         self._held, self._holding = None, threading.Lock()
-        self._unsynced = Unsynced()
+        self._unsynced, self._inherited = self._unsynced.in_child(), True
 
     @property
     def path(self) -> Path:
@@ -199,6 +199,7 @@ class FileStore(Store):
         self.fileno()
         if not self._writable:
             raise read_only(str(self._path), place)
+        self._own("write", place)
         self._hold(place)
         with self._unsynced.writing(place, place + view.nbytes):
             self._write(view, place)
@@ -227,6 +228,7 @@ class FileStore(Store):
         self.fileno()
         if not self._writable:
             return
+        self._own("flush", None)
         try:
             lost = self._unsynced.sync(self._sync)
         except OSError as error:
@@ -243,6 +245,29 @@ class FileStore(Store):
 
     def _sync(self) -> None:
         os.fdatasync(self.fileno())
+
+    def _own(self, operation: str, offset: int | None) -> None:
+        """Have an open file of its own, also in a forked child.
+
+        The kernel says once an open file that writing back has failed: if the child heard of that,
+        the parent would take its bytes for durable, or the other way round.
+        """
+        if not self._inherited:
+            return
+        with self._holding:
+            if not self._inherited:
+                return
+            try:
+                file = opened_anew(self.fileno(), self._path)
+            except OSError as error:
+                if error.errno in SHORT_OF:
+                    raise self._translated(error, operation, offset) from None
+            else:
+                os.set_blocking(file.fd, True)
+                # Under the same number, which others may know.
+                os.dup2(file.fd, self._fd, inheritable=False)
+                file.close()
+            self._inherited = False
 
     def hand_over_lock(self) -> FileLock | None:
         """Give the lock for writing to who writes in place of this object; None if it has none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import itertools
 import os
@@ -13,14 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from pagemove.errors import StoreError
 from pagemove.stores import ranges
-from pagemove.stores.base import Store, read_whole, write_whole
+from pagemove.stores.base import Store, read_whole
 from pagemove.stores.compressed import CompressedStore
+from pagemove.stores.copies import Copies, State
 from pagemove.stores.descriptors import shown, tell_in_child
 from pagemove.stores.file import FileStore
-from pagemove.stores.layermap import LayerMap, blocks_of
+from pagemove.stores.layermap import LayerMap
+from pagemove.stores.layers import Layers
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+class _Layer(enum.Enum):
+    TOP = enum.auto()
+    BOTTOM = enum.auto()
+    BOTH = enum.auto()  # a copy that may be lost, and was written into
 
 
 class LayeredStore(Store):
@@ -58,7 +67,8 @@ class LayeredStore(Store):
     then the map. A crash leaves what was flushed, and for other blocks what is below or what was
     written. With a map in memory what is on top is found as long as the process lives that the
     store runs in (`restartable` is False). After a `flush` that failed, what came from the bottom
-    since the last one is read from there again, and put on top again by the next.
+    since the last one is read from there again, and put on top again by the next; what was written
+    has to be written again, as with the top alone.
 
     **Sharing.** The top and the map are one store's alone; the bottom may be anybody's. A map
     belongs to its top: remove both or none.
@@ -108,11 +118,11 @@ class LayeredStore(Store):
                 f"{top!r} forgets what is in it, so a map must not remember: leave out path"
             )
         self._path = None if path is None else Path(path).absolute()
-        self._begin(None)
+        self._begin(None, None)
         # Now, so that what is wrong with the file is told here.
         self._on_top()
 
-    def _begin(self, bits: bytes | None) -> None:
+    def _begin(self, bits: bytes | None, copies: State | None) -> None:
         self.concurrency = min(self._top.concurrency, self._bottom.concurrency)
         self.restartable = (
             self._path is not None and self._top.restartable and self._bottom.restartable
@@ -124,15 +134,22 @@ class LayeredStore(Store):
         self._map: LayerMap | None = None
         if self._path is None:
             self._map = LayerMap(self.nbytes, self._block_size, bits=bits)
-        # Copied from the bottom since the last flush; and of those what a flush that failed may
-        # have lost, which is on the bottom still.
-        self._copied = LayerMap(self.nbytes, self._block_size)
-        self._doubtful = LayerMap(self.nbytes, self._block_size)
+        self._copies = Copies(self.nbytes, self._block_size, copies)
+        self._layers = Layers(self._top, self._bottom, self._block_size, self._copies, self._note)
         tell_in_child(self)
 
     def _in_child(self) -> None:
         # The map's file is the parent's; and a thread that is not here may have held a lock.
-        self._begin(None if self._path is not None or self._map is None else self._map.bits)
+        self._begin(*self._in_memory())
+
+    def _in_memory(self) -> tuple[bytes, State] | tuple[None, None]:
+        """Give what is on top and what is known of it, unless a file has the map.
+
+        Of that another store may have made something else by the time it is read again.
+        """
+        if self._path is not None or self._map is None:
+            return None, None
+        return self._map.bits, self._copies.state
 
     @property
     def nbytes(self) -> int:
@@ -176,11 +193,14 @@ class LayeredStore(Store):
         if not view.nbytes:
             return
         pieces = ranges.pieces(start, view.nbytes, self._block_size)
-        for on_top, share in self._by_layer(list(pieces)):
+        for layer, share in self._by_layer(list(pieces)):
             at, end = share[0].at, share[-1].at + share[-1].length
-            if on_top:
+            if layer is _Layer.TOP:
                 read_whole(self._top, start + at, view[at:end])
-            elif self._cache:
+                # A flush may have failed meanwhile, and lost a copy before it was read.
+                if any(found is not layer for found, _ in self._by_layer(share)):
+                    self.read_into(start + at, view[at:end])
+            elif layer is _Layer.BOTH or self._cache:
                 self._raise_up(share, view)
             else:
                 read_whole(self._bottom, start + at, view[at:end])
@@ -208,17 +228,17 @@ class LayeredStore(Store):
         top = self._used("write", start)
         if not view.nbytes:
             return
-        first, last = start // self._block_size, (start + view.nbytes - 1) // self._block_size
+        pieces = list(ranges.pieces(start, view.nbytes, self._block_size))
+        first, last = pieces[0].block, pieces[-1].block
         with self._locks.held(first, last):
-            for block in {first, last}:
-                place = block * self._block_size
-                length = ranges.length_of(block, self._block_size, self.nbytes)
-                whole = start <= place and place + length <= start + view.nbytes
-                if not whole and not self._is_on_top(top, block):
-                    self._put(block, 1, self._below(block, 1))
-            write_whole(self._top, start, view)
-            self._note(top, first, last, start)
-            self._copied.remove(first, last)
+            for piece in {pieces[0], pieces[-1]}:
+                if self._layers.is_part(piece) and piece.block not in top:
+                    part = view[piece.at : piece.at + piece.length]
+                    self._layers.complete(piece.block, piece.start, part)
+                    pieces.remove(piece)
+            if pieces:
+                at, end = pieces[0].at, pieces[-1].at + pieces[-1].length
+                self._layers.write_over(pieces, view[at:end])
 
     def flush(self) -> None:
         """Return when what was written is as durable as the top makes it.
@@ -231,9 +251,11 @@ class LayeredStore(Store):
         top = self._used("flush", None)
         # One at a time: of two the later map has to be written last.
         with self._flushing:
-            for block in blocks_of(self._doubtful.bits):
-                self._copy_again(block)
-            bits, copied = top.bits, self._copied.bits
+            for block in self._copies.doubtful:
+                with self._locks.held(block, block):
+                    if self._copies.is_doubtful(block):
+                        self._layers.complete(block)
+            bits, copied = top.bits, self._copies.copied
             try:
                 self._top.flush()
                 try:
@@ -241,10 +263,10 @@ class LayeredStore(Store):
                 except OSError as error:
                     raise self._failure(error, "flush", None) from error
             except BaseException:
-                for block in blocks_of(copied):
-                    self._doubt(block)
+                for block in self._copies.fail():
+                    self._doubt(top, block)
                 raise
-            self._copied.clear(copied)
+            self._copies.settle(copied)
 
     def close(self) -> None:
         """Close both stores, and the map. Twice is fine."""
@@ -270,65 +292,56 @@ class LayeredStore(Store):
         return told
 
     def _raise_up(self, share: list[ranges.Piece], view: memoryview) -> None:
-        """Read blocks that follow each other from the bottom, and leave them on top."""
+        """Read blocks that follow each other, and leave on top what is on the bottom alone."""
+        on_top = []
         with self._locks.held(share[0].block, share[-1].block):
-            # Some may have got there while this thread waited for the others.
-            for on_top, run in self._by_layer(share):
-                at, end = run[0].at, run[-1].at + run[-1].length
-                if on_top:
-                    read_whole(
-                        self._top, run[0].block * self._block_size + run[0].start, view[at:end]
-                    )
+            for layer, run in self._by_layer(share):
+                if layer is _Layer.TOP:
+                    # It got there while this thread waited for another.
+                    on_top.append(run)
                     continue
-                data = self._below(run[0].block, len(run))
-                view[at:end] = data[run[0].start : run[0].start + end - at]
-                # A top without room is no reason not to read.
-                with contextlib.suppress(StoreError):
-                    self._put(run[0].block, len(run), data)
+                first, end = run[0], run[-1].at + run[-1].length
+                data = self._layers.below(first.block, len(run))
+                if layer is _Layer.BOTH:
+                    self._layers.overlay(first.block, data)
+                view[first.at : end] = data[first.start : first.start + end - first.at]
+                if layer is _Layer.BOTTOM and self._cache:
+                    # A top without room is no reason not to read.
+                    with contextlib.suppress(StoreError):
+                        self._layers.put(first.block, len(run), data)
+        for run in on_top:
+            place, end = run[0].block * self._block_size + run[0].start, run[-1].at + run[-1].length
+            self.read_into(place, view[run[0].at : end])
 
-    def _by_layer(self, share: list[ranges.Piece]) -> Iterator[tuple[bool, list[ranges.Piece]]]:
+    def _by_layer(self, share: list[ranges.Piece]) -> Iterator[tuple[_Layer, list[ranges.Piece]]]:
         top = self._used("read", share[0].block * self._block_size)
-        for on_top, run in itertools.groupby(
-            share, lambda piece: self._is_on_top(top, piece.block)
-        ):
-            yield on_top, list(run)
+        # What is on both layers goes by itself.
+        for (layer, _), run in itertools.groupby(share, lambda piece: self._layer(top, piece)):
+            yield layer, list(run)
 
-    def _is_on_top(self, top: LayerMap, block: int) -> bool:
-        return block in top and block not in self._doubtful
+    def _layer(self, top: LayerMap, piece: ranges.Piece) -> tuple[_Layer, int]:
+        if piece.block in top:
+            return _Layer.TOP, 0
+        if any(self._copies.written(piece.block)):
+            return _Layer.BOTH, piece.block
+        return _Layer.BOTTOM, 0
 
-    def _doubt(self, block: int) -> None:
+    def _doubt(self, top: LayerMap, block: int) -> None:
         """Note that a copy on top may be lost, unless it was written over since."""
         with self._locks.held(block, block):
-            if block in self._copied:
-                self._doubtful.add(block, block)
+            if self._copies.doubt(block):
+                # What a process finds that comes after this one. If that cannot be written, there
+                # is a failure to be raised already.
+                with contextlib.suppress(OSError):
+                    top.remove(block, block)
 
-    def _below(self, first: int, count: int) -> memoryview:
-        """Read whole blocks of the bottom."""
+    def _note(self, first: int, last: int) -> None:
+        """Note that blocks are on top."""
         place = first * self._block_size
-        data = memoryview(bytearray(min(count * self._block_size, self.nbytes - place)))
-        read_whole(self._bottom, place, data)
-        return data
-
-    def _put(self, first: int, count: int, data: memoryview) -> None:
-        """Put whole blocks on top. Their locks are held."""
-        place = first * self._block_size
-        top, last = self._used("write", place), first + count - 1
-        write_whole(self._top, place, data)
-        self._copied.add(first, last)
-        self._note(top, first, last, place)
-
-    def _note(self, top: LayerMap, first: int, last: int, offset: int) -> None:
-        """Note that blocks are on top, and sound."""
         try:
-            top.add(first, last)
+            self._used("write", place).add(first, last)
         except OSError as error:
-            raise self._failure(error, "write", offset) from error
-        self._doubtful.remove(first, last)
-
-    def _copy_again(self, block: int) -> None:
-        with self._locks.held(block, block):
-            if block in self._doubtful:
-                self._put(block, 1, self._below(block, 1))
+            raise self._failure(error, "write", place) from error
 
     def _on_top(self) -> LayerMap:
         found = self._map
@@ -362,15 +375,15 @@ class LayeredStore(Store):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        bits = None if self._path is not None or self._map is None else self._map.bits
+        bits, copies = self._in_memory()
         self._let_go()
         kept = ("_top", "_bottom", "_cache", "_block_size", "_path")
-        return {name: getattr(self, name) for name in kept} | {"bits": bits}
+        return {name: getattr(self, name) for name in kept} | {"bits": bits, "copies": copies}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        bits = state.pop("bits")
+        known = state.pop("bits"), state.pop("copies")
         self.__dict__.update(state)
-        self._begin(bits)
+        self._begin(*known)
 
     def __repr__(self) -> str:
         return f"LayeredStore({self._top!r}, {self._bottom!r})"

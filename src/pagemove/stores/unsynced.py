@@ -9,40 +9,57 @@ from __future__ import annotations
 import bisect
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 
 # More are taken together: then more has to be written again than was lost.
 _MOST = 1 << 16
 
+_start, _end = itemgetter(0), itemgetter(1)
 
-class _Ranges:
-    """Bytes, as ranges that neither touch nor overlap."""
 
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
+class RangeSet:
+    """Bytes, as ranges that neither touch nor overlap.
+
+    Each change is one of the list: a child that is forked meanwhile finds the old or the new.
+    """
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        self._ranges = list(ranges)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(zip(self._starts, self._ends, strict=True))
+        return iter(list(self._ranges))
 
     def add(self, start: int, end: int) -> None:
-        first = bisect.bisect_left(self._ends, start)
-        last = bisect.bisect_right(self._starts, end)
+        """Add the bytes from `start` up to `end`."""
+        if start >= end:
+            return
+        first = bisect.bisect_left(self._ranges, start, key=_end)
+        last = bisect.bisect_right(self._ranges, end, key=_start)
         if first < last:
-            start, end = min(start, self._starts[first]), max(end, self._ends[last - 1])
-        self._starts[first:last], self._ends[first:last] = [start], [end]
-        if len(self._starts) > _MOST:
-            self._starts[1:], self._ends[:-1] = [], []
+            start = min(start, self._ranges[first][0])
+            end = max(end, self._ranges[last - 1][1])
+        self._ranges[first:last] = [(start, end)]
+        if len(self._ranges) > _MOST:
+            self._ranges[:] = [(self._ranges[0][0], self._ranges[-1][1])]
 
     def remove(self, start: int, end: int) -> None:
-        first = bisect.bisect_right(self._ends, start)
-        last = bisect.bisect_left(self._starts, end)
+        """Remove the bytes from `start` up to `end`."""
+        first = bisect.bisect_right(self._ranges, start, key=_end)
+        last = bisect.bisect_left(self._ranges, end, key=_start)
         if first >= last:
             return
-        left, right = (self._starts[first], start), (end, self._ends[last - 1])
-        kept = [each for each in (left, right) if each[0] < each[1]]
-        self._starts[first:last] = [each[0] for each in kept]
-        self._ends[first:last] = [each[1] for each in kept]
+        left, right = (self._ranges[first][0], start), (end, self._ranges[last - 1][1])
+        self._ranges[first:last] = [each for each in (left, right) if each[0] < each[1]]
+
+    def gaps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Give the ranges from `start` up to `end` that are not in it."""
+        for first, last in self:
+            if start < min(first, end):
+                yield start, min(first, end)
+            start = max(start, last)
+        if start < end:
+            yield start, end
 
 
 class Unsynced:
@@ -51,28 +68,31 @@ class Unsynced:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
-        self._written = _Ranges()
-        self._under_way: dict[object, tuple[int, int]] = {}
-        self._lost = _Ranges()
+        self._written = RangeSet()
+        self._covered = RangeSet()  # by the sync that is under way
+        self._lost = RangeSet()
         self._failures = 0
+
+    def in_child(self) -> Unsynced:
+        """Give what is to be known of it in a forked child, where its locks may be held forever."""
+        found = Unsynced()
+        found._written, found._lost = RangeSet(self._written), RangeSet(self._lost)
+        for start, end in self._covered:
+            found._written.add(start, end)
+        return found
 
     @contextlib.contextmanager
     def writing(self, start: int, end: int) -> Iterator[None]:
-        """Surround a write of some bytes."""
-        me = object()
+        """Surround a write of some bytes. One that raises leaves nothing to answer for."""
+        failures = self._failures
+        yield
         with self._lock:
-            self._under_way[me] = (start, end)
-            self._written.add(start, end)
-            failures = self._failures
-        try:
-            yield
-            with self._lock:
+            if failures == self._failures:
+                self._lost.remove(start, end)
+                self._written.add(start, end)
+            else:
                 # What was under way when a sync failed may be lost by that.
-                if failures == self._failures:
-                    self._lost.remove(start, end)
-        finally:
-            with self._lock:
-                del self._under_way[me]
+                self._lost.add(start, end)
 
     def sync(self, call: Callable[[], object]) -> tuple[int, int] | None:
         """Make durable what was written; give the first bytes that are lost, if any.
@@ -81,16 +101,16 @@ class Unsynced:
         """
         with self._syncing:
             with self._lock:
-                covered, self._written = self._written, _Ranges()
-                for start, end in self._under_way.values():
-                    self._written.add(start, end)
+                self._covered, self._written = self._written, RangeSet()
             try:
                 call()
             except BaseException:
                 with self._lock:
                     self._failures += 1
-                    for start, end in (*covered, *self._written):
+                    for start, end in (*self._covered, *self._written):
                         self._lost.add(start, end)
                 raise
+            finally:
+                self._covered = RangeSet()
             with self._lock:
                 return next(iter(self._lost), None)
