@@ -227,6 +227,8 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
             span = f"bytes {first}-{last}/{total + 1}"
         elif lie == "star":
             span = f"bytes {first}-{last}/*"
+        elif lie == "rangeless":
+            span = f"bytes */{total}"
         elif lie == "whole":
             self._answer(200, data)
             return
@@ -303,9 +305,12 @@ class WebServer(http.server.ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    handler = _Ranges
 
     def __init__(self, folder: Path, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), functools.partial(_Ranges, directory=str(folder)))
+        super().__init__(
+            ("127.0.0.1", port), functools.partial(self.handler, directory=str(folder))
+        )
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.asked: list[str] = []
         self.faults: list[int | float] = []

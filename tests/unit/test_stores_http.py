@@ -44,6 +44,7 @@ def read(store: FsspecStore, offset: int = 0, length: int = 100) -> bytes:
         ("longer", "the answer has 101 bytes"),
         ("total", "it had 200000 bytes, and has 200001"),
         ("star", "does not say any more how long it is"),
+        ("rangeless", r"does not say what it is: Content-Range \['bytes \*/200000'\]"),
         ("whole", "answers with status 200"),
         ("encoded", r"sends it compressed \(gzip\)"),
         ("parts", "answers with several parts"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import pickle
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,9 +114,35 @@ def test_an_object_that_has_changed(server, url):
     with opened(server, url) as store:
         assert read(store) == CONTENTS[5:1005]
         put(server, url, CONTENTS[::-1])
-        with pytest.raises(StoreError, match="has changed since it was opened") as caught:
+        with pytest.raises(StoreError, match=r"has changed .*validate='size'") as caught:
             read(store)
         assert caught.value.errno == errno.ESTALE
+
+
+def test_a_weak_etag_is_compared_here(server, url, monkeypatch):
+    """If-Match never matches one, and the server would refuse each read."""
+    import obstore
+
+    real, asked = obstore.get, []
+
+    def get(store: object, key: str, *, options: dict[str, object]) -> object:
+        asked.append("if_match" in options)
+        answer = real(store, key, options=options)
+        return SimpleNamespace(
+            range=answer.range, stream=answer.stream, meta={**answer.meta, "e_tag": found[0]}
+        )
+
+    found = ['W/"one"']
+    with opened(server, url) as store:
+        store._known = store._known._replace(version='W/"one"')
+        store.close()
+        monkeypatch.setattr(obstore, "get", get)
+        assert read(store) == CONTENTS[5:1005]
+        assert reads_by_obstore(store)
+        found[0] = 'W/"two"'
+        with pytest.raises(StoreError, match="validate='size'"):
+            read(store)
+        assert not any(asked)
 
 
 def test_s3fs_reads_what_obstore_never_could(server, url):
@@ -229,7 +256,7 @@ class _Answering:
         ({"ContentRange": "bytes 5-13/100"}, "asked for bytes 5 to 14"),
         ({"ContentRange": None}, "asked for bytes 5 to 14"),
         ({"ContentRange": "bytes 5-14/101"}, "has changed"),
-        ({"ETag": "another"}, "has changed"),
+        ({"ETag": "another"}, r"has changed .*validate='size'"),
     ],
 )
 def test_s3fs_gets_another_answer(change, says):

@@ -80,7 +80,7 @@ def opened(url: str, options: dict[str, Any], guard: Guard) -> tuple[Any, str]:
         # Then it is a part of the name.
         others = []
     if not others:
-        options = guard.options(options) if _protocol(first) in _WEB else options
+        options = guard.options(options, url) if _protocol(first) in _WEB else options
         options = {**kind._get_kwargs_from_urls(url), **options, "skip_instance_cache": True}
         return kind(**options), kind._strip_protocol(url)
     for number, part in enumerate(others[:-1], 1):
@@ -89,9 +89,9 @@ def opened(url: str, options: dict[str, Any], guard: Guard) -> tuple[Any, str]:
                 f"'::' after part {number + 1} of the URL: in a chain it cannot be a part of a name"
             )
     chained = {**options, "skip_instance_cache": True}
-    for name in {_protocol(part) for part in others}:
+    for name, part in {_protocol(part): part for part in others}.items():
         own = {**chained.get(name, {}), "skip_instance_cache": True}
-        chained[name] = guard.options(own) if name in _WEB else own
+        chained[name] = guard.options(own, part) if name in _WEB else own
     filesystem, path = fsspec.core.url_to_fs("::".join(parts), **chained)
     return filesystem, path
 

@@ -25,6 +25,15 @@ _QUOTED = re.compile(r"(?:[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+$
 _OURS = object()
 # Of a client's errors those that may be another the next time.
 _PASSING = (408, 425, 429)
+# And how servers say that the signature of a URL has expired.
+_EXPIRED = (400, 401, 403)
+# Of so many URLs the first answer is remembered: an archive of references may name any number.
+_MOST_SEEN = 1024
+#: What to do if a version differs, and nothing has changed.
+REMEDY = (
+    "open it anew; or with validate='size' (a keyword of FsspecStore, elsewhere a storage option) "
+    "if servers behind one name differ in that for the same bytes"
+)
 
 
 class Resource(NamedTuple):
@@ -49,11 +58,13 @@ class Guard:
         self._sessions: list[tuple[Any, aiohttp.ClientSession]] = []
         self._makers: list[Any] = []
 
-    def options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Give options of such a filesystem, with these sessions."""
+    def options(self, options: dict[str, Any], url: str = "") -> dict[str, Any]:
+        """Give options of such a filesystem, for what is at a URL, with these sessions."""
         maker = self._maker(options.get("get_client"))
         self._makers.append(maker)
-        return {**options, "get_client": maker, "skip_instance_cache": True}
+        # Then fsspec sends the URL as it is, too.
+        encoded = {"encoded": True} if _QUOTED.match(url) else {}
+        return {**encoded, **options, "get_client": maker, "skip_instance_cache": True}
 
     def guarded(self, filesystem: Any) -> Any:
         """Give a filesystem whose sessions are made here: itself, or another like it."""
@@ -105,11 +116,17 @@ class Guard:
         total = _check_range(answer, first, last)
         if total is None or not length:
             raise OSError(errno.EIO, f"the answer to {span[0]} does not say how long it is")
-        _check_version(
-            self._seen.setdefault(str(request.url), Resource(total, version_of(answer))),
-            Resource(total, version_of(answer)),
-            self._validate,
-        )
+        # Where it was redirected to may be signed, and another address each time.
+        asked = answer.history[0].request_info.url if answer.history else request.url
+        self._remember(str(asked), Resource(total, version_of(answer)))
+
+    def _remember(self, url: str, found: Resource) -> None:
+        """Compare what is behind a URL with what was there first."""
+        known = self._seen.pop(url, found)
+        self._seen[url] = known
+        if len(self._seen) > _MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
+        _check_version(known, found, self._validate)
 
     async def close(self) -> None:
         """Close the connections, and wait until they are."""
@@ -194,6 +211,9 @@ async def read(
 def is_passing(error: Exception) -> bool:
     """Tell whether an answer may be another the next time."""
     status: int = getattr(error, "status", 0)
+    # Where a redirect leads: a signature that has expired since. The next one has another.
+    if status in _EXPIRED and getattr(error, "history", ()):
+        return True
     return not 400 <= status < 500 or status in _PASSING
 
 
@@ -254,8 +274,7 @@ def _check_version(known: Resource, found: Resource, validate: Validate) -> None
         raise OSError(
             errno.ESTALE,
             f"it has changed since it was opened (it was {known.version}, and is {found.version}); "
-            "open it anew, or with validate='size' if servers behind one name differ in that for "
-            "the same bytes",
+            f"{REMEDY}",
         )
 
 

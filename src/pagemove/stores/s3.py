@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from pagemove._native.mapping import generation
-from pagemove.stores.http import Resource, Validate
+from pagemove.stores.http import REMEDY, Resource, Validate
 from pagemove.stores.loops import wait_for
 
 # What s3fs does of these obstore does too. Of others (requester_pays, version_aware ...) not.
@@ -72,8 +72,11 @@ class Reader:
         from obstore.exceptions import PreconditionError
 
         options: Any = {"range": (start, start + view.nbytes)}
-        if self._validate == "etag":
-            options["if_match"] = self._known.version
+        version = self._known.version if self._validate == "etag" else ""
+        # A weak one never matches: HTTP compares them as strong ones there.
+        weak = version.startswith("W/")
+        if version and not weak:
+            options["if_match"] = version
         try:
             answer = obstore.get(self._store, self._key, options=options)
             if tuple(answer.range) != (start, start + view.nbytes):
@@ -81,6 +84,8 @@ class Reader:
                 raise _another(start, view.nbytes, f"bytes {first} to {end - 1}")
             if self._validate != "none" and answer.meta["size"] != self._known.nbytes:
                 raise _changed(self._known, answer.meta["size"])
+            if weak and answer.meta["e_tag"] != version:
+                raise _changed(self._known)
             _take(answer, view)
         except PreconditionError as error:
             raise _changed(self._known) from error
@@ -111,8 +116,11 @@ def _another(start: int, length: int, answer: str) -> OSError:
 
 
 def _changed(known: Resource, nbytes: int | None = None) -> OSError:
-    how = "" if nbytes is None else f" (it had {known.nbytes} bytes, and has {nbytes})"
-    return OSError(errno.ESTALE, f"it has changed since it was opened{how}; open it anew")
+    if nbytes is None:
+        how, remedy = f"it is not {known.version} any more", REMEDY
+    else:
+        how, remedy = f"it had {known.nbytes} bytes, and has {nbytes}", "open it anew"
+    return OSError(errno.ESTALE, f"it has changed since it was opened ({how}); {remedy}")
 
 
 def is_s3(filesystem: Any) -> bool:
