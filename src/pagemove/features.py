@@ -21,6 +21,7 @@ from pagemove._native import calls, remap
 from pagemove._native.mapping import Hold
 from pagemove.errors import UnsupportedError
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas, open_proc
+from pagemove.limits import read_text
 from pagemove.remedies import (
     DEFECTS,
     DEVICE,
@@ -253,9 +254,9 @@ def look(killed: Collection[str] = ()) -> KernelFeatures:
     errors = {name: error for name, (error, _) in tried.items()}
     offered = next((tried[name][1] for name in _DOORS if not errors[name]), 0)
     names = dict(enumerate(UFFD_FEATURES))
-    seccomp = _read("/proc/self/status").partition("\nSeccomp:")[2].split()
-    sysctl = _read("/proc/sys/vm/unprivileged_userfaultfd")
-    defects = quirks(stable_release(release, _read("/proc/version_signature")))
+    seccomp = read_text("/proc/self/status").partition("\nSeccomp:")[2].split()
+    sysctl = read_text("/proc/sys/vm/unprivileged_userfaultfd")
+    defects = quirks(stable_release(release, read_text("/proc/version_signature")))
     if offered and "MOVE" not in (names.get(bit) for bit in _bits(offered)):
         defects = ()  # all of them are of that call
     found = KernelFeatures(
@@ -272,12 +273,12 @@ def look(killed: Collection[str] = ()) -> KernelFeatures:
         procmap_query=not errors["procmap_query"],
         guard_regions=not errors["guard_regions"],
         vma_names=not errors["vma_names"],
-        thp=_read("/sys/kernel/mm/transparent_hugepage/enabled")
+        thp=read_text("/sys/kernel/mm/transparent_hugepage/enabled")
         .partition("[")[2]
         .partition("]")[0],
-        swap=sum(int(line.split()[2]) << 10 for line in _read("/proc/swaps").splitlines()[1:]),
-        ksm={"1": "running", "": ""}.get(_read("/sys/kernel/mm/ksm/run"), "stopped"),
-        max_map_count=int(_read("/proc/sys/vm/max_map_count") or 0),
+        swap=sum(int(line.split()[2]) << 10 for line in read_text("/proc/swaps").splitlines()[1:]),
+        ksm={"1": "running", "": ""}.get(read_text("/sys/kernel/mm/ksm/run"), "stopped"),
+        max_map_count=int(read_text("/proc/sys/vm/max_map_count") or 0),
         vma_count=_count_vmas(),
         defects=defects,
         problems=(),
@@ -289,14 +290,6 @@ def look(killed: Collection[str] = ()) -> KernelFeatures:
 
 
 os.register_at_fork(after_in_child=_probe.cache_clear)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def _count_vmas() -> int:

@@ -54,7 +54,7 @@ def _limits(code: int | None) -> Iterator[Limit]:
         case errno.EMFILE:
             yield from _set(_DESCRIPTORS)
         case errno.ENFILE:
-            most = _read("/proc/sys/fs/file-max")
+            most = read_text("/proc/sys/fs/file-max")
             yield Limit(
                 f"the whole system may have {most or 'no more'} open files (fs.file-max)",
                 "as root: sysctl -w fs.file-max=9223372036854775807",
@@ -80,8 +80,8 @@ def _set(of: _Resource) -> Iterator[Limit]:
 
 
 def _pids() -> Iterator[Limit]:
-    group = _read("/proc/self/cgroup").rpartition("::")[2].strip()
-    most = _read(f"/sys/fs/cgroup{group}/pids.max")
+    group = read_text("/proc/self/cgroup").rpartition("::")[2].strip()
+    most = read_text(f"/sys/fs/cgroup{group}/pids.max")
     if most.isdigit():
         yield Limit(
             f"its cgroup may have {most} processes and threads (pids.max)",
@@ -90,8 +90,8 @@ def _pids() -> Iterator[Limit]:
 
 
 def _mappings() -> Iterator[Limit]:
-    most = _read("/proc/sys/vm/max_map_count")
-    used = _read("/proc/self/maps").count("\n")
+    most = read_text("/proc/sys/vm/max_map_count")
+    used = read_text("/proc/self/maps").count("\n")
     if most and used > int(most) - _FEW_MAPPINGS:
         yield Limit(
             f"the process has {used} mappings of at most {most} (vm.max_map_count)",
@@ -100,14 +100,15 @@ def _mappings() -> Iterator[Limit]:
 
 
 def _overcommit() -> Iterator[Limit]:
-    if _read("/proc/sys/vm/overcommit_memory") == "2":
+    if read_text("/proc/sys/vm/overcommit_memory") == "2":
         yield Limit(
             "the kernel promises no more memory than there is (vm.overcommit_memory is 2)",
             "as root: sysctl -w vm.overcommit_memory=0, or raise vm.overcommit_ratio",
         )
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """Read a file of procfs or sysfs; nothing where it is not, or may not be read."""
     try:
         with open(path) as file:
             return file.read().strip()

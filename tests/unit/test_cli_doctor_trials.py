@@ -192,7 +192,7 @@ def test_other_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         "/proc/self/maps": "line\n" * 99,
         "/proc/sys/vm/overcommit_memory": "2",
     }
-    monkeypatch.setattr(limits, "_read", lambda path: texts.get(path, ""))
+    monkeypatch.setattr(limits, "read_text", lambda path: texts.get(path, ""))
     said = " ".join(limit.text for limit in limits.behind(OSError(errno.EAGAIN, "x")))
     assert "17 processes and threads (pids.max)" in said
     said = " ".join(limit.text for limit in limits.behind(MemoryError()))

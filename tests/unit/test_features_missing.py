@@ -40,12 +40,12 @@ class TestReasons:
         ],
     )
     def test_of_the_system_call(self, monkeypatch, error, seccomp, sysctl, missing, remedy):
-        real = module._read
+        real = module.read_text
         texts = {
             "/proc/self/status": f"Name:\tx\nSeccomp:\t{seccomp}\nSeccomp_filters:\t9",
             "/proc/sys/vm/unprivileged_userfaultfd": sysctl,
         }
-        monkeypatch.setattr(module, "_read", lambda path: texts.get(path, real(path)))
+        monkeypatch.setattr(module, "read_text", lambda path: texts.get(path, real(path)))
         monkeypatch.setattr(calls, "userfaultfd", failing(error))
         monkeypatch.setattr(calls, "userfaultfd_new", failing(errno.EPERM))
         found = features(refresh=True)
@@ -146,9 +146,9 @@ class TestReasons:
         assert [problem.name for problem in found.problems if problem.needed] == ["MOVE"]
 
     def test_ubuntu_kernel_is_judged_by_its_signature(self, monkeypatch):
-        real = module._read
+        real = module.read_text
         signature = {"/proc/version_signature": "Ubuntu 6.8.0-51.52-generic 6.8.12"}
-        monkeypatch.setattr(module, "_read", lambda path: signature.get(path) or real(path))
+        monkeypatch.setattr(module, "read_text", lambda path: signature.get(path) or real(path))
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="6.8.0-51-generic"))
         monkeypatch.setattr(calls, "api", lambda fd: (ALL_BITS, 0))
         found = features(refresh=True)
@@ -171,7 +171,7 @@ class TestReasons:
     def test_with_everything_missing_every_remedy_is_there(self, monkeypatch):
         for name in ("userfaultfd", "userfaultfd_new", "pagemap_scan", "madvise", "set_vma_name"):
             monkeypatch.setattr(calls, name, failing(errno.ENOSYS))
-        monkeypatch.setattr(module, "_read", lambda path: "")
+        monkeypatch.setattr(module, "read_text", lambda path: "")
         monkeypatch.setattr(module, "open_proc", failing(errno.ENOENT))
         monkeypatch.setattr(module, "count_vmas", failing(errno.ENOENT))
         found = features(refresh=True)
@@ -194,10 +194,10 @@ class TestReasons:
         assert "6.11" in by_name(found)["procmap_query"].remedy
 
     def test_thp_switched_off(self, monkeypatch):
-        real = module._read
+        real = module.read_text
         monkeypatch.setattr(
             module,
-            "_read",
+            "read_text",
             lambda path: "always madvise [never]" if path.endswith("/enabled") else real(path),
         )
         found = features(refresh=True)

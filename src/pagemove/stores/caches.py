@@ -94,10 +94,23 @@ def _blocks(base: Any, protocol: str) -> Any:
         file = base._open(self, path, mode, **options)
         cache: Any = getattr(file, "cache", None)
         if isinstance(getattr(cache, "blocks", None), set):
+            if cache.multi_fetcher is not None:
+                cache.multi_fetcher = functools.partial(_arrived, cache.multi_fetcher)
             cache._fetch = functools.partial(_fetched, cache, cache._fetch, threading.Lock())
         return file
 
     return type(base.__name__, (base,), {"protocol": protocol, "_open": opened})
+
+
+def _arrived(fetch: Any, spans: list[tuple[int, int]]) -> list[bytes]:
+    """Fetch ranges; raise what went wrong, which is in the place of bytes where it did."""
+    found = list(fetch(spans))
+    for (start, end), data in zip(spans, found, strict=True):
+        if isinstance(data, BaseException):
+            raise data
+        if len(data) != end - start:
+            raise OSError(errno.EIO, f"asked for {end - start} bytes, got {len(data)}")
+    return found
 
 
 def _fetched(cache: Any, fetch: Any, lock: threading.Lock, *span: Any) -> bytes:

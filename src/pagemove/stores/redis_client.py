@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pagemove.stores import redis_bounds
 from pagemove.stores.patience import patiently
 from pagemove.stores.redis_direct import Command, ask
-from pagemove.stores.redis_secrets import is_ambiguous, shown
+from pagemove.stores.redis_secrets import shown
 
 
 class Log(NamedTuple):
@@ -126,8 +126,6 @@ class Client:
         kind = redis_bounds.pool_class()
         if self._single is None:
             try:
-                if is_ambiguous(self._url):
-                    raise ValueError
                 pool = kind.from_url(self._url, **options)
             except ValueError:
                 # Whose text may be part of a password.

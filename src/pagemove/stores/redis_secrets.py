@@ -35,17 +35,6 @@ def shown(url: str) -> str:
     return f"{scheme}://{host}{port}{parts.path if is_place else ''}{database}"
 
 
-def is_ambiguous(url: str) -> bool:
-    """Tell whether a password may go on behind what ends it: its rest is taken for the host."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False  # no URL at all
-    if parts.scheme == "unix":
-        return False
-    return "@" in parts.path or ("@" in parts.netloc and "@" in parts.query + parts.fragment)
-
-
 def check_userinfo(url: str, *, is_named: bool = False) -> None:
     """Refuse a password that cannot be told from the rest of its URL; ValueError.
 
@@ -53,14 +42,18 @@ def check_userinfo(url: str, *, is_named: bool = False) -> None:
     """
     scheme, _, rest = url.partition("://")
     authority = _ENDS.split(rest, maxsplit=1)[0]
-    if "@" not in rest or "@" in authority:
+    if "@" not in rest:
         return
     rest, _, name = rest.partition("#")
     path, _, query = rest.partition("?")
     host, colon, port = authority.rpartition(":")
+    has_user = "@" in authority
     if scheme.lower() == "unix":
         # The path of a socket may have any character, and no server before it.
-        is_sound = not authority
+        is_sound = has_user or not authority
+    elif has_user:
+        # Another @ would be the one that ends the password.
+        is_sound = "@" not in path[len(authority) :] + query
     else:
         is_port = not port or port.isdigit()
         is_server = not colon or authority.endswith("]") or (host != "" and is_port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pty
 import select
@@ -14,6 +15,7 @@ import tty
 import pytest
 
 from support.paging import KIB, make_file
+from support.slowness import SLOWNESS
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -79,3 +81,34 @@ def test_a_terminal_that_takes_a_part_of_a_message_holds_up_nothing(tmp_path):
         os.close(ours)
         os.close(theirs)
     assert (done.returncode, done.stdout.split()) == (0, ["raised"] * 8 + ["True", "0"])
+
+
+_HANGS = """
+    import os, time
+    import pagemove
+
+    def read(offset, length):
+        time.sleep(600)
+
+    if __name__ == "__main__":
+        store = pagemove.stores.CallableStore(read, 1 << 20)
+        region = pagemove.PagedMemory(store, block_size=4096, store_timeout=1)
+        try:
+            os.write(os.pipe()[1], memoryview(region)[:1])
+        except OSError as error:
+            print(error.errno, flush=True)
+        os._exit(0)
+    """
+
+
+@pytest.mark.needs("kernel_faults")
+def test_of_a_read_that_has_not_ended_once_no_tries_are_counted(tmp_path):
+    """The event loop itself has asked the helper for a small block, and gives it up."""
+    script = tmp_path / "hangs.py"
+    script.write_text(textwrap.dedent(_HANGS))
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60 * SLOWNESS, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"{errno.EFAULT}\n")
+    assert "pagemove: cannot read 4096 bytes at offset 0 of CallableStore" in done.stderr
+    assert "tried" not in done.stderr

@@ -276,6 +276,16 @@ class TestSecrets:
                 store()
             assert "hidden" not in "".join(traceback.format_exception(caught.value))
 
+    @pytest.mark.parametrize("mark", "/?#")
+    @pytest.mark.parametrize("scheme", ["redis", "valkeys"])
+    def test_a_password_that_has_an_at_before(self, mark, scheme):
+        """What is before the mark looks like a user and a host, of another server."""
+        url = f"{scheme}://u:pa@other{mark}hidden@127.0.0.1:1/0"
+        for store in (lambda: RedisStore(url, "a"), Source(f"{url}#name").open):
+            with pytest.raises(ValueError, match=f"{scheme}://.* as %2F %3F %23") as caught:
+                store()
+            assert "hidden" not in "".join(traceback.format_exception(caught.value))
+
     @pytest.mark.parametrize(
         "url",
         [

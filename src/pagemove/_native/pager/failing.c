@@ -46,16 +46,20 @@ static void describe_starved(struct pg_region *region, uint32_t number)
 
 static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
 {
-    char text[PG_TEXT];
+    char text[PG_TEXT], tried[40] = "";
 
+    /* None of them may have ended. */
+    if (tries)
+        snprintf(tried, sizeof tried, " (tried %llu time%s)", (unsigned long long)tries,
+                 tries == 1 ? "" : "s");
     /* Of what the helper says, the first line has the cause. */
     pg_store_text(&region->store, PG_OP_READ, number * region->block_size, error, text);
     text[strcspn(text, "\n")] = 0;
-    pg_say(
-        "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); whoever "
-        "touches them gets SIGBUS\n",
-        (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
-        region->store.label, cause_of(error), *text ? ": " : "", text, (unsigned long long)tries);
+    pg_say("pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s%s; whoever touches them "
+           "gets SIGBUS\n",
+           (unsigned long long)region->block_size,
+           (unsigned long long)(number * region->block_size), region->store.label, cause_of(error),
+           *text ? ": " : "", text, tried);
 }
 
 /* Somebody waits for a block that is being written, and that takes too long: perhaps the store
