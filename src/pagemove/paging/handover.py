@@ -28,6 +28,7 @@ from typing import Any
 from pagemove.descriptors import identity_of
 from pagemove.errors import StoreError, UnsupportedError
 from pagemove.paging import helper
+from pagemove.paging.imports import are_installed, folder_of, library_path, program_path
 from pagemove.stores.base import Store
 
 # Nothing is imported before the path is ours: also where PYTHONPATH has a relative entry, the pager
@@ -107,16 +108,10 @@ def _command() -> list[bytes]:
             "with the path of a Python that has pagemove",
         )
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    start = _START.format(path=ascii(_path()))
+    start = _START.format(path=ascii(library_path()))
     # -P: else -c has the current directory imported from.
     words = [os.path.abspath(found), *flags, "-P", "-c", start, str(os.getpid())]
     return [os.fsencode(word) for word in words]
-
-
-def _path() -> list[str]:
-    """Give where this process imports from, but not where its user stands."""
-    entries = (entry for entry in sys.path if isinstance(entry, str))
-    return [os.path.abspath(entry) for entry in entries if os.path.normpath(entry) != "."]
 
 
 def _payload(store: Store) -> bytes:
@@ -131,10 +126,11 @@ def _payload(store: Store) -> bytes:
         if not main:
             pickled = _by_value(store, "its class, or a function of it, is in no file")
         preparation |= main
-    path = _path()
-    extra = {folder for name in modules if (folder := _folder(name)) and folder not in path}
+    path = library_path() if are_installed(modules) else program_path()
+    # Last: what is there must not pass for anything else.
+    path += sorted({each for name in modules if (each := folder_of(name)) and each not in path})
     level = logging.getLogger().getEffectiveLevel()
-    return pickle.dumps((preparation, sorted(extra), level, pickled), pickle.HIGHEST_PROTOCOL)
+    return pickle.dumps((preparation, path, level, pickled), pickle.HIGHEST_PROTOCOL)
 
 
 def _pickled(store: Store) -> bytes:
@@ -187,16 +183,6 @@ def _main() -> dict[str, str]:
     original = getattr(multiprocessing.process, "ORIGINAL_DIR", None)
     path = os.path.normpath(os.path.join(original or "", path))
     return {"init_main_from_path": path} if os.path.isfile(path) else {}
-
-
-def _folder(name: str) -> str | None:
-    """Give the folder that a module was imported from, if that is a folder."""
-    top = sys.modules.get(name.partition(".")[0])
-    file = getattr(top, "__file__", None)
-    if name == "__main__" or not isinstance(file, str):
-        return None
-    folder = os.path.dirname(os.path.abspath(file))
-    return os.path.dirname(folder) if hasattr(top, "__path__") else folder
 
 
 def _pass_on(records: socket.socket) -> None:

@@ -103,9 +103,7 @@ def _prepare(config: int, log: int) -> Store:
     global importing_main
     with open(config, "rb", closefd=False) as file:
         file.seek(0)
-        preparation, folders, level, pickled = pickle.load(file)
-    # Last: what is there must not pass for anything else.
-    sys.path.extend(folders)
+        preparation, sys.path[:], level, pickled = pickle.load(file)
     sys.argv = preparation.pop("argv")
     with contextlib.suppress(OSError):
         os.chdir(preparation.pop("dir", "."))

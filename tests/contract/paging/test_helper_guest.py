@@ -196,6 +196,75 @@ class TestImports:
         assert printed.split() == ["7", "True"]
         assert not (tmp_path / "ran").exists()
 
+    @pytest.mark.parametrize("how", ["-m", "PYTHONPATH=.", "script"])
+    @pytest.mark.parametrize("stands", [True, False], ids=["there", "elsewhere"])
+    def test_the_librarys_stores_import_what_is_installed(self, tmp_path, how, stands):
+        """Not what lies where the program began, which the program itself has not imported."""
+        pytest.importorskip("zstandard")
+        (tmp_path / "program.py").write_text(
+            textwrap.dedent(
+                f"""
+                import os, pathlib
+                import pagemove
+
+                def use():
+                    with pagemove.PagedMemory(nbytes=1 << 16, store_timeout=60) as region:
+                        array = region.asarray("u1")
+                        array[:] = 7
+                        region.evict()
+                        print(int(array[5]))
+                        del array
+
+                use()
+                for name in ("numpy", "socket", "zstandard", "json", "pagemove", "fsspec"):
+                    text = f"open({str(tmp_path / "ran")!r}, 'w').close()"
+                    pathlib.Path(f"{{name}}.py").write_text(text)
+                if not {stands}:
+                    os.chdir("/")
+                use()
+                """
+            )
+        )
+        words = {"-m": ["-m", "program"], "script": ["program.py"]}.get(
+            how, ["-c", "import program"]
+        )
+        result = subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env=os.environ | ({"PYTHONPATH": "."} if "=" in how else {}),
+        )
+        assert (result.returncode, result.stdout) == (0, "7\n7\n"), result.stderr
+        assert not (tmp_path / "ran").exists()
+
+    def test_what_the_program_has_is_what_the_helper_has(self, tmp_path):
+        """Not where another one is installed: of what the library needs, and of a user's store."""
+        zstandard = pytest.importorskip("zstandard")
+        for folder, text in (("mine", _MINE), ("first", "nothing = 0")):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "store_of_mine.py").write_text(text)
+        (tmp_path / "first" / "zstandard").symlink_to(os.path.dirname(zstandard.__file__))
+        printed = _run(
+            tmp_path,
+            """
+            import sys
+            sys.path[:0] = [sys.path[0] + "/mine", sys.path[0] + "/first"]
+            import numpy, zstandard
+            import pagemove
+            from pagemove.paging import imports
+            from store_of_mine import Mine
+            for store in (Mine(), pagemove.stores.CompressedStore(1 << 16)):
+                with pagemove.PagedMemory(store) as region, memoryview(region) as view:
+                    print(view[5])
+            path = imports.library_path()
+            print(path.index(sys.path[0]) > path.index(sys.path[1]) == 0)
+            """,
+        )
+        assert printed.split() == ["109", "0", "True"]
+
     def test_a_module_beside_the_script_is_found(self, tmp_path):
         (tmp_path / "mine.py").write_text(_MINE)
         assert _run(tmp_path, _USING.format("from mine import Mine")) == "109\n"
