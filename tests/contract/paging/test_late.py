@@ -49,6 +49,11 @@ class TestWrites:
         assert found["other"] == 3, "others are written meanwhile"
         assert found["file"] == [2, 3]
 
+    def test_a_block_whose_write_is_late_is_the_last_to_leave(self, tmp_path):
+        """Writing it begins with waiting for that, and others could leave at once."""
+        found = child(_others_first, tmp_path, deadline=120)
+        assert found == {"retries": 0, "written": True, "errors": 0, "file": True}
+
     def test_one_that_is_late_in_a_helper_that_dies_is_not_waited_for(self, tmp_path):
         assert child(_died, tmp_path, deadline=60) == (1, [2])
 
@@ -87,6 +92,37 @@ def _overtaken(folder: Path, block: int, done: int) -> dict[str, Any]:
     del array
     region.close()
     return found | {"file": [int(in_file(store)[i]) for i in (0, other)]}
+
+
+def _others_first(folder: Path) -> dict[str, Any]:
+    count = 64
+    store = unruly(folder, numbered(count * 4 * K))
+    how = {"mode": "r+", "prefetch": "off", "store_timeout": 2}
+    with PagedMemory(store, block_size=4 * K, resident_limit=32 * 4 * K, **how) as region:
+        array = region.asarray(np.uint64)
+        blocks = array[:: 4 * K // 8]
+        blocks[0] = 1
+        store.knobs.hold_writes = 1
+        with pytest.raises(StoreError):
+            region.flush()
+        before = region.counters()
+        limit = time.monotonic() + 60
+        number = 0
+        while region.counters()["written_back"] < before["written_back"] + 500:
+            assert time.monotonic() < limit
+            number = number % (count - 1) + 1
+            blocks[number] += 1
+        after = region.counters()
+        store.knobs.hold_writes = 0
+        region.flush()
+        expected = blocks.tolist()
+        del array, blocks
+    return {
+        "retries": after["retries"] - before["retries"],
+        "written": after["written_back"] > before["written_back"],
+        "errors": after["errors"] - before["errors"],
+        "file": in_file(store)[:: 4 * K // 8].tolist() == expected and expected[0] == 1,
+    }
 
 
 def _died(folder: Path) -> tuple[int, list[int]]:

@@ -44,6 +44,10 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
 int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length, uint64_t address,
                    int protect, struct pg_line **line);
 
+/* Whether a write of some of these bytes was given up, and has not been answered as far as is
+ * known: that is looked at when a line is taken. */
+int pg_channel_is_late(struct pg_channel *channel, uint64_t offset, uint64_t length);
+
 /* Readable when the answer is there. */
 int pg_line_descriptor(const struct pg_line *line);
 

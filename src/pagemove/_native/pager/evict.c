@@ -84,7 +84,7 @@ static unsigned evict_some(struct pg_region *region, unsigned most, int write)
 
     pg_look_at_merging(region);
     while (left < most && refused < 2 * PG_BATCH) {
-        pg_entry entry = pg_victim(region, write);
+        pg_entry entry = pg_victim(region, write, !left);
         if (entry == PG_NONE)
             break;
         error = take_out(region, entry, out);

@@ -226,6 +226,19 @@ int pg_take_line(struct pg_channel *channel, int operation, uint64_t offset, uin
     return error;
 }
 
+int pg_channel_is_late(struct pg_channel *channel, uint64_t offset, uint64_t length)
+{
+    int found = 0;
+
+    if (pthread_mutex_trylock(&channel->lock))
+        return 0;
+    for (uint32_t i = 0; i < channel->count; i++)
+        found |= channel->lines[i].state == PG_STUCK &&
+                 comes_before(&channel->lines[i], PG_OP_WRITE, offset, length);
+    pthread_mutex_unlock(&channel->lock);
+    return found;
+}
+
 void pg_return_line(struct pg_channel *channel, struct pg_line *line, int status, uint64_t offset,
                     uint64_t length)
 {

@@ -15,6 +15,13 @@
 
 enum { FEWEST_GHOSTS = 64, MOST_STEPS = 64 };
 
+/* Which blocks may be chosen, of those that are dirty. */
+enum dirty {
+    NONE,
+    ANSWERED, /* no write of their bytes is late */
+    ANY,
+};
+
 static uint32_t clamp(uint64_t value, uint32_t least, uint32_t most)
 {
     return value < least ? least : value > most ? most : (uint32_t)value;
@@ -46,15 +53,20 @@ int pg_policy_start(struct pg_region *region)
 }
 
 /* What cannot leave now: its copy is being written, or it is dirty and must not be. */
-static int stays(const struct pg_region *region, pg_entry entry, int dirty)
+static int stays(const struct pg_region *region, pg_entry entry, enum dirty dirty)
 {
-    unsigned flags = region->blocks.at[entry].flags;
+    const struct pg_block *block = &region->blocks.at[entry];
 
-    return flags & PG_FLUSHING || (flags & PG_DIRTY && !dirty);
+    if (block->flags & PG_FLUSHING)
+        return 1;
+    if (!(block->flags & PG_DIRTY) || dirty == ANY)
+        return 0;
+    return dirty == NONE ||
+           pg_write_is_late(&region->store, block->number * region->block_size, region->block_size);
 }
 
 static pg_entry first_to_leave(const struct pg_region *region, enum pg_list list, int newest,
-                               int dirty)
+                               enum dirty dirty)
 {
     const struct pg_blocks *blocks = &region->blocks;
     pg_entry entry = newest ? blocks->tail[list] : blocks->head[list];
@@ -71,7 +83,7 @@ static pg_entry first_to_leave(const struct pg_region *region, enum pg_list list
 /* Where few frames serve more blocks than there are, each leaves just before it is needed again, in
  * any fixed order. Chance breaks the circle; that it is often the newest keeps the others for
  * whoever needs many of them at once. */
-static pg_entry any_to_leave(struct pg_region *region, int dirty)
+static pg_entry any_to_leave(struct pg_region *region, enum dirty dirty)
 {
     const struct pg_blocks *blocks = &region->blocks;
     pg_entry entry = blocks->head[PG_MAIN];
@@ -87,11 +99,10 @@ static pg_entry any_to_leave(struct pg_region *region, int dirty)
     return entry != PG_NONE && !stays(region, entry, dirty) ? entry : PG_NONE;
 }
 
-pg_entry pg_victim(struct pg_region *region, int write)
+static pg_entry choose(struct pg_region *region, enum dirty dirty)
 {
     struct pg_blocks *blocks = &region->blocks;
     pg_entry entry = PG_NONE;
-    int dirty = write && pg_may_write(region);
 
     if (pg_is_tight(region) && region->oldest_first) {
         region->oldest_first--;
@@ -111,6 +122,17 @@ pg_entry pg_victim(struct pg_region *region, int write)
         entry = first_to_leave(region, PG_SCAN, !region->oldest_first, dirty);
     if (entry == PG_NONE)
         entry = first_to_leave(region, PG_RECENT, 0, dirty);
+    return entry;
+}
+
+pg_entry pg_victim(struct pg_region *region, int write, int only)
+{
+    int dirty = write && pg_may_write(region);
+    pg_entry entry = choose(region, dirty ? ANSWERED : NONE);
+
+    /* Whoever writes one whose last write is late waits for that: the others must not, too. */
+    if (entry == PG_NONE && dirty && only && pg_has_helper(region))
+        entry = choose(region, ANY);
     return entry;
 }
 

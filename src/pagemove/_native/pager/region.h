@@ -309,7 +309,9 @@ void pg_recover(struct pg_region *region, struct pg_job job);
 /* policy.c */
 void pg_policy_init(struct pg_region *region, uint32_t frames);
 int pg_policy_start(struct pg_region *region);
-pg_entry pg_victim(struct pg_region *region, int write);
+/* A block to leave, which may be dirty with `write`. PG_NONE: there is none, or without `only` none
+ * whose writing would not begin with waiting for an earlier one. */
+pg_entry pg_victim(struct pg_region *region, int write, int only);
 void pg_enlist(struct pg_region *region, pg_entry entry, int sequential);
 void pg_note_evicted(struct pg_region *region, uint32_t number);
 void pg_note_missed(struct pg_region *region, uint32_t number);

@@ -202,6 +202,11 @@ static int call(struct pg_store *store, int operation, uint64_t offset, const st
     return error;
 }
 
+int pg_write_is_late(const struct pg_store *store, uint64_t offset, uint64_t length)
+{
+    return store->channel && pg_channel_is_late(store->channel, offset, length);
+}
+
 int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t address,
                  int protect, struct pg_line **line)
 {

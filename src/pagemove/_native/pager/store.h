@@ -56,6 +56,10 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                    size_t count);
 
+/* Whether a helper still has to answer an earlier write of some of these bytes that was given up.
+ */
+int pg_write_is_late(const struct pg_store *store, uint64_t offset, uint64_t length);
+
 /* Have a helper read a block and put it at `address` itself, without waiting for it. -PG_NOT_NOW:
  * it is to be read as others are. */
 struct pg_line;
