@@ -64,7 +64,8 @@ def are_installed(modules: Iterable[str]) -> bool:
 
 def _installed() -> set[str]:
     standard = sysconfig.get_path("stdlib")
-    found = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    found: set[str | None] = {sysconfig.get_path(name) for name in names}
     found |= {os.path.join(standard, "lib-dynload"), sysconfig.get_config_var("DESTSHARED")}
     found |= {*site.getsitepackages(), *site.getsitepackages([sys.base_prefix])}
     if site.ENABLE_USER_SITE:

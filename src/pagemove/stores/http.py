@@ -212,7 +212,7 @@ def is_passing(error: Exception) -> bool:
     """Tell whether an answer may be another the next time."""
     status: int = getattr(error, "status", 0)
     # Where a redirect leads: a signature that has expired since. The next one has another.
-    if status in _EXPIRED and getattr(error, "history", ()):
+    if status in _EXPIRED and getattr(error, "history", None):
         return True
     return not 400 <= status < 500 or status in _PASSING
 
