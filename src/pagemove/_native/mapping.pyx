@@ -91,10 +91,7 @@ cdef class Mapping:
             found = mmap(NULL, nbytes + spare, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if found == MAP_FAILED:
-            raise MemoryError(
-                f"cannot map {nbytes} bytes: {os.strerror(errno)}; see ulimit -v, "
-                "vm.overcommit_memory and vm.max_map_count"
-            )
+            raise MemoryError(f"cannot map {nbytes} bytes: {os.strerror(errno)}")
         start = <uintptr_t> found
         lead = -start % alignment
         if lead:

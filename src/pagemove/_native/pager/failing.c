@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "leaving.h"
+#include "limits.h"
 #include "region.h"
 #include "voice.h"
 
@@ -46,16 +47,18 @@ static void describe_starved(struct pg_region *region, uint32_t number)
 
 static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
 {
-    char text[PG_TEXT];
+    char text[PG_TEXT], limit[PG_LIMIT_TEXT] = "";
 
     /* Of what the helper says, the first line has the cause. */
     pg_store_text(&region->store, PG_OP_READ, number * region->block_size, error, text);
     text[strcspn(text, "\n")] = 0;
-    pg_say(
-        "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); whoever "
-        "touches them gets SIGBUS\n",
-        (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
-        region->store.label, cause_of(error), *text ? ": " : "", text, (unsigned long long)tries);
+    if (!*text)
+        pg_name_limit(pg_errno_of(error), limit);
+    pg_say("pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s%s (tried %llu times); "
+           "whoever touches them gets SIGBUS\n",
+           (unsigned long long)region->block_size,
+           (unsigned long long)(number * region->block_size), region->store.label, cause_of(error),
+           limit, *text ? ": " : "", text, (unsigned long long)tries);
 }
 
 /* Somebody waits for a block that is being written, and that takes too long: perhaps the store
