@@ -139,6 +139,7 @@ def _limits(code: int | None) -> Iterator[Limit]:
             # count those of root.
             found = [*_near(_THREADS, _threads_of_user()), *_pids()]
             found += [*_near(_ADDRESSES, _address_bytes()), *_near(_DATA, _data_bytes())]
+            found += _mappings()
             yield from found or _set(_THREADS, _threads_of_user())
         case errno.ENOMEM:
             yield from _set(_ADDRESSES, _address_bytes())

@@ -13,6 +13,9 @@
 
 #define NEVER (UINT64_MAX / 2)
 
+/* ns between messages that a region waits for memory. */
+#define WAIT_PAUSE UINT64_C(10000000000)
+
 /* In words. */
 static const char *cause_of(int code)
 {
@@ -59,6 +62,22 @@ static void describe(struct pg_region *region, uint32_t number, int error, uint6
            (unsigned long long)region->block_size,
            (unsigned long long)(number * region->block_size), region->store.label, cause_of(error),
            limit, *text ? ": " : "", text, (unsigned long long)tries);
+}
+
+/* For want of memory, as long as that takes: whoever waits should know what for. */
+static void describe_wait(struct pg_region *region, uint32_t number, int error, uint64_t now)
+{
+    char limit[PG_LIMIT_TEXT];
+
+    if (pg_errno_of(error) != ENOMEM || now < region->wait_said)
+        return;
+    region->wait_said = now + WAIT_PAUSE;
+    pg_name_limit(ENOMEM, limit);
+    pg_say("pagemove: no memory for %llu bytes at offset %llu of %s: %s%s; whoever touches them "
+           "waits until there is some\n",
+           (unsigned long long)region->block_size,
+           (unsigned long long)(number * region->block_size), region->store.label, strerror(ENOMEM),
+           limit);
 }
 
 /* Somebody waits for a block that is being written, and that takes too long: perhaps the store
@@ -169,6 +188,7 @@ void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t
     uint64_t now = pg_now(), deadline = pg_later(job.began, region->timeout);
 
     if (now >= deadline && is_kept(region, &job, error)) {
+        describe_wait(region, job.number, error, now);
         job.began = NEVER;
         deadline = UINT64_MAX;
     }
