@@ -58,6 +58,7 @@ _FEW_MAPPINGS = 1000
 # Used that far, a limit is likely to have been met.
 _NEARLY = 0.75
 _MOST_COUNTED = 1 << 16
+_PIECE = 1 << 14
 # Bytes of addresses that a thread or two take: its stack, and an arena of malloc.
 _STACKS = 128 << 20
 
@@ -97,7 +98,10 @@ def explain(error: _Error) -> _Error:
         The same: its class, errno and traceback stay.
     """
     said = str(error)
-    found = [limit for limit in behind(error) if limit.name not in said]
+    try:
+        found = [limit for limit in behind(error) if limit.name not in said]
+    except MemoryError:  # what it says is enough
+        return error
     if not found:
         return error
     if isinstance(error, MemoryError):
@@ -232,13 +236,25 @@ def _pids() -> Iterator[Limit]:
 
 def _mappings() -> Iterator[Limit]:
     most = read("/proc/sys/vm/max_map_count")
-    used = read("/proc/self/maps").count("\n") + 1
+    used = _lines_of("/proc/self/maps")
     if most and used > int(most) - _FEW_MAPPINGS:
         yield Limit(
             "vm.max_map_count",
             f"the process has {used} mappings of at most {most} (vm.max_map_count)",
             f"as root: sysctl -w vm.max_map_count={max(4 * int(most), 262144)}",
         )
+
+
+def _lines_of(path: str) -> int:
+    """Count lines in pieces that need no mapping of their own."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return sum(piece.count(b"\n") for piece in iter(lambda: os.read(fd, _PIECE), b""))
+    finally:
+        os.close(fd)
 
 
 def _overcommit() -> Iterator[Limit]:

@@ -34,7 +34,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         text = str(path)
         return real(text if text.startswith(str(tmp_path)) else f"{tmp_path}{text}")
 
+    count = limits._lines_of
     monkeypatch.setattr(limits, "read", read)
+    monkeypatch.setattr(limits, "_lines_of", lambda path: count(f"{tmp_path}{path}"))
     monkeypatch.setattr(limits, "groups", lambda name: cgroups.groups(name, tmp_path))
     return tmp_path
 

@@ -185,11 +185,9 @@ def _every_thread(work: Callable[[], None]) -> list[Refused]:
 
 class TestThreads:
     @pytest.mark.needs("root")
-    def test_a_file(self, tmp_path):
+    def test_a_file(self, shared):
         """The kernel does not count the threads of root."""
-        path = make_file(tmp_path / "file", _NBYTES)
-        for folder in (tmp_path, *tmp_path.parents[:2]):
-            folder.chmod(folder.stat().st_mode | 0o011)
+        path = make_file(shared / "file", _NBYTES)
         found = child(_every_thread, _file(path, "r"), deadline=60)
         assert 3 <= len(found) < 9
         for each in found:
