@@ -59,6 +59,8 @@ _FEW_MAPPINGS = 1000
 _NEARLY = 0.75
 _MOST_COUNTED = 1 << 16
 _PIECE = 1 << 14
+# A region that could not have its last thread has ended the others when it is asked why.
+_THREADS_AT_ONCE = 80
 # Bytes of addresses that a thread or two take: its stack, and an arena of malloc.
 _STACKS = 128 << 20
 
@@ -156,7 +158,8 @@ def _limits(code: int | None) -> Iterator[Limit]:
 def _near(of: _Resource, used: int | None) -> Iterator[Limit]:
     """Name a limit only if so much of it is used that a thread can be too much."""
     soft, _ = resource.getrlimit(of.number)
-    if used is None or used >= _NEARLY * soft or (not of.least and used + _STACKS > soft):
+    spare = _THREADS_AT_ONCE if of.least else _STACKS
+    if used is None or used >= _NEARLY * soft or used + spare > soft:
         yield from _set(of, used)
 
 
@@ -224,7 +227,9 @@ def _data_bytes() -> int | None:
 def _pids() -> Iterator[Limit]:
     for group in groups("pids"):
         most, used = group.number("pids.max"), group.number("pids.current")
-        if most is not None and (used is None or used >= _NEARLY * most):
+        if most is None:
+            continue
+        if used is None or used >= _NEARLY * most or used + _THREADS_AT_ONCE > most:
             yield Limit(
                 "pids.max",
                 f"its cgroup may have {most} processes and threads ({group.path}/pids.max)"

@@ -122,6 +122,14 @@ class TestBehind:
         (group / list(files)[1]).write_text("10")
         assert named(MemoryError()) == []
 
+    def test_those_that_were_there_have_ended(self, rlimits, root):
+        """When it is asked what was in the way of the last thread the others are gone."""
+        files = {"pids.max": "90", "pids.current": "20"}
+        group = make_tree(root, {}, version=2, controller="pids", group="a", files=files)
+        assert named(OSError(errno.EAGAIN, "x")) == ["pids.max"]
+        (group / "pids.max").write_text("2000")
+        assert named(OSError(errno.EAGAIN, "x")) == []
+
     @pytest.mark.parametrize("version", [1, 2])
     def test_processes_of_a_group_around(self, rlimits, root, version):
         files = {"pids.max": "17", "pids.current": "17"}
