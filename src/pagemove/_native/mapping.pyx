@@ -91,7 +91,10 @@ cdef class Mapping:
             found = mmap(NULL, nbytes + spare, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if found == MAP_FAILED:
-            raise MemoryError(f"cannot map {nbytes} bytes: {os.strerror(errno)}")
+            raise MemoryError(
+                f"cannot map {nbytes} bytes: {os.strerror(errno)}; by default the kernel refuses "
+                "a mapping that is larger than all memory and swap"
+            )
         start = <uintptr_t> found
         lead = -start % alignment
         if lead:
