@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 
+from pagemove import limits
 from pagemove._native import remap
 from pagemove.errors import RemapError, UnsupportedError, describe, remap_error
 from pagemove.introspect import PAGE_SIZE, PageState, Vma, find_vma, states_at
@@ -192,7 +193,8 @@ def explain(code: int, dst: int, src: int, length: int) -> Failure:
     except Failure as failure:
         return failure
     if code == errno.ENOMEM:
-        return Failure(code, dst, f"no memory for page tables at {dst:#x}: free some and repeat")
+        text = f"no memory for page tables at {dst:#x}: free some and repeat"
+        return Failure(code, dst, with_limits(text, code))
     try:
         at_dst, at_src = _state(dst), _state(src)
     except OSError as error:
@@ -210,6 +212,12 @@ def explain(code: int, dst: int, src: int, length: int) -> Failure:
             "(Memory.discard, madvise MADV_DONTNEED) or move elsewhere",
         )
     return _explain_pages(code, dst, src, at_src)
+
+
+def with_limits(text: str, code: int) -> str:
+    """Add which limits an errno can come from, and how to raise them."""
+    found = limits.text_of(limits.behind(OSError(code, text)))
+    return f"{text}; {found}" if found else text
 
 
 def _explain_pages(code: int, dst: int, src: int, at_src: PageState) -> Failure:
@@ -255,6 +263,9 @@ def _explain_pages(code: int, dst: int, src: int, at_src: PageState) -> Failure:
 def unsupported(call: str, code: int, *, moved: int = 0, index: int | None = None) -> RemapError:
     """Make the `UnsupportedError` with the remedy that ``pagemove doctor`` prints."""
     if code == errno.EOPNOTSUPP:
+        if not limits.is_dumpable():
+            text = f"skipping holes needs /proc/self/pagemap, and {limits.NOT_DUMPABLE}"
+            return UnsupportedError(code, f"{call}: {text}", moved=moved, index=index)
         text = (
             "refused: a huge zero page in the source would be corrupted by this kernel "
             "(CVE-2026-31397), or /proc/self/pagemap, which skipping holes needs, cannot be "

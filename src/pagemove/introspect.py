@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pagemove import limits
 from pagemove._native import calls
 from pagemove._native.mapping import Hold
 
@@ -131,10 +132,10 @@ def open_proc(name: str) -> FileIO:
             errno.EACCES: "the process is not dumpable (it changed its user id, or called "
             "prctl(PR_SET_DUMPABLE, 0)): call prctl(PR_SET_DUMPABLE, 1), or run it as its own user",
             errno.EPERM: "a security policy denies it: allow reading /proc/self in it",
-            errno.EMFILE: "close descriptors, or raise the limit with ulimit -n",
+            errno.EMFILE: "close descriptors, or raise the limit",
         }.get(error.errno or 0, "make /proc/self readable for this process")
         message = f"cannot open /proc/self/{name}: {error.strerror}; {remedy}"
-        raise OSError(error.errno, message) from error
+        raise limits.explain(OSError(error.errno, message)) from error
 
 
 def _read_vmas(smaps: FileIO) -> Iterator[Vma]:

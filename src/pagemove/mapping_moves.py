@@ -11,7 +11,13 @@ import numpy as np
 
 from pagemove import lowlevel
 from pagemove._native import remap
-from pagemove.diagnosis import Failure, check_arguments, check_mappings, check_not_paged
+from pagemove.diagnosis import (
+    Failure,
+    check_arguments,
+    check_mappings,
+    check_not_paged,
+    with_limits,
+)
 from pagemove.introspect import PAGE_SIZE, PageState, find_vma, states_at, vmas
 from pagemove.memory import owner_at, register
 from pagemove.places import Place
@@ -207,7 +213,10 @@ def _mremap_failure(error: OSError, dst: int, src: int, length: int) -> Failure:
         return Failure(
             code,
             src,
-            "the process has too many mappings (vm.max_map_count) or too little address space: "
-            "raise the limit, or move pages with remap_anon_pages, which adds no mapping",
+            with_limits(
+                "the process has too many mappings (vm.max_map_count) or too little address space: "
+                "raise the limit, or move pages with remap_anon_pages, which adds no mapping",
+                code,
+            ),
         )
     return Failure(code, dst, f"{error.strerror} (destination {dst:#x}, source {src:#x})")

@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from pagemove import lowlevel
+from pagemove import limits, lowlevel
 from pagemove._native import remap
 from pagemove._native.mapping import Mapping
 from pagemove.arrays import array_over, owner_behind
@@ -60,7 +60,8 @@ class Memory(Mapping):
     ValueError
         `nbytes` is 0 or less; `name` has characters the kernel refuses.
     MemoryError
-        The address space, its limits or vm.max_map_count do not allow so much.
+        The address space, its limits or vm.max_map_count do not allow so much; the message names
+        those that are set, and how to raise them.
 
     Notes
     -----
@@ -87,7 +88,8 @@ class Memory(Mapping):
         label = checked_name(name)
         length = -(-asked // PAGE_SIZE) * PAGE_SIZE
         aligned_huge = HUGE_PAGE_SIZE and length >= HUGE_PAGE_SIZE
-        self._map(length, HUGE_PAGE_SIZE if aligned_huge else PAGE_SIZE)
+        with limits.named():
+            self._map(length, HUGE_PAGE_SIZE if aligned_huge else PAGE_SIZE)
         self._array_nbytes = 0  # of the one array that `empty` has made in it
         advice = _mmap.MADV_HUGEPAGE if huge_pages else _mmap.MADV_NOHUGEPAGE
         with contextlib.suppress(OSError):  # EINVAL: a kernel without THP

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pagemove import limits
+
 if TYPE_CHECKING:
     from pagemove.features import KernelFeatures
 
@@ -297,7 +299,10 @@ def _refusal(found: KernelFeatures, error: int) -> tuple[str, str]:
             "boot Linux 5.11 or later, and 6.8.8 or later to move pages",
         )
     if error in (errno.EMFILE, errno.ENFILE):
-        return "no descriptor is free", "close descriptors, or raise the limit: ulimit -n 4096"
+        behind = limits.behind(OSError(error, ""))
+        texts = "".join(f": {limit.text}" for limit in behind)
+        remedy = "; or ".join(("close descriptors", *(limit.remedy for limit in behind)))
+        return f"no descriptor is free{texts}", remedy
     return f"failed: {os.strerror(error)}", "see userfaultfd(2)"
 
 

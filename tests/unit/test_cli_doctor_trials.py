@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pagemove import checkup, limits
+from pagemove import checkup
 from pagemove.features import PROBES, features, look
 from support.slowness import SLOWNESS
 from unit.test_features import PRELUDE
@@ -172,32 +172,6 @@ def test_what_a_child_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert checkup.try_paging(features()) is None
     assert checkup.try_moving(features()) is None
-
-
-def test_limits_by_errno() -> None:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    (limit,) = limits.behind(OSError(errno.EMFILE, "x"))
-    assert f"{soft} descriptors (RLIMIT_NOFILE)" in limit.text
-    assert limits.behind(OSError(errno.EIO, "x")) == ()
-    assert limits.behind(ValueError("x")) == ()
-    (limit,) = limits.behind(OSError(errno.ENFILE, "x"))
-    assert "fs.file-max" in limit.text
-
-
-def test_other_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {
-        "/proc/self/cgroup": "0::/a\n",
-        "/sys/fs/cgroup/a/pids.max": "17",
-        "/proc/sys/vm/max_map_count": "100",
-        "/proc/self/maps": "line\n" * 99,
-        "/proc/sys/vm/overcommit_memory": "2",
-    }
-    monkeypatch.setattr(limits, "read_text", lambda path: texts.get(path, ""))
-    said = " ".join(limit.text for limit in limits.behind(OSError(errno.EAGAIN, "x")))
-    assert "17 processes and threads (pids.max)" in said
-    said = " ".join(limit.text for limit in limits.behind(MemoryError()))
-    assert "99 mappings of at most 100" in said
-    assert "vm.overcommit_memory is 2" in said
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"], ["--json", "-"]])

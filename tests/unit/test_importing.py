@@ -13,7 +13,7 @@ from support import fresh_interpreter
 
 #: Small modules of the standard library, beyond what NumPy imports.
 STANDARD = {
-    *("__future__", "errno", "fcntl", "mmap", "atexit"),
+    *("__future__", "errno", "fcntl", "mmap", "atexit", "resource"),
     *("dataclasses", "copy"),
     # Of a store's path, and what pathlib imports; a process may be unable to import it later.
     *("pathlib", "fnmatch", "ntpath", "urllib", "ipaddress"),

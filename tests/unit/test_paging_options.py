@@ -31,7 +31,7 @@ def options(nbytes=GIB, **changes):
 
 class TestTaken:
     def test_defaults(self):
-        found = options()
+        found = options(1 << 20)
         assert (found.block_size, found.limit, found.mode) == (65536, 0, 0)
         assert (found.read_ahead, found.timeout_ns, found.name) == (True, 5 * 10**9, b"pagemove")
 
@@ -42,6 +42,14 @@ class TestTaken:
     @pytest.mark.parametrize("limit", ["256KiB", "256 kib", 1 << 18, np.int32(1 << 18)])
     def test_exactly_four_blocks(self, limit):
         assert options(resident_limit=limit).limit == 1 << 18
+
+    @pytest.mark.parametrize(
+        ("limit", "chosen"), [(None, False), ("auto", False), ("Unlimited ", True), (1 << 20, True)]
+    )
+    def test_whether_a_limit_is_chosen(self, limit, chosen):
+        found = options(1 << 20, resident_limit=limit)
+        assert found.chosen is chosen
+        assert found.limit == (limit if limit == 1 << 20 else 0)
 
     @pytest.mark.parametrize("size", [PAGE_SIZE, "64KiB", "2MiB", np.uint32(1 << 20)])
     def test_block_sizes(self, size):

@@ -92,8 +92,8 @@ cdef class Mapping:
                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if found == MAP_FAILED:
             raise MemoryError(
-                f"cannot map {nbytes} bytes: {os.strerror(errno)}; see ulimit -v, "
-                "vm.overcommit_memory and vm.max_map_count"
+                f"cannot map {nbytes} bytes: {os.strerror(errno)}; by default the kernel refuses "
+                "a mapping that is larger than all memory and swap"
             )
         start = <uintptr_t> found
         lead = -start % alignment

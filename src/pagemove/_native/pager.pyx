@@ -136,7 +136,9 @@ cdef class Pager:
         if status:
             self._region = NULL
             reason = text.decode(errors="replace") or os.strerror(-status)
-            raise OSError(-status, f"cannot set up paged memory: {reason}")
+            error = OSError(-status, f"cannot set up paged memory: {reason}")
+            error.explained = bool(text[0])
+            raise error
         status = pm_paged_enter(
             _paged, pg_address(self._region),
             pg_address(self._region) + (nbytes + block_size - 1) // block_size * block_size,

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterable
 from typing import NamedTuple, NoReturn
 
+from pagemove import limits
 from pagemove._native.pager import Pager
 from pagemove.errors import StoreError, store_error
 
@@ -83,6 +84,8 @@ class Failure(NamedTuple):
         )
         if self.text:
             error.add_note(f"in the helper process: {self.text}")
+        elif self.errno in limits.ALWAYS:
+            limits.explain(error)
         return error
 
 

@@ -25,6 +25,7 @@ import sys
 import threading
 from typing import Any
 
+from pagemove import limits
 from pagemove.descriptors import identity_of
 from pagemove.errors import StoreError, UnsupportedError
 from pagemove.paging import helper
@@ -54,6 +55,8 @@ class Helper:
         The store cannot be pickled, not even by value.
     UnsupportedError
         There is no Python to run.
+    OSError
+        No descriptors, memory or threads.
     RuntimeError
         This process is such a helper itself, and runs the program's main module again.
     """
@@ -78,7 +81,11 @@ class Helper:
             thread = threading.Thread(
                 target=_pass_on, args=(records,), name="pagemove-log", daemon=True
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                refused = OSError(errno.EAGAIN, f"the helper process's log needs a thread: {error}")
+                raise limits.explain(refused) from error
             stack.pop_all()
 
     def close(self) -> None:
@@ -100,6 +107,8 @@ def _command() -> list[bytes]:
     # access(2), which which() asks, leaves capabilities out of account.
     is_path = os.path.dirname(executable) and os.path.isfile(executable)
     found = executable if is_path else shutil.which(executable)
+    if not found and os.path.dirname(executable):
+        _check_reachable(executable)
     if not found:
         raise UnsupportedError(
             errno.ENOENT,
@@ -112,6 +121,23 @@ def _command() -> list[bytes]:
     # -P: else -c has the current directory imported from.
     words = [os.path.abspath(found), *flags, "-P", "-c", start, str(os.getpid())]
     return [os.fsencode(word) for word in words]
+
+
+def _check_reachable(executable: str) -> None:
+    """Raise if it may be there all the same, and it is this user who may not look."""
+    try:
+        os.stat(executable)
+    except PermissionError as error:
+        raise UnsupportedError(
+            errno.EACCES,
+            f"no Python to run a store in: the user {os.geteuid()} may not reach {executable}: "
+            f"{error.strerror}; give him the right (chmod o+x for each directory of its real path, "
+            f"{os.path.realpath(executable)}), call multiprocessing.set_executable() with the path "
+            "of a Python that he may run and that has pagemove, or open the region before the "
+            "change of user",
+        ) from error
+    except OSError:
+        return
 
 
 def _payload(store: Store) -> bytes:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pagemove import lowlevel
+from pagemove import limits, lowlevel
 from pagemove.stores.base import Store, read_whole, write_whole
 from pagemove.stores.logs import hidden
 
@@ -87,9 +87,9 @@ def main() -> None:
         buffers = mmap.mmap(memory, nbytes * len(lines))
         for number, line in enumerate(lines):
             view = memoryview(buffers)[number * nbytes : (number + 1) * nbytes]
-            start_new_thread(_serve, (store, _Socket(fileno=line), view, region))
+            _start_thread(_serve, (store, _Socket(fileno=line), view, region))
     except BaseException as error:
-        control.send(_failure(error))
+        control.send(_failure(_limited(error)))
         os._exit(1)
     control.send(_DONE)
     control.recv(1)
@@ -97,6 +97,23 @@ def main() -> None:
         store.close()
     finally:
         os._exit(0)
+
+
+def _limited(error: BaseException) -> BaseException:
+    """Name the limit that this process has met: inherited, or used up by itself."""
+    if isinstance(error, MemoryError):
+        return limits.explain(OSError(errno.ENOMEM, str(error) or "out of memory"))
+    if isinstance(error, OSError) and error.errno in limits.ALWAYS:
+        return limits.explain(error)
+    return error
+
+
+def _start_thread(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    try:
+        start_new_thread(function, arguments)
+    except RuntimeError as error:
+        refused = OSError(errno.EAGAIN, f"a request under way needs a thread: {error}")
+        raise limits.explain(refused) from error
 
 
 def _prepare(config: int, log: int) -> Store:

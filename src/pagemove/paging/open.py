@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pagemove import limits
 from pagemove.arrays import owner_behind
 from pagemove.paging.options import check_store
 from pagemove.paging.region import PagedMemory
@@ -71,8 +72,8 @@ def open_array(
         For a path, in mode ``"r+"``: refuse while another region or store writes the file, and
         refuse others as long as this one does; see `pagemove.stores.FileStore`.
     **paging
-        As for `PagedMemory`: `resident_limit`, `block_size`, `mode`, `prefetch`, `store_timeout`,
-        `name`.
+        As for `PagedMemory`: `resident_limit` (by default half of the memory available, where the
+        file is larger), `block_size`, `mode`, `prefetch`, `store_timeout`, `name`.
 
     Returns
     -------
@@ -97,7 +98,7 @@ def open_array(
     BlockingIOError
         Another region or store writes the file, in this process or in another.
     OSError
-        The file, object or array cannot be opened.
+        The file, object or array cannot be opened, or what `PagedMemory` raises.
 
     Notes
     -----
@@ -120,7 +121,9 @@ def open_array(
     if not isinstance(source, str | os.PathLike):
         check_store(source)  # which says why not
     named = Source(os.fsdecode(source), storage_options or {})
-    with named.open(writable=paging.get("mode") == "r+", lock=lock) as store:
+    with limits.named():
+        opened = named.open(writable=paging.get("mode") == "r+", lock=lock)
+    with opened as store:
         # The region has its own descriptor, or its own process.
         return _array(store, dtype, shape, offset, paging)
 

@@ -15,6 +15,7 @@ from pagemove._native.mapping import Mapping as OwnedMapping
 from pagemove._native.pager import Pager
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import checked_name
+from pagemove.paging.available import default_limit
 from pagemove.paging.sizes import nbytes_of, text_of
 from pagemove.stores.base import Store
 
@@ -30,6 +31,8 @@ FEWEST_BLOCKS = 4
 _MOST_BLOCKS = 2**32 - 1
 _MOST_SECONDS = 2**63 / 1e9 - 1
 _LARGEST_LIMIT = 2**63 - 1
+#: What the resident limit can be besides a size. None is the same as AUTO.
+AUTO, UNLIMITED = "auto", "unlimited"
 
 
 class PagingOptions(TypedDict, total=False):
@@ -52,6 +55,8 @@ class Checked:
     ----------
     block_size, limit : int
         Bytes; a limit of 0 means none.
+    chosen : bool
+        Whether the user has said what the limit is to be, or that there is none.
     mode : int
         As in `MODES`.
     read_ahead : bool
@@ -64,6 +69,7 @@ class Checked:
 
     block_size: int
     limit: int
+    chosen: bool
     mode: int
     read_ahead: bool
     timeout_ns: int
@@ -135,12 +141,18 @@ def checked(
             f"store_timeout must be a finite number of seconds, not negative, not {store_timeout}"
         )
     block = _block_size(block_size, nbytes, called.get("block_size", "block_size"))
-    limit = 0
-    if resident_limit is not None:
+    word = resident_limit.strip().lower() if isinstance(resident_limit, str) else ""
+    chosen = resident_limit is not None and word != AUTO
+    if resident_limit is None or not chosen:
+        limit = default_limit(nbytes, FEWEST_BLOCKS * block)
+    elif word == UNLIMITED:
+        limit = 0
+    else:
         limit = _limit(resident_limit, block, called.get("resident_limit", "resident_limit"))
     return Checked(
         block_size=block,
         limit=limit,
+        chosen=chosen,
         mode=MODES[mode],
         read_ahead=prefetch == "auto",
         timeout_ns=math.ceil(store_timeout * 1e9),

@@ -10,11 +10,13 @@ from typing import Any, Self
 
 import numpy.typing as npt
 
+from pagemove import limits
 from pagemove._native.pager import Pager
 from pagemove.arrays import array_over
 from pagemove.errors import StoreError
 from pagemove.features import features
-from pagemove.paging import failures, working_set
+from pagemove.paging import failures, refusals, working_set
+from pagemove.paging.available import promise
 from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
 from pagemove.paging.serving import file_lock, label_of, serving, store_of
@@ -45,7 +47,9 @@ class PagedMemory(Pager):
         is then ``"r+"`` unless it is ``"c"``.
     resident_limit : int or str, optional
         The most bytes that are in memory at any moment, blocks on their way in and out included:
-        ``"256MiB"``, ``"1.5 GiB"``, ``"100kB"``, or a number. At least four blocks. None: no limit.
+        ``"256MiB"``, ``"1.5 GiB"``, ``"100kB"``, or a number. At least four blocks. None, or
+        ``"auto"``: if the store is larger than half of the memory that is available when the region
+        is made, that half; see Notes. ``"unlimited"``: none.
     block_size : int or str
         What is read and evicted as one: a power of two from the page size to 2 MiB. Large for
         sequential access, small where single items are picked at random.
@@ -74,7 +78,9 @@ class PagedMemory(Pager):
     BlockingIOError
         Mode ``"r+"``, and another store or region writes the file: see `FileStore`.
     OSError
-        No memory, address space or threads for it.
+        No memory, address space, descriptors or threads for it; the message names the limit that
+        is in the way (RLIMIT_NOFILE ..., vm.max_map_count, of a control group) and what to set.
+        EACCES: /proc/self cannot be read, as after a change of user; the message has the remedy.
 
     Notes
     -----
@@ -97,6 +103,13 @@ class PagedMemory(Pager):
     In a child made by fork the region is not there: touching it is SIGSEGV, the object refuses new
     buffers, and closing it does nothing. Where the process may open userfaultfd for user mode only,
     `kernel_faults` is False, and a system call on memory that is not resident fails with EFAULT.
+
+    **The limit by default.** Available is the least of MemAvailable of the machine and of what
+    memory.max and memory.high leave of each control group that the process is in; what the kernel
+    can take back, such as page cache, counts as available, and what earlier regions without a
+    limit of their own may still take does not. Half of that, at least 16 MiB, is the limit where
+    the store is larger; a smaller one has none. `resident_limit` and the repr say what it is. It
+    stays as it is when others take memory later.
 
     A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
     and three threads; neither depends on the length of the store. With a helper process it takes
@@ -131,7 +144,8 @@ class PagedMemory(Pager):
     ) -> None:
         if store is None and mode == "r":
             mode = "r+"  # there is nothing to read yet
-        store = store_of(store, nbytes, block_size)
+        with limits.named():
+            store = store_of(store, nbytes, block_size)
         check_store(store, mode)
         options = checked(
             store.nbytes,
@@ -150,6 +164,9 @@ class PagedMemory(Pager):
         self._record: str | os.PathLike[str] | None = None
         self._mode = mode
         self._limit = options.limit
+        self._chosen = options.chosen
+        if not options.chosen:
+            promise(self, options.limit or store.nbytes)
         self._told = 0  # sequence number of the first failure that no flush has told of
         self._forgettable = False  # whether nobody is to blame if it is never closed
         if mode == "r+":
@@ -158,7 +175,8 @@ class PagedMemory(Pager):
             super().replay(order)
 
     def _open(self, store: Store, options: Checked) -> None:
-        self._file_lock = file_lock(store) if options.mode == MODES["r+"] else None
+        with limits.named():
+            self._file_lock = file_lock(store) if options.mode == MODES["r+"] else None
         try:
             self._serve(store, options)
         except BaseException:
@@ -168,9 +186,11 @@ class PagedMemory(Pager):
             raise
 
     def _serve(self, store: Store, options: Checked) -> None:
+        lines = 0
         try:
             writes = options.mode == MODES["r+"]
             with serving(store, options.block_size, options.limit, writes=writes) as served:
+                lines = served["helper"][3] if served["helper"] else 0
                 super().__init__(
                     nbytes=store.nbytes,
                     mode=options.mode,
@@ -186,6 +206,7 @@ class PagedMemory(Pager):
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 features(refresh=True).require("paging")
+            refusals.explain(error, lines)
             raise
 
     @property
@@ -200,7 +221,7 @@ class PagedMemory(Pager):
 
     @property
     def resident_limit(self) -> int | None:
-        """The most bytes in memory at any moment; None: no limit."""
+        """The most bytes in memory at any moment, also where it was not chosen; None: no limit."""
         return self._limit or None
 
     def asarray(
@@ -431,6 +452,8 @@ class PagedMemory(Pager):
         if self.closed:
             return f"<closed PagedMemory {over}>"
         limit = f", at most {text_of(self._limit)} resident" if self._limit else ""
+        if limit and not self._chosen:
+            limit += " (by default: half of the memory available)"
         return f"<PagedMemory of {text_of(self.nbytes)} {over}, mode {self._mode!r}{limit}>"
 
     def __del__(self) -> None:

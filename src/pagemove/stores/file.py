@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pagemove import limits
 from pagemove.descriptors import identity_of
 from pagemove.errors import StoreError, store_error
 from pagemove.stores.base import Store, read_only
@@ -95,7 +96,8 @@ class FileStore(Store):
         self._unsynced = Unsynced()
         # O_NONBLOCK: else opening a pipe waits for somebody at its other end.
         access = os.O_RDWR if writable else os.O_RDONLY
-        fd = open_high(self._path, access | os.O_NONBLOCK | os.O_NOCTTY)
+        with limits.named():
+            fd = open_high(self._path, access | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             os.set_blocking(fd, True)
             self._identity = identity_of(fd)

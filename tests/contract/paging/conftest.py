@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from support import paging
@@ -10,3 +14,12 @@ from support import paging
 @pytest.fixture(scope="session", autouse=True)
 def _built() -> None:
     paging.build()
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """Give a folder that any user can reach; pytest's own are its user's."""
+    with tempfile.TemporaryDirectory(prefix="pagemove-tests-") as folder:
+        path = Path(folder)
+        path.chmod(0o777)
+        yield path

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "leaving.h"
+#include "limits.h"
 #include "region.h"
 #include "voice.h"
 
@@ -11,6 +12,9 @@
 #define RECOVERY_PAUSE UINT64_C(20000000)
 
 #define NEVER (UINT64_MAX / 2)
+
+/* ns between messages that a region waits for memory. */
+#define WAIT_PAUSE UINT64_C(10000000000)
 
 /* In words. */
 static const char *cause_of(int code)
@@ -46,7 +50,7 @@ static void describe_starved(struct pg_region *region, uint32_t number)
 
 static void describe(struct pg_region *region, uint32_t number, int error, uint64_t tries)
 {
-    char text[PG_TEXT], tried[40] = "";
+    char text[PG_TEXT], tried[40] = "", limit[PG_LIMIT_TEXT] = "";
 
     /* None of them may have ended. */
     if (tries)
@@ -55,11 +59,29 @@ static void describe(struct pg_region *region, uint32_t number, int error, uint6
     /* Of what the helper says, the first line has the cause. */
     pg_store_text(&region->store, PG_OP_READ, number * region->block_size, error, text);
     text[strcspn(text, "\n")] = 0;
-    pg_say("pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s%s; whoever touches them "
+    if (!*text)
+        pg_name_limit(pg_errno_of(error), limit);
+    pg_say("pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s%s%s; whoever touches them "
            "gets SIGBUS\n",
            (unsigned long long)region->block_size,
            (unsigned long long)(number * region->block_size), region->store.label, cause_of(error),
-           *text ? ": " : "", text, tried);
+           limit, *text ? ": " : "", text, tried);
+}
+
+/* For want of memory, as long as that takes: whoever waits should know what for. */
+static void describe_wait(struct pg_region *region, uint32_t number, int error, uint64_t now)
+{
+    char limit[PG_LIMIT_TEXT];
+
+    if (pg_errno_of(error) != ENOMEM || now < region->wait_said)
+        return;
+    region->wait_said = now + WAIT_PAUSE;
+    pg_name_limit(ENOMEM, limit);
+    pg_say("pagemove: no memory for %llu bytes at offset %llu of %s: %s%s; whoever touches them "
+           "waits until there is some\n",
+           (unsigned long long)region->block_size,
+           (unsigned long long)(number * region->block_size), region->store.label, strerror(ENOMEM),
+           limit);
 }
 
 /* Somebody waits for a block that is being written, and that takes too long: perhaps the store
@@ -170,6 +192,7 @@ void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t
     uint64_t now = pg_now(), deadline = pg_later(job.began, region->timeout);
 
     if (now >= deadline && is_kept(region, &job, error)) {
+        describe_wait(region, job.number, error, now);
         job.began = NEVER;
         deadline = UINT64_MAX;
     }

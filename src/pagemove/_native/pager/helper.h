@@ -36,8 +36,9 @@ struct pg_channel {
     int has_starter;
     pthread_t starter;
     uint64_t restarts;
-    int dead;      /* there is no helper, and will be none */
-    int late_sync; /* how a sync failed that had been given up; 0: none has */
+    int dead;              /* there is no helper, and will be none */
+    char refusal[PG_TEXT]; /* why not, where that is known; empty, or follows other words */
+    int late_sync;         /* how a sync failed that had been given up; 0: none has */
     char late_text[PG_TEXT];
 };
 

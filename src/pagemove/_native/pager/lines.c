@@ -7,12 +7,14 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "channel.h"
 #include "clock.h"
 #include "helper.h"
+#include "limits.h"
 #include "region.h"
 
 /* ns between looks for late answers. */
@@ -21,6 +23,7 @@
 /* Only for the thread that note_death has made. */
 static int start_again(struct pg_channel *channel, char text[PG_TEXT])
 {
+    text[0] = 0;
     /* A helper that hangs in the kernel may still carry out what it was asked for. */
     while (pg_helper_end(channel))
         if (__atomic_load_n(&channel->stopping, __ATOMIC_RELAXED))
@@ -37,6 +40,19 @@ static int start_again(struct pg_channel *channel, char text[PG_TEXT])
     return pg_helper_start(channel, text);
 }
 
+/* Why there is no helper any more, for those who ask: a limit was met, or its store says no. */
+static void note_refusal(struct pg_channel *channel, int error, const char *text)
+{
+    char limit[PG_LIMIT_TEXT];
+
+    channel->refusal[0] = 0;
+    if (!error || error == -ESHUTDOWN || (error == -EPIPE && !*text))
+        return;
+    pg_name_limit(*text ? 0 : -error, limit);
+    snprintf(channel->refusal, sizeof channel->refusal, ", and cannot be started anew: %.3000s%s",
+             *text ? text : strerror(-error), limit);
+}
+
 static void *replace_helper(void *argument)
 {
     struct pg_channel *channel = argument;
@@ -44,6 +60,7 @@ static void *replace_helper(void *argument)
     int error = start_again(channel, text);
 
     pthread_mutex_lock(&channel->lock);
+    note_refusal(channel, error, text);
     channel->generation += !error;
     channel->dead = error != 0;
     channel->starting = 0;
@@ -74,6 +91,7 @@ static void note_death(struct pg_channel *channel, unsigned generation)
     error = pg_start_thread(&channel->starter, "pagemove-helper", replace_helper, channel);
     channel->has_starter = !error;
     if (error) {
+        note_refusal(channel, error, "");
         channel->dead = 1;
         channel->starting = 0;
     }
@@ -183,7 +201,8 @@ static void explain(const struct pg_channel *channel, int error, int operation, 
                     uint64_t length, char text[PG_TEXT])
 {
     if (error != -PG_NO_ANSWER)
-        strcpy(text, "the helper process that runs the store has ended");
+        snprintf(text, PG_TEXT, "the helper process that runs the store has ended%s",
+                 channel->refusal);
     else if (channel->starting)
         strcpy(text, "the helper process that runs the store has ended, and another has not "
                      "started yet");

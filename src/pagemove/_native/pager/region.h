@@ -120,6 +120,7 @@ struct pg_region {
     uint64_t histogram[PG_BUCKETS];
     struct pg_failure failures[PG_FAILURES];
     uint64_t failure_count;
+    uint64_t wait_said;     /* when it may be said again that memory is waited for */
     char (*texts)[PG_TEXT]; /* what the helper said of each, where there is one */
 
     struct pg_refused refused[PG_REFUSED]; /* of the event loop (refuse.c) */

@@ -77,7 +77,8 @@ int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
             error = pg_store_init(&region->spill, &config, -1, text);
         close(config.fd);
     }
-    if (error)
+    /* Of a limit something else is to be said, and another directory does not help. */
+    if (error && error != -EMFILE && error != -ENFILE && error != -ENOMEM)
         snprintf(text, PG_TEXT,
                  "mode 'c' keeps private changes in an unnamed file when they leave memory, and %s "
                  "takes none: %s; set TMPDIR to a directory that does",

@@ -1,0 +1,51 @@
+"""Why a region cannot be made, beyond what the system call said: a limit, or a change of user."""
+
+from __future__ import annotations
+
+import errno
+
+from pagemove import limits
+from pagemove.errors import UnsupportedError
+
+# What a region has open at most, and for each request that a helper process may have under way.
+_DESCRIPTORS, _OF_A_LINE = 16, 2
+# So few that a Python does not start.
+_FEW_DESCRIPTORS = 64
+
+
+def explain(error: OSError, lines: int = 0) -> None:
+    """Have the error of a `Pager` that was not made name what is behind it.
+
+    `explained` of it says whether the message has words of the helper process or of a file, which
+    may fail with any errno. `lines` is how many requests a helper may have under way.
+    """
+    explained = getattr(error, "explained", False)
+    if isinstance(error, UnsupportedError):
+        return
+    if error.errno in (errno.EACCES, errno.EPERM) and not limits.is_dumpable():
+        error.strerror = (
+            f"{error.strerror}; a region has to open /proc/self/pagemap, and "
+            f"{limits.NOT_DUMPABLE}, or open regions before the change: they work on"
+        )
+        error.args = (error.errno, error.strerror, *error.args[2:])
+    elif error.errno == errno.EPIPE and explained:
+        _explain_end(error)
+    elif error.errno in limits.ALWAYS or (error.errno == errno.EAGAIN and not explained):
+        if error.errno == errno.EMFILE and not explained:
+            # They are not those of the program, which may have hardly any.
+            needed = _DESCRIPTORS + _OF_A_LINE * lines
+            error.strerror = f"{error.strerror}; this region opens up to {needed}"
+        limits.explain(error)
+
+
+def _explain_end(error: OSError) -> None:
+    """Name what a helper process that ended as it started has inherited."""
+    found = limits.behind(MemoryError())
+    found += tuple(
+        limit
+        for limit in limits.behind(OSError(errno.EMFILE, ""))
+        if limits.soft_descriptors() < _FEW_DESCRIPTORS
+    )
+    if found:
+        error.strerror = f"{error.strerror}; {limits.text_of(found)}"
+        error.args = (error.errno, error.strerror, *error.args[2:])
