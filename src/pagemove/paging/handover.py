@@ -34,6 +34,13 @@ from pagemove.stores.base import Store
 # starts the process in the root directory.
 _START = "import sys; sys.path[:] = {path}; import pagemove.paging.helper as helper; helper.main()"
 
+# The main module of a program, and of what multiprocessing has started by spawn or forkserver.
+_MAINS = {"__main__", "__mp_main__"}
+# Programs that run what they are called with: nothing else takes Python's options.
+_PYTHONS = ("python", "pypy", "graalpy")
+# Stores over stores in processes of their own are fine; a row without an end has to have one.
+_DEEPEST = 4
+
 
 class Helper:
     """What the pager needs to start the process, and start it again; and its log.
@@ -54,7 +61,8 @@ class Helper:
     UnsupportedError
         There is no Python to run.
     RuntimeError
-        This process is such a helper itself, and runs the program's main module again.
+        This process is such a helper itself, and runs the program's main module again, or a module
+        that opens its own store; or the last of a long row of them.
     """
 
     def __init__(self, store: Store) -> None:
@@ -62,6 +70,12 @@ class Helper:
             raise RuntimeError(
                 f"the main module opens {store!r} while the process that runs another store of it "
                 'imports it: put what the program does under `if __name__ == "__main__":`'
+            )
+        if helper.depth >= _DEEPEST:
+            raise RuntimeError(
+                f"{store!r} would be run by a process that a process runs, {_DEEPEST} deep: "
+                "unpickling a store, or a module that it needs, opens the next one; open it on "
+                "first use"
             )
         self.argv = _command()
         payload = _payload(store)
@@ -99,7 +113,7 @@ def _command() -> list[bytes]:
     # access(2), which which() asks, leaves capabilities out of account.
     is_path = os.path.dirname(executable) and os.path.isfile(executable)
     found = executable if is_path else shutil.which(executable)
-    if not found:
+    if not found or _is_host(executable):
         raise UnsupportedError(
             errno.ENOENT,
             f"no Python to run a store in: sys.executable is {sys.executable!r}, and "
@@ -111,6 +125,17 @@ def _command() -> list[bytes]:
     # -P: else -c has the current directory imported from.
     words = [os.path.abspath(found), *flags, "-P", "-c", start, str(os.getpid())]
     return [os.fsencode(word) for word in words]
+
+
+def _is_host(executable: str) -> bool:
+    """Whether it is a program that Python is part of: started again it would do the same again.
+
+    Not what `multiprocessing.set_executable` was called with: somebody knows that.
+    """
+    if executable != sys.executable:
+        return False
+    name = os.path.basename(executable).lower()
+    return hasattr(sys, "frozen") or not any(python in name for python in _PYTHONS)
 
 
 def _path() -> list[str]:
@@ -126,15 +151,26 @@ def _payload(store: Store) -> bytes:
     with contextlib.suppress(OSError):  # the current directory may be gone
         preparation["dir"] = os.getcwd()
     modules = _modules(pickled)
-    if "__main__" in modules:
+    if helper.preparing and (again := sorted(filter(_is_initializing, modules))):
+        raise RuntimeError(
+            f"the module {again[0]} opens {store!r} when it is imported, and the process that runs "
+            "it imports that module: open it in a function, or on first use"
+        )
+    if modules & _MAINS:
         main = _main()
         if not main:
-            pickled = _by_value(store, "its class, or a function of it, is in no file")
+            pickled = _by_value(
+                store,
+                "its class, or a function of it, is in the main module, and that is in no file, or "
+                "the __main__ of a package, which no other process imports",
+            )
         preparation |= main
+        modules |= set(main.values())
     path = _path()
     extra = {folder for name in modules if (folder := _folder(name)) and folder not in path}
     level = logging.getLogger().getEffectiveLevel()
-    return pickle.dumps((preparation, sorted(extra), level, pickled), pickle.HIGHEST_PROTOCOL)
+    parts = preparation, sorted(extra), level, helper.depth + 1, pickled
+    return pickle.dumps(parts, pickle.HIGHEST_PROTOCOL)
 
 
 def _pickled(store: Store) -> bytes:
@@ -175,12 +211,20 @@ def _modules(pickled: bytes) -> set[str]:
     return {name for name in names if name in sys.modules}
 
 
+def _is_initializing(name: str) -> bool:
+    """Whether a module is being imported, as far as the interpreter says so."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
+
+
 def _main() -> dict[str, str]:
     """Tell how the main module is imported in another process; empty: it is in no file."""
     module = sys.modules["__main__"]
     spec = getattr(module, "__spec__", None)
     if spec is not None:
-        return {"init_main_from_name": spec.name}
+        # multiprocessing imports none of these: they have no guard, as a rule.
+        is_guarded = spec.name.rpartition(".")[2] != "__main__"
+        return {"init_main_from_name": spec.name} if is_guarded else {}
     path = getattr(module, "__file__", None)
     if path is None:
         return {}

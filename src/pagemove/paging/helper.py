@@ -29,6 +29,10 @@ LOG_RECORD = 1 << 16
 
 #: Whether this is such a process, and imports its parent's main module.
 importing_main = False
+#: Whether it is still at unpickling its store, and imports what that needs.
+preparing = False
+#: How many such processes there are between the program and this one, with this one.
+depth = 0
 
 # As in channel.c: operation, whether to write-protect, offset, length, address to copy to, if any;
 # and error, length of the text that follows.
@@ -89,9 +93,9 @@ def main() -> None:
             view = memoryview(buffers)[number * nbytes : (number + 1) * nbytes]
             start_new_thread(_serve, (store, _Socket(fileno=line), view, region))
     except BaseException as error:
-        control.send(_failure(error))
+        _say(control, _failure(error))
         os._exit(1)
-    control.send(_DONE)
+    _say(control, _DONE)
     control.recv(1)
     try:
         store.close()
@@ -99,11 +103,17 @@ def main() -> None:
         os._exit(0)
 
 
+def _say(control: socket.socket, answer: bytes) -> None:
+    """Say how it went, to a program that may be gone by now, or have given up."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        control.send(answer)
+
+
 def _prepare(config: int, log: int) -> Store:
-    global importing_main
+    global importing_main, preparing, depth
     with open(config, "rb", closefd=False) as file:
         file.seek(0)
-        preparation, folders, level, pickled = pickle.load(file)
+        preparation, folders, level, depth, pickled = pickle.load(file)
     # Last: what is there must not pass for anything else.
     sys.path.extend(folders)
     sys.argv = preparation.pop("argv")
@@ -118,7 +128,9 @@ def _prepare(config: int, log: int) -> Store:
         importing_main = True
         spawn.prepare(preparation)
         importing_main = False
+    preparing = True
     store = pickle.loads(pickled)
+    preparing = False
     assert isinstance(store, Store)
     return store
 
