@@ -19,6 +19,7 @@ import os
 import pickle
 import pickletools
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -91,7 +92,13 @@ class Helper:
             thread = threading.Thread(
                 target=_pass_on, args=(records,), name="pagemove-log", daemon=True
             )
-            thread.start()
+            # As those of the pager: what the program blocks, to wait for it, must not find a thread
+            # that does not. And a thread has what blocks at its start.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                thread.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             stack.pop_all()
 
     def close(self) -> None:
@@ -158,14 +165,11 @@ def _payload(store: Store) -> bytes:
         )
     if modules & _MAINS:
         main = _main()
-        if not main:
-            pickled = _by_value(
-                store,
-                "its class, or a function of it, is in the main module, and that is in no file, or "
-                "the __main__ of a package, which no other process imports",
-            )
-        preparation |= main
-        modules |= set(main.values())
+        if isinstance(main, str):
+            pickled = _by_value(store, f"its class, or a function of it, is in {main}")
+        else:
+            preparation |= main
+            modules |= set(main.values())
     path = _path()
     extra = {folder for name in modules if (folder := _folder(name)) and folder not in path}
     level = logging.getLogger().getEffectiveLevel()
@@ -217,20 +221,19 @@ def _is_initializing(name: str) -> bool:
     return bool(getattr(spec, "_initializing", False))
 
 
-def _main() -> dict[str, str]:
-    """Tell how the main module is imported in another process; empty: it is in no file."""
+def _main() -> dict[str, str] | str:
+    """Tell how the main module is imported in another process; if it cannot be, what it is."""
     module = sys.modules["__main__"]
     spec = getattr(module, "__spec__", None)
     if spec is not None:
         # multiprocessing imports none of these: they have no guard, as a rule.
-        is_guarded = spec.name.rpartition(".")[2] != "__main__"
-        return {"init_main_from_name": spec.name} if is_guarded else {}
-    path = getattr(module, "__file__", None)
-    if path is None:
-        return {}
+        if spec.name.rpartition(".")[2] == "__main__":
+            return "the __main__ of a package, which runs when it is imported"
+        return {"init_main_from_name": spec.name}
+    path = getattr(module, "__file__", None) or ""
     original = getattr(multiprocessing.process, "ORIGINAL_DIR", None)
     path = os.path.normpath(os.path.join(original or "", path))
-    return {"init_main_from_path": path} if os.path.isfile(path) else {}
+    return {"init_main_from_path": path} if os.path.isfile(path) else "no file"
 
 
 def _folder(name: str) -> str | None:

@@ -138,21 +138,22 @@ def _prepare(config: int, log: int) -> Store:
 def _serve(store: Store, line: socket.socket, view: memoryview, region: int) -> None:
     """Answer the requests of one line, one after another."""
     source = np.frombuffer(view, np.uint8).ctypes.data
-    while True:
-        try:
-            request = line.recv(_REQUEST.size)
-        except MemoryError:
-            continue
-        if not request:
-            return
-        # Whatever is raised is an answer: without one the parent knows nothing, and this line is
-        # lost to it.
-        try:
-            answer = _answer(store, request, view, region, source)
-        except BaseException as error:
-            answer = _failure(error)
-        with contextlib.suppress(BrokenPipeError):
-            line.send(answer)
+    with line:
+        while True:
+            try:
+                request = line.recv(_REQUEST.size)
+            except MemoryError:
+                continue
+            if not request:
+                return
+            # Whatever is raised is an answer: without one the parent knows nothing, and this line
+            # is lost to it.
+            try:
+                answer = _answer(store, request, view, region, source)
+            except BaseException as error:
+                answer = _failure(error)
+            with contextlib.suppress(BrokenPipeError):
+                line.send(answer)
 
 
 def _answer(store: Store, request: bytes, view: memoryview, region: int, source: int) -> bytes:

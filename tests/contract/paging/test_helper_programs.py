@@ -47,7 +47,8 @@ def _run(folder: Path, *words: str, text: str | None = None) -> tuple[str, int]:
     result = subprocess.run(
         [sys.executable, *words],
         cwd=folder,
-        env={**os.environ, "RUNS": str(runs)},
+        # The threads of NumPy's library block no signals.
+        env={**os.environ, "RUNS": str(runs), "OPENBLAS_NUM_THREADS": "1"},
         input=text,
         capture_output=True,
         text=True,
@@ -105,7 +106,8 @@ class TestMain:
             words = {"package": ("-m", "package"), "folder": ("package",)}.get(how, ("archive",))
         said, runs = _run(tmp_path, *words, text=text)
         assert said.startswith("TypeError <__main__.Mine object")
-        assert "is in the main module" in said
+        where = "no file" if text or how == "command" else "the __main__ of a package"
+        assert f"its class, or a function of it, is in {where}" in said
         assert "install cloudpickle, or define it at the top level of a module" in said
         assert runs == 1
 
@@ -191,3 +193,33 @@ class TestHosts:
             print(mine.use())
         """
         assert _run(tmp_path, "-c", textwrap.dedent(code)) == ("109", 2)
+
+
+class TestSignals:
+    def test_that_a_program_waits_for_reach_no_thread_of_the_library(self, tmp_path):
+        """One that does not block it would get it, and the process would end."""
+        (tmp_path / "mine.py").write_text(_MINE)
+        code = """
+            import os, signal
+            import mine, pagemove
+            with pagemove.PagedMemory(mine.Mine()):
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+                os.kill(os.getpid(), signal.SIGUSR1)
+                print(signal.sigwait({signal.SIGUSR1}).name, signal.pthread_sigmask(0, []))
+        """
+        said, _ = _run(tmp_path, "-c", textwrap.dedent(code))
+        assert said == "SIGUSR1 {<Signals.SIGUSR1: 10>}"
+
+
+class TestWarnings:
+    def test_none_when_it_ends(self, tmp_path):
+        """Its threads have ended before its main thread, which waits for them."""
+        (tmp_path / "mine.py").write_text(
+            f"{_MINE}\nimport _thread, time\n"
+            "def close(self):\n"
+            "    until = time.monotonic() + 20\n"
+            "    while _thread._count() and time.monotonic() < until: time.sleep(0.001)\n"
+            "Mine.close = close\n"
+        )
+        code = "import mine; print(mine.use())"
+        assert _run(tmp_path, "-W", "error", "-c", code) == ("109", 2)
