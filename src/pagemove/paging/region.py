@@ -99,7 +99,7 @@ class PagedMemory(Pager):
     `kernel_faults` is False, and a system call on memory that is not resident fails with EFAULT.
 
     A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
-    and three threads; neither depends on the length of the store. With a helper process it takes
+    and four threads; neither depends on the length of the store. With a helper process it takes
     as long as a Python interpreter takes to start, and a thread for each request under way.
 
     Examples
