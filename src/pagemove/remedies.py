@@ -269,7 +269,7 @@ _SECCOMP_REMEDY = (
     "allow the system call userfaultfd in the seccomp filter: put "
     '{"names": ["userfaultfd"], "action": "SCMP_ACT_ALLOW"} into "syscalls" of the profile and '
     "start with docker run --security-opt seccomp=PROFILE.json (to try it out: --security-opt "
-    "seccomp=unconfined); in a systemd unit: SystemCallFilter=userfaultfd"
+    "seccomp=unconfined); in a systemd unit: SystemCallFilter=userfaultfd mincore"
 )
 
 

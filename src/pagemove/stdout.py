@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 #: Stands for standard output where a file can be named; it then has nothing else.
 STANDARD_OUTPUT = Path("-")
@@ -20,6 +21,14 @@ def write(text: str, path: Path) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         discard()
+    except OSError as error:
+        end(error)
+
+
+def end(error: OSError) -> NoReturn:
+    """End the command because standard output does not take what is written: a disk is full."""
+    discard()
+    sys.exit(f"pagemove: standard output: {error.strerror}")
 
 
 def discard() -> None:
@@ -27,7 +36,8 @@ def discard() -> None:
 
     What is in its buffer would be an error at exit.
     """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    # Not /dev/null: containers may have no /dev.
+    nowhere = os.memfd_create("discarded")
     try:
         os.dup2(nowhere, sys.stdout.fileno())
     finally:

@@ -19,6 +19,7 @@ import os
 import pickle
 import pickletools
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,12 +30,17 @@ from pagemove import limits
 from pagemove.descriptors import identity_of
 from pagemove.errors import StoreError, UnsupportedError
 from pagemove.paging import helper
-from pagemove.paging.imports import are_installed, folder_of, library_path, program_path
+from pagemove.paging.imports import MAINS, are_installed, folder_of, library_path, program_path
 from pagemove.stores.base import Store
 
 # Nothing is imported before the path is ours: also where PYTHONPATH has a relative entry, the pager
 # starts the process in the root directory.
 _START = "import sys; sys.path[:] = {path}; import pagemove.paging.helper as helper; helper.main()"
+
+# Programs that run what they are called with: nothing else takes Python's options.
+_PYTHONS = ("python", "pypy", "graalpy")
+# Stores over stores in processes of their own are fine; a row without an end has to have one.
+_DEEPEST = 4
 
 
 class Helper:
@@ -58,7 +64,8 @@ class Helper:
     OSError
         No descriptors, memory or threads.
     RuntimeError
-        This process is such a helper itself, and runs the program's main module again.
+        This process is such a helper itself, and runs the program's main module again, or a module
+        that opens its own store; or the last of a long row of them.
     """
 
     def __init__(self, store: Store) -> None:
@@ -66,6 +73,12 @@ class Helper:
             raise RuntimeError(
                 f"the main module opens {store!r} while the process that runs another store of it "
                 'imports it: put what the program does under `if __name__ == "__main__":`'
+            )
+        if helper.depth >= _DEEPEST:
+            raise RuntimeError(
+                f"{store!r} would be run by a process that a process runs, {_DEEPEST} deep: "
+                "unpickling a store, or a module that it needs, opens the next one; open it on "
+                "first use"
             )
         self.argv = _command()
         payload = _payload(store)
@@ -81,11 +94,16 @@ class Helper:
             thread = threading.Thread(
                 target=_pass_on, args=(records,), name="pagemove-log", daemon=True
             )
+            # As those of the pager: what the program blocks, to wait for it, must not find a thread
+            # that does not. And a thread has what blocks at its start.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
                 thread.start()
             except RuntimeError as error:
                 refused = OSError(errno.EAGAIN, f"the helper process's log needs a thread: {error}")
                 raise limits.explain(refused) from error
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             stack.pop_all()
 
     def close(self) -> None:
@@ -109,7 +127,7 @@ def _command() -> list[bytes]:
     found = executable if is_path else shutil.which(executable)
     if not found and os.path.dirname(executable):
         _check_reachable(executable)
-    if not found:
+    if not found or _is_host(executable):
         raise UnsupportedError(
             errno.ENOENT,
             f"no Python to run a store in: sys.executable is {sys.executable!r}, and "
@@ -140,6 +158,17 @@ def _check_reachable(executable: str) -> None:
         return
 
 
+def _is_host(executable: str) -> bool:
+    """Whether it is a program that Python is part of: started again it would do the same again.
+
+    Not what `multiprocessing.set_executable` was called with: somebody knows that.
+    """
+    if executable != sys.executable:
+        return False
+    name = os.path.basename(executable).lower()
+    return hasattr(sys, "frozen") or not any(python in name for python in _PYTHONS)
+
+
 def _payload(store: Store) -> bytes:
     """Pickle what the process has to know: how to be like this one, then the store."""
     pickled = _pickled(store)
@@ -147,16 +176,24 @@ def _payload(store: Store) -> bytes:
     with contextlib.suppress(OSError):  # the current directory may be gone
         preparation["dir"] = os.getcwd()
     modules = _modules(pickled)
-    if "__main__" in modules:
+    if helper.preparing and (again := sorted(filter(_is_initializing, modules))):
+        raise RuntimeError(
+            f"the module {again[0]} opens {store!r} when it is imported, and the process that runs "
+            "it imports that module: open it in a function, or on first use"
+        )
+    if modules & MAINS:
         main = _main()
-        if not main:
-            pickled = _by_value(store, "its class, or a function of it, is in no file")
-        preparation |= main
+        if isinstance(main, str):
+            pickled = _by_value(store, f"its class, or a function of it, is in {main}")
+        else:
+            preparation |= main
+            modules |= set(main.values())
     path = library_path() if are_installed(modules) else program_path()
     # Last: what is there must not pass for anything else.
     path += sorted({each for name in modules if (each := folder_of(name)) and each not in path})
     level = logging.getLogger().getEffectiveLevel()
-    return pickle.dumps((preparation, path, level, pickled), pickle.HIGHEST_PROTOCOL)
+    parts = preparation, path, level, helper.depth + 1, pickled
+    return pickle.dumps(parts, pickle.HIGHEST_PROTOCOL)
 
 
 def _pickled(store: Store) -> bytes:
@@ -197,18 +234,25 @@ def _modules(pickled: bytes) -> set[str]:
     return {name for name in names if name in sys.modules}
 
 
-def _main() -> dict[str, str]:
-    """Tell how the main module is imported in another process; empty: it is in no file."""
+def _is_initializing(name: str) -> bool:
+    """Whether a module is being imported, as far as the interpreter says so."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
+
+
+def _main() -> dict[str, str] | str:
+    """Tell how the main module is imported in another process; if it cannot be, what it is."""
     module = sys.modules["__main__"]
     spec = getattr(module, "__spec__", None)
     if spec is not None:
+        # multiprocessing imports none of these: they have no guard, as a rule.
+        if spec.name.rpartition(".")[2] == "__main__":
+            return "the __main__ of a package, which runs when it is imported"
         return {"init_main_from_name": spec.name}
-    path = getattr(module, "__file__", None)
-    if path is None:
-        return {}
+    path = getattr(module, "__file__", None) or ""
     original = getattr(multiprocessing.process, "ORIGINAL_DIR", None)
     path = os.path.normpath(os.path.join(original or "", path))
-    return {"init_main_from_path": path} if os.path.isfile(path) else {}
+    return {"init_main_from_path": path} if os.path.isfile(path) else "no file"
 
 
 def _pass_on(records: socket.socket) -> None:

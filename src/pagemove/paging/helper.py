@@ -29,6 +29,10 @@ LOG_RECORD = 1 << 16
 
 #: Whether this is such a process, and imports its parent's main module.
 importing_main = False
+#: Whether it is still at unpickling its store, and imports what that needs.
+preparing = False
+#: How many such processes there are between the program and this one, with this one.
+depth = 0
 
 # As in channel.c: operation, whether to write-protect, offset, length, address to copy to, if any;
 # and error, length of the text that follows.
@@ -89,9 +93,9 @@ def main() -> None:
             view = memoryview(buffers)[number * nbytes : (number + 1) * nbytes]
             _start_thread(_serve, (store, _Socket(fileno=line), view, region))
     except BaseException as error:
-        control.send(_failure(_limited(error)))
+        _say(control, _failure(_limited(error)))
         os._exit(1)
-    control.send(_DONE)
+    _say(control, _DONE)
     control.recv(1)
     try:
         store.close()
@@ -116,11 +120,17 @@ def _start_thread(function: Callable[..., None], arguments: tuple[Any, ...]) -> 
         raise limits.explain(refused) from error
 
 
+def _say(control: socket.socket, answer: bytes) -> None:
+    """Say how it went, to a program that may be gone by now, or have given up."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        control.send(answer)
+
+
 def _prepare(config: int, log: int) -> Store:
-    global importing_main
+    global importing_main, preparing, depth
     with open(config, "rb", closefd=False) as file:
         file.seek(0)
-        preparation, sys.path[:], level, pickled = pickle.load(file)
+        preparation, sys.path[:], level, depth, pickled = pickle.load(file)
     sys.argv = preparation.pop("argv")
     with contextlib.suppress(OSError):
         os.chdir(preparation.pop("dir", "."))
@@ -133,7 +143,9 @@ def _prepare(config: int, log: int) -> Store:
         importing_main = True
         spawn.prepare(preparation)
         importing_main = False
+    preparing = True
     store = pickle.loads(pickled)
+    preparing = False
     assert isinstance(store, Store)
     return store
 
@@ -141,21 +153,22 @@ def _prepare(config: int, log: int) -> Store:
 def _serve(store: Store, line: socket.socket, view: memoryview, region: int) -> None:
     """Answer the requests of one line, one after another."""
     source = np.frombuffer(view, np.uint8).ctypes.data
-    while True:
-        try:
-            request = line.recv(_REQUEST.size)
-        except MemoryError:
-            continue
-        if not request:
-            return
-        # Whatever is raised is an answer: without one the parent knows nothing, and this line is
-        # lost to it.
-        try:
-            answer = _answer(store, request, view, region, source)
-        except BaseException as error:
-            answer = _failure(error)
-        with contextlib.suppress(BrokenPipeError):
-            line.send(answer)
+    with line:
+        while True:
+            try:
+                request = line.recv(_REQUEST.size)
+            except MemoryError:
+                continue
+            if not request:
+                return
+            # Whatever is raised is an answer: without one the parent knows nothing, and this line
+            # is lost to it.
+            try:
+                answer = _answer(store, request, view, region, source)
+            except BaseException as error:
+                answer = _failure(error)
+            with contextlib.suppress(BrokenPipeError):
+                line.send(answer)
 
 
 def _answer(store: Store, request: bytes, view: memoryview, region: int, source: int) -> bytes:

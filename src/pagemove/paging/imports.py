@@ -22,6 +22,9 @@ _LIBRARIES = (
     *("redis", "zstandard"),
 )
 
+#: The main module of a program, and of what multiprocessing has started by spawn or forkserver.
+MAINS = frozenset(("__main__", "__mp_main__"))
+
 
 def program_path() -> list[str]:
     """Give where this process imports from, but not where its user stands at the moment."""
@@ -43,7 +46,7 @@ def folder_of(name: str) -> str | None:
     """Give the folder that a module was imported from, if that is a folder."""
     top = sys.modules.get(name.partition(".")[0])
     file = getattr(top, "__file__", None)
-    if name == "__main__" or not isinstance(file, str):
+    if name in MAINS or not isinstance(file, str):
         return None
     folder = os.path.dirname(os.path.abspath(file))
     return os.path.dirname(folder) if hasattr(top, "__path__") else folder
@@ -55,7 +58,7 @@ def are_installed(modules: Iterable[str]) -> bool:
     for name in modules:
         folder = folder_of(name)
         # By value goes what is in no module, with the names of others that it may import.
-        if name == "__main__" or name.partition(".")[0] == "cloudpickle":
+        if name in MAINS or name.partition(".")[0] == "cloudpickle":
             return False
         if folder is not None and not _is_in(folder, installed):
             return False

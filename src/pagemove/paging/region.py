@@ -112,7 +112,7 @@ class PagedMemory(Pager):
     stays as it is when others take memory later.
 
     A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
-    and three threads; neither depends on the length of the store. With a helper process it takes
+    and four threads; neither depends on the length of the store. With a helper process it takes
     as long as a Python interpreter takes to start, and a thread for each request under way.
 
     Examples
