@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,16 +50,14 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         """The region that the array is in; None of a copy."""
         return owner_behind(self, PagedMemory)
 
-    def tofile(
-        self, fid: str | os.PathLike[str] | IO[bytes], sep: str = "", format: str = "%s"
-    ) -> None:
+    def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
         """Write the items as `numpy.ndarray.tofile` does, piece by piece.
 
         A file object needs nothing but ``write``. OSError where it cannot be written; a note says
         how far it came.
         """
         if sep:
-            super().tofile(fid, sep, format)  # type: ignore[arg-type]
+            super().tofile(fid, sep, format)
         else:
             tofile(self, fid)
 
@@ -133,7 +130,7 @@ def _pinned_pieces(flat: npt.NDArray[Any], region: PagedMemory) -> Iterator[Any]
             part: Any = None
             with contextlib.suppress(ValueError):  # others have pinned too much
                 stack.enter_context(pinned(piece))
-                part = pickle.PickleBuffer(piece)
+                part = pickle.PickleBuffer(piece.data)
             yield piece.tobytes() if part is None else part
 
 

@@ -65,7 +65,7 @@ def save(
     249999500000
     """
     values = np.asanyarray(array)
-    if hasattr(path, "write"):
+    if not isinstance(path, str | os.PathLike):
         _save_to(path, values, allow_pickle)
         return
     name = os.fsdecode(os.fspath(path))
@@ -74,9 +74,9 @@ def save(
         _save_to(file, values, allow_pickle)
 
 
-def tofile(array: npt.NDArray[Any], path: str | os.PathLike[str] | IO[bytes]) -> None:
+def tofile(array: npt.NDArray[Any], path: str | bytes | os.PathLike[Any] | IO[bytes]) -> None:
     """Write the items of an array, in C order and without a header, as `numpy.ndarray.tofile`."""
-    if hasattr(path, "write"):
+    if not isinstance(path, str | bytes | os.PathLike):
         _write_all(path, array, "C")
         return
     with _written(os.fsdecode(os.fspath(path)), array) as file:
@@ -104,7 +104,7 @@ def _save_to(file: IO[bytes], array: npt.NDArray[Any], allow_pickle: bool) -> No
     head = None if array.dtype.hasobject else _header(array)
     if head is None:
         # Objects are pickled; a header in UTF-8 has no public function of its own.
-        np.lib.format.write_array(_Sink(file), array, allow_pickle=allow_pickle)  # type: ignore[arg-type]
+        np.lib.format.write_array(_Sink(file), array, allow_pickle=allow_pickle)
         return
     _write(file, head)
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous

@@ -216,9 +216,10 @@ static int evict_number(struct pg_region *region, uint32_t number, uint64_t dead
         pg_entry entry = pg_find(&region->blocks, number);
         int error;
 
-        /* What is pinned stays; of one that cannot be read the poison is taken away all the same. */
-        if (entry == PG_NONE || (pg_is_pinned(region, number) &&
-                                 region->blocks.at[entry].state != PG_ERROR))
+        /* What is pinned stays; of one that cannot be read the poison is taken away all the same.
+         */
+        if (entry == PG_NONE ||
+            (pg_is_pinned(region, number) && region->blocks.at[entry].state != PG_ERROR))
             return 0;
         if (is_busy(&region->blocks.at[entry])) {
             if (region->blocks.at[entry].state != PG_FILLING)

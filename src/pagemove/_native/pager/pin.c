@@ -36,9 +36,9 @@ void pg_pins_free(struct pg_region *region)
         munmap(region->pins, table_bytes(region));
 }
 
-/* Frames that pins have to leave. One instruction can need four blocks at once; and where blocks may
- * be changed a flush needs one for a copy. Huge pages are not copied page by page, so that each of
- * the four may need a second frame on its way in. */
+/* Frames that pins have to leave. One instruction can need four blocks at once; and where blocks
+ * may be changed a flush needs one for a copy. Huge pages are not copied page by page, so that each
+ * of the four may need a second frame on its way in. */
 static uint32_t kept_free(const struct pg_region *region, uint32_t pinned)
 {
     int writable = pg_writable(region);
@@ -50,8 +50,7 @@ static uint32_t kept_free(const struct pg_region *region, uint32_t pinned)
 
 static int fits(const struct pg_region *region, uint32_t pinned)
 {
-    return !region->limited ||
-           (uint64_t)pinned + kept_free(region, pinned) <= region->frames.limit;
+    return !region->limited || (uint64_t)pinned + kept_free(region, pinned) <= region->frames.limit;
 }
 
 uint64_t pg_pinnable(struct pg_region *region)
@@ -121,10 +120,8 @@ static int reserve(struct pg_region *region, const struct pg_run *runs, size_t c
 /* Fill in a block that nobody waits for in the kernel. Lets go. */
 static void fill(struct pg_region *region, pg_entry entry, uint16_t slot)
 {
-    struct pg_job job = {.entry = entry,
-                         .number = region->blocks.at[entry].number,
-                         .slot = slot,
-                         .began = pg_now()};
+    struct pg_job job = {
+        .entry = entry, .number = region->blocks.at[entry].number, .slot = slot, .began = pg_now()};
 
     pg_do_job(region, job);
 }

@@ -28,8 +28,8 @@ struct pg_uffd {
     int empty;          /* a file that poisoned pages are mapped from */
 };
 
-/* `moves` 0: do as if the kernel could neither move nor poison; `kernel_faults` 0: as if nobody were
- * allowed those. */
+/* `moves` 0: do as if the kernel could neither move nor poison; `kernel_faults` 0: as if nobody
+ * were allowed those. */
 int pg_uffd_open(struct pg_uffd *uffd, int moves, int kernel_faults);
 void pg_uffd_close(struct pg_uffd *uffd);
 
