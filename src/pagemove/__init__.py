@@ -4,6 +4,7 @@ from pagemove import lowlevel, stores
 from pagemove._version import __version__ as __version__
 from pagemove.errors import (
     DestinationMapped,
+    KernelFaultsWarning,
     PageShared,
     RemapError,
     SourceHole,
@@ -23,7 +24,15 @@ from pagemove.many import move_many
 from pagemove.mapping_moves import mremap
 from pagemove.memory import Memory, empty
 from pagemove.moving import RAP_ALLOW_SRC_HOLES, move, remap_anon_pages
-from pagemove.paging import PagedMemory, PagingStats, open_array, region_of
+from pagemove.paging import (
+    PagedArray,
+    PagedMemory,
+    PagingStats,
+    open_array,
+    pinned,
+    region_of,
+    save,
+)
 from pagemove.sharing import unshare
 
 __all__ = [
@@ -31,10 +40,12 @@ __all__ = [
     "PAGE_SIZE",
     "RAP_ALLOW_SRC_HOLES",
     "DestinationMapped",
+    "KernelFaultsWarning",
     "KernelFeatures",
     "Memory",
     "PageShared",
     "PageState",
+    "PagedArray",
     "PagedMemory",
     "PagingStats",
     "RemapError",
@@ -50,8 +61,10 @@ __all__ = [
     "mremap",
     "open_array",
     "page_states",
+    "pinned",
     "region_of",
     "remap_anon_pages",
+    "save",
     "stores",
     "unshare",
     "vmas",

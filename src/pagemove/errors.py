@@ -95,6 +95,14 @@ def _store_error(
     return kind(errno, message, **known)
 
 
+class KernelFaultsWarning(RuntimeWarning):
+    """System calls on paged memory that is not resident fail in this process.
+
+    Given once, when the first region is made whose `PagedMemory.kernel_faults` is False: see
+    `pagemove.pinned`.
+    """
+
+
 _CLASSES: dict[int, type[RemapError]] = {
     _errno.ENOENT: SourceHole,
     _errno.EEXIST: DestinationMapped,

@@ -19,9 +19,9 @@ from typing import Any
 
 from pagemove._native import calls, remap
 from pagemove._native.mapping import Hold
+from pagemove.cgroups import read as read_text
 from pagemove.errors import UnsupportedError
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas, open_proc
-from pagemove.cgroups import read as read_text
 from pagemove.remedies import (
     DEFECTS,
     DEVICE,

@@ -28,7 +28,12 @@ _MODULES = [
     "test_move_many.py",
     "test_registration.py",
 ]
-_PAGING = ["paging/test_flush.py", "paging/test_interpreter.py"]
+_PAGING = [
+    "paging/test_flush.py",
+    "paging/test_interpreter.py",
+    "paging/test_pinning.py",
+    "../unit/test_paging_saving.py",
+]
 #: Faults that system calls raise are served for those only who may have any userfaultfd.
 _NOT_FOR_NOBODY = ("root", "swap", "ksm", "hugetlb", "seccomp", "io_uring", "kernel_faults")
 _SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
@@ -119,6 +124,12 @@ def test_nobody_may_open_a_userfaultfd_for_user_mode_only(run):
 
 def test_a_helper_process_serves_nobody_too(run):
     run("-c", _PAGED)
+
+
+def test_region_and_model_agree_for_nobody_too(run):
+    machine = _HERE.parent / "property" / "paging" / "test_region.py"
+    output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "pinned", str(machine))
+    assert "2 passed" in output, output
 
 
 @pytest.mark.parametrize("module", [*_MODULES, *_PAGING])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import pagemove
-from pagemove import PagedMemory, open_array, region_of
+from pagemove import PagedArray, PagedMemory, open_array, region_of
 from pagemove.stores import FileStore, FsspecStore
 from support import wait_for
 from support.stores import BytesStore
@@ -65,7 +65,7 @@ class TestNpy:
         assert found.tobytes() == expected.tobytes()
         assert found.flags.writeable == (mode != "r")
         assert found.flags.aligned
-        assert type(found) is np.ndarray
+        assert type(found) is PagedArray
 
     @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
     def test_every_version(self, path, version):

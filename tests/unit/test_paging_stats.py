@@ -70,7 +70,8 @@ class TestDifference:
 
     def test_every_count_is_subtracted(self):
         names = {each.name for each in dataclasses.fields(PagingStats)}
-        counts = names - {"failures", "histogram", "resident_nbytes", "dirty_nbytes", "store"}
+        levels = {"resident_nbytes", "dirty_nbytes", "pinned_nbytes"}
+        counts = names - levels - {"failures", "histogram", "store"}
         high = PagingStats(**dict.fromkeys(counts, 7))
         low = PagingStats(**dict.fromkeys(counts, 4))
         assert {getattr(high - low, name) for name in counts} == {3}
@@ -84,7 +85,7 @@ class TestDifference:
 def test_everything_that_the_pager_counts_is_in_it(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     with FileStore(tmp_path / "file") as store, PagedMemory(store) as region:
-        names = {"resident": "resident_nbytes", "dirty": "dirty_nbytes"}
+        names = {name: f"{name}_nbytes" for name in ("resident", "dirty", "pinned")}
         counted = {names.get(name, name) for name in region.counters()}
         fields = {each.name for each in dataclasses.fields(PagingStats)}
         assert counted == fields - {"failures", "histogram", "store"}

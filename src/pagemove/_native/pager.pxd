@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "pager/pager.h" nogil:
     enum:
-        PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT
+        PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT, PG_NO_ROOM
     int pg_errno_of(int code)
     void pg_set_trouble(int call, uint64_t first, uint64_t count, uint64_t period, int error)
     struct pg_helper:
@@ -25,14 +25,14 @@ cdef extern from "pager/pager.h" nogil:
         const char *label
         int mode
         uint64_t block_size, limit, timeout_ns
-        int read_ahead, moves, dumped
+        int read_ahead, moves, kernel_faults, dumped
         const char *spill_directory
         const char *name
         const pg_injection *injections
         size_t injection_count
     struct pg_counters:
         uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back
-        uint64_t resident, dirty
+        uint64_t resident, dirty, pinned
         uint64_t bytes_read, bytes_written, retries, errors, restarts
     struct pg_failure:
         uint64_t sequence
@@ -40,6 +40,8 @@ cdef extern from "pager/pager.h" nogil:
         uint64_t offset, tries
     struct pg_region:
         pass
+    struct pg_run:
+        uint32_t first, count
     int pg_open(const pg_config *config, pg_region **region, char *text)
     void pg_close(pg_region *region)
     uint64_t pg_address(const pg_region *region)
@@ -48,6 +50,9 @@ cdef extern from "pager/pager.h" nogil:
     int pg_lost(const pg_region *region)
     int pg_prefetch(pg_region *region, uint64_t offset, uint64_t length, int wait)
     int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
+    int pg_pin(pg_region *region, const pg_run *runs, size_t count, int write)
+    void pg_unpin(pg_region *region, const pg_run *runs, size_t count)
+    uint64_t pg_pinnable(pg_region *region)
     int pg_flush(pg_region *region)
     void pg_counters_of "pg_counters"(pg_region *region, pg_counters *counters)
     void pg_failure_text(pg_region *region, uint64_t sequence, char *text)

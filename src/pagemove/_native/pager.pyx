@@ -47,6 +47,18 @@ def set_moves(bint moves):
     _may_move = moves
 
 
+cdef bint _kernel_faults = True
+
+
+def set_kernel_faults(bint served):
+    """Let regions made from now on serve faults of system calls where permitted, or never.
+
+    Never is what an unprivileged process has. For tests.
+    """
+    global _kernel_faults
+    _kernel_faults = served
+
+
 def set_trouble(int call, uint64_t first=0, uint64_t count=1, uint64_t period=0, int error=0):
     """Let pages that are copied (0), moved in (1) or out (2) fail; error 0: none. For tests."""
     pg_set_trouble(call, first, count, period, error)
@@ -112,6 +124,7 @@ cdef class Pager:
             config.read_ahead = read_ahead
             config.dumped = dumped
             config.moves = _may_move
+            config.kernel_faults = _kernel_faults
             config.spill_directory = spill_directory
             config.name = name
             config.injections = injections
@@ -232,6 +245,49 @@ cdef class Pager:
             self._calls -= 1
         return _errno_of(status)
 
+    def pin_blocks(self, bytes runs, bint write):
+        """Bring blocks in, and have them stay.
+
+        Runs are pairs of 32-bit integers in the native order: a first block, and how many. With
+        `write` they can be written by system calls that nobody serves the faults of, and count as
+        changed. 0; or -1: the limit has no room for them, or an errno. Then nothing is pinned.
+        """
+        cdef pg_region *region = self._open()
+        cdef const pg_run *run = <const pg_run *> <const char *> runs
+        cdef size_t count = self._count_runs(runs)
+        cdef int status
+        self._calls += 1
+        try:
+            with nogil:
+                status = pg_pin(region, run, count, write)
+        finally:
+            self._calls -= 1
+        return -1 if status == -PG_NO_ROOM else _errno_of(status)
+
+    def unpin_blocks(self, bytes runs):
+        """Let blocks leave again that `pin_blocks` was called for with the same runs."""
+        cdef pg_region *region = self._open()
+        cdef const pg_run *run = <const pg_run *> <const char *> runs
+        cdef size_t count = self._count_runs(runs)
+        self._calls += 1
+        with nogil:
+            pg_unpin(region, run, count)
+        self._calls -= 1
+
+    cdef size_t _count_runs(self, bytes runs) except? 0:
+        cdef uint64_t blocks = (self._nbytes + self._block_size - 1) // self._block_size
+        cdef const pg_run *run = <const pg_run *> <const char *> runs
+        cdef size_t count = len(runs) // sizeof(pg_run)
+        for i in range(count):
+            if <uint64_t> run[i].first + run[i].count > blocks:
+                raise ValueError(f"run {i} is not within the {blocks} blocks of the region")
+        return count
+
+    @property
+    def pinnable(self):
+        """Bytes that can be pinned at most, all together."""
+        return pg_pinnable(self._open())
+
     def flush(self):
         """Make changes durable. 0, or an errno; `failures` tells of which block."""
         cdef pg_region *region = self._open()
@@ -262,6 +318,7 @@ cdef class Pager:
             "written_back": counters.written_back,
             "resident": counters.resident,
             "dirty": counters.dirty,
+            "pinned": counters.pinned,
             "bytes_read": counters.bytes_read,
             "bytes_written": counters.bytes_written,
             "retries": counters.retries,

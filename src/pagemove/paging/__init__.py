@@ -1,7 +1,18 @@
 """Paged memory: arrays larger than memory, whose blocks come from a store when they are touched."""
 
+from pagemove.paging.array import PagedArray
 from pagemove.paging.open import open_array, region_of
+from pagemove.paging.pins import pinned
 from pagemove.paging.region import PagedMemory
+from pagemove.paging.saving import save
 from pagemove.paging.stats import PagingStats
 
-__all__ = ["PagedMemory", "PagingStats", "open_array", "region_of"]
+__all__ = [
+    "PagedArray",
+    "PagedMemory",
+    "PagingStats",
+    "open_array",
+    "pinned",
+    "region_of",
+    "save",
+]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pagemove import limits
 from pagemove.arrays import owner_behind
+from pagemove.paging.array import PagedArray
 from pagemove.paging.options import check_store
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
@@ -51,7 +52,7 @@ def open_array(
     storage_options: Mapping[str, Any] | None = None,
     lock: bool = True,
     **paging: Unpack[PagingOptions],
-) -> npt.NDArray[Any]:
+) -> PagedArray:
     """Open a file as an array whose blocks are read when they are touched.
 
     Parameters
@@ -77,11 +78,12 @@ def open_array(
 
     Returns
     -------
-    numpy.ndarray
-        In the order of axes and of bytes that the file has, writeable unless the mode is ``"r"``.
-        It keeps its region alive: nothing has to be closed. `region_of` gives the region, to flush
-        it or to look at its statistics. When the last view of the array goes, changes are flushed;
-        what cannot be saved then is told on standard error, so flush where it matters.
+    PagedArray
+        A `numpy.ndarray` in the order of axes and of bytes that the file has, writeable unless the
+        mode is ``"r"``. It keeps its region alive: nothing has to be closed. `region_of` gives the
+        region, to flush it or to look at its statistics. When the last view of the array goes,
+        changes are flushed; what cannot be saved then is told on standard error, so flush where it
+        matters.
 
     Raises
     ------
@@ -178,7 +180,7 @@ def _array(
     shape: int | tuple[int, ...] | None,
     offset: int,
     paging: PagingOptions,
-) -> npt.NDArray[Any]:
+) -> PagedArray:
     header = None if operator.index(offset) else _header(store)
     if header is None:
         layout = _raw(store, dtype, shape, offset)
@@ -194,9 +196,9 @@ def _array(
         )
     region = PagedMemory(store, **paging)
     region._forgettable = True
-    if layout.fortran:
-        return region.asarray(layout.dtype, layout.shape[::-1], layout.offset).T
-    return region.asarray(layout.dtype, layout.shape, layout.offset)
+    shape_in_file = layout.shape[::-1] if layout.fortran else layout.shape
+    array = region.asarray(layout.dtype, shape_in_file, layout.offset).view(PagedArray)
+    return array.T if layout.fortran else array
 
 
 def _raw(

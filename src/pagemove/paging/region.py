@@ -15,7 +15,7 @@ from pagemove._native.pager import Pager
 from pagemove.arrays import array_over
 from pagemove.errors import StoreError
 from pagemove.features import features
-from pagemove.paging import failures, refusals, working_set
+from pagemove.paging import failures, refusals, registry, working_set
 from pagemove.paging.available import promise
 from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
@@ -102,7 +102,8 @@ class PagedMemory(Pager):
 
     In a child made by fork the region is not there: touching it is SIGSEGV, the object refuses new
     buffers, and closing it does nothing. Where the process may open userfaultfd for user mode only,
-    `kernel_faults` is False, and a system call on memory that is not resident fails with EFAULT.
+    `kernel_faults` is False, and a system call on memory that is not resident fails with EFAULT:
+    `pinned` and `save` are for that, and `KernelFaultsWarning` says so once.
 
     **The limit by default.** Available is the least of MemAvailable of the machine and of what
     memory.max and memory.high leave of each control group that the process is in; what the kernel
@@ -168,6 +169,7 @@ class PagedMemory(Pager):
         if not options.chosen:
             promise(self, options.limit or store.nbytes)
         self._told = 0  # sequence number of the first failure that no flush has told of
+        registry.enter(self)
         self._forgettable = False  # whether nobody is to blame if it is never closed
         if mode == "r+":
             save_at_exit(self)
@@ -208,6 +210,13 @@ class PagedMemory(Pager):
                 features(refresh=True).require("paging")
             refusals.explain(error, lines)
             raise
+        if not self.kernel_faults:
+            try:
+                registry.warn_of_kernel_faults()
+            except Warning:
+                # It is to be an error: no region then.
+                super().close()
+                raise
 
     @property
     def store(self) -> Store:
@@ -294,7 +303,8 @@ class PagedMemory(Pager):
         Parameters
         ----------
         offset, length : int
-            Bytes; by default all from `offset` on. Every block that has a byte of them goes.
+            Bytes; by default all from `offset` on. Every block that has a byte of them goes, but
+            for those that are `pinned`.
 
         Raises
         ------
@@ -313,7 +323,8 @@ class PagedMemory(Pager):
     def flush(self) -> None:  # type: ignore[override]
         """Make durable in the store what was changed before the call; return when it is.
 
-        Nothing to do in modes ``"r"`` and ``"c"``, but to raise what follows.
+        Nothing to do in modes ``"r"`` and ``"c"``, but to raise what follows. Changed blocks that
+        are `pinned` are written too, and still count as changed afterwards.
 
         Raises
         ------
@@ -369,10 +380,12 @@ class PagedMemory(Pager):
         with memoryview(self):
             counters = self.counters()
             resident, dirty = counters.pop("resident"), counters.pop("dirty")
+            pinned = counters.pop("pinned")
             return PagingStats(
                 **counters,
                 resident_nbytes=resident,
                 dirty_nbytes=dirty,
+                pinned_nbytes=pinned,
                 failures=tuple(each.error(self._label) for each in failures.noted(self)),
                 histogram=tuple(self.histogram()),
                 store=json.loads(self.store_stats() or "{}"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pagemove.errors import StoreError
 
 #: What is at the moment, and not a count of what happened.
-_LEVELS = ("resident_nbytes", "dirty_nbytes")
+_LEVELS = ("resident_nbytes", "dirty_nbytes", "pinned_nbytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class PagingStats:
         (`KernelFeatures.paging`); 0 where it has.
     written_back : int
         Changed blocks that were written to the store.
-    resident_nbytes, dirty_nbytes : int
+    resident_nbytes, dirty_nbytes, pinned_nbytes : int
         Bytes in memory now, blocks on their way in and out included; bytes changed, and not yet
-        written back.
+        written back; bytes of blocks that are `pinned`.
     bytes_read, bytes_written : int
         From and to the store.
     retries, errors : int
@@ -70,6 +70,7 @@ class PagingStats:
     written_back: int = 0
     resident_nbytes: int = 0
     dirty_nbytes: int = 0
+    pinned_nbytes: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
     retries: int = 0

@@ -14,10 +14,11 @@ from support import child, paging
 
 from .failing import FailingMachine
 from .machine import Machine
+from .pinning import PinningMachine
 from .unruly import UnrulyMachine
 
 # A failure is followed by minutes in which Hypothesis looks for the shortest way to it.
-pytestmark = [pytest.mark.needs("paging", "kernel_faults"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.needs("paging"), pytest.mark.timeout(1200)]
 
 _SIZES = {"4 KiB": 4096, "64 KiB": 65536, "16 KiB": 16384, "2 MiB": 2 << 20}
 SIZES = {name: size for name, size in _SIZES.items() if size >= PAGE_SIZE}
@@ -48,6 +49,7 @@ def _run(machine: type[Machine], size: int, examples: int, steps: int = 40, *pha
     )
 
 
+@pytest.mark.needs("kernel_faults")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("machine", [Machine, FailingMachine])
 def test_region_and_model_agree(machine, size):
@@ -55,6 +57,13 @@ def test_region_and_model_agree(machine, size):
     child(_run, machine, SIZES[size], FEW[size], deadline=900)
 
 
+@pytest.mark.parametrize("size", ["4 KiB", "64 KiB"])
+def test_region_and_model_agree_on_what_is_pinned(size):
+    paging.build()
+    child(_run, PinningMachine, SIZES[size], FEW[size], deadline=900)
+
+
+@pytest.mark.needs("kernel_faults")
 @pytest.mark.parametrize("size", FEWER)
 def test_region_and_model_agree_over_an_unruly_store(size):
     paging.build()

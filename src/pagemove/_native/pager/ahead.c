@@ -344,22 +344,12 @@ static int insist(struct pg_region *region, uint32_t number)
     }
 }
 
-int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
+static int read_range(struct pg_region *region, uint64_t first, uint64_t end, int wait)
 {
-    uint64_t first = offset / region->block_size;
-    uint64_t end = (offset + length + region->block_size - 1) / region->block_size;
-    /* More than fits would only push out its own beginning. */
-    uint64_t most = region->limited ? region->frames.limit - region->frames.limit / 4 : end;
-    struct pg_request request = {.next = (int64_t)first, .stride = 1, .marker = -1};
+    struct pg_request request = {
+        .next = (int64_t)first, .stride = 1, .count = (uint32_t)(end - first), .marker = -1};
     int error = 0, failed, pending = 1;
 
-    if (end > region->nblocks)
-        end = region->nblocks;
-    if (first >= end || !length)
-        return 0;
-    if (end - first > most)
-        end = first + most;
-    request.count = (uint32_t)(end - first);
     pthread_mutex_lock(&region->lock);
     request.pending = wait ? &pending : NULL;
     if (!put_request(region, request))
@@ -373,10 +363,36 @@ int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, i
     return error;
 }
 
+int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end)
+{
+    return read_range(region, first, end, 1);
+}
+
+/* More than fits would only push out its own beginning. */
+static uint64_t most_of(const struct pg_region *region)
+{
+    return pg_frames_shared(region) - pg_frames_shared(region) / 4;
+}
+
+int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
+{
+    uint64_t first = offset / region->block_size;
+    uint64_t end = (offset + length + region->block_size - 1) / region->block_size;
+    uint64_t most;
+
+    if (end > region->nblocks)
+        end = region->nblocks;
+    if (first >= end || !length)
+        return 0;
+    pthread_mutex_lock(&region->lock);
+    most = region->limited ? most_of(region) : end;
+    pthread_mutex_unlock(&region->lock);
+    return read_range(region, first, end - first > most ? first + most : end, wait);
+}
+
 int pg_replay(struct pg_region *region, const uint32_t *numbers, uint32_t count)
 {
-    uint32_t most = region->frames.limit - region->frames.limit / 4;
-    struct pg_request request = {.stride = 1, .count = count < most ? count : most, .marker = -1};
+    struct pg_request request = {.stride = 1, .count = count, .marker = -1};
     uint32_t *copy = malloc((count ? count : 1) * sizeof *copy);
     int error = 0;
 
@@ -385,6 +401,8 @@ int pg_replay(struct pg_region *region, const uint32_t *numbers, uint32_t count)
     memcpy(copy, numbers, count * sizeof *copy);
     request.list = copy;
     pthread_mutex_lock(&region->lock);
+    if (count > most_of(region))
+        request.count = (uint32_t)most_of(region);
     if (region->replayed || (count && put_request(region, request)))
         error = -EBUSY;
     else

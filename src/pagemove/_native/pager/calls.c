@@ -7,7 +7,9 @@ struct pg_call {
     int (*function)(struct pg_region *region, struct pg_call *call);
     uint64_t offset, length;
     char *text;
-    int result, done;
+    const struct pg_run *runs;
+    size_t run_count;
+    int write, result, done;
     struct pg_call *next;
 };
 
@@ -85,6 +87,12 @@ static int prefetch(struct pg_region *region, struct pg_call *call)
     return pg_is_lost(region) ? -EBADF : pg_do_prefetch(region, call->offset, call->length, 1);
 }
 
+static int pin(struct pg_region *region, struct pg_call *call)
+{
+    return pg_is_lost(region) ? -EBADF
+                              : pg_do_pin(region, call->runs, call->run_count, call->write);
+}
+
 static int store_stats(struct pg_region *region, struct pg_call *call)
 {
     return pg_do_store_stats(region, call->text);
@@ -114,6 +122,12 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
         return pg_is_lost(region) ? -EBADF : pg_do_prefetch(region, offset, length, 0);
     return call(region,
                 &(struct pg_call){.function = prefetch, .offset = offset, .length = length});
+}
+
+int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write)
+{
+    return call(region, &(struct pg_call){
+                            .function = pin, .runs = runs, .run_count = count, .write = write});
 }
 
 int pg_store_stats(struct pg_region *region, char text[PG_TEXT])

@@ -126,7 +126,7 @@ static unsigned batch(const struct pg_region *region)
 {
     uint64_t blocks = (UINT64_C(1) << 20) / region->block_size;
 
-    blocks = blocks < region->frames.limit / 8 ? blocks : region->frames.limit / 8;
+    blocks = blocks < pg_frames_shared(region) / 8 ? blocks : pg_frames_shared(region) / 8;
     return blocks < 1 ? 1 : blocks < PG_BATCH ? (unsigned)blocks : PG_BATCH;
 }
 
@@ -216,7 +216,10 @@ static int evict_number(struct pg_region *region, uint32_t number, uint64_t dead
         pg_entry entry = pg_find(&region->blocks, number);
         int error;
 
-        if (entry == PG_NONE)
+        /* What is pinned stays; of one that cannot be read the poison is taken away all the same.
+         */
+        if (entry == PG_NONE ||
+            (pg_is_pinned(region, number) && region->blocks.at[entry].state != PG_ERROR))
             return 0;
         if (is_busy(&region->blocks.at[entry])) {
             if (region->blocks.at[entry].state != PG_FILLING)

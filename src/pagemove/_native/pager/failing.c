@@ -33,7 +33,7 @@ static void describe_starved(struct pg_region *region, uint32_t number)
 
     if (region->limited)
         snprintf(blocks, sizeof blocks,
-                 "all %u blocks that may be resident are in use by I/O or changed",
+                 "all %u blocks that may be resident are in use by I/O, changed or pinned",
                  region->frames.limit);
     if (region->write_error && region->mode == PG_PRIVATE)
         snprintf(also, sizeof also,

@@ -77,7 +77,7 @@ static int make_room_gently(struct pg_region *region)
 {
     uint16_t slot;
 
-    if (!pg_is_tight(region))
+    if (!pg_is_tight(region) || region->huge)
         return pg_make_room(region, 0);
     while (!pg_has_room(&region->frames)) {
         slot = pg_take_full(&region->frames);

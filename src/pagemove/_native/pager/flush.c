@@ -19,6 +19,8 @@ static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out
     *out = (struct pg_out){.entry = entry, .number = block->number, .whole = 1};
     if (block->state != PG_RESIDENT || !(block->flags & PG_DIRTY))
         return 1;
+    if (pg_is_pinned(region, block->number))
+        return pg_copy_pinned(region, out);
     out->slot = pg_slot_to_move_into(region);
     if (out->slot == PG_NO_SLOT)
         return -PG_NOT_NOW;
@@ -117,7 +119,8 @@ static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry ent
     pthread_cond_broadcast(&region->changed);
     /* Those who wait for a frame come first, and there may be one of them at any time: without a
      * copy it takes none, though whoever touches the block meanwhile waits for the store. */
-    if (error == -PG_NOT_NOW && block->state == PG_RESIDENT && block->flags & PG_DIRTY)
+    if (error == -PG_NOT_NOW && block->state == PG_RESIDENT && block->flags & PG_DIRTY &&
+        !pg_is_pinned(region, number))
         error = pg_write_itself(region, entry);
     if (error < 0)
         note_error(sweep, error, number);

@@ -27,6 +27,7 @@ enum pg_code {
     PG_GONE,         /* it was asked, and has ended: what became of the request is not known */
     PG_NOT_ASKED,    /* it had ended before it could be asked: nothing became of it */
     PG_NO_MEMORY,    /* there is none for a slot to read into */
+    PG_NO_ROOM,      /* more is to be pinned than the limit has room for */
     PG_NOT_DURABLE,  /* of blocks that have left memory it is not known, and never will be */
 };
 
@@ -69,6 +70,7 @@ struct pg_config {
     uint64_t timeout_ns; /* how long a failing store is tried again */
     int read_ahead;
     int dumped;                  /* resident blocks are in core dumps */
+    int kernel_faults;           /* 0: do without those of system calls, even where permitted */
     int moves;                   /* 0: do without UFFDIO_MOVE even where the kernel has it */
     const char *spill_directory; /* for PG_PRIVATE */
     const char *name;            /* in /proc/self/maps, where the kernel can */
@@ -78,7 +80,7 @@ struct pg_config {
 
 struct pg_counters {
     uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back;
-    uint64_t resident, dirty; /* bytes */
+    uint64_t resident, dirty, pinned; /* bytes */
     uint64_t bytes_read, bytes_written, retries, errors, restarts;
 };
 
@@ -123,6 +125,20 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
 
 /* Take blocks that touch the range away, changed ones after writing them back. */
 int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length);
+
+/* Blocks that follow each other. */
+struct pg_run {
+    uint32_t first, count;
+};
+
+/* Bring blocks in and have them stay until they are unpinned, as often as they were pinned. With
+ * `write` a system call can write into them without a fault, and they count as dirty. -PG_NO_ROOM:
+ * the limit does not allow it; -EIO: one cannot be read. Then nothing is pinned. */
+int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write);
+void pg_unpin(struct pg_region *region, const struct pg_run *runs, size_t count);
+
+/* Bytes that can be pinned at most, all together. */
+uint64_t pg_pinnable(struct pg_region *region);
 
 /* Make durable what was stored before. Blocks that cannot be written stay as they are. */
 int pg_flush(struct pg_region *region);

@@ -140,7 +140,7 @@ void pg_enlist(struct pg_region *region, pg_entry entry, int sequential)
 {
     struct pg_blocks *blocks = &region->blocks;
 
-    if (!region->limited)
+    if (!region->limited || pg_is_pinned(region, blocks->at[entry].number))
         return;
     /* With few frames nothing may be kept from leaving: the others would be too few. */
     sequential = sequential && !pg_is_tight(region);

@@ -33,8 +33,11 @@ static void say_so(struct pg_region *region, uint64_t page)
 
 static void pardon(struct pg_region *region, uint32_t which)
 {
-    pg_discard(&region->uffd, region->refused[which].page, region->uffd.page_size);
+    uint64_t page = region->refused[which].page;
+
+    pg_discard(&region->uffd, page, region->uffd.page_size);
     region->refused[which] = region->refused[--region->refused_count];
+    pg_refill(region, page);
 }
 
 void pg_refuse(struct pg_region *region, uint64_t address)

@@ -98,13 +98,20 @@ static void count_frames(struct pg_region *region, uint64_t limit)
         region->block_size >= PG_HUGE_SIZE && !(pg_writable(region) && pg_is_tight(region));
 }
 
+void pg_share_out(struct pg_region *region)
+{
+    uint32_t frames = pg_frames_shared(region);
+
+    pg_policy_init(region, frames);
+    region->chunk_most = most_at_once(region, frames);
+}
+
 static int make_frames(struct pg_region *region)
 {
     uint32_t frames = region->frames.limit, in_flight;
     int error;
 
-    pg_policy_init(region, frames);
-    region->chunk_most = most_at_once(region, frames);
+    pg_share_out(region);
     /* What the event loop, the workers and callers hold, and what has been read ahead. */
     in_flight = 2 * region->window_most + 8 + region->workers;
     if (pg_has_helper(region))
@@ -169,7 +176,7 @@ static int start(struct pg_region *region, const struct pg_config *config, char 
     int error = own_table(region, config);
 
     if (!error)
-        error = pg_uffd_open(&region->uffd, config->moves);
+        error = pg_uffd_open(&region->uffd, config->moves, config->kernel_faults);
     if (!error)
         error = pg_store_init(&region->store, config, region->uffd.region, text);
     if (error)
@@ -290,6 +297,7 @@ static void forget(struct pg_region *region)
     if (region->spilled)
         munmap(region->spilled, spilled_bytes(region));
     free(region->ghosts);
+    pg_pins_free(region);
     free(region->spill_directory);
     free(region);
 }

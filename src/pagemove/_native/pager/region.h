@@ -23,6 +23,8 @@ enum {
     PG_BATCH = 16,   /* blocks that leave, or are written back, at once */
     PG_CALLERS = 16, /* calls of the program under way at once */
     PG_REFUSED = 16,
+    PG_TIGHT = 32,       /* below so many frames one instruction may need most of them */
+    PG_LEAST_FRAMES = 4, /* and no instruction needs more than these */
 };
 
 /* A block that somebody waits for and that could not be had at once. */
@@ -137,6 +139,9 @@ struct pg_region {
     uint32_t workers;           /* how many there are to be */
     pthread_t root;             /* the event loop; it opens everything, and closes it in the end */
 
+    uint32_t *pins;  /* how often each block is pinned (pin.c); NULL: none ever was */
+    uint32_t pinned; /* blocks that are, each in a frame of its own */
+
     /* What the program's threads want of those that have the descriptors (calls.c). */
     pthread_mutex_t calls_lock;
     pthread_cond_t called, answered;
@@ -176,10 +181,21 @@ static inline uint64_t pg_block_address(const struct pg_region *region, uint32_t
     return region->base + number * region->block_size;
 }
 
+/* Frames of blocks that come and go; UINT32_MAX: there is no limit. */
+static inline uint32_t pg_frames_shared(const struct pg_region *region)
+{
+    return region->limited ? region->frames.limit - region->pinned : UINT32_MAX;
+}
+
 /* Whether there are so few frames that one instruction may need most of them. */
 static inline int pg_is_tight(const struct pg_region *region)
 {
-    return region->limited && region->frames.limit < 32;
+    return pg_frames_shared(region) < PG_TIGHT;
+}
+
+static inline int pg_is_pinned(const struct pg_region *region, uint32_t number)
+{
+    return region->pins && region->pins[number];
 }
 
 static inline int pg_writable(const struct pg_region *region)
@@ -189,6 +205,9 @@ static inline int pg_writable(const struct pg_region *region)
 
 /* region.c: have all threads end; for one that has the descriptors. */
 void pg_stop(struct pg_region *region);
+
+/* Adapt to how many frames are pinned. */
+void pg_share_out(struct pg_region *region);
 
 /* forks.c */
 
@@ -204,6 +223,7 @@ int pg_do_flush(struct pg_region *region);
 int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
 int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
+int pg_do_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write);
 
 /* refuse.c */
 
@@ -307,6 +327,16 @@ void pg_await_written(struct pg_region *region, struct pg_job job);
  */
 void pg_recover(struct pg_region *region, struct pg_job job);
 
+/* pin.c */
+void pg_pins_free(struct pg_region *region);
+
+/* A page of a pinned block is missing: fill it in. Lets go. */
+void pg_refill(struct pg_region *region, uint64_t address);
+
+/* Copy a pinned block to a slot, while it stays where it is. 0 or -errno. Lets go. */
+struct pg_out;
+int pg_copy_pinned(struct pg_region *region, struct pg_out *out);
+
 /* policy.c */
 void pg_policy_init(struct pg_region *region, uint32_t frames);
 int pg_policy_start(struct pg_region *region);
@@ -327,6 +357,9 @@ void pg_record_free(struct pg_region *region);
 
 /* Learn from a touch of a block that was not mapped. Whether it belongs to a long sequence. */
 int pg_note_touch(struct pg_region *region, uint32_t number);
+
+/* Read blocks, all that can be, and wait for them. 0, or the first error. Needs no lock. */
+int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end);
 
 /* Read a part of the first request. Lets go. */
 void pg_read_ahead(struct pg_region *region);

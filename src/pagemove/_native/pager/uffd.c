@@ -49,15 +49,16 @@ static int open_one(int flags, uint64_t features)
 /* The one for the region: of any faults, or of user mode's if no more is granted. */
 static int open_widest(struct pg_uffd *uffd, uint64_t features)
 {
-    int fd = open_one(0, features);
+    int fd = uffd->user_mode_only ? -EPERM : open_one(0, features);
 
     uffd->user_mode_only = fd == -EPERM || fd == -EACCES;
     return uffd->user_mode_only ? open_one(PM_UFFD_USER_MODE_ONLY, features) : fd;
 }
 
-int pg_uffd_open(struct pg_uffd *uffd, int moves)
+int pg_uffd_open(struct pg_uffd *uffd, int moves, int kernel_faults)
 {
     uffd->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+    uffd->user_mode_only = !kernel_faults;
     uffd->moves = moves;
     uffd->region = open_widest(uffd, moves ? FEATURE_MOVE | FEATURE_POISON : 0);
     if (uffd->region == -ENOSYS && moves) {
@@ -316,6 +317,47 @@ int pg_give_up_copied(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, ui
     for (unsigned i = 0; i < length / page && !error; i++)
         if (pg_has(&pages, i))
             give_up(src + i * page, page);
+    return error;
+}
+
+/* The bytes that were copied, or -errno of the first page. */
+static int64_t copy_some(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length)
+{
+    struct pm_uffdio_copy arg = {.dst = dst, .src = src, .len = length};
+
+    for (;;) {
+        if (!ioctl(uffd->staging, PM_UFFDIO_COPY, &arg))
+            return (int64_t)length;
+        if (errno != EAGAIN)
+            return arg.copy > 0 ? arg.copy : -errno;
+        if (arg.copy > 0)
+            return arg.copy;
+        sched_yield();
+    }
+}
+
+int pg_copy_out(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                struct pg_pages *pages)
+{
+    uint64_t page = uffd->page_size;
+    unsigned count = (unsigned)(length / page), first = 0, end;
+    struct pg_pages there;
+    int error = pg_pages_in(uffd, src, length, &there);
+
+    *pages = (struct pg_pages){{0}};
+    while (first < count && !error) {
+        int64_t copied = (int64_t)page;
+        for (end = first; end < count && pg_has(&there, end); end++)
+            ;
+        if (end > first)
+            copied = copy_some(uffd, dst + first * page, src + first * page, (end - first) * page);
+        if (copied > 0 && end > first)
+            pg_add(pages, first, (unsigned)((uint64_t)copied / page));
+        /* EFAULT: discarded meanwhile, or it could not be read again. */
+        if (copied < 0 && copied != -EFAULT)
+            error = (int)copied;
+        first += copied > 0 ? (unsigned)((uint64_t)copied / page) : 1;
+    }
     return error;
 }
 

@@ -28,8 +28,9 @@ struct pg_uffd {
     int empty;          /* a file that poisoned pages are mapped from */
 };
 
-/* `moves` 0: do as if the kernel could neither move nor poison. */
-int pg_uffd_open(struct pg_uffd *uffd, int moves);
+/* `moves` 0: do as if the kernel could neither move nor poison; `kernel_faults` 0: as if nobody
+ * were allowed those. */
+int pg_uffd_open(struct pg_uffd *uffd, int moves, int kernel_faults);
 void pg_uffd_close(struct pg_uffd *uffd);
 
 int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode);
@@ -67,6 +68,11 @@ int pg_bring_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t
 
 /* Give up the pages of a slot that the region has as well. 0 or -errno. */
 int pg_give_up_copied(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length);
+
+/* Copy the pages of a block that are there to an empty slot of the vault, and say which they were.
+ * 0 or -errno. */
+int pg_copy_out(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                struct pg_pages *pages);
 
 /* Which pages of a block's room there are. 0 or -errno. */
 int pg_pages_in(const struct pg_uffd *uffd, uint64_t address, uint64_t length,

@@ -1,0 +1,145 @@
+"""The arrays that `open_array` returns: ordinary ones, but for how they reach files and pickles."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemove.arrays import owner_behind
+from pagemove.paging.pins import pinned
+from pagemove.paging.region import PagedMemory
+from pagemove.paging.saving import pieces, tofile
+
+_PIECE = 1 << 20
+
+
+class PagedArray(np.ndarray[Any, np.dtype[Any]]):
+    """An array in paged memory: a `numpy.ndarray` in every other respect.
+
+    Views of it are too; what is computed from it is a plain array. `tofile` and pickling work piece
+    by piece, within the limit and without privileges, where NumPy's hand the memory of the whole
+    array to the kernel. For everything else that does, there is `pagemove.pinned`.
+
+    Pickled it is by value, and unpickled a plain array, also where pagemove is not installed. With
+    protocol 5 no more than a piece is in memory at a time; older protocols copy it whole, as they
+    do any array. `numpy.save` is NumPy's: use `pagemove.save`.
+
+    Examples
+    --------
+    >>> import io, pickle, tempfile
+    >>> import numpy as np, pagemove
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     np.save(file, np.arange(100_000))
+    ...     file.flush()
+    ...     numbers = pagemove.open_array(file.name, resident_limit="512KiB")
+    ...     type(numbers[1:]).__name__, type(numbers + 1).__name__
+    ...     int(pickle.loads(pickle.dumps(numbers, protocol=5))[-1])
+    ('PagedArray', 'ndarray')
+    99999
+    """
+
+    __slots__ = ()
+
+    @property
+    def region(self) -> PagedMemory | None:
+        """The region that the array is in; None of a copy."""
+        return owner_behind(self, PagedMemory)
+
+    def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
+        """Write the items as `numpy.ndarray.tofile` does, piece by piece.
+
+        A file object needs nothing but ``write``. OSError where it cannot be written; a note says
+        how far it came.
+        """
+        if sep:
+            super().tofile(fid, sep, format)
+        else:
+            tofile(self, fid)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle by value, and piece by piece."""
+        plain = np.asarray(self)
+        region = self.region
+        if region is None or not plain.nbytes:
+            return plain.__reduce_ex__(protocol)
+        build = np.empty(0).__reduce_ex__(5)[0]  # NumPy's own, of what is contiguous
+        fortran = plain.flags.f_contiguous and not plain.flags.c_contiguous
+        order = "F" if fortran else "C"
+        parts = pieces(plain, order)
+        if protocol >= 5 and (plain.flags.c_contiguous or plain.flags.f_contiguous):
+            parts = _pinned_pieces(plain.ravel("K"), region)
+        joined = _Reduced(bytearray.join, (bytearray(), _Reduced(list, (), None, parts)))
+        return build, (joined, plain.dtype, plain.shape, order)
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        """Let what was computed be plain."""
+        if array is self or type(self) is not PagedArray:
+            return array
+        return array[()] if return_scalar else _plain(array)
+
+    def __getitem__(self, key: Any) -> Any:
+        return _unless_paged(super().__getitem__(key))
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return np.array(self)
+
+    def __copy__(self) -> Any:
+        return np.array(self)
+
+    def copy(self, order: Any = "C") -> Any:
+        """Copy into a plain array; as `numpy.ndarray.copy`."""
+        return np.array(self, order=order)
+
+    def astype(self, *args: Any, **kwargs: Any) -> Any:
+        """Convert into a plain array; as `numpy.ndarray.astype`."""
+        return _unless_paged(super().astype(*args, **kwargs))
+
+    def flatten(self, order: Any = "C") -> Any:
+        """Copy into a plain array of one dimension; as `numpy.ndarray.flatten`."""
+        return _plain(super().flatten(order))
+
+
+class _Reduced:
+    """What is pickled as something else: a call, and the items of a list as they come."""
+
+    def __init__(self, *reduced: object) -> None:
+        self._reduced = reduced
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._reduced
+
+
+def _pinned_pieces(flat: npt.NDArray[Any], region: PagedMemory) -> Iterator[Any]:
+    """Lend the bytes of an array some at a time, each pinned until the next is asked for."""
+    whole = flat.view(np.uint8)
+    whole.flags.writeable = False
+    # Any piece has a part of one block more.
+    most = region.pinnable // 2 - region.block_size
+    size = min(max(_PIECE, region.block_size), most)
+    if size < region.block_size:
+        yield from pieces(whole, "C")
+        return
+    for at in range(0, len(whole), size):
+        piece = whole[at : at + size]
+        with contextlib.ExitStack() as stack:
+            part: Any = None
+            with contextlib.suppress(ValueError):  # others have pinned too much
+                stack.enter_context(pinned(piece))
+                part = pickle.PickleBuffer(piece.data)
+            yield piece.tobytes() if part is None else part
+
+
+def _plain(array: Any) -> Any:
+    return array.view(np.ndarray) if type(array) is PagedArray else array
+
+
+def _unless_paged(array: Any) -> Any:
+    """Let a copy be a plain array."""
+    if type(array) is PagedArray and array.region is None:
+        return array.view(np.ndarray)
+    return array
