@@ -23,7 +23,7 @@ from pagemove.many import move_many
 from pagemove.mapping_moves import mremap
 from pagemove.memory import Memory, empty
 from pagemove.moving import RAP_ALLOW_SRC_HOLES, move, remap_anon_pages
-from pagemove.paging import PagedMemory, PagingStats, open_array, region_of
+from pagemove.paging import PagedMemory, PagingStats, open_array, region_of, save_on_sigterm
 from pagemove.sharing import unshare
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "page_states",
     "region_of",
     "remap_anon_pages",
+    "save_on_sigterm",
     "stores",
     "unshare",
     "vmas",

@@ -2,6 +2,7 @@
 
 from pagemove.paging.open import open_array, region_of
 from pagemove.paging.region import PagedMemory
+from pagemove.paging.sigterm import save_on_sigterm
 from pagemove.paging.stats import PagingStats
 
-__all__ = ["PagedMemory", "PagingStats", "open_array", "region_of"]
+__all__ = ["PagedMemory", "PagingStats", "open_array", "region_of", "save_on_sigterm"]

@@ -72,7 +72,7 @@ def open_array(
         refuse others as long as this one does; see `pagemove.stores.FileStore`.
     **paging
         As for `PagedMemory`: `resident_limit`, `block_size`, `mode`, `prefetch`, `store_timeout`,
-        `name`.
+        `writeback_interval`, `name`.
 
     Returns
     -------

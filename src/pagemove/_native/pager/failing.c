@@ -12,8 +12,7 @@
 
 #define NEVER (UINT64_MAX / 2)
 
-/* In words. */
-static const char *cause_of(int code)
+const char *pg_cause_of(int code)
 {
     if (code == PG_NO_ANSWER)
         return "the store has not answered in time";
@@ -34,10 +33,10 @@ static void describe_starved(struct pg_region *region, uint32_t number)
     if (region->write_error && region->mode == PG_PRIVATE)
         snprintf(also, sizeof also,
                  ", and changed ones cannot be written to the unnamed file in %s (TMPDIR): %s",
-                 region->spill_directory, cause_of(region->write_error));
+                 region->spill_directory, pg_cause_of(region->write_error));
     else if (region->write_error)
         snprintf(also, sizeof also, ", and changed ones cannot be written: %s",
-                 cause_of(region->write_error));
+                 pg_cause_of(region->write_error));
     pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s; whoever waits for them "
            "gets SIGBUS\n",
            (unsigned long long)region->block_size,
@@ -55,7 +54,8 @@ static void describe(struct pg_region *region, uint32_t number, int error, uint6
         "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s (tried %llu times); whoever "
         "touches them gets SIGBUS\n",
         (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
-        region->store.label, cause_of(error), *text ? ": " : "", text, (unsigned long long)tries);
+        region->store.label, pg_cause_of(error), *text ? ": " : "", text,
+        (unsigned long long)tries);
 }
 
 /* Somebody waits for a block that is being written, and that takes too long: perhaps the store
