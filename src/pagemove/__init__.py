@@ -32,6 +32,7 @@ from pagemove.paging import (
     pinned,
     region_of,
     save,
+    save_on_sigterm,
 )
 from pagemove.sharing import unshare
 
@@ -65,6 +66,7 @@ __all__ = [
     "region_of",
     "remap_anon_pages",
     "save",
+    "save_on_sigterm",
     "stores",
     "unshare",
     "vmas",

@@ -18,6 +18,7 @@ STANDARD = {
     # Of a store's path, and what pathlib imports; a process may be unable to import it later.
     *("pathlib", "fnmatch", "ntpath", "urllib", "ipaddress"),
     *("json", "_json"),
+    "signal",
     # Of the locks of a file.
     *("threading", "base64", "binascii", "bisect", "_bisect"),
     *("cython_runtime", "_cython"),

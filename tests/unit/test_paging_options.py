@@ -62,6 +62,16 @@ class TestTaken:
         assert options(store_timeout=1e-10).timeout_ns == 1
         assert options(store_timeout=np.float32(0.5)).timeout_ns == 500_000_000
 
+    def test_writeback_interval(self):
+        for never in (None, 0, 0.0):
+            assert options(writeback_interval=never).writeback_ns == 0
+        assert options(writeback_interval=30).writeback_ns == 30 * 10**9
+        assert options(writeback_interval=np.float32(0.5)).writeback_ns == 500_000_000
+        assert options(writeback_interval=np.int64(2)).writeback_ns == 2 * 10**9
+        # Below that the writer would do nothing but wake up.
+        assert options(writeback_interval=1e-9).writeback_ns == 10_000_000
+        assert options(writeback_interval=2.0**63 / 1e9 - 1).writeback_ns < 2**63
+
     def test_prefetch_off_and_a_name(self):
         found = options(prefetch="off", name="my array")
         assert (found.read_ahead, found.name) == (False, b"my array")
@@ -83,6 +93,12 @@ class TestRefused:
             ({"store_timeout": -1}, "store_timeout must be .* not -1"),
             ({"store_timeout": math.nan}, "not nan"),
             ({"store_timeout": math.inf}, "finite"),
+            ({"writeback_interval": -1}, "0 or None for never, not negative, not -1"),
+            ({"writeback_interval": -math.inf}, "finite .* not -inf"),
+            ({"writeback_interval": math.nan}, "writeback_interval must be .* not nan"),
+            ({"writeback_interval": math.inf}, "finite .* not inf"),
+            ({"writeback_interval": 10**400}, "finite .* not 1000"),
+            ({"writeback_interval": 2.0**63 / 1e9}, "finite .* not 9223372036"),
             ({"name": "a]"}, "printable ASCII"),
             ({"block_size": 5000}, "a power of two from 4096 .* to 2097152"),
             ({"block_size": PAGE_SIZE // 2}, f"not {PAGE_SIZE // 2}"),
@@ -132,6 +148,12 @@ class TestRefused:
     def test_types(self, changes):
         with pytest.raises(TypeError, match="must be a number of bytes or a string"):
             options(**changes)
+
+    @pytest.mark.parametrize("value", ["30", "30s", True, np.True_, b"1", [1.0], 1j])
+    def test_writeback_interval_is_a_number(self, value):
+        with pytest.raises(TypeError, match="writeback_interval must be a number") as raised:
+            options(writeback_interval=value)
+        assert repr(value) in str(raised.value)
 
     def test_store_timeout_is_a_number(self):
         with pytest.raises(TypeError):

@@ -24,8 +24,8 @@ cdef extern from "pager/pager.h" nogil:
         uint64_t offset, nbytes
         const char *label
         int mode
-        uint64_t block_size, limit, timeout_ns
-        int read_ahead, moves, kernel_faults, dumped
+        uint64_t block_size, limit, timeout_ns, writeback_ns
+        int read_ahead, moves, kernel_faults, dumped, outlives
         const char *spill_directory
         const char *name
         const pg_injection *injections
@@ -34,6 +34,7 @@ cdef extern from "pager/pager.h" nogil:
         uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back
         uint64_t resident, dirty, pinned
         uint64_t bytes_read, bytes_written, retries, errors, restarts
+        uint64_t background_written, background_failures
     struct pg_failure:
         uint64_t sequence
         int operation, error
@@ -54,6 +55,9 @@ cdef extern from "pager/pager.h" nogil:
     void pg_unpin(pg_region *region, const pg_run *runs, size_t count)
     uint64_t pg_pinnable(pg_region *region)
     int pg_flush(pg_region *region)
+    unsigned pg_save_all(uint64_t nanoseconds)
+    int pg_save_on_sigterm(uint64_t nanoseconds, int replace)
+    void pg_leave_sigterm()
     void pg_counters_of "pg_counters"(pg_region *region, pg_counters *counters)
     void pg_failure_text(pg_region *region, uint64_t sequence, char *text)
     int pg_store_stats(pg_region *region, char *text)

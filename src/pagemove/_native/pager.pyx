@@ -11,6 +11,9 @@ import os
 from pagemove._native import mapping, remap
 
 
+cdef extern from "Python.h":
+    int Py_AddPendingCall(int (*function)(void *) noexcept, void *argument)
+
 cdef extern from "process.h" nogil:
     enum:
         PM_QUIRK_REFUSE
@@ -64,6 +67,44 @@ def set_trouble(int call, uint64_t first=0, uint64_t count=1, uint64_t period=0,
     pg_set_trouble(call, first, count, period, error)
 
 
+def save_all(uint64_t nanoseconds):
+    """Flush all regions whose stores outlive the process; how many were not saved in that time."""
+    cdef unsigned unsaved
+    with nogil:
+        unsaved = pg_save_all(nanoseconds)
+    return unsaved
+
+
+def save_on_sigterm(uint64_t nanoseconds, bint replace):
+    """Have SIGTERM do that, and then what it does by default. 0, or an errno."""
+    return -pg_save_on_sigterm(nanoseconds, replace)
+
+
+def leave_sigterm():
+    """Undo `save_on_sigterm`."""
+    pg_leave_sigterm()
+
+
+cdef object _pending = None
+
+
+cdef int _call_pending(void *unused) noexcept with gil:
+    if _pending is not None:
+        try:
+            _pending()
+        except BaseException:
+            # It would be raised wherever the main thread happens to be.
+            pass
+    return 0
+
+
+def call_in_main_thread(object function):
+    """Have the main thread call it when it next comes to the interpreter."""
+    global _pending
+    _pending = function
+    Py_AddPendingCall(_call_pending, NULL)
+
+
 cdef uint64_t _process():
     return _generation[0] or mapping.generation()
 
@@ -91,7 +132,7 @@ cdef class Pager:
     def __init__(self, int fd, uint64_t nbytes, bytes label, *, int mode, uint64_t block_size,
                  uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
                  uint64_t offset=0, object injection=(), bytes name=b"", object helper=None,
-                 bint dumped=False):
+                 bint dumped=False, uint64_t writeback_ns=0, bint outlives=False):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
@@ -123,6 +164,8 @@ cdef class Pager:
             config.timeout_ns = timeout_ns
             config.read_ahead = read_ahead
             config.dumped = dumped
+            config.writeback_ns = writeback_ns
+            config.outlives = outlives
             config.moves = _may_move
             config.kernel_faults = _kernel_faults
             config.spill_directory = spill_directory
@@ -324,6 +367,8 @@ cdef class Pager:
             "retries": counters.retries,
             "errors": counters.errors,
             "restarts": counters.restarts,
+            "background_written": counters.background_written,
+            "background_failures": counters.background_failures,
         }
 
     def histogram(self):

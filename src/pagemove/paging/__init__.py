@@ -5,6 +5,7 @@ from pagemove.paging.open import open_array, region_of
 from pagemove.paging.pins import pinned
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import save
+from pagemove.paging.sigterm import save_on_sigterm
 from pagemove.paging.stats import PagingStats
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "pinned",
     "region_of",
     "save",
+    "save_on_sigterm",
 ]

@@ -73,8 +73,10 @@ class _LogToParent(logging.Handler):
 
 def main() -> None:
     """Serve a store until the other end of the control socket is gone."""
-    # Whoever types ^C means the program; this process ends when that does.
+    # Whoever types ^C means the program, and who ends all of its processes at once may find it
+    # saving: this process ends when that does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.set_inheritable(_CONTROL, False)
     control = socket.socket(fileno=_CONTROL)
     numbers, descriptors, _, _ = socket.recv_fds(control, _NUMBERS.size, _MOST_DESCRIPTORS)

@@ -74,7 +74,8 @@ def open_array(
         refuse others as long as this one does; see `pagemove.stores.FileStore`.
     **paging
         As for `PagedMemory`: `resident_limit` (by default half of the memory available, where the
-        file is larger), `block_size`, `mode`, `prefetch`, `store_timeout`, `name`.
+        file is larger), `block_size`, `mode`, `prefetch`, `store_timeout`,
+        `writeback_interval`, `name`.
 
     Returns
     -------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _MOST_SECONDS = 2**63 / 1e9 - 1
 _LARGEST_LIMIT = 2**63 - 1
 #: What the resident limit can be besides a size. None is the same as AUTO.
 AUTO, UNLIMITED = "auto", "unlimited"
+_SHORTEST_INTERVAL = 10**7  # ns; more often is for nothing
 
 
 class PagingOptions(TypedDict, total=False):
@@ -43,6 +45,7 @@ class PagingOptions(TypedDict, total=False):
     mode: Mode
     prefetch: Prefetch
     store_timeout: float
+    writeback_interval: float | None
     name: str | None
     replay: str | os.PathLike[str] | None
 
@@ -63,6 +66,8 @@ class Checked:
         Whether blocks are read before they are touched.
     timeout_ns : int
         How long a failing store is tried again.
+    writeback_ns : int
+        After how long changed blocks are written; 0: when they have to leave.
     name : bytes
         Of the mapping.
     """
@@ -73,6 +78,7 @@ class Checked:
     mode: int
     read_ahead: bool
     timeout_ns: int
+    writeback_ns: int
     name: bytes
 
     @property
@@ -123,6 +129,7 @@ def checked(
     prefetch: str,
     store_timeout: float,
     name: str | None,
+    writeback_interval: float | None = None,
     called: Mapping[str, str] = MappingProxyType({}),
 ) -> Checked:
     """Check the arguments of a region over so many bytes; ValueError with the remedy.
@@ -156,8 +163,24 @@ def checked(
         mode=MODES[mode],
         read_ahead=prefetch == "auto",
         timeout_ns=math.ceil(store_timeout * 1e9),
+        writeback_ns=_interval(writeback_interval),
         name=checked_name(name),
     )
+
+
+def _interval(seconds: float | None) -> int:
+    if seconds is None:
+        return 0
+    if isinstance(seconds, bool | np.bool_) or not isinstance(seconds, numbers.Real):
+        raise TypeError(
+            f"writeback_interval must be a number of seconds, or None for never, not {seconds!r}"
+        )
+    if not 0 <= seconds <= _MOST_SECONDS:
+        raise ValueError(
+            "writeback_interval must be a finite number of seconds, 0 or None for never, not "
+            f"negative, not {seconds}"
+        )
+    return max(math.ceil(seconds * 1e9), _SHORTEST_INTERVAL) if seconds else 0
 
 
 def _block_size(block_size: Size, nbytes: int, name: str) -> int:

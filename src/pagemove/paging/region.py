@@ -15,7 +15,7 @@ from pagemove._native.pager import Pager
 from pagemove.arrays import array_over
 from pagemove.errors import StoreError
 from pagemove.features import features
-from pagemove.paging import failures, refusals, registry, working_set
+from pagemove.paging import failures, refusals, registry, sigterm, working_set
 from pagemove.paging.available import promise
 from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
@@ -61,6 +61,10 @@ class PagedMemory(Pager):
         Whether blocks are read ahead of sequential and strided access.
     store_timeout : float
         Seconds for which a failing read or write is tried again, before it counts as failed.
+    writeback_interval : float or None
+        In mode ``"r+"``: seconds after which a changed block is written to the store though nothing
+        makes it leave, at the latest; at least 0.01. None or 0: not before it leaves, or a flush.
+        Over a store that does not outlive the process, as that for `nbytes`, it is ignored.
     name : str, optional
         As for `pagemove.Memory`: shown in /proc/self/maps where the kernel can.
     replay : path-like, optional
@@ -96,6 +100,11 @@ class PagedMemory(Pager):
     What the pager opens is out of the program's reach. Code that closes all descriptors, as daemons
     do when they start, closes the end of a pipe by which the pager learns of it: then touching the
     region is SIGSEGV, with a message, changes are saved, and `flush` raises. Open it after that.
+
+    Written in the background is not yet durable: the store has it, as it has a block that was
+    evicted, and a program that is killed does not lose it. What the store does not take then stays
+    changed and is tried again; `stats` counts that, and a message says so. SIGTERM with the default
+    action saves before it ends the program: `pagemove.save_on_sigterm`.
 
     A core dump does not have the region's memory. With ``PAGEMOVE_CORE_DUMPS=1`` in the environment
     it has the blocks that are resident; writing it then takes time for the region's whole length.
@@ -140,6 +149,7 @@ class PagedMemory(Pager):
         mode: Mode = "r",
         prefetch: Prefetch = "auto",
         store_timeout: float = 5.0,
+        writeback_interval: float | None = 30.0,
         name: str | None = None,
         replay: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -155,6 +165,7 @@ class PagedMemory(Pager):
             mode=mode,
             prefetch=prefetch,
             store_timeout=store_timeout,
+            writeback_interval=writeback_interval,
             name=name,
         )
         # Before anything is opened: it may be refused.
@@ -173,6 +184,8 @@ class PagedMemory(Pager):
         self._forgettable = False  # whether nobody is to blame if it is never closed
         if mode == "r+":
             save_at_exit(self)
+            if store.restartable:
+                sigterm.arm()
         if order:
             super().replay(order)
 
@@ -199,6 +212,8 @@ class PagedMemory(Pager):
                     block_size=options.block_size,
                     limit=options.limit,
                     timeout_ns=options.timeout_ns,
+                    writeback_ns=options.writeback_ns if store.restartable else 0,
+                    outlives=store.restartable,
                     read_ahead=options.read_ahead,
                     spill_directory=options.spill_directory,
                     dumped=os.environ.get("PAGEMOVE_CORE_DUMPS", "0") not in ("", "0"),

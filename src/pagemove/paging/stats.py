@@ -44,6 +44,10 @@ class PagingStats:
         Reads, writes and flushes that failed and were tried again; that failed for good.
     restarts : int
         Helper processes that had ended and were started anew.
+    background_written : int
+        Changed blocks, of `written_back`, that were written because of `writeback_interval`.
+    background_failures : int
+        Times that the store has not taken them; they stay changed, and are tried again.
     failures : tuple of StoreError
         The newest of what failed for good, at most 64, oldest first.
     histogram : tuple of (int, int)
@@ -76,6 +80,8 @@ class PagingStats:
     retries: int = 0
     errors: int = 0
     restarts: int = 0
+    background_written: int = 0
+    background_failures: int = 0
     failures: tuple[StoreError, ...] = field(default=(), compare=False)
     histogram: tuple[tuple[int, int], ...] = ()
     store: Mapping[str, float] = field(default_factory=dict)

@@ -7,85 +7,22 @@ The ends of a process need a process with an interpreter of its own, so each is 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.paging import KIB, expected, wrong_words
+from support.programs import counted, run, running, said
 
 pytestmark = pytest.mark.needs("paging")
 
 _BLOCK = 64 * KIB
 _NBYTES = 16 * _BLOCK
-
-_BEGIN = """
-import ctypes, errno, os, signal, sys, threading, time
-import numpy as np
-import pagemove
-from pagemove.stores import FileStore
-from pagemove.stores.faulty import Fault, FaultyFileStore
-
-def opened(mode="r+", faults=None, lock=True, **how):
-    how = {"resident_limit": 6 * 65536, "block_size": 65536, "store_timeout": 1.0} | how
-    if faults is None:
-        store = FileStore(sys.argv[1], writable=mode == "r+", lock=lock)
-    else:
-        store = FaultyFileStore(sys.argv[1], writable=mode == "r+", faults=faults)
-    return pagemove.PagedMemory(store, mode=mode, **how)
-
-def count_up(memory):
-    array = memory.asarray(np.uint64)
-    array[::64] += np.uint64(1)
-    return array
-"""
-
-
-@contextmanager
-def running(path: Path, script: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a script over a file; whatever happens, it is gone in the end."""
-    command = [sys.executable, "-c", _BEGIN + textwrap.dedent(script), str(path)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def run(path: Path, script: str, deadline: float = 20.0) -> tuple[int, str, str]:
-    """Run a script to its end: status, stdout, stderr."""
-    with running(path, script) as process:
-        out, err = process.communicate(timeout=deadline)
-        return process.returncode, out, err
-
-
-def said(process: subprocess.Popen[str], seconds: float = 20.0) -> str:
-    """Wait for one line of a script."""
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], seconds)
-    assert ready, "the script has not come so far"
-    line = process.stdout.readline()
-    assert line, process.communicate()
-    return line.strip()
-
-
-def counted(path: Path, times: int = 1) -> str | None:
-    """Check that every 64th word of a file was counted up."""
-    found = np.fromfile(path, np.uint64)
-    found[::64] -= np.uint64(times)
-    return wrong_words(found)
-
 
 UNFLUSHED = {
     "region in a global": "memory = opened(); array = count_up(memory)",

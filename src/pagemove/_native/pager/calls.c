@@ -1,5 +1,6 @@
 /* Calls of the program that need the pager's descriptors: made by threads that have them. */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "region.h"
 
@@ -10,6 +11,7 @@ struct pg_call {
     const struct pg_run *runs;
     size_t run_count;
     int write, result, done;
+    struct pg_saving *saving; /* to be told of the result: nobody waits, and the call is its own */
     struct pg_call *next;
 };
 
@@ -46,8 +48,14 @@ static void *serve_calls(void *argument)
             pg_start_caller(region);
         pthread_mutex_unlock(&region->calls_lock);
         call->result = call->function(region, call);
+        if (call->saving)
+            pg_note_saved(call->saving, region, call->result);
         pthread_mutex_lock(&region->calls_lock);
         region->idle_callers++;
+        if (call->saving) {
+            free(call);
+            continue;
+        }
         call->done = 1;
         pthread_cond_broadcast(&region->answered);
     }
@@ -56,15 +64,21 @@ static void *serve_calls(void *argument)
     return NULL;
 }
 
-static int call(struct pg_region *region, struct pg_call *call)
+/* Wants the lock of calls. */
+static void put(struct pg_region *region, struct pg_call *call)
 {
     struct pg_call **last = &region->calls;
 
-    pthread_mutex_lock(&region->calls_lock);
     while (*last)
         last = &(*last)->next;
     *last = call;
     pthread_cond_signal(&region->called);
+}
+
+static int call(struct pg_region *region, struct pg_call *call)
+{
+    pthread_mutex_lock(&region->calls_lock);
+    put(region, call);
     while (!call->done)
         pthread_cond_wait(&region->answered, &region->calls_lock);
     pthread_mutex_unlock(&region->calls_lock);
@@ -108,6 +122,26 @@ static int stop(struct pg_region *region, struct pg_call *call)
 int pg_flush(struct pg_region *region)
 {
     return call(region, &(struct pg_call){.function = flush});
+}
+
+int pg_post_flush(struct pg_region *region, struct pg_saving *saving)
+{
+    struct pg_call *call = calloc(1, sizeof *call);
+    int error = call ? 0 : -ENOMEM;
+
+    if (error)
+        return error;
+    *call = (struct pg_call){.function = flush, .saving = saving};
+    pthread_mutex_lock(&region->calls_lock);
+    /* One that is being opened has nothing to save; one that is being closed has been flushed. */
+    if (!region->callers || __atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
+        error = -ESHUTDOWN;
+    else
+        put(region, call);
+    pthread_mutex_unlock(&region->calls_lock);
+    if (error)
+        free(call);
+    return error;
 }
 
 int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)

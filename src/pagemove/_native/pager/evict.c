@@ -122,7 +122,7 @@ int pg_write_itself(struct pg_region *region, pg_entry entry)
     return out.error;
 }
 
-static unsigned batch(const struct pg_region *region)
+unsigned pg_batch(const struct pg_region *region)
 {
     uint64_t blocks = (UINT64_C(1) << 20) / region->block_size;
 
@@ -140,7 +140,7 @@ uint16_t pg_reclaim(struct pg_region *region, int write)
     if (!write && blocks->dirty && blocks->length[PG_STANDBY] <= region->standby_wanted / 2)
         pg_want_writes(region);
     if (blocks->length[PG_STANDBY] < region->standby_wanted) {
-        evict_some(region, batch(region), write);
+        evict_some(region, pg_batch(region), write);
         slot = pg_take_full(&region->frames);
         if (slot != PG_NO_SLOT)
             return slot;
@@ -155,7 +155,7 @@ uint16_t pg_reclaim(struct pg_region *region, int write)
 
 unsigned pg_write_out(struct pg_region *region)
 {
-    return evict_some(region, batch(region), 1);
+    return evict_some(region, pg_batch(region), 1);
 }
 
 /* Take one block away, and its memory too. 0; 1, it was written, and whoever has touched it since

@@ -16,8 +16,7 @@
 /* ns between messages that a region waits for memory. */
 #define WAIT_PAUSE UINT64_C(10000000000)
 
-/* In words. */
-static const char *cause_of(int code)
+const char *pg_cause_of(int code)
 {
     if (code == PG_NO_ANSWER)
         return "the store has not answered in time";
@@ -38,10 +37,10 @@ static void describe_starved(struct pg_region *region, uint32_t number)
     if (region->write_error && region->mode == PG_PRIVATE)
         snprintf(also, sizeof also,
                  ", and changed ones cannot be written to the unnamed file in %s (TMPDIR): %s",
-                 region->spill_directory, cause_of(region->write_error));
+                 region->spill_directory, pg_cause_of(region->write_error));
     else if (region->write_error)
         snprintf(also, sizeof also, ", and changed ones cannot be written: %s",
-                 cause_of(region->write_error));
+                 pg_cause_of(region->write_error));
     pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s; whoever waits for them "
            "gets SIGBUS\n",
            (unsigned long long)region->block_size,
@@ -61,11 +60,11 @@ static void describe(struct pg_region *region, uint32_t number, int error, uint6
     text[strcspn(text, "\n")] = 0;
     if (!*text)
         pg_name_limit(pg_errno_of(error), limit);
-    pg_say("pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s%s%s; whoever touches them "
-           "gets SIGBUS\n",
-           (unsigned long long)region->block_size,
-           (unsigned long long)(number * region->block_size), region->store.label, cause_of(error),
-           limit, *text ? ": " : "", text, tried);
+    pg_say(
+        "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s%s%s; whoever touches them "
+        "gets SIGBUS\n",
+        (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
+        region->store.label, pg_cause_of(error), limit, *text ? ": " : "", text, tried);
 }
 
 /* For want of memory, as long as that takes: whoever waits should know what for. */

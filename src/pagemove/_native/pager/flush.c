@@ -66,6 +66,7 @@ static void settle(struct pg_region *region, const struct pg_out *out)
 struct sweep {
     struct pg_out outs[PG_BATCH];
     size_t count;
+    unsigned written;
     int error;
     uint32_t failed; /* number of a block that could not be written */
 };
@@ -92,6 +93,7 @@ static void write_copies(struct pg_region *region, struct sweep *sweep)
     pg_end_write(region, epoch, sweep->outs, sweep->count);
     for (size_t i = 0; i < sweep->count; i++) {
         note_error(sweep, sweep->outs[i].error, sweep->outs[i].number);
+        sweep->written += !sweep->outs[i].error;
         settle(region, &sweep->outs[i]);
     }
     sweep->count = 0;
@@ -120,8 +122,10 @@ static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry ent
     /* Those who wait for a frame come first, and there may be one of them at any time: without a
      * copy it takes none, though whoever touches the block meanwhile waits for the store. */
     if (error == -PG_NOT_NOW && block->state == PG_RESIDENT && block->flags & PG_DIRTY &&
-        !pg_is_pinned(region, number))
+        !pg_is_pinned(region, number)) {
         error = pg_write_itself(region, entry);
+        sweep->written += !error;
+    }
     if (error < 0)
         note_error(sweep, error, number);
 }
@@ -171,6 +175,23 @@ static int write_dirty(struct pg_region *region, uint32_t *failed)
     write_copies(region, &sweep);
     *failed = sweep.failed;
     return sweep.error;
+}
+
+struct pg_written pg_write_some(struct pg_region *region, pg_entry first, pg_entry end,
+                                unsigned most)
+{
+    struct sweep sweep = {.count = 0};
+    pg_entry entry = first;
+
+    for (unsigned tried = 0; entry < end && tried < most; entry++) {
+        const struct pg_block *block = &region->blocks.at[entry];
+        if (block->state != PG_RESIDENT || !(block->flags & PG_DIRTY) || is_held(block))
+            continue;
+        add_copy(region, &sweep, entry);
+        tried++;
+    }
+    write_copies(region, &sweep);
+    return (struct pg_written){entry, sweep.written, sweep.error != 0, sweep.failed};
 }
 
 /* Wait for write-backs that have begun before. Lets go. */

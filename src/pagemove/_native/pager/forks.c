@@ -24,6 +24,7 @@ static void after_fork(void)
 static void in_child(void)
 {
     pg_clock_forked();
+    pg_ending_forked();
     for (struct pg_region *region = regions; region; region = region->next) {
         region->inherited = 1;
         pm_close(region->sentinel, region->sentinel_identity);
@@ -38,6 +39,14 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void watch_forks(void)
 {
     pthread_atfork(before_fork, after_fork, in_child);
+}
+
+void pg_for_all_regions(void (*function)(struct pg_region *region, void *argument), void *argument)
+{
+    pthread_mutex_lock(&regions_lock);
+    for (struct pg_region *region = regions; region; region = region->next)
+        function(region, argument);
+    pthread_mutex_unlock(&regions_lock);
 }
 
 int pg_enter(struct pg_region *region)

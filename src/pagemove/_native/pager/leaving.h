@@ -20,6 +20,9 @@ struct pg_out {
  */
 uint16_t pg_reclaim(struct pg_region *region, int write);
 
+/* How many blocks leave, or are written, at once: not so many that others lack their frames. */
+unsigned pg_batch(const struct pg_region *region);
+
 /* Write some dirty blocks back, so that their frames can be used. Returns how many have left. Lets
  * go. */
 unsigned pg_write_out(struct pg_region *region);

@@ -65,9 +65,11 @@ struct pg_config {
     uint64_t nbytes; /* of the store; what lies beyond in the last block reads as zeros */
     const char *label;
     int mode;
-    uint64_t block_size; /* a power of two, from the page size to 2 MiB */
-    uint64_t limit;      /* bytes resident at any moment, staging included; 0: none */
-    uint64_t timeout_ns; /* how long a failing store is tried again */
+    uint64_t block_size;   /* a power of two, from the page size to 2 MiB */
+    uint64_t limit;        /* bytes resident at any moment, staging included; 0: none */
+    uint64_t timeout_ns;   /* how long a failing store is tried again */
+    uint64_t writeback_ns; /* after which changed blocks are written; 0: when they have to leave */
+    int outlives;          /* what is written is there for others when this process has ended */
     int read_ahead;
     int dumped;                  /* resident blocks are in core dumps */
     int kernel_faults;           /* 0: do without those of system calls, even where permitted */
@@ -82,6 +84,7 @@ struct pg_counters {
     uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back;
     uint64_t resident, dirty, pinned; /* bytes */
     uint64_t bytes_read, bytes_written, retries, errors, restarts;
+    uint64_t background_written, background_failures;
 };
 
 struct pg_failure {
@@ -142,6 +145,18 @@ uint64_t pg_pinnable(struct pg_region *region);
 
 /* Make durable what was stored before. Blocks that cannot be written stay as they are. */
 int pg_flush(struct pg_region *region);
+
+/* Flush all regions of the process whose stores outlive it, at once. Returns how many could not be
+ * saved, or not in so many nanoseconds; which, a message says. */
+unsigned pg_save_all(uint64_t nanoseconds);
+
+/* Have SIGTERM save all regions, for so long at most, and then end the process as by default, in
+ * which it differs from the default action only by that. 0 or -errno; -EBUSY: the process has a
+ * handler of its own, and it is not one that was replaced before because of `replace`. */
+int pg_save_on_sigterm(uint64_t nanoseconds, int replace);
+
+/* Undo that, if it is still so. */
+void pg_leave_sigterm(void);
 
 void pg_counters(struct pg_region *region, struct pg_counters *counters);
 

@@ -29,6 +29,7 @@ static void init_locks(struct pg_region *region)
     pthread_mutex_init(&region->flush_lock, NULL);
     pthread_cond_init(&region->changed, &monotonic);
     pthread_cond_init(&region->work, &monotonic);
+    pthread_cond_init(&region->ending, &monotonic);
     pthread_mutex_init(&region->calls_lock, NULL);
     pthread_cond_init(&region->called, &monotonic);
     pthread_cond_init(&region->answered, &monotonic);
@@ -151,6 +152,10 @@ static int start_threads(struct pg_region *region)
         error = pg_start_thread(&region->thread[region->threads], "pagemove-work", pg_work, region);
         region->threads += !error;
     }
+    if (!error && region->writeback_interval) {
+        error = pg_start_thread(&region->writer, "pagemove-write", pg_write_in_background, region);
+        region->has_writer = !error;
+    }
     return error;
 }
 
@@ -210,6 +215,7 @@ void pg_stop(struct pg_region *region)
     pthread_mutex_lock(&region->lock);
     __atomic_store_n(&region->stop, 1, __ATOMIC_RELEASE);
     pthread_cond_broadcast(&region->work);
+    pthread_cond_broadcast(&region->ending);
     if (region->store.channel)
         pg_channel_stop(region->store.channel);
     pthread_mutex_unlock(&region->lock);
@@ -226,6 +232,8 @@ static void join_threads(struct pg_region *region)
         pthread_join(region->caller[i], NULL);
     for (uint32_t i = 0; i < region->threads; i++)
         pthread_join(region->thread[i], NULL);
+    if (region->has_writer)
+        pthread_join(region->writer, NULL);
     if (region->has_saver)
         pthread_join(region->saver, NULL);
 }
@@ -342,6 +350,8 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     region->mode = config->mode;
     region->timeout = config->timeout_ns;
     region->read_ahead = config->read_ahead;
+    region->writeback_interval = config->mode == PG_WRITE ? config->writeback_ns : 0;
+    region->outlives = config->outlives;
     region->dumped = region->uffd.dumped = config->dumped;
     init_locks(region);
     error = blocks < UINT32_MAX ? open_region(region, config, text) : -EFBIG;

@@ -101,6 +101,13 @@ struct pg_region {
     int syncing;            /* the store makes durable what was written before */
     uint64_t sync_failures; /* that may have dropped what was written */
 
+    /* In the background (background.c). */
+    uint64_t writeback_interval; /* ns; 0: never */
+    pthread_cond_t ending;       /* the writer is to end */
+    pthread_t writer;
+    int has_writer;
+    int outlives; /* what is written is there for others when this process has ended */
+
     /* What workers do (work.c, ahead.c). */
     struct pg_job *jobs;
     uint32_t job_count, job_room;
@@ -225,6 +232,39 @@ int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, i
 int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
 int pg_do_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write);
 
+/* Have a flush made without waiting for it; `saving` is told what came of it. 0 or -errno. */
+struct pg_saving;
+int pg_post_flush(struct pg_region *region, struct pg_saving *saving);
+
+/* ending.c */
+
+/* A flush that was asked for has ended: 0 or -errno. Needs no lock. */
+void pg_note_saved(struct pg_saving *saving, const struct pg_region *region, int error);
+
+/* In the child of a fork SIGTERM does what it does without us. */
+void pg_ending_forked(void);
+
+/* forks.c: for all regions of the process, while none can go. */
+void pg_for_all_regions(void (*function)(struct pg_region *region, void *argument), void *argument);
+
+/* flush.c */
+
+/* Write dirty blocks from entry `first` to `end`, `most` of them, and leave out those that others
+ * hold; for one that has the lock for flushes. */
+struct pg_written {
+    pg_entry next;    /* so far it has come */
+    unsigned written; /* blocks */
+    int missed;       /* some could not be written now */
+    uint32_t failed;  /* the last of those */
+};
+struct pg_written pg_write_some(struct pg_region *region, pg_entry first, pg_entry end,
+                                unsigned most);
+
+/* background.c */
+
+/* The thread that writes back what has been changed for a while. */
+void *pg_write_in_background(void *region);
+
 /* refuse.c */
 
 /* A store to a page of a region of mode "r": whoever makes it gets SIGBUS, or EFAULT. */
@@ -307,6 +347,9 @@ static inline int pg_is_late(const struct pg_region *region, uint32_t number)
 void pg_do_job(struct pg_region *region, struct pg_job job);
 
 /* failing.c */
+
+/* In words, why a store failed. */
+const char *pg_cause_of(int code);
 
 /* How long to wait after so many tries: 1, 2, 4 ... ms, at most a quarter of a second. */
 uint64_t pg_backoff(uint64_t tries);

@@ -1,0 +1,117 @@
+/* Changed blocks are written back when they have been changed for a while, though nothing makes
+ * them leave: so a program that is killed has lost little. They are not made durable, as memory of
+ * a mapped file is not by the kernel: only a flush does that.
+ *
+ * One batch at a time, each copied as a flush does, so that whoever stores is held up for
+ * microseconds; between two batches faults, evictions and flushes have their turn. */
+#include "leaving.h"
+#include "region.h"
+#include "voice.h"
+
+/* Entries that are looked at without a pause: some microseconds. */
+enum { STRETCH = 8192 };
+
+/* ns between two batches: as long as one took, within these. */
+#define SHORTEST_PAUSE UINT64_C(100000)
+#define LONGEST_PAUSE UINT64_C(5000000)
+
+/* ns until what could not be written is tried again; doubled each time, up to the interval or a
+ * second. */
+#define FIRST_RETRY UINT64_C(100000000)
+#define LEAST_RETRY UINT64_C(1000000000)
+
+static int has_ended(const struct pg_region *region)
+{
+    return region->stop || pg_is_lost(region);
+}
+
+/* Lets go. */
+static void rest(struct pg_region *region, uint64_t nanoseconds)
+{
+    uint64_t until = pg_later(pg_now(), nanoseconds);
+
+    while (!has_ended(region) && pg_now() < until)
+        pg_doze_until(&region->ending, &region->lock, until);
+}
+
+/* A flush that runs writes the same blocks, and one that waits comes first. Lets go. */
+static struct pg_written write_batch(struct pg_region *region, pg_entry first)
+{
+    struct pg_written batch = {.next = first};
+    pg_entry end;
+
+    pthread_mutex_unlock(&region->lock);
+    pthread_mutex_lock(&region->flush_lock);
+    pthread_mutex_lock(&region->lock);
+    end = region->blocks.used - first < STRETCH ? region->blocks.used : first + STRETCH;
+    if (!has_ended(region)) {
+        pg_look_at_merging(region);
+        batch = pg_write_some(region, first, end, pg_batch(region));
+    }
+    pthread_mutex_unlock(&region->flush_lock);
+    return batch;
+}
+
+/* The store has not taken something. Said once, until it has. Lets go. */
+static void note_trouble(struct pg_region *region, uint32_t number, int error)
+{
+    pg_note_failure(region, PG_OP_WRITE, number, error, 1);
+    region->counters.errors++;
+    pthread_mutex_unlock(&region->lock);
+    pg_say("pagemove: what was changed in memory cannot be written to %s: %s; it stays in memory, "
+           "and is tried again\n",
+           region->store.label, pg_cause_of(error));
+    pthread_mutex_lock(&region->lock);
+}
+
+/* Once over all blocks, from where the last time has ended: one that cannot be written does not
+ * keep others from it. How many failures of the store in a row that makes. Lets go. */
+static int sweep(struct pg_region *region, pg_entry *at, uint64_t *failures)
+{
+    pg_entry left = region->blocks.used;
+    int missed = 0;
+
+    while (left && region->blocks.dirty && !has_ended(region)) {
+        uint64_t began = pg_now(), failed = region->write_failures, took;
+        struct pg_written batch = write_batch(region, *at < region->blocks.used ? *at : 0);
+        pg_entry seen = batch.next - (*at < region->blocks.used ? *at : 0);
+        *at = batch.next;
+        left -= seen < left ? seen : left;
+        region->counters.background_written += batch.written;
+        missed |= batch.missed;
+        if (batch.missed && region->write_failures != failed) {
+            region->counters.background_failures++;
+            if (!(*failures)++)
+                note_trouble(region, batch.failed, region->write_error);
+            return 1;
+        }
+        took = pg_now() - began;
+        took = took < LONGEST_PAUSE ? took : LONGEST_PAUSE;
+        rest(region, took > SHORTEST_PAUSE ? took : SHORTEST_PAUSE);
+    }
+    if (!missed)
+        *failures = 0;
+    return missed;
+}
+
+void *pg_write_in_background(void *argument)
+{
+    struct pg_region *region = argument;
+    uint64_t interval = region->writeback_interval, failures = 0, retry = FIRST_RETRY;
+    uint64_t longest = interval > LEAST_RETRY ? interval : LEAST_RETRY;
+    pg_entry at = 0;
+
+    pthread_mutex_lock(&region->lock);
+    rest(region, interval);
+    while (!has_ended(region)) {
+        if (sweep(region, &at, &failures)) {
+            rest(region, retry);
+            retry = retry < longest / 2 ? 2 * retry : longest;
+        } else {
+            retry = FIRST_RETRY;
+            rest(region, interval);
+        }
+    }
+    pthread_mutex_unlock(&region->lock);
+    return NULL;
+}
