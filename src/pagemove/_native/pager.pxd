@@ -43,7 +43,7 @@ cdef extern from "pager/pager.h" nogil:
     void pg_ask_while_waiting(int (*may_wait_no_longer)() noexcept)
     int pg_open(const pg_config *config, pg_region **region, char *text)
     int pg_close(pg_region *region)
-    void pg_drop(pg_region *region)
+    void pg_drop(pg_region *region, int waiting)
     uint64_t pg_address(const pg_region *region)
     int pg_kernel_faults(const pg_region *region)
     int pg_moves(const pg_region *region)

@@ -83,6 +83,7 @@ cdef class Pager:
     cdef int _mode
     cdef Py_ssize_t _exports
     cdef Py_ssize_t _calls
+    cdef bint _interrupted
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
@@ -142,7 +143,7 @@ cdef class Pager:
                 config.helper = &process
             with nogil:
                 status = pg_open(&config, &self._region, text)
-            _raise_if_interrupted(status)
+            self._raise_if_interrupted(status)
         finally:
             free(injections)
         if status == -EFBIG:
@@ -155,7 +156,7 @@ cdef class Pager:
             pg_address(self._region) + (nbytes + block_size - 1) // block_size * block_size,
         )
         if status:
-            pg_drop(self._region)
+            pg_drop(self._region, True)
             self._region = NULL
             raise OSError(-status, "more regions of paged memory than one process can have")
         self._nbytes = nbytes
@@ -166,8 +167,20 @@ cdef class Pager:
         # In a forked child there is nothing to close, and there are no threads to wait for.
         if self._region != NULL and self._born == _generation[0]:
             pm_paged_leave(_paged, pg_address(self._region))
-            pg_drop(self._region)
+            # Whoever did not wait for the store before does not here, where nothing can be raised.
+            pg_drop(self._region, not self._interrupted)
         self._region = NULL
+
+    cdef int _raise_if_interrupted(self, int status) except -1:
+        """Raise what the signal handler has raised that ended a call."""
+        if status != -PG_INTERRUPTED:
+            return 0
+        self._interrupted = True
+        if PyErr_Occurred() != NULL:
+            return -1
+        raise ValueError(
+            "this is a child of the process that waited for paged memory; it is not there"
+        )
 
     cdef pg_region *_open(self) except NULL:
         if self._region == NULL:
@@ -227,7 +240,7 @@ cdef class Pager:
         try:
             with nogil:
                 status = pg_prefetch(region, offset, length, wait)
-            _raise_if_interrupted(status)
+            self._raise_if_interrupted(status)
         finally:
             self._calls -= 1
         return _errno_of(status)
@@ -240,7 +253,7 @@ cdef class Pager:
         try:
             with nogil:
                 status = pg_evict(region, offset, length)
-            _raise_if_interrupted(status)
+            self._raise_if_interrupted(status)
         finally:
             self._calls -= 1
         return _errno_of(status)
@@ -253,7 +266,7 @@ cdef class Pager:
         try:
             with nogil:
                 status = pg_flush(region)
-            _raise_if_interrupted(status)
+            self._raise_if_interrupted(status)
         finally:
             self._calls -= 1
         return _errno_of(status)
@@ -323,7 +336,7 @@ cdef class Pager:
         try:
             with nogil:
                 status = pg_store_stats(region, text)
-            _raise_if_interrupted(status)
+            self._raise_if_interrupted(status)
         finally:
             self._calls -= 1
         return "" if status else text.decode(errors="replace")
@@ -378,7 +391,7 @@ cdef class Pager:
         pm_paged_leave(_paged, pg_address(region))
         with nogil:
             status = pg_close(region)
-        _raise_if_interrupted(status)
+        self._raise_if_interrupted(status)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         cdef uint64_t address = pg_address(self._open())
@@ -389,15 +402,6 @@ cdef class Pager:
 
     def __releasebuffer__(self, Py_buffer *view):
         self._exports -= 1
-
-
-cdef int _raise_if_interrupted(int status) except -1:
-    """Raise what the signal handler has raised that ended a call."""
-    if status != -PG_INTERRUPTED:
-        return 0
-    if PyErr_Occurred() != NULL:
-        return -1
-    raise ValueError("this is a child of the process that waited for paged memory; it is not there")
 
 
 cdef int _errno_of(int status):

@@ -157,6 +157,7 @@ class PagedMemory(Pager):
         self._mode = mode
         self._limit = options.limit
         self._told = 0  # sequence number of the first failure that no flush has told of
+        self._unsaved = False  # whether that was said already, at the end of it all
         self._forgettable = False  # whether nobody is to blame if it is never closed
         if mode == "r+":
             save_at_exit(self)
@@ -399,7 +400,8 @@ class PagedMemory(Pager):
                 return
             self._tell_unsaved(str(error))
         except BaseException as reason:
-            # Somebody does not want to wait for it any longer.
+            # Somebody does not want to wait for it any longer; the finaliser need not try again.
+            self._unsaved = True
             self._tell_unsaved(f"saving them was interrupted ({type(reason).__name__})")
             raise
 
@@ -452,6 +454,7 @@ class PagedMemory(Pager):
     def __del__(self) -> None:
         if not hasattr(self, "_label") or self.closed:
             return
-        self._save_or_tell()
+        if not self._unsaved:
+            self._save_or_tell()
         if not self._forgettable:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)

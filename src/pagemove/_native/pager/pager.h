@@ -114,7 +114,7 @@ int pg_open(const struct pg_config *config, struct pg_region **region, char text
 int pg_close(struct pg_region *region);
 
 /* The same without asking whether to wait. */
-void pg_drop(struct pg_region *region);
+void pg_drop(struct pg_region *region, int waiting);
 
 uint64_t pg_address(const struct pg_region *region);
 

@@ -239,7 +239,9 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     return 0;
 }
 
-static int end(struct pg_region *region, int asking)
+enum { NOT_WAITING, WAITING, ASKING };
+
+static int end(struct pg_region *region, int how)
 {
     int interrupted;
 
@@ -249,7 +251,8 @@ static int end(struct pg_region *region, int asking)
         return 0;
     }
     pg_call_stop(region);
-    interrupted = pg_await(region, &region->ended, asking);
+    interrupted =
+        how == NOT_WAITING ? -PG_INTERRUPTED : pg_await(region, &region->ended, how == ASKING);
     if (region->inherited)
         return interrupted;
     if (interrupted) {
@@ -264,12 +267,12 @@ static int end(struct pg_region *region, int asking)
 
 int pg_close(struct pg_region *region)
 {
-    return end(region, 1);
+    return end(region, ASKING);
 }
 
-void pg_drop(struct pg_region *region)
+void pg_drop(struct pg_region *region, int waiting)
 {
-    end(region, 0);
+    end(region, waiting ? WAITING : NOT_WAITING);
 }
 
 int pg_lost(const struct pg_region *region)
