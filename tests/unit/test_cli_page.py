@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,10 +18,11 @@ import pytest
 from typer.testing import CliRunner
 
 from pagemove import StoreError, UnsupportedError
-from pagemove.cli import app
+from pagemove.cli import app, main
 from pagemove.paging import storage_options, trial
 from pagemove.stores import RedisStore
 from support.servers import Moto, Redis, Web, free_ports
+from support.slowness import SLOWNESS
 
 CONTENTS = np.random.default_rng(12).bytes(700_000)
 
@@ -87,6 +89,36 @@ class TestEndToEnd:
         assert process.returncode == 0, err
         assert "stopped early" in out
         assert path.read_bytes() == CONTENTS
+
+    def test_ctrl_c_before_it_has_begun(self):
+        """The server takes the connection, and never answers."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.settimeout(60 * SLOWNESS)
+            process = subprocess.Popen(
+                command(f"http://127.0.0.1:{server.getsockname()[1]}/a.npy"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            try:
+                connection, _ = server.accept()
+                process.send_signal(signal.SIGINT)
+                with connection:
+                    out, err = process.communicate(timeout=30 * SLOWNESS)
+            finally:
+                process.kill()
+        assert (process.returncode, out) == (130, "")
+        assert "Traceback" not in err
+
+
+def test_ctrl_c_while_the_command_is_imported(monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pagemove.cli.application.app", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
 
 
 def page(*arguments: object) -> tuple[dict, str]:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from pathlib import Path
 
@@ -122,6 +123,43 @@ class TestExit:
         program(f"{opened}; a[0] = 1; sys.exit(3)", path, status=3)
         program(f"{opened}; a[1] = 1; 1 / 0", path, status=1)
         assert path.read_bytes()[:2] == b"\1\1"
+
+    def test_ctrl_c_ends_the_saving_of_one_region_only(self, monkeypatch):
+        saved = []
+
+        class Region:
+            def __init__(self, *raises: BaseException) -> None:
+                self.raises = raises
+
+            def _save_or_tell(self) -> None:
+                saved.append(self)
+                if self.raises:
+                    raise self.raises[0]
+
+        regions = [Region(), Region(KeyboardInterrupt()), Region()]
+        monkeypatch.setattr(exits, "_live", regions)
+        with pytest.raises(KeyboardInterrupt):
+            exits._save_all()
+        assert saved == regions
+
+    def test_ctrl_c_while_a_store_hangs(self, path):
+        """What is not saved is told, once, and the program ends without waiting for the store."""
+        started = time.monotonic()
+        said = program(
+            """
+            import signal
+            late = [Fault("write", count=0, delay=50)]
+            store = FaultyFileStore(path, writable=True, faults=late)
+            array = pagemove.open_array(store, dtype="u1", mode="r+")
+            array[5] = 6
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            """,
+            path,
+        )
+        assert time.monotonic() - started < 40
+        assert said.count("could not be saved") == 1
+        assert "saving them was interrupted (KeyboardInterrupt)" in said
 
     def test_what_cannot_be_saved_is_told(self, path):
         said = program(

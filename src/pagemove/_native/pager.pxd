@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "pager/pager.h" nogil:
     enum:
-        PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT, PG_NO_ROOM
+        PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT, PG_NO_ROOM, PG_INTERRUPTED
     int pg_errno_of(int code)
     void pg_set_trouble(int call, uint64_t first, uint64_t count, uint64_t period, int error)
     struct pg_helper:
@@ -43,8 +43,10 @@ cdef extern from "pager/pager.h" nogil:
         pass
     struct pg_run:
         uint32_t first, count
+    void pg_ask_while_waiting(int (*may_wait_no_longer)() noexcept)
     int pg_open(const pg_config *config, pg_region **region, char *text)
-    void pg_close(pg_region *region)
+    int pg_close(pg_region *region)
+    void pg_drop(pg_region *region, int waiting)
     uint64_t pg_address(const pg_region *region)
     int pg_kernel_faults(const pg_region *region)
     int pg_moves(const pg_region *region)

@@ -1,6 +1,7 @@
 """The pager, for Python: starts and stops it, asks it for things, reads its counters."""
 
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.exc cimport PyErr_Occurred
 from libc.errno cimport EFBIG
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
@@ -40,6 +41,18 @@ pm_set_standard_error(_standard_error)
 
 # What moves pages has to know what not to move.
 cdef pm_paged *_paged = <pm_paged *> <uintptr_t> <uint64_t> remap.paged_table()
+
+# Without `except`: who has asked for it raises what a signal handler has raised.
+cdef extern from "Python.h":
+    int _run_signal_handlers "PyErr_CheckSignals" ()
+
+
+cdef int _interrupted() noexcept with gil:
+    return _run_signal_handlers()
+
+
+# In threads that run no handlers it does nothing.
+pg_ask_while_waiting(_interrupted)
 
 cdef bint _may_move = not pm_running_quirks() & PM_QUIRK_REFUSE
 
@@ -123,6 +136,7 @@ cdef class Pager:
     cdef int _mode
     cdef Py_ssize_t _exports
     cdef Py_ssize_t _calls
+    cdef bint _interrupted
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
@@ -185,12 +199,12 @@ cdef class Pager:
                 config.helper = &process
             with nogil:
                 status = pg_open(&config, &self._region, text)
+            self._raise_if_interrupted(status)
         finally:
             free(injections)
         if status == -EFBIG:
             raise OSError(EFBIG, "more blocks than can be numbered: choose a larger block size")
         if status:
-            self._region = NULL
             reason = text.decode(errors="replace") or os.strerror(-status)
             error = OSError(-status, f"cannot set up paged memory: {reason}")
             error.explained = bool(text[0])
@@ -200,7 +214,7 @@ cdef class Pager:
             pg_address(self._region) + (nbytes + block_size - 1) // block_size * block_size,
         )
         if status:
-            pg_close(self._region)
+            pg_drop(self._region, True)
             self._region = NULL
             raise OSError(-status, "more regions of paged memory than one process can have")
         self._nbytes = nbytes
@@ -211,8 +225,20 @@ cdef class Pager:
         # In a forked child there is nothing to close, and there are no threads to wait for.
         if self._region != NULL and self._born == _generation[0]:
             pm_paged_leave(_paged, pg_address(self._region))
-            pg_close(self._region)
+            # Whoever did not wait for the store before does not here, where nothing can be raised.
+            pg_drop(self._region, not self._interrupted)
         self._region = NULL
+
+    cdef int _raise_if_interrupted(self, int status) except -1:
+        """Raise what the signal handler has raised that ended a call."""
+        if status != -PG_INTERRUPTED:
+            return 0
+        self._interrupted = True
+        if PyErr_Occurred() != NULL:
+            return -1
+        raise ValueError(
+            "this is a child of the process that waited for paged memory; it is not there"
+        )
 
     cdef pg_region *_open(self) except NULL:
         if self._region == NULL:
@@ -272,6 +298,7 @@ cdef class Pager:
         try:
             with nogil:
                 status = pg_prefetch(region, offset, length, wait)
+            self._raise_if_interrupted(status)
         finally:
             self._calls -= 1
         return _errno_of(status)
@@ -284,6 +311,7 @@ cdef class Pager:
         try:
             with nogil:
                 status = pg_evict(region, offset, length)
+            self._raise_if_interrupted(status)
         finally:
             self._calls -= 1
         return _errno_of(status)
@@ -303,6 +331,7 @@ cdef class Pager:
         try:
             with nogil:
                 status = pg_pin(region, run, count, write)
+            self._raise_if_interrupted(status)
         finally:
             self._calls -= 1
         return -1 if status == -PG_NO_ROOM else _errno_of(status)
@@ -339,6 +368,7 @@ cdef class Pager:
         try:
             with nogil:
                 status = pg_flush(region)
+            self._raise_if_interrupted(status)
         finally:
             self._calls -= 1
         return _errno_of(status)
@@ -411,6 +441,7 @@ cdef class Pager:
         try:
             with nogil:
                 status = pg_store_stats(region, text)
+            self._raise_if_interrupted(status)
         finally:
             self._calls -= 1
         return "" if status else text.decode(errors="replace")
@@ -443,8 +474,12 @@ cdef class Pager:
         return pg_state_bytes(self._open())
 
     def close(self):
-        """End the threads and unmap; does not flush. Twice is fine; BufferError while in use."""
+        """End the threads and unmap; does not flush. Twice is fine; BufferError while in use.
+
+        If a signal handler raises meanwhile it is closed all the same, by its own threads.
+        """
         cdef pg_region *region = self._region
+        cdef int status
         if region == NULL or self._born != _process():
             return
         if self._exports:
@@ -460,7 +495,8 @@ cdef class Pager:
         self._region = NULL
         pm_paged_leave(_paged, pg_address(region))
         with nogil:
-            pg_close(region)
+            status = pg_close(region)
+        self._raise_if_interrupted(status)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         cdef uint64_t address = pg_address(self._open())

@@ -27,6 +27,9 @@ def main() -> None:
         from pagemove.cli.application import app
 
         app(prog_name="pagemove")
+    except KeyboardInterrupt:
+        # Commands that have begun are ended by typer, which says the same.
+        sys.exit(130)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module not in _NEEDED:

@@ -16,7 +16,10 @@ class Savable(Protocol):
     """Something with changes that would be lost."""
 
     def _save_or_tell(self) -> None:
-        """Save them, or say on standard error that it cannot be done. Never raises."""
+        """Save them, or say on standard error that it cannot be done.
+
+        Raises what a signal handler has raised, after it has said so.
+        """
 
 
 _live: weakref.WeakSet[Savable] = weakref.WeakSet()
@@ -36,8 +39,15 @@ def save_at_exit(one: Savable) -> None:
 
 @atexit.register
 def _save_all() -> None:
+    interruption = None
     for one in list(_live):
-        one._save_or_tell()
+        try:
+            one._save_or_tell()
+        # Control-C ends the saving of one region, which says so. It says nothing of the others.
+        except BaseException as reason:
+            interruption = interruption or reason
+    if interruption is not None:
+        raise interruption
 
 
 def tell(message: str) -> None:

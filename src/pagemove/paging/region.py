@@ -88,6 +88,12 @@ class PagedMemory(Pager):
 
     Notes
     -----
+    Where the main thread waits, to open or close a region or in one of its methods, signal handlers
+    run, and one that raises (Control-C: KeyboardInterrupt) ends the wait. What was asked for ends
+    between two blocks, as soon as the store has answered what it was asked last: blocks that were
+    written are written, the others are changed as before, and the next `flush` does the rest. A
+    `close` that is interrupted while it saves leaves the region open; after that it is closed.
+
     A block that cannot be read within `store_timeout` is poisoned: the thread that touches it gets
     SIGBUS, a system call EFAULT, and a message on standard error names store, offset and cause. It
     never reads zeros. `evict` clears that.
@@ -181,6 +187,7 @@ class PagedMemory(Pager):
             promise(self, options.limit or store.nbytes)
         self._told = 0  # sequence number of the first failure that no flush has told of
         registry.enter(self)
+        self._unsaved = False  # whether that was said already, at the end of it all
         self._forgettable = False  # whether nobody is to blame if it is never closed
         if mode == "r+":
             save_at_exit(self)
@@ -424,9 +431,12 @@ class PagedMemory(Pager):
                 self._save_before_close()
         if self._record is not None:
             working_set.save(self._record, self.recorded(), self.block_size)
-        super().close()
-        if self._file_lock is not None:
-            self._file_lock.close()
+        try:
+            super().close()
+        finally:
+            # Also when Control-C has come: it has been flushed, so nothing is being written.
+            if self.closed and self._file_lock is not None:
+                self._file_lock.close()
 
     def _save_or_tell(self) -> None:
         """Save changes, or say on standard error that it cannot be done. For the end of it all."""
@@ -437,10 +447,18 @@ class PagedMemory(Pager):
         except Exception as error:
             if self.lost and not self.counters()["dirty"]:
                 return
-            tell(
-                f"changes of {self._label} could not be saved, {self.counters()['dirty']} bytes of "
-                f"them are in memory only: {error}"
-            )
+            self._tell_unsaved(str(error))
+        except BaseException as reason:
+            # Somebody does not want to wait for it any longer; the finaliser need not try again.
+            self._unsaved = True
+            self._tell_unsaved(f"saving them was interrupted ({type(reason).__name__})")
+            raise
+
+    def _tell_unsaved(self, why: str) -> None:
+        tell(
+            f"changes of {self._label} could not be saved, {self.counters()['dirty']} bytes of "
+            f"them are in memory only: {why}"
+        )
 
     def _save_before_close(self) -> None:
         """Save; of a region that is lost, what could be saved then is saved."""
@@ -487,6 +505,7 @@ class PagedMemory(Pager):
     def __del__(self) -> None:
         if not hasattr(self, "_label") or self.closed:
             return
-        self._save_or_tell()
+        if not self._unsaved:
+            self._save_or_tell()
         if not self._forgettable:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)

@@ -274,12 +274,12 @@ static void drop_request(struct pg_region *region)
         region->requests[i] = region->requests[i + 1];
 }
 
-static void note_pending(struct pg_region *region, int *pending, int change)
+static void note_pending(struct pg_region *region, struct pg_awaited *awaited, int change)
 {
-    if (!pending)
+    if (!awaited)
         return;
-    *pending += change;
-    if (!*pending)
+    awaited->pending += change;
+    if (!awaited->pending)
         pthread_cond_broadcast(&region->changed);
 }
 
@@ -288,12 +288,14 @@ void pg_read_ahead(struct pg_region *region)
     struct pg_request request = region->requests[0];
     struct chunk chunk;
 
+    if (request.awaited && request.awaited->called_off)
+        request.count = 0;
     /* Collecting lets go of the lock: nobody else may begin with the same blocks meanwhile. */
     region->ahead_busy = 1;
     collect(region, &request, &chunk);
     if (request.count) {
         region->requests[0] = request;
-        note_pending(region, request.pending, 1);
+        note_pending(region, request.awaited, 1);
     } else {
         drop_request(region);
     }
@@ -304,13 +306,12 @@ void pg_read_ahead(struct pg_region *region)
     }
     if (chunk.count)
         read_chunk(region, &chunk, request.marker, request.sequential);
-    note_pending(region, request.pending, -1);
+    note_pending(region, request.awaited, -1);
     if (!pg_has_helper(region))
         region->ahead_busy = 0;
 }
 
-/* Queue a request. -PG_NOT_NOW: there are too many. */
-static int put_request(struct pg_region *region, struct pg_request request)
+int pg_put_request(struct pg_region *region, struct pg_request request)
 {
     if (region->request_count == PG_REQUESTS)
         return -PG_NOT_NOW;
@@ -319,96 +320,10 @@ static int put_request(struct pg_region *region, struct pg_request request)
     return 0;
 }
 
-/* Read a block that could not be read ahead, with all patience, and wait for it. 0, or -EIO: it
- * cannot be read. Lets go. */
-static int insist(struct pg_region *region, uint32_t number)
+void pg_drop_requests(struct pg_region *region)
 {
-    pg_entry entry = pg_find(&region->blocks, number);
-    struct pg_job job = {.number = number, .slot = PG_NO_SLOT, .began = pg_now()};
-    uint64_t until;
-
-    if (entry == PG_NONE) {
-        job.entry = entry = pg_begin(&region->blocks, number);
-        if (entry == PG_NONE)
-            return -ENOMEM;
-        pg_do_job(region, job);
+    while (region->request_count && !region->ahead_busy) {
+        note_pending(region, region->requests[0].awaited, -1);
+        drop_request(region);
     }
-    until = pg_overdue(region, pg_overdue(region, pg_now()));
-    for (;;) {
-        entry = pg_find(&region->blocks, number);
-        if (entry == PG_NONE || region->blocks.at[entry].state != PG_FILLING)
-            return entry != PG_NONE && region->blocks.at[entry].state == PG_ERROR ? -EIO : 0;
-        /* One that is in memory is not given up, but there may be none to map it. */
-        if (pg_wait_changed(region, until))
-            return -ENOMEM;
-    }
-}
-
-static int read_range(struct pg_region *region, uint64_t first, uint64_t end, int wait)
-{
-    struct pg_request request = {
-        .next = (int64_t)first, .stride = 1, .count = (uint32_t)(end - first), .marker = -1};
-    int error = 0, failed, pending = 1;
-
-    pthread_mutex_lock(&region->lock);
-    request.pending = wait ? &pending : NULL;
-    if (!put_request(region, request))
-        while (wait && pending)
-            pthread_cond_wait(&region->changed, &region->lock);
-    for (uint64_t number = first; wait && number < end; number++) {
-        failed = insist(region, (uint32_t)number);
-        error = error ? error : failed;
-    }
-    pthread_mutex_unlock(&region->lock);
-    return error;
-}
-
-int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end)
-{
-    return read_range(region, first, end, 1);
-}
-
-/* More than fits would only push out its own beginning. */
-static uint64_t most_of(const struct pg_region *region)
-{
-    return pg_frames_shared(region) - pg_frames_shared(region) / 4;
-}
-
-int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
-{
-    uint64_t first = offset / region->block_size;
-    uint64_t end = (offset + length + region->block_size - 1) / region->block_size;
-    uint64_t most;
-
-    if (end > region->nblocks)
-        end = region->nblocks;
-    if (first >= end || !length)
-        return 0;
-    pthread_mutex_lock(&region->lock);
-    most = region->limited ? most_of(region) : end;
-    pthread_mutex_unlock(&region->lock);
-    return read_range(region, first, end - first > most ? first + most : end, wait);
-}
-
-int pg_replay(struct pg_region *region, const uint32_t *numbers, uint32_t count)
-{
-    struct pg_request request = {.stride = 1, .count = count, .marker = -1};
-    uint32_t *copy = malloc((count ? count : 1) * sizeof *copy);
-    int error = 0;
-
-    if (!copy)
-        return -ENOMEM;
-    memcpy(copy, numbers, count * sizeof *copy);
-    request.list = copy;
-    pthread_mutex_lock(&region->lock);
-    if (count > most_of(region))
-        request.count = (uint32_t)most_of(region);
-    if (region->replayed || (count && put_request(region, request)))
-        error = -EBUSY;
-    else
-        region->replayed = copy;
-    pthread_mutex_unlock(&region->lock);
-    if (error)
-        free(copy);
-    return error;
 }

@@ -31,24 +31,22 @@ static void rest(struct pg_region *region, uint64_t nanoseconds)
     uint64_t until = pg_later(pg_now(), nanoseconds);
 
     while (!has_ended(region) && pg_now() < until)
-        pg_doze_until(&region->ending, &region->lock, until);
+        pg_doze_until(&region->unrest, &region->lock, until);
 }
 
-/* A flush that runs writes the same blocks, and one that waits comes first. Lets go. */
+/* A flush that runs writes the same blocks, and comes first. Lets go. */
 static struct pg_written write_batch(struct pg_region *region, pg_entry first)
 {
     struct pg_written batch = {.next = first};
     pg_entry end;
 
-    pthread_mutex_unlock(&region->lock);
-    pthread_mutex_lock(&region->flush_lock);
-    pthread_mutex_lock(&region->lock);
+    pg_begin_flush(region);
     end = region->blocks.used - first < STRETCH ? region->blocks.used : first + STRETCH;
     if (!has_ended(region)) {
         pg_look_at_merging(region);
         batch = pg_write_some(region, first, end, pg_batch(region));
     }
-    pthread_mutex_unlock(&region->flush_lock);
+    pg_end_flush(region);
     return batch;
 }
 

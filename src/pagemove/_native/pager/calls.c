@@ -1,19 +1,79 @@
-/* Calls of the program that need the pager's descriptors: made by threads that have them. */
+/* Calls of the program that need the pager's descriptors: made by threads that have them.
+ *
+ * Who asks for one may stop waiting (Control-C), and the call is called off: one that has not begun
+ * never does, another ends between two blocks, once the store has answered what it was asked last.
+ * So a call belongs to both threads, and whoever is done with it last frees it. */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <time.h>
 
 #include "region.h"
+
+/* ns between questions whether to go on waiting. */
+#define PATIENCE 40000000
 
 struct pg_call {
     int (*function)(struct pg_region *region, struct pg_call *call);
     uint64_t offset, length;
-    char *text;
-    const struct pg_run *runs;
+    struct pg_run *runs; /* to be pinned; its own */
     size_t run_count;
-    int write, result, done;
-    struct pg_saving *saving; /* to be told of the result: nobody waits, and the call is its own */
+    int write, result, done, called_off;
+    struct pg_saving *saving; /* to be told of the result: nobody waits */
     struct pg_call *next;
+    char text[PG_TEXT]; /* what the store says of itself */
 };
+
+static int (*may_wait_no_longer)(void);
+
+/* The call that this thread makes. */
+static __thread struct pg_call *mine;
+
+void pg_ask_while_waiting(int (*ask)(void))
+{
+    may_wait_no_longer = ask;
+}
+
+int pg_is_called_off(void)
+{
+    return mine && __atomic_load_n(&mine->called_off, __ATOMIC_ACQUIRE);
+}
+
+/* For a slice of time at most. Wants the lock of calls. */
+static int wait_a_little(struct pg_region *region, const int *done)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += PATIENCE;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    while (!*done)
+        if (pthread_cond_timedwait(&region->answered, &region->calls_lock, &until) == ETIMEDOUT)
+            break;
+    return *done;
+}
+
+int pg_await(struct pg_region *region, const int *done, int asking)
+{
+    int is_done;
+
+    for (;;) {
+        pthread_mutex_lock(&region->calls_lock);
+        is_done = wait_a_little(region, done);
+        pthread_mutex_unlock(&region->calls_lock);
+        if (is_done)
+            return 0;
+        if (asking && may_wait_no_longer && may_wait_no_longer())
+            return -PG_INTERRUPTED;
+        /* It may have forked: nobody answers here, and the lock is as it was at that moment. */
+        if (region->inherited)
+            return -PG_INTERRUPTED;
+    }
+}
 
 static void *serve_calls(void *argument);
 
@@ -30,6 +90,40 @@ int pg_start_caller(struct pg_region *region)
     return error;
 }
 
+static int is_stopped(const struct pg_region *region)
+{
+    return __atomic_load_n(&region->stop, __ATOMIC_ACQUIRE);
+}
+
+/* Free a call that nobody waits for. What it has pinned nobody would unpin. */
+static void abandon(struct pg_region *region, struct pg_call *call)
+{
+    if (call->run_count && call->done && !call->result)
+        pg_unpin(region, call->runs, call->run_count);
+    free(call->runs);
+    free(call);
+}
+
+/* Make a call. Drops the lock of calls. */
+static void make(struct pg_region *region, struct pg_call *call)
+{
+    pthread_mutex_unlock(&region->calls_lock);
+    mine = call;
+    call->result = call->function(region, call);
+    mine = NULL;
+    if (call->saving)
+        pg_note_saved(call->saving, region, call->result);
+    pthread_mutex_lock(&region->calls_lock);
+    call->done = 1;
+    if (call->saving || call->called_off) {
+        pthread_mutex_unlock(&region->calls_lock);
+        abandon(region, call);
+        pthread_mutex_lock(&region->calls_lock);
+    } else {
+        pthread_cond_broadcast(&region->answered);
+    }
+}
+
 static void *serve_calls(void *argument)
 {
     struct pg_region *region = argument;
@@ -37,31 +131,57 @@ static void *serve_calls(void *argument)
 
     pthread_mutex_lock(&region->calls_lock);
     region->idle_callers++;
-    while (region->calls || !__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE)) {
+    while (region->calls || !is_stopped(region)) {
         call = region->calls;
-        if (!call) {
+        if (region->ending && !is_stopped(region)) {
+            pthread_mutex_unlock(&region->calls_lock);
+            pg_stop(region);
+            pthread_mutex_lock(&region->calls_lock);
+        } else if (!call) {
             pthread_cond_wait(&region->called, &region->calls_lock);
-            continue;
+        } else {
+            region->calls = call->next;
+            if (!--region->idle_callers && !is_stopped(region))
+                pg_start_caller(region);
+            make(region, call);
+            region->idle_callers++;
         }
-        region->calls = call->next;
-        if (!--region->idle_callers && !__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
-            pg_start_caller(region);
-        pthread_mutex_unlock(&region->calls_lock);
-        call->result = call->function(region, call);
-        if (call->saving)
-            pg_note_saved(call->saving, region, call->result);
-        pthread_mutex_lock(&region->calls_lock);
-        region->idle_callers++;
-        if (call->saving) {
-            free(call);
-            continue;
-        }
-        call->done = 1;
-        pthread_cond_broadcast(&region->answered);
     }
     region->idle_callers--;
     pthread_mutex_unlock(&region->calls_lock);
     return NULL;
+}
+
+/* Take a call that has not begun out of the queue. Wants the lock of calls. */
+static int unqueue(struct pg_region *region, const struct pg_call *call)
+{
+    struct pg_call **at = &region->calls;
+
+    while (*at && *at != call)
+        at = &(*at)->next;
+    if (!*at)
+        return 0;
+    *at = call->next;
+    return 1;
+}
+
+static void call_off(struct pg_region *region, struct pg_call *call)
+{
+    int is_over;
+
+    pthread_mutex_lock(&region->calls_lock);
+    is_over = call->done || unqueue(region, call);
+    if (!is_over)
+        __atomic_store_n(&call->called_off, 1, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&region->calls_lock);
+    if (is_over) {
+        abandon(region, call);
+        return;
+    }
+    /* It may be waiting for what others do. */
+    pthread_mutex_lock(&region->lock);
+    pthread_cond_broadcast(&region->changed);
+    pthread_mutex_unlock(&region->lock);
 }
 
 /* Wants the lock of calls. */
@@ -75,14 +195,47 @@ static void put(struct pg_region *region, struct pg_call *call)
     pthread_cond_signal(&region->called);
 }
 
-static int call(struct pg_region *region, struct pg_call *call)
+static struct pg_call *copy_call(const struct pg_call *wanted)
 {
+    struct pg_call *call = malloc(sizeof *call);
+    size_t bytes = wanted->run_count * sizeof *wanted->runs;
+
+    if (!call)
+        return NULL;
+    *call = *wanted;
+    if (bytes) {
+        call->runs = malloc(bytes);
+        if (!call->runs) {
+            free(call);
+            return NULL;
+        }
+        memcpy(call->runs, wanted->runs, bytes);
+    }
+    return call;
+}
+
+/* Have a call made, and wait for it. `text`: NULL, or where to put what it says. */
+static int run(struct pg_region *region, const struct pg_call *wanted, char *text)
+{
+    struct pg_call *call = copy_call(wanted);
+    int result;
+
+    if (!call)
+        return -ENOMEM;
     pthread_mutex_lock(&region->calls_lock);
     put(region, call);
-    while (!call->done)
-        pthread_cond_wait(&region->answered, &region->calls_lock);
     pthread_mutex_unlock(&region->calls_lock);
-    return call->result;
+    if (pg_await(region, &call->done, 1)) {
+        if (!region->inherited)
+            call_off(region, call);
+        return -PG_INTERRUPTED;
+    }
+    result = call->result;
+    if (text)
+        memcpy(text, call->text, PG_TEXT);
+    free(call->runs);
+    free(call);
+    return result;
 }
 
 static int flush(struct pg_region *region, struct pg_call *call)
@@ -112,16 +265,9 @@ static int store_stats(struct pg_region *region, struct pg_call *call)
     return pg_do_store_stats(region, call->text);
 }
 
-static int stop(struct pg_region *region, struct pg_call *call)
-{
-    (void)call;
-    pg_stop(region);
-    return 0;
-}
-
 int pg_flush(struct pg_region *region)
 {
-    return call(region, &(struct pg_call){.function = flush});
+    return run(region, &(struct pg_call){.function = flush}, NULL);
 }
 
 int pg_post_flush(struct pg_region *region, struct pg_saving *saving)
@@ -134,7 +280,7 @@ int pg_post_flush(struct pg_region *region, struct pg_saving *saving)
     *call = (struct pg_call){.function = flush, .saving = saving};
     pthread_mutex_lock(&region->calls_lock);
     /* One that is being opened has nothing to save; one that is being closed has been flushed. */
-    if (!region->callers || __atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
+    if (!region->callers || is_stopped(region))
         error = -ESHUTDOWN;
     else
         put(region, call);
@@ -146,7 +292,8 @@ int pg_post_flush(struct pg_region *region, struct pg_saving *saving)
 
 int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
 {
-    return call(region, &(struct pg_call){.function = evict, .offset = offset, .length = length});
+    return run(region, &(struct pg_call){.function = evict, .offset = offset, .length = length},
+               NULL);
 }
 
 int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
@@ -154,22 +301,28 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
     /* To ask for blocks takes no descriptor, and should take no time. */
     if (!wait)
         return pg_is_lost(region) ? -EBADF : pg_do_prefetch(region, offset, length, 0);
-    return call(region,
-                &(struct pg_call){.function = prefetch, .offset = offset, .length = length});
+    return run(region, &(struct pg_call){.function = prefetch, .offset = offset, .length = length},
+               NULL);
 }
 
 int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write)
 {
-    return call(region, &(struct pg_call){
-                            .function = pin, .runs = runs, .run_count = count, .write = write});
+    return run(
+        region,
+        &(struct pg_call){
+            .function = pin, .runs = (struct pg_run *)runs, .run_count = count, .write = write},
+        NULL);
 }
 
 int pg_store_stats(struct pg_region *region, char text[PG_TEXT])
 {
-    return call(region, &(struct pg_call){.function = store_stats, .text = text});
+    return run(region, &(struct pg_call){.function = store_stats}, text);
 }
 
 void pg_call_stop(struct pg_region *region)
 {
-    call(region, &(struct pg_call){.function = stop});
+    pthread_mutex_lock(&region->calls_lock);
+    __atomic_store_n(&region->ending, 1, __ATOMIC_RELEASE);
+    pthread_cond_signal(&region->called);
+    pthread_mutex_unlock(&region->calls_lock);
 }

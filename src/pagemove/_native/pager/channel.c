@@ -167,14 +167,14 @@ uint64_t pg_channel_restarts(const struct pg_channel *channel)
     return __atomic_load_n(&channel->restarts, __ATOMIC_RELAXED);
 }
 
-static void free_arguments(char **argv)
+void pg_free_arguments(char **argv)
 {
     for (char **argument = argv; argument && *argument; argument++)
         free(*argument);
     free(argv);
 }
 
-static char **copy_arguments(const char *const *argv)
+char **pg_copy_arguments(const char *const *argv)
 {
     size_t count = 0;
     char **copy;
@@ -185,7 +185,7 @@ static char **copy_arguments(const char *const *argv)
     for (size_t i = 0; copy && i < count; i++) {
         copy[i] = strdup(argv[i]);
         if (!copy[i]) {
-            free_arguments(copy);
+            pg_free_arguments(copy);
             return NULL;
         }
     }
@@ -250,10 +250,11 @@ int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout
     channel->region = region;
     channel->timeout = timeout_ns > LEAST_PATIENCE ? timeout_ns : LEAST_PATIENCE;
     channel->restarts_left = helper->restarts;
+    channel->given_up = helper->given_up;
     channel->control = channel->config = channel->log = channel->memfd = channel->process = -1;
     channel->lines = make_lines(channel->count);
     channel->sockets = no_descriptors(channel->count);
-    channel->argv = copy_arguments(helper->argv);
+    channel->argv = pg_copy_arguments(helper->argv);
     error =
         channel->lines && channel->sockets && channel->argv ? open_files(channel, helper) : -ENOMEM;
     if (!error)
@@ -263,6 +264,7 @@ int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout
         return error;
     }
     channel->generation = 1;
+    channel->given_up = NULL; /* whoever opens it may be gone when another one is started */
     *opened = channel;
     return 0;
 }
@@ -321,7 +323,7 @@ void pg_channel_close(struct pg_channel *channel, int inherited)
         close(channel->config);
     if (channel->log >= 0)
         close(channel->log);
-    free_arguments(channel->argv);
+    pg_free_arguments(channel->argv);
     free(channel->lines);
     free(channel->sockets);
     free(channel);

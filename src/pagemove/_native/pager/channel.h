@@ -22,6 +22,10 @@ struct pg_line;
 int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout_ns,
                     struct pg_channel **opened, char text[PG_TEXT]);
 
+/* The words of a helper's command line, ended by NULL. A copy, or NULL: no memory. */
+char **pg_copy_arguments(const char *const *argv);
+void pg_free_arguments(char **argv);
+
 /* Wake everybody who waits for an answer; what they get from now on is -PG_NOT_ASKED. */
 void pg_channel_stop(struct pg_channel *channel);
 

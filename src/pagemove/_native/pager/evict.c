@@ -221,6 +221,8 @@ static int evict_number(struct pg_region *region, uint32_t number, uint64_t dead
         if (entry == PG_NONE ||
             (pg_is_pinned(region, number) && region->blocks.at[entry].state != PG_ERROR))
             return 0;
+        if (pg_is_called_off())
+            return -PG_INTERRUPTED;
         if (is_busy(&region->blocks.at[entry])) {
             if (region->blocks.at[entry].state != PG_FILLING)
                 pthread_cond_wait(&region->changed, &region->lock);
@@ -250,7 +252,7 @@ int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length)
     if (!length)
         return 0;
     pthread_mutex_lock(&region->lock);
-    for (uint64_t number = first; number < end; number++) {
+    for (uint64_t number = first; number < end && !pg_is_called_off(); number++) {
         /* Of a large range only the blocks that there are. */
         if (end - number > region->blocks.used)
             break;
@@ -258,7 +260,8 @@ int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length)
         error = error ? error : failed;
         first = number + 1;
     }
-    for (pg_entry entry = 0; first < end && entry < region->blocks.used; entry++) {
+    for (pg_entry entry = 0; first < end && entry < region->blocks.used && !pg_is_called_off();
+         entry++) {
         const struct pg_block *block = &region->blocks.at[entry];
         if (block->state == PG_ABSENT || block->number < first || block->number >= end)
             continue;

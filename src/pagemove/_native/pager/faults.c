@@ -202,7 +202,8 @@ void pg_serve(struct pg_region *region)
             return;
         if (polled[3].revents) {
             polled[3].fd = -1;
-            pg_lose(region, 0);
+            if (!__atomic_load_n(&region->ending, __ATOMIC_ACQUIRE))
+                pg_lose(region, 0);
         }
         if (!ready || polled[1].revents || polled[2].revents)
             serve_others(region, polled, ready);

@@ -139,13 +139,15 @@ static int is_held(const struct pg_block *block)
            (block->state != PG_ABSENT && block->flags & PG_FLUSHING);
 }
 
-/* Wait for others to be done with a block. -ENOMEM: it is in memory, but cannot be mapped. Lets go.
- */
+/* Wait for others to be done with a block. -ENOMEM: it is in memory, but cannot be mapped.
+ * -PG_INTERRUPTED: nobody waits for this any more. Lets go. */
 static int wait_for_block(struct pg_region *region, const struct pg_block *block)
 {
     uint64_t patience = pg_overdue(region, pg_overdue(region, pg_now()));
 
     while (is_held(block)) {
+        if (pg_is_called_off())
+            return -PG_INTERRUPTED;
         if (block->state != PG_FILLING)
             pthread_cond_wait(&region->changed, &region->lock);
         else if (pg_wait_changed(region, patience))
@@ -161,7 +163,7 @@ static int write_dirty(struct pg_region *region, uint32_t *failed)
 
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
         struct pg_block *block = &region->blocks.at[entry];
-        int error = wait_for_block(region, block);
+        int error = pg_is_called_off() ? -PG_INTERRUPTED : wait_for_block(region, block);
         if (error) {
             note_error(&sweep, error, block->number);
             break;
@@ -217,6 +219,8 @@ static int write_all(struct pg_region *region)
         pg_look_at_merging(region);
         error = write_dirty(region, &number);
         wait_for_evictions(region);
+        if (pg_is_called_off())
+            return -PG_INTERRUPTED; /* what is not written is dirty as before */
         if (!error && region->write_failures == failures)
             return 0;
         /* -PG_NOT_NOW: no slot, because those that have one cannot be written. */
@@ -278,7 +282,8 @@ static int sync_store(struct pg_region *region)
         pthread_mutex_lock(&region->lock);
         /* Nothing became of it if it was not asked. Else that it succeeds the next time means
          * nothing: after fdatasync has failed once, what it could not write may be gone. */
-        if (!error || pg_now() >= deadline || !(region->flush_retryable || error == -PG_NOT_ASKED))
+        if (!error || pg_now() >= deadline || pg_is_called_off() ||
+            !(region->flush_retryable || error == -PG_NOT_ASKED))
             return error;
         pg_pause(region, pg_backoff(++tries));
     }
@@ -326,7 +331,8 @@ static int save(struct pg_region *region)
             return error;
         error = sync_all(region);
         tries++;
-        if (!error || region->sync_lost || !pg_has_helper(region) || pg_now() >= deadline)
+        if (!error || region->sync_lost || !pg_has_helper(region) || pg_now() >= deadline ||
+            pg_is_called_off())
             break;
         pg_pause(region, pg_backoff(tries));
     }
@@ -339,16 +345,35 @@ static int save(struct pg_region *region)
     return error;
 }
 
+int pg_begin_flush(struct pg_region *region)
+{
+    while (region->flushing) {
+        if (pg_is_called_off())
+            return -PG_INTERRUPTED;
+        pthread_cond_wait(&region->changed, &region->lock);
+    }
+    region->flushing = 1;
+    return 0;
+}
+
+void pg_end_flush(struct pg_region *region)
+{
+    region->flushing = 0;
+    pthread_cond_broadcast(&region->changed);
+}
+
 int pg_do_flush(struct pg_region *region)
 {
     int error;
 
     if (region->mode != PG_WRITE)
         return 0;
-    pthread_mutex_lock(&region->flush_lock);
     pthread_mutex_lock(&region->lock);
-    error = save(region);
+    error = pg_begin_flush(region);
+    if (!error) {
+        error = save(region);
+        pg_end_flush(region);
+    }
     pthread_mutex_unlock(&region->lock);
-    pthread_mutex_unlock(&region->flush_lock);
     return error;
 }

@@ -76,7 +76,7 @@ int pg_enter(struct pg_region *region)
     return region->watched < 0 ? region->watched : region->sentinel < 0 ? region->sentinel : 0;
 }
 
-void pg_leave(struct pg_region *region)
+static void leave(struct pg_region *region, int silent)
 {
     pthread_mutex_lock(&regions_lock);
     if (region->link) {
@@ -84,7 +84,18 @@ void pg_leave(struct pg_region *region)
         if (region->next)
             region->next->link = region->link;
         pm_close(region->sentinel, region->sentinel_identity);
-        pg_voice_leave();
+        if (silent)
+            pg_voice_leave();
     }
     pthread_mutex_unlock(&regions_lock);
+}
+
+void pg_leave(struct pg_region *region)
+{
+    leave(region, 1);
+}
+
+void pg_forsake(struct pg_region *region)
+{
+    leave(region, 0);
 }

@@ -25,6 +25,8 @@ enum { CONTROL_FD = 3, MESSAGE = PG_TEXT + 16, HANDED = 4, LARGEST_ERRNO = 4095 
 #define START UINT64_C(30000000000)
 #define FAREWELL UINT64_C(1000000000)
 #define DYING UINT64_C(2000000000)
+/* Between looks whether its start was given up. */
+#define LOOK UINT64_C(100000000)
 
 struct answer {
     int32_t error;
@@ -188,11 +190,22 @@ static int move_away(int *fd)
     return error;
 }
 
-/* Wait until it says that it has its store, or why it has not. */
-static int get_ready(int control, char text[PG_TEXT])
+static int is_given_up(const struct pg_channel *channel)
 {
-    int said = 0, error = pg_helper_receive(control, pg_now() + START, &said, text);
+    return channel->given_up && __atomic_load_n(channel->given_up, __ATOMIC_ACQUIRE);
+}
 
+/* Wait until it says that it has its store, or why it has not. */
+static int get_ready(const struct pg_channel *channel, int control, char text[PG_TEXT])
+{
+    uint64_t deadline = pg_now() + START, now;
+    int said = 0, error;
+
+    do {
+        now = pg_now();
+        error =
+            pg_helper_receive(control, now + LOOK < deadline ? now + LOOK : deadline, &said, text);
+    } while (error == -PG_NO_ANSWER && now < deadline && !is_given_up(channel));
     if (error == -PG_NO_ANSWER)
         strcpy(text, "the helper process did not have its store within 30 s: importing its module, "
                      "or unpickling it, takes too long");
@@ -235,7 +248,7 @@ int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT])
         close(control[1]);
     close_all(theirs, made);
     if (!error)
-        error = get_ready(control[0], text);
+        error = get_ready(channel, control[0], text);
     if (error) {
         close_all(channel->sockets, made);
         for (uint32_t i = 0; i < channel->count; i++)

@@ -31,6 +31,7 @@ struct pg_channel {
     int process; /* a pidfd: a number could be another process's by now. -1: there is no helper */
     uint64_t buffer_size, timeout;
     char **argv;
+    const int *given_up; /* of the first start, or NULL: set when nobody waits for it any more */
     int restarts_left, stopping;
     int starting; /* `starter` starts a helper: process and sockets are its own meanwhile */
     int has_starter;

@@ -122,22 +122,26 @@ int pg_save_lost(struct pg_region *region)
 
     if (region->mode != PG_WRITE)
         return -EBADF;
-    pthread_mutex_lock(&region->flush_lock);
     pthread_mutex_lock(&region->lock);
+    error = pg_begin_flush(region);
+    if (error) {
+        pthread_mutex_unlock(&region->lock);
+        return error;
+    }
     while ((error = save_dirty(region, &number)) && pg_now() < deadline)
         pg_pause(region, pg_backoff(++tries));
     if (error)
         pg_note_failure(region, PG_OP_WRITE, number, -error, tries);
-    pthread_mutex_unlock(&region->lock);
     if (!error && region->unsynced) {
+        pthread_mutex_unlock(&region->lock);
         error = pg_store_sync(&region->store);
         pthread_mutex_lock(&region->lock);
         region->unsynced = error != 0;
         if (error)
             pg_note_failure(region, PG_OP_SYNC, 0, -error, 1);
-        pthread_mutex_unlock(&region->lock);
     }
-    pthread_mutex_unlock(&region->flush_lock);
+    pg_end_flush(region);
+    pthread_mutex_unlock(&region->lock);
     return error ? error : -EBADF;
 }
 

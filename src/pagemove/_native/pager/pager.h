@@ -29,6 +29,7 @@ enum pg_code {
     PG_NO_MEMORY,    /* there is none for a slot to read into */
     PG_NO_ROOM,      /* more is to be pinned than the limit has room for */
     PG_NOT_DURABLE,  /* of blocks that have left memory it is not known, and never will be */
+    PG_INTERRUPTED,  /* the program does not wait any longer */
 };
 
 /* The errno that people see for a code, both positive. 0: PG_SHORT, of a flush PG_NOT_DURABLE. */
@@ -52,6 +53,7 @@ struct pg_helper {
     uint32_t lines;       /* requests under way at once, PG_LINES at most */
     uint64_t buffer_size; /* bytes of the largest request */
     int restarts;         /* how often it is started anew when it has ended */
+    const int *given_up;  /* the pager's own */
     int flush_retryable;  /* a flush that has failed lost nothing: asking again is enough */
 };
 
@@ -104,11 +106,20 @@ enum pg_kernel_call { PG_CALL_COPY = 0, PG_CALL_MOVE_IN = 1, PG_CALL_MOVE_OUT = 
  * many, fail with an errno. `error` 0: none. */
 void pg_set_trouble(int call, uint64_t first, uint64_t count, uint64_t period, int error);
 
+/* What threads of the program ask now and then while they wait for a region to be opened or closed,
+ * or for a call: not 0, they return -PG_INTERRUPTED at once. What they have asked for then ends as
+ * soon as it can, between two blocks, in the pager's own threads. For all regions. */
+void pg_ask_while_waiting(int (*may_wait_no_longer)(void));
+
 /* Where the helper can say why it could not start, `text` does. */
 int pg_open(const struct pg_config *config, struct pg_region **region, char text[PG_TEXT]);
 
-/* Unmap and free. Changes that were not flushed are lost. In a forked child it only frees. */
-void pg_close(struct pg_region *region);
+/* Unmap and free. Changes that were not flushed are lost. In a forked child it only frees. The
+ * region is not there for the program any more also if -PG_INTERRUPTED is returned. */
+int pg_close(struct pg_region *region);
+
+/* The same without asking whether to wait. */
+void pg_drop(struct pg_region *region, int waiting);
 
 uint64_t pg_address(const struct pg_region *region);
 

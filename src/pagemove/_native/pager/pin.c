@@ -201,6 +201,8 @@ static int have(struct pg_region *region, uint32_t number, int write)
 
     while (!error) {
         pg_entry entry = pg_find(&region->blocks, number);
+        if (pg_is_called_off())
+            return -PG_INTERRUPTED;
         if (entry == PG_NONE) {
             entry = pg_begin(&region->blocks, number);
             if (entry == PG_NONE)

@@ -3,21 +3,17 @@
 #include "region.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/prctl.h>
-#include <time.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-#include "../uapi.h"
 #include "channel.h"
 #include "leaving.h"
-#include "table.h"
+#include "opening.h"
 
-enum { STACK = 256 << 10, MOST_SLOTS = 4096, LARGEST_READ = 2 << 20 };
+enum { STACK = 256 << 10 };
 
 static void init_locks(struct pg_region *region)
 {
@@ -26,103 +22,13 @@ static void init_locks(struct pg_region *region)
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&region->lock, NULL);
-    pthread_mutex_init(&region->flush_lock, NULL);
     pthread_cond_init(&region->changed, &monotonic);
     pthread_cond_init(&region->work, &monotonic);
-    pthread_cond_init(&region->ending, &monotonic);
+    pthread_cond_init(&region->unrest, &monotonic);
     pthread_mutex_init(&region->calls_lock, NULL);
     pthread_cond_init(&region->called, &monotonic);
     pthread_cond_init(&region->answered, &monotonic);
     pthread_condattr_destroy(&monotonic);
-}
-
-static uint64_t spilled_bytes(const struct pg_region *region)
-{
-    return (region->nblocks / 64 + 1) * sizeof *region->spilled;
-}
-
-static int map_region(struct pg_region *region, const char *name)
-{
-    uint64_t mode = PM_REGISTER_MODE_MISSING | PM_REGISTER_MODE_WP;
-    int error;
-
-    region->length = region->nblocks * region->block_size;
-    region->base = pg_map_aligned(region->length, region->dumped);
-    if (!region->base)
-        return -errno;
-    /* Without MADV_HUGEPAGE the touch of a missing page leaves an empty page table, and every huge
-     * page that is moved there later is split (6.18.44: a pass over 1 GiB takes a quarter longer).
-     */
-    madvise((void *)(uintptr_t)region->base, region->length,
-            region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-    if (name && *name)
-        prctl(PM_PR_SET_VMA, PM_PR_SET_VMA_ANON_NAME, region->base, region->length, name);
-    region->uffd.base = region->base;
-    region->uffd.length = region->length;
-    region->uffd.mode = mode;
-    region->uffd.read_only = !pg_writable(region);
-    region->uffd.advice = region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
-    error = pg_register(region->uffd.region, region->base, region->length, mode);
-    if (error || region->mode != PG_PRIVATE)
-        return error;
-    region->spilled = mmap(NULL, spilled_bytes(region), PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (region->spilled == MAP_FAILED) {
-        region->spilled = NULL;
-        return -errno;
-    }
-    return 0;
-}
-
-/* Blocks of one read: not so many that nothing is left for the others. */
-static uint32_t most_at_once(const struct pg_region *region, uint64_t frames)
-{
-    uint64_t most = LARGEST_READ / region->block_size;
-
-    most = most < PG_PIECES ? most : PG_PIECES;
-    if (pg_has_helper(region) &&
-        most > pg_channel_bytes(region->store.channel) / region->workers / region->block_size)
-        most = pg_channel_bytes(region->store.channel) / region->workers / region->block_size;
-    most = most < frames / 4 ? most : frames / 4;
-    return most ? (uint32_t)most : 1;
-}
-
-static void count_frames(struct pg_region *region, uint64_t limit)
-{
-    uint64_t frames = limit / region->block_size;
-
-    /* Slots count as well, so a limit that all blocks fit into can still be one. */
-    region->limited = limit && frames < (uint64_t)region->nblocks + MOST_SLOTS;
-    region->frames.limit = region->limited ? (uint32_t)frames : UINT32_MAX;
-    /* A huge page cannot be given up in part, as is done where frames are few. */
-    region->huge =
-        region->block_size >= PG_HUGE_SIZE && !(pg_writable(region) && pg_is_tight(region));
-}
-
-void pg_share_out(struct pg_region *region)
-{
-    uint32_t frames = pg_frames_shared(region);
-
-    pg_policy_init(region, frames);
-    region->chunk_most = most_at_once(region, frames);
-}
-
-static int make_frames(struct pg_region *region)
-{
-    uint32_t frames = region->frames.limit, in_flight;
-    int error;
-
-    pg_share_out(region);
-    /* What the event loop, the workers and callers hold, and what has been read ahead. */
-    in_flight = 2 * region->window_most + 8 + region->workers;
-    if (pg_has_helper(region))
-        in_flight += region->workers * region->chunk_most;
-    error = pg_frames_init(&region->frames, &region->uffd, region->block_size, frames,
-                           (uint16_t)(region->standby_wanted + 4 * PG_BATCH + in_flight),
-                           (uint16_t)(in_flight + PG_BATCH), region->huge);
-    if (!error)
-        error = pg_jobs_start(region);
-    return error ? error : pg_policy_start(region);
 }
 
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument)
@@ -144,70 +50,6 @@ int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void 
     return error;
 }
 
-static int start_threads(struct pg_region *region)
-{
-    int error = pg_start_caller(region);
-
-    while (!error && region->threads < region->workers) {
-        error = pg_start_thread(&region->thread[region->threads], "pagemove-work", pg_work, region);
-        region->threads += !error;
-    }
-    if (!error && region->writeback_interval) {
-        error = pg_start_thread(&region->writer, "pagemove-write", pg_write_in_background, region);
-        region->has_writer = !error;
-    }
-    return error;
-}
-
-/* Only what the pager is to have of the program's, and standard streams for a helper. */
-static int own_table(const struct pg_region *region, const struct pg_config *config)
-{
-    int kept[8] = {region->watched}, count = 1;
-
-    if (config->helper) {
-        kept[count++] = config->helper->config_fd;
-        kept[count++] = config->helper->log_fd;
-        for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-            if (fcntl(fd, F_GETFD) >= 0)
-                kept[count++] = fd;
-    } else {
-        kept[count++] = config->fd;
-    }
-    return pg_own_table(kept, (size_t)count, region->watched);
-}
-
-static int start(struct pg_region *region, const struct pg_config *config, char text[PG_TEXT])
-{
-    int error = own_table(region, config);
-
-    if (!error)
-        error = pg_uffd_open(&region->uffd, config->moves, config->kernel_faults);
-    if (!error)
-        error = pg_store_init(&region->store, config, region->uffd.region, text);
-    if (error)
-        return error;
-    region->workers = config->helper ? config->helper->lines : PG_WORKERS;
-    if (region->workers > PG_LINES)
-        region->workers = PG_LINES;
-    region->flush_retryable = config->helper && config->helper->flush_retryable;
-    if (config->helper)
-        region->texts = calloc(PG_FAILURES, sizeof *region->texts);
-    region->wakeup = eventfd(0, EFD_CLOEXEC);
-    region->spill_directory = strdup(config->spill_directory ? config->spill_directory : "/tmp");
-    if (region->wakeup < 0 || !region->spill_directory || (config->helper && !region->texts))
-        return -errno;
-    count_frames(region, config->limit);
-    region->merging = pg_is_merging();
-    error = map_region(region, config->name);
-    if (!error && region->mode == PG_PRIVATE)
-        error = pg_open_spill(region, text);
-    if (!error)
-        error = make_frames(region);
-    if (!error)
-        error = pg_blocks_init(&region->blocks, region->nblocks);
-    return error ? error : start_threads(region);
-}
-
 void pg_stop(struct pg_region *region)
 {
     uint64_t one = 1;
@@ -215,7 +57,7 @@ void pg_stop(struct pg_region *region)
     pthread_mutex_lock(&region->lock);
     __atomic_store_n(&region->stop, 1, __ATOMIC_RELEASE);
     pthread_cond_broadcast(&region->work);
-    pthread_cond_broadcast(&region->ending);
+    pthread_cond_broadcast(&region->unrest);
     if (region->store.channel)
         pg_channel_stop(region->store.channel);
     pthread_mutex_unlock(&region->lock);
@@ -266,23 +108,34 @@ static void tear_down(struct pg_region *region)
     pg_store_free(&region->spill, 0);
 }
 
-/* Whoever opens a region waits for this. */
-struct opening {
-    struct pg_region *region;
-    const struct pg_config *config;
-    char *text;
-    int ended, error;
-};
+/* What is left when its threads have ended. */
+static void forget(struct pg_region *region)
+{
+    pg_free_opening(region->opening);
+    pg_record_free(region);
+    free(region->replayed);
+    free(region->jobs);
+    free(region->texts);
+    pg_blocks_free(&region->blocks);
+    if (region->spilled)
+        munmap(region->spilled, pg_spilled_bytes(region));
+    free(region->ghosts);
+    pg_pins_free(region);
+    free(region->spill_directory);
+    free(region);
+}
 
 static void *live(void *argument)
 {
-    struct opening *opening = argument;
-    struct pg_region *region = opening->region;
-    int error = start(region, opening->config, opening->text);
+    struct pg_region *region = argument;
+    struct pg_opening *opening = region->opening;
+    int error = pg_set_up(region, opening), abandoned;
 
     pthread_mutex_lock(&region->calls_lock);
     opening->error = error;
     opening->ended = 1;
+    if (opening->given_up)
+        error = -PG_INTERRUPTED;
     pthread_cond_broadcast(&region->answered);
     pthread_mutex_unlock(&region->calls_lock);
     if (error)
@@ -291,46 +144,69 @@ static void *live(void *argument)
         pg_serve(region);
     join_threads(region);
     tear_down(region);
+    pthread_mutex_lock(&region->calls_lock);
+    region->ended = 1;
+    abandoned = region->abandoned;
+    pthread_cond_broadcast(&region->answered);
+    pthread_mutex_unlock(&region->calls_lock);
+    if (abandoned)
+        forget(region);
     return NULL;
 }
 
-/* What is left when its threads have ended. */
-static void forget(struct pg_region *region)
+/* Free a region that nobody waits for, or have that done when its threads have ended. */
+static void abandon(struct pg_region *region)
 {
-    pg_record_free(region);
-    free(region->replayed);
-    free(region->jobs);
-    free(region->texts);
-    pg_blocks_free(&region->blocks);
-    if (region->spilled)
-        munmap(region->spilled, spilled_bytes(region));
-    free(region->ghosts);
-    pg_pins_free(region);
-    free(region->spill_directory);
-    free(region);
+    pthread_t root = region->root;
+    int ended;
+
+    pg_forsake(region);
+    pthread_mutex_lock(&region->calls_lock);
+    ended = region->ended;
+    region->abandoned = 1;
+    pthread_mutex_unlock(&region->calls_lock);
+    if (ended) {
+        pthread_join(root, NULL);
+        forget(region);
+    } else {
+        pthread_detach(root);
+    }
 }
 
-static int open_region(struct pg_region *region, const struct pg_config *config, char *text)
+static void give_up_opening(struct pg_region *region)
 {
-    struct opening opening = {.region = region, .config = config, .text = text};
-    int error = pg_enter(region);
+    pthread_mutex_lock(&region->calls_lock);
+    __atomic_store_n(&region->opening->given_up, 1, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&region->calls_lock);
+    /* It may be open by now. */
+    pg_call_stop(region);
+    abandon(region);
+}
+
+/* Start its threads. 0; -PG_INTERRUPTED, and they free it; or -errno. */
+static int open_region(struct pg_region *region)
+{
+    int error = pg_enter(region), interrupted = 0;
 
     if (!error)
-        error = pg_start_thread(&region->root, "pagemove-faults", live, &opening);
+        error = pg_start_thread(&region->root, "pagemove-faults", live, region);
     if (!error) {
-        pthread_mutex_lock(&region->calls_lock);
-        while (!opening.ended)
-            pthread_cond_wait(&region->answered, &region->calls_lock);
-        pthread_mutex_unlock(&region->calls_lock);
-        error = opening.error;
+        /* The program closes its files when this returns. */
+        pg_await(region, &region->opening->has_files, 0);
+        interrupted = pg_await(region, &region->opening->ended, 1);
+        if (region->inherited)
+            return interrupted;
+        error = interrupted ? 0 : region->opening->error;
         if (error)
             pthread_join(region->root, NULL);
     }
     if (region->watched >= 0)
         close(region->watched);
-    if (error)
+    if (interrupted)
+        give_up_opening(region);
+    else if (error)
         pg_leave(region);
-    return error;
+    return interrupted ? interrupted : error;
 }
 
 int pg_open(const struct pg_config *config, struct pg_region **opened, char text[PG_TEXT])
@@ -354,24 +230,56 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     region->outlives = config->outlives;
     region->dumped = region->uffd.dumped = config->dumped;
     init_locks(region);
-    error = blocks < UINT32_MAX ? open_region(region, config, text) : -EFBIG;
+    region->opening = pg_new_opening(config);
+    error = !region->opening ? -ENOMEM : blocks < UINT32_MAX ? open_region(region) : -EFBIG;
+    if (error == -PG_INTERRUPTED)
+        return error;
+    if (region->opening)
+        memcpy(text, region->opening->text, PG_TEXT);
     if (error) {
         forget(region);
         return error;
     }
+    pg_free_opening(region->opening);
+    region->opening = NULL;
     *opened = region;
     return 0;
 }
 
-void pg_close(struct pg_region *region)
+enum { NOT_WAITING, WAITING, ASKING };
+
+static int end(struct pg_region *region, int how)
 {
+    int interrupted;
+
     /* A forked child has neither the threads nor the mappings. */
-    if (!region->inherited) {
-        pg_call_stop(region);
-        pthread_join(region->root, NULL);
-        pg_leave(region);
+    if (region->inherited) {
+        forget(region);
+        return 0;
     }
+    pg_call_stop(region);
+    interrupted =
+        how == NOT_WAITING ? -PG_INTERRUPTED : pg_await(region, &region->ended, how == ASKING);
+    if (region->inherited)
+        return interrupted;
+    if (interrupted) {
+        abandon(region);
+        return interrupted;
+    }
+    pthread_join(region->root, NULL);
+    pg_leave(region);
     forget(region);
+    return 0;
+}
+
+int pg_close(struct pg_region *region)
+{
+    return end(region, ASKING);
+}
+
+void pg_drop(struct pg_region *region, int waiting)
+{
+    end(region, waiting ? WAITING : NOT_WAITING);
 }
 
 int pg_lost(const struct pg_region *region)

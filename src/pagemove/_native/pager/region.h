@@ -38,14 +38,20 @@ struct pg_job {
     uint64_t tries, began, not_before;
 };
 
+/* What somebody waits for that is read ahead. */
+struct pg_awaited {
+    int pending;    /* parts of it that are not there yet */
+    int called_off; /* the rest need not be read */
+};
+
 /* Blocks to be read ahead. */
 struct pg_request {
     int64_t next, stride; /* blocks */
     uint32_t count;
     int64_t marker; /* left in its slot, so that its touch tells how far the reader has come */
     int sequential; /* a guess of the pager; else the user has asked */
-    const uint32_t *list; /* blocks in an order of their own: `next` counts these */
-    int *pending;         /* parts of it that are not there yet, for somebody who waits */
+    const uint32_t *list;       /* blocks in an order of their own: `next` counts these */
+    struct pg_awaited *awaited; /* by somebody who waits */
 };
 
 /* An access pattern: faults at a constant distance from one another. */
@@ -90,7 +96,7 @@ struct pg_region {
     uint32_t ghost_mask, evictions, oldest_first, random;
 
     /* Writing back (writeback.c). */
-    pthread_mutex_t flush_lock;
+    int flushing;               /* one flush at a time */
     uint32_t epoch, writing[2]; /* batches under way that began in an even, an odd epoch */
     uint64_t write_pause, write_not_before, write_failing_since;
     uint64_t write_failures;
@@ -103,7 +109,7 @@ struct pg_region {
 
     /* In the background (background.c). */
     uint64_t writeback_interval; /* ns; 0: never */
-    pthread_cond_t ending;       /* the writer is to end */
+    pthread_cond_t unrest;       /* the writer is to end */
     pthread_t writer;
     int has_writer;
     int outlives; /* what is written is there for others when this process has ended */
@@ -155,6 +161,12 @@ struct pg_region {
     struct pg_call *calls;
     pthread_t caller[PG_CALLERS];
     uint32_t callers, idle_callers;
+
+    /* Its beginning and its end, which the program may not have waited for. */
+    struct pg_opening *opening;
+    int ending;    /* it is to end */
+    int ended;     /* of its threads only `root` is left, and that has closed everything */
+    int abandoned; /* `root` is to free it */
 
     /* Closed with all that the program has open: then the region is lost to it (lost.c). */
     int sentinel; /* in the program's table, the writing end of a pipe */
@@ -213,8 +225,16 @@ static inline int pg_writable(const struct pg_region *region)
 /* region.c: have all threads end; for one that has the descriptors. */
 void pg_stop(struct pg_region *region);
 
-/* Adapt to how many frames are pinned. */
+/* setup.c: adapt to how many frames are pinned. */
 void pg_share_out(struct pg_region *region);
+
+/* setup.c: all that a region consists of, and its threads. */
+int pg_set_up(struct pg_region *region, struct pg_opening *opening);
+
+static inline uint64_t pg_spilled_bytes(const struct pg_region *region)
+{
+    return (region->nblocks / 64 + 1) * sizeof *region->spilled;
+}
 
 /* forks.c */
 
@@ -223,10 +243,25 @@ void pg_share_out(struct pg_region *region);
 int pg_enter(struct pg_region *region);
 void pg_leave(struct pg_region *region);
 
+/* The same while threads of the region still run, which may have something to say. */
+void pg_forsake(struct pg_region *region);
+
 /* calls.c */
+
+/* Wait for a flag that is set with the lock of calls, which is not held here, and with `asking` ask
+ * the program now and then. 0, or -PG_INTERRUPTED: also in a child that was forked meanwhile. */
+int pg_await(struct pg_region *region, const int *done, int asking);
+
+/* Whether the call that this thread makes, if it makes one, is to end as soon as it can. */
+int pg_is_called_off(void);
+
 int pg_start_caller(struct pg_region *region);
 void pg_call_stop(struct pg_region *region);
 int pg_do_flush(struct pg_region *region);
+
+/* Until nobody else flushes. 0, or -PG_INTERRUPTED. Lets go. */
+int pg_begin_flush(struct pg_region *region);
+void pg_end_flush(struct pg_region *region);
 int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
 int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
@@ -406,6 +441,12 @@ int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end);
 
 /* Read a part of the first request. Lets go. */
 void pg_read_ahead(struct pg_region *region);
+
+/* Queue a request. -PG_NOT_NOW: there are too many. */
+int pg_put_request(struct pg_region *region, struct pg_request request);
+
+/* A worker ends: unless another one is still reading, which will do this, nobody reads the rest. */
+void pg_drop_requests(struct pg_region *region);
 
 /* work.c */
 void *pg_work(void *region);

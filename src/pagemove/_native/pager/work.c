@@ -163,6 +163,7 @@ void *pg_work(void *argument)
         else
             pthread_cond_wait(&region->work, &region->lock);
     }
+    pg_drop_requests(region);
     pthread_mutex_unlock(&region->lock);
     return NULL;
 }

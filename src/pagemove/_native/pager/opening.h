@@ -1,0 +1,20 @@
+/* What a region is opened with: kept while that goes on, for the program may not wait for it. */
+#ifndef PAGEMOVE_PAGER_OPENING_H
+#define PAGEMOVE_PAGER_OPENING_H
+
+#include "pager.h"
+
+struct pg_opening {
+    struct pg_config config; /* a copy, with all that it points to but descriptors */
+    struct pg_helper helper;
+    char text[PG_TEXT];
+    int has_files; /* it needs none of the program's descriptors any more */
+    int ended, error;
+    int given_up; /* nobody waits for it */
+};
+
+/* NULL: no memory. */
+struct pg_opening *pg_new_opening(const struct pg_config *config);
+void pg_free_opening(struct pg_opening *opening);
+
+#endif
