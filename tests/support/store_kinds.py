@@ -242,9 +242,7 @@ KINDS: dict[str, Kind] = {
     "FileStore": Kind(functools.partial(_file, FileStore)),
     "FaultyFileStore": Kind(functools.partial(_file, FaultyFileStore)),
     "FaultyFileStore, delayed": Kind(_delayed),
-    "a store of twenty lines": Kind(
-        lambda _folder, _servers: functools.partial(BytesStore, CONTENTS), reopens=False
-    ),
+    "a store of twenty lines": Kind(lambda _folder, _servers: BytesStore, reopens=False),
     "CallableStore": Kind(_function),
     "CompressedStore": Kind(_compressed, ("zstandard",), (True,), reopens=False),
     "CompressedStore, file": Kind(
