@@ -14,6 +14,7 @@ import pytest
 
 from pagemove.stores import Store
 from pagemove.testing import StoreContract
+from support.descriptors import no_leak  # noqa: F401 (a fixture)
 from support.store_kinds import KINDS, Kind, Servers, load_libraries
 
 # fsspec's cache of blocks leaves closing its file to the collector.

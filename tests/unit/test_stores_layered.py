@@ -14,7 +14,7 @@ import pytest
 
 from pagemove import PagedMemory, StoreError
 from pagemove.stores import CallableStore, CompressedStore, FileStore, LayeredStore, layermap
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 from support.children import child, living_child
 from support.stores import BytesStore
 
@@ -85,7 +85,7 @@ class TestCache:
 
     def test_a_top_without_room_is_read_through(self, path, bottom):
         with (
-            FaultyFileStore(
+            FaultyStore(
                 path, writable=True, faults=[Fault("write", count=1, errno=errno.ENOSPC)]
             ) as top,
             LayeredStore(top, bottom, block_size=4 * K) as store,
@@ -396,7 +396,7 @@ class TestFailedFlush:
 
 def faulty(path: Path, bottom: Counting) -> LayeredStore:
     """Make a store whose top fails to sync once."""
-    top = FaultyFileStore(path, writable=True, faults=[Fault("flush", errno=errno.EIO)])
+    top = FaultyStore(path, writable=True, faults=[Fault("flush", errno=errno.EIO)])
     return LayeredStore(top, bottom, block_size=4 * K)
 
 

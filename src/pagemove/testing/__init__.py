@@ -1,12 +1,29 @@
-"""For the tests of programs with stores of their own: the contract of a store, as a pytest class.
+"""For the tests of programs with stores of their own: the contract of a store, and one that fails.
 
-Needs pytest, which the library itself does not.
+`StoreContract` needs pytest, which nothing else of the library does.
 """
 
-import pytest
+from typing import TYPE_CHECKING
 
-pytest.register_assert_rewrite("pagemove.testing.contract")
+from pagemove.testing.faulty import Fault, FaultyStore
 
-from pagemove.testing.contract import StoreContract  # noqa: E402 (after what it needs)
+if TYPE_CHECKING:
+    from pagemove.testing.contract import StoreContract
+else:
 
-__all__ = ["StoreContract"]
+    def __getattr__(name: str) -> object:
+        if name != "StoreContract":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        import pytest
+
+        # Before it is imported: then a failed assertion shows the values.
+        pytest.register_assert_rewrite("pagemove.testing.contract")
+        from pagemove.testing.contract import StoreContract
+
+        return StoreContract
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+__all__ = ["Fault", "FaultyStore", "StoreContract"]

@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ class StoreContract:
     def test_read_into_any_contiguous_buffer(self, dtype: str) -> None:
         """The items of the buffer may be of any type."""
         with self._make() as store:
-            array = np.zeros(100, dtype)
+            array: Any = np.zeros(100, dtype)
             store.read_into(3, array)
             assert array.tobytes() == _CONTENTS[3 : 3 + array.nbytes]
 
@@ -155,7 +156,7 @@ class StoreContract:
     def test_write_any_contiguous_buffer(self) -> None:
         """The data may be items of any type, writable or not."""
         with self._make_to_write() as store:
-            words = np.arange(50, dtype=">u2")
+            words: Any = np.arange(50, dtype=">u2")
             store.write(1, words)
             store.write(200, memoryview(words).toreadonly())
             assert _read(store, 1, 100) == _read(store, 200, 100) == words.tobytes()
@@ -269,7 +270,7 @@ class StoreContract:
             assert _read(store, 4998, 8) == _CONTENTS[4998:5000] + b"page" + _CONTENTS[5004:5006]
 
 
-def _region(store: Store, mode: str) -> PagedMemory:
+def _region(store: Store, mode: Literal["r", "r+"]) -> PagedMemory:
     if not features().paging:
         pytest.skip("this kernel has no paged memory: see pagemove doctor")
     return PagedMemory(store, mode=mode, block_size=4096, store_timeout=_TIMEOUT)
