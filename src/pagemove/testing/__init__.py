@@ -3,6 +3,7 @@
 `StoreContract` needs pytest, which nothing else of the library does.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 from pagemove.testing.faulty import Fault, FaultyStore
@@ -14,10 +15,11 @@ else:
     def __getattr__(name: str) -> object:
         if name != "StoreContract":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-        import pytest
+        if "pagemove.testing.contract" not in sys.modules:
+            import pytest
 
-        # Before it is imported: then a failed assertion shows the values.
-        pytest.register_assert_rewrite("pagemove.testing.contract")
+            # So that a failed assertion shows the values.
+            pytest.register_assert_rewrite("pagemove.testing.contract")
         from pagemove.testing.contract import StoreContract
 
         return StoreContract
