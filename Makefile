@@ -13,7 +13,7 @@ C_FILES := $(shell find src tests benchmarks docs -name _build -prune -o -name "
 # What the environment is made with: another PYTHON gets another one.
 INTERPRETER := $(shell $(PYTHON) -c "import sys; print(sys.base_prefix, *sys.version_info[:3])" 2>/dev/null)
 
-.PHONY: demo test test-kernels check bench docs sanitize wheel format clean FORCE
+.PHONY: demo test test-all test-kernels check bench docs sanitize wheel format clean FORCE
 
 demo: $(BIN)/.installed
 	$(BIN)/pagemove doctor
@@ -22,8 +22,22 @@ demo: $(BIN)/.installed
 	$(BIN)/python examples/compact_heap.py
 	$(BIN)/python examples/page_file.py
 
+# Most of a test's time is waiting: two processes for each CPU. Without bytecode files each of them
+# would prepare every file of tests anew.
+JOBS ?= $(shell expr 2 \* $$(nproc))
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+PARALLEL := --numprocesses=$(JOBS) --dist=worksteal
+
+# One instance of every behaviour.
 test: $(BIN)/.installed $(BIN)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) --sets=lean $(PARALLEL) $(PYTEST_ARGS)
+
+# Everything. What changes the machine comes first, and runs alone.
+test-all: $(BIN)/.installed $(BIN)/.test
+	status=0; \
+	$(PYTEST) --sets=pairs -m alone $(PYTEST_ARGS) || status=$$?; \
+	$(PYTEST) --sets=pairs -m "not alone" $(PARALLEL) $(PYTEST_ARGS) || status=$$?; \
+	exit $$status
 
 # Debian's kernels, booted in QEMU: make test-kernels KERNELS="6.12 7.3"
 test-kernels: $(BIN)/.installed $(BIN)/.test

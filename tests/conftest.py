@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pagemove._native import pager, remap
-from support import Area, paging
+from support import Area, paging, selection
 from support import needs as _needs
 from support.foreign import foreign as _foreign
 
@@ -23,31 +23,45 @@ if _needs.WITHOUT_MOVE:
 REQUIRE_FEATURES = os.environ.get("PAGEMOVE_REQUIRE_FEATURES", "") not in ("", "0")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("pagemove").addoption(
+        "--sets",
+        choices=selection.SETS,
+        default="all",
+        help="which sets of parameters run, and which tests (support/selection.py)",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(selection.Selection(config))
+    config.addinivalue_line("markers", "slow: takes longer than its like; not in the lean suite")
+    config.addinivalue_line("markers", "alone: changes the machine; runs beside no other test")
     config.addinivalue_line(
         "markers",
         "needs(*names): what the machine must have, by the names in tests/support/needs.py; the "
         "test is skipped without, or fails where PAGEMOVE_REQUIRE_FEATURES=1",
     )
+    if getattr(config.option, "numprocesses", None):
+        _needs.provide_for_all()
     config.add_cleanup(_needs.undo)
     # A shell ignores it for what runs in the background, and what tests start would inherit that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _names(item: pytest.Item) -> list[str]:
-    return [name for mark in item.iter_markers("needs") for name in mark.args]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    unknown = {name for item in items for name in _names(item)} - set(_needs.NEEDS)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    unknown = {name for item in items for name in selection.needs(item)} - set(_needs.NEEDS)
     if unknown:
         raise pytest.UsageError(f"tests need what tests/support/needs.py does not know: {unknown}")
+    for item in items:
+        if not selection.ALONE.isdisjoint(selection.needs(item)):
+            item.add_marker("alone")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for name in dict.fromkeys(_names(item)):
+    for name in dict.fromkeys(selection.needs(item)):
         reason = _needs.missing(name)
         if reason and REQUIRE_FEATURES and name not in _needs.MAY_LACK:
             pytest.fail(f"needs {name}: {reason} (PAGEMOVE_REQUIRE_FEATURES is set)", pytrace=False)

@@ -17,7 +17,7 @@ import pytest
 from support import missing
 from support.system import NOBODY
 
-pytestmark = [pytest.mark.needs("move", "root"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.alone, pytest.mark.needs("move", "root"), pytest.mark.timeout(900)]
 
 _HERE = Path(__file__).parent
 _MODULES = [

@@ -16,7 +16,7 @@ import pytest
 import pagemove
 from pagemove import PAGE_SIZE, Memory, lowlevel
 from pagemove.stores import FileStore
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 from support import child
 
 from .leaks import growth
@@ -277,7 +277,7 @@ def _paged_memory() -> Iterator[Callable[[], object]]:
                 pagemove.PagedMemory(store, mode=mode, resident_limit=4 * _BLOCK) as region,
             ):
                 _use(region)
-        with FaultyFileStore(path, writable=True, faults=faults) as store:
+        with FaultyStore(path, writable=True, faults=faults) as store:
             region = pagemove.PagedMemory(store, mode="r+", prefetch="off", store_timeout=0)
             region.asarray(np.uint8)[0] = 1
             region.flush()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pagemove.stores import FileStore, LayeredStore
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 from support.stores import BytesStore
 
 K = 1024
@@ -51,7 +51,7 @@ def layered(path: Path, bottom: BytesStore, **options: Any) -> LayeredStore:
 
 def faulty(path: Path, bottom: BytesStore) -> LayeredStore:
     """Make a store whose top fails to sync once."""
-    top = FaultyFileStore(path, writable=True, faults=[Fault("flush", errno=errno.EIO)])
+    top = FaultyStore(path, writable=True, faults=[Fault("flush", errno=errno.EIO)])
     return LayeredStore(top, bottom, block_size=4 * K)
 
 

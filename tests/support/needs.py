@@ -34,6 +34,9 @@ _HUGETLB_PAGES = Path("/proc/sys/vm/nr_hugepages")
 #: What gives its reason for missing, or None if it is there.
 Probe = Callable[[], "str | None"]
 
+#: One of several processes that run tests at the same time; `provide` is what the first one calls.
+_SHARED = "PYTEST_XDIST_WORKER" in os.environ
+
 _undo = contextlib.ExitStack()
 
 
@@ -84,7 +87,8 @@ def _thp() -> str | None:
         before = int(_KHUGEPAGED_SLEEP.read_text())
         _KHUGEPAGED_SLEEP.write_text(str(_HOUR))
         calm = _KHUGEPAGED_CALM if before == _HOUR else before
-        _undo.callback(_KHUGEPAGED_SLEEP.write_text, str(calm))
+        if not _SHARED:  # the first of several processes to end would wake it for the others
+            _undo.callback(_KHUGEPAGED_SLEEP.write_text, str(calm))
     with mmap.mmap(-1, 2 * HUGE_PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as some:
         some.madvise(mmap.MADV_HUGEPAGE)
     return None
@@ -243,6 +247,11 @@ MAY_LACK = frozenset({"ksm", "stale_eagain", "swap", "without_move"})
 def missing(name: str) -> str | None:
     """Say why the machine lacks `name`, or None where it has it or could be given it."""
     return NEEDS[name]()
+
+
+def provide_for_all() -> None:
+    """Provide what several processes of tests share, before they begin."""
+    _thp()
 
 
 def undo() -> None:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from pagemove import PAGE_SIZE, PagedMemory
 from pagemove.stores import FileStore
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 from support import native
 from support.pages import pattern
 from support.slowness import SLOWNESS
@@ -90,7 +90,7 @@ def paged(
     if faults is None:
         source: FileStore = FileStore(path, writable=writable, lock=lock)
     else:
-        source = FaultyFileStore(path, writable=writable, faults=faults)
+        source = FaultyStore(path, writable=writable, faults=faults)
     with source, PagedMemory(source, mode=mode, **paging) as memory:
         try:
             yield memory

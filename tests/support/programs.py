@@ -22,14 +22,14 @@ import ctypes, errno, os, signal, sys, threading, time
 import numpy as np
 import pagemove
 from pagemove.stores import FileStore
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 
 def opened(mode="r+", faults=None, lock=True, **how):
     how = {"resident_limit": 6 * 65536, "block_size": 65536, "store_timeout": 1.0} | how
     if faults is None:
         store = FileStore(sys.argv[1], writable=mode == "r+", lock=lock)
     else:
-        store = FaultyFileStore(sys.argv[1], writable=mode == "r+", faults=faults)
+        store = FaultyStore(sys.argv[1], writable=mode == "r+", faults=faults)
     return pagemove.PagedMemory(store, mode=mode, **how)
 
 def count_up(memory):

@@ -22,7 +22,7 @@ from pagemove.stores import (
     RedisStore,
     Store,
 )
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 from support.chains import CHAINS, Chain
 from support.servers import Moto, Redis, Web, free_ports, redis_cluster
 from support.stores import BytesStore
@@ -236,15 +236,13 @@ def _kinds_of_fsspec() -> dict[str, Kind]:
     }
 
 
-_delayed = functools.partial(_file, FaultyFileStore, faults=[Fault("read", count=0, delay=1e-6)])
+_delayed = functools.partial(_file, FaultyStore, faults=[Fault("read", count=0, delay=1e-6)])
 
 KINDS: dict[str, Kind] = {
     "FileStore": Kind(functools.partial(_file, FileStore)),
-    "FaultyFileStore": Kind(functools.partial(_file, FaultyFileStore)),
-    "FaultyFileStore, delayed": Kind(_delayed),
-    "a store of twenty lines": Kind(
-        lambda _folder, _servers: functools.partial(BytesStore, CONTENTS), reopens=False
-    ),
+    "FaultyStore": Kind(functools.partial(_file, FaultyStore)),
+    "FaultyStore, delayed": Kind(_delayed),
+    "a store of twenty lines": Kind(lambda _folder, _servers: BytesStore, reopens=False),
     "CallableStore": Kind(_function),
     "CompressedStore": Kind(_compressed, ("zstandard",), (True,), reopens=False),
     "CompressedStore, file": Kind(

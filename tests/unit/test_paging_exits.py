@@ -19,7 +19,7 @@ import pytest
 import pagemove
 from pagemove import PagedMemory
 from pagemove.paging import exits
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 from support import child
 
 N = 300_000
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def opened(path: Path, *faults: Fault) -> PagedMemory:
-    with FaultyFileStore(path, writable=True, faults=faults) as store:
+    with FaultyStore(path, writable=True, faults=faults) as store:
         return PagedMemory(store, mode="r+", store_timeout=0)
 
 
@@ -46,7 +46,7 @@ def program(code: str, *arguments: object, status: int = 0) -> str:
         import os, sys
         import numpy as np, pagemove
         from pagemove.stores import FileStore
-        from pagemove.stores.faulty import Fault, FaultyFileStore
+        from pagemove.testing import Fault, FaultyStore
         path = sys.argv[1]
     """
     done = subprocess.run(
@@ -149,7 +149,7 @@ class TestExit:
             """
             import signal
             late = [Fault("write", count=0, delay=50)]
-            store = FaultyFileStore(path, writable=True, faults=late)
+            store = FaultyStore(path, writable=True, faults=late)
             array = pagemove.open_array(store, dtype="u1", mode="r+")
             array[5] = 6
             signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -164,7 +164,7 @@ class TestExit:
     def test_what_cannot_be_saved_is_told(self, path):
         said = program(
             """
-            store = FaultyFileStore(path, writable=True, faults=[Fault("write", count=0, errno=28)])
+            store = FaultyStore(path, writable=True, faults=[Fault("write", count=0, errno=28)])
             array = pagemove.open_array(store, dtype="u1", mode="r+", store_timeout=0)
             array[5] = 6
             store.close()

@@ -13,7 +13,7 @@ import pytest
 
 from pagemove import PagedMemory, StoreError
 from pagemove.paging.failures import Failure, throw
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 from support import ChildFailed, child, vmas_in
 
 BLOCK = 65536
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def opened(path: Path, *faults: Fault, mode: str = "r+", **options: object) -> PagedMemory:
-    with FaultyFileStore(path, writable=True, faults=faults) as store:
+    with FaultyStore(path, writable=True, faults=faults) as store:
         return PagedMemory(store, mode=mode, prefetch="off", **{"store_timeout": 0.05, **options})
 
 

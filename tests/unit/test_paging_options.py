@@ -11,7 +11,7 @@ from pagemove import PAGE_SIZE, Memory
 from pagemove.paging.options import check_store, checked
 from pagemove.paging.serving import is_native
 from pagemove.stores import FileStore
-from pagemove.stores.faulty import FaultyFileStore
+from pagemove.testing import FaultyStore
 from support.stores import BytesStore
 
 GIB = 1 << 30
@@ -169,7 +169,7 @@ class TestServing:
 
         path = tmp_path / "file"
         path.write_bytes(b"x")
-        with FileStore(path) as store, FaultyFileStore(path) as faulty, Decrypted(path) as other:
+        with FileStore(path) as store, FaultyStore(path) as faulty, Decrypted(path) as other:
             assert [is_native(each) for each in (store, faulty, other)] == [True, True, False]
         assert not is_native(BytesStore(b"x"))
 

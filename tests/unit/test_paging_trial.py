@@ -19,7 +19,7 @@ from pagemove import PagingStats, StoreError
 from pagemove.paging import sources, trial, trial_document, trial_plot, trial_report
 from pagemove.paging.sources import Source
 from pagemove.paging.trial import Outcome, Pattern, Plan, Rates, Sample
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 
 BLOCK = 4096
 N = 40 * BLOCK + 123
@@ -132,7 +132,7 @@ class TestRun:
     def test_changes_that_cannot_be_saved(self, path, monkeypatch, capsys):
         def faulty(named, *, writable, lock):
             fault = Fault("write", count=0, errno=28)
-            return FaultyFileStore(named, writable=writable, lock=lock, faults=[fault])
+            return FaultyStore(named, writable=writable, lock=lock, faults=[fault])
 
         impatient = functools.partial(trial.PagedMemory, store_timeout=0)
         monkeypatch.setattr(sources, "FileStore", faulty)

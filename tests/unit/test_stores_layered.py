@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pagemove.stores import CallableStore, CompressedStore, FileStore, LayeredStore
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 from support.layers import BOTTOM, Counting, K, N, layered, read, top_file
 
 
@@ -46,7 +46,7 @@ class TestCache:
 
     def test_a_top_without_room_is_read_through(self, path, bottom):
         with (
-            FaultyFileStore(
+            FaultyStore(
                 path, writable=True, faults=[Fault("write", count=1, errno=errno.ENOSPC)]
             ) as top,
             LayeredStore(top, bottom, block_size=4 * K) as store,

@@ -13,7 +13,7 @@ import pytest
 
 from pagemove import StoreError
 from pagemove.stores import FileStore, LayeredStore, file
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 from support.children import child
 from support.layers import BOTTOM, Counting, Device, K, N, faulty, layered, read, top_file
 from support.stores import BytesStore
@@ -203,7 +203,7 @@ class TestFailedFlush:
         """A top without room, that fails to sync besides: all that was written is written again."""
         faults = [Fault("write", count=1, errno=errno.ENOSPC), Fault("flush", errno=errno.EIO)]
         with (
-            FaultyFileStore(path, writable=True, faults=faults) as top,
+            FaultyStore(path, writable=True, faults=faults) as top,
             LayeredStore(top, bottom, block_size=4 * K) as store,
         ):
             assert read(store, 0, 4 * K) == BOTTOM[: 4 * K]

@@ -84,6 +84,8 @@ class FileStore(Store):
     bytearray(b'23xy67')
     """
 
+    _is_native = True  # in `vars` of a class that the pager reads and writes by itself
+
     def __init__(
         self, path: str | os.PathLike[str], *, writable: bool = False, lock: bool = True
     ) -> None:

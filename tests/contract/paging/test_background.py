@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pagemove import PagedMemory, StoreError
-from pagemove.stores.faulty import FaultyFileStore
+from pagemove.testing import FaultyStore
 from support import child, wait_for
 from support.paging import KIB, Fault, Words, expected, make_file, paged, words, wrong_words
 from support.programs import running, said
@@ -224,7 +224,7 @@ class TestTrouble:
 
 def _tries(path: Path, faults: list[Fault]) -> int:
     memory = PagedMemory(
-        FaultyFileStore(path, writable=True, faults=faults),
+        FaultyStore(path, writable=True, faults=faults),
         mode="r+",
         writeback_interval=0.01,
     )
@@ -291,7 +291,7 @@ def test_a_killed_program_has_lost_little(file):
 def _closed_while_it_writes(path: Path) -> float:
     faults = [Fault("write", count=1, delay=0.3)]
     memory = PagedMemory(
-        FaultyFileStore(path, writable=True, faults=faults), mode="r+", writeback_interval=0.01
+        FaultyStore(path, writable=True, faults=faults), mode="r+", writeback_interval=0.01
     )
     array = words(memory)
     array[0] += np.uint64(1)

@@ -93,8 +93,8 @@ class TestClosedByOthers:
             f"""
             import errno
             from pagemove._native import pager
-            from pagemove.stores.faulty import Fault, FaultyFileStore
-            store = FaultyFileStore(path, writable=True, faults=[Fault("write", 0, 1, errno=5)])
+            from pagemove.testing import Fault, FaultyStore
+            store = FaultyStore(path, writable=True, faults=[Fault("write", 0, 1, errno=5)])
             region = pagemove.PagedMemory(store, mode="r+", prefetch="off", store_timeout=1)
             array = region.asarray("u8")
             array[:: 8 * {KIB}] += 1
@@ -162,8 +162,8 @@ class TestClosedByOthers:
         program(
             """
             import threading
-            from pagemove.stores.faulty import Fault, FaultyFileStore
-            store = FaultyFileStore(path, faults=[Fault("read", count=0, delay=20)])
+            from pagemove.testing import Fault, FaultyStore
+            store = FaultyStore(path, faults=[Fault("read", count=0, delay=20)])
             region = pagemove.PagedMemory(store, prefetch="off")
             word = ctypes.create_string_buffer(8)
             copy, address = ctypes.CDLL(None).memcpy, ctypes.c_void_p(region.address)

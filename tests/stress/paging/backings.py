@@ -24,7 +24,7 @@ from pagemove.stores import (
     RedisStore,
     Store,
 )
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 from support.helpers import Words
 from support.servers import Process, Redis, Web, free_ports
 from support.stores import BytesStore
@@ -124,7 +124,7 @@ def _file(order: Order) -> Backing:
         outcome = chance.choice(outcomes[:3] if operation == "flush" else outcomes)
         calls = {"first": chance.randrange(400), "count": chance.randint(1, 9)}
         faults.append(Fault(operation, **calls, **outcome))
-    store = FaultyFileStore(path, writable=order.writable, faults=faults)
+    store = FaultyStore(path, writable=order.writable, faults=faults)
     read = functools.partial(_words, path)
     return Backing(store, durable=read, kept=read)
 

@@ -1,7 +1,7 @@
 """A file that fails on a schedule: how a program behaves when a disk does not.
 
-For tests, of this package and of yours. A region over such a store behaves as if the file failed:
-the faults are injected below it, in the code that reads and writes blocks.
+A region over such a store behaves as if the file failed: the faults are injected below it, in the
+code that reads and writes blocks.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Fault:
     Examples
     --------
     >>> import errno
-    >>> from pagemove.stores.faulty import Fault
+    >>> from pagemove.testing import Fault
     >>> Fault("read", first=3, errno=errno.EIO)
     Fault(operation='read', first=3, count=1, errno=5, short=None, delay=None)
     """
@@ -105,7 +105,7 @@ class Fault:
         return (_OPERATIONS.index(self.operation), self.first, self.count, kind, value)
 
 
-class FaultyFileStore(FileStore):
+class FaultyStore(FileStore):
     """A `FileStore` that fails on a schedule.
 
     Parameters
@@ -124,16 +124,18 @@ class FaultyFileStore(FileStore):
     Examples
     --------
     >>> import errno, pathlib, tempfile
-    >>> from pagemove.stores.faulty import Fault, FaultyFileStore
+    >>> from pagemove.testing import Fault, FaultyStore
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "file")
     ...     _ = path.write_bytes(b"0123456789")
-    ...     with FaultyFileStore(path, faults=[Fault("read", errno=errno.EIO)]) as store:
+    ...     with FaultyStore(path, faults=[Fault("read", errno=errno.EIO)]) as store:
     ...         store.read_into(0, bytearray(4))
     Traceback (most recent call last):
         ...
     pagemove.errors.StoreError: [Errno 5] cannot read ...: EIO (Input/output error); ...
     """
+
+    _is_native = True  # the pager has the same schedule
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""stores/faulty.py: the schedule, as the store itself keeps it."""
+"""testing/faulty.py: the schedule, as the store itself keeps it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pagemove import StoreError
-from pagemove.stores.faulty import Fault, FaultyFileStore
+from pagemove.testing import Fault, FaultyStore
 
 pytestmark = pytest.mark.usefixtures("no_leak")
 
@@ -89,7 +89,7 @@ class TestFault:
 
 
 class TestStore:
-    def outcomes(self, store: FaultyFileStore, count: int) -> list[str]:
+    def outcomes(self, store: FaultyStore, count: int) -> list[str]:
         found = []
         for _ in range(count):
             buffer = bytearray(4)
@@ -102,7 +102,7 @@ class TestStore:
 
     def test_reads_fail_on_schedule_and_then_succeed(self, path):
         faults = [Fault("read", first=1, count=2, errno=errno.ETIMEDOUT), Fault("read", 4, short=1)]
-        with FaultyFileStore(path, faults=faults) as store:
+        with FaultyStore(path, faults=faults) as store:
             assert store.faults == tuple(faults)
             assert self.outcomes(store, 6) == [
                 "3456",
@@ -114,7 +114,7 @@ class TestStore:
             ]
 
     def test_a_short_read_gives_what_there_was(self, path):
-        with FaultyFileStore(path, faults=[Fault("read", short=3)]) as store:
+        with FaultyStore(path, faults=[Fault("read", short=3)]) as store:
             buffer = bytearray(b"....")
             with pytest.raises(StoreError, match="fewer bytes"):
                 store.read_into(0, buffer)
@@ -126,7 +126,7 @@ class TestStore:
             Fault("write", first=1, short=2),
             Fault("flush", errno=errno.EIO),
         ]
-        with FaultyFileStore(path, writable=True, faults=faults) as store:
+        with FaultyStore(path, writable=True, faults=faults) as store:
             with pytest.raises(StoreError) as caught:
                 store.write(2, b"abcd")
             assert (caught.value.errno, caught.value.offset) == (errno.ENOSPC, 2)
@@ -151,7 +151,7 @@ class TestStore:
             Fault("read", short=1),
             Fault("read", errno=errno.EIO),
         ]
-        with FaultyFileStore(path, faults=faults) as store:
+        with FaultyStore(path, faults=faults) as store:
             started = time.monotonic()
             assert self.outcomes(store, 1) == ["EIO"]
             assert time.monotonic() - started >= 0.05
@@ -159,7 +159,7 @@ class TestStore:
     def test_pickles_with_its_schedule(self, path):
         faults = (Fault("read", errno=errno.EIO),)
         with (
-            FaultyFileStore(path, writable=True, faults=faults) as store,
+            FaultyStore(path, writable=True, faults=faults) as store,
             pickle.loads(pickle.dumps(store)) as other,
         ):
             assert (other.faults, other.writable) == (faults, True)
@@ -171,6 +171,6 @@ class TestStore:
             warnings.simplefilter("error")
             before = len(os.listdir("/proc/self/fd"))
             with pytest.raises(TypeError, match="not dict"):
-                FaultyFileStore(path, faults=[{}])
+                FaultyStore(path, faults=[{}])
             gc.collect()
             assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,48 @@
+"""Which tests run: nothing that a parameter can be is left out of the lean suite."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.selection import cover, spread
+
+_ROWS = st.lists(
+    st.fixed_dictionaries({name: st.integers(0, 4) for name in "abc"}), min_size=1, max_size=60
+)
+
+
+def _combinations(rows: list[dict[str, int]], strength: int) -> set[tuple[tuple[str, int], ...]]:
+    return {some for row in rows for some in itertools.combinations(sorted(row.items()), strength)}
+
+
+@given(_ROWS, st.integers(1, 3))
+def test_every_combination_that_there_is_is_chosen(rows, strength):
+    chosen = [rows[number] for number in cover(rows, strength)]
+    assert _combinations(chosen, strength) == _combinations(rows, strength)
+
+
+@pytest.mark.parametrize(("strength", "most"), [(1, 10), (2, 40), (3, 240)])
+def test_few_of_a_product_suffice(strength, most):
+    product = itertools.product(range(10), range(3), range(8))
+    rows = [dict(zip("abc", values, strict=True)) for values in product]
+    assert len(cover(rows, strength)) <= most * 2
+    assert cover(rows, strength) == cover(rows, strength)
+
+
+def test_a_list_written_by_hand_is_chosen_whole():
+    assert cover([{"a": number, "b": -number} for number in range(30)], 1) == list(range(30))
+
+
+def test_without_parameters():
+    assert cover([{}], 2) == [0]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"), [(3, 8, [0, 1, 2]), (9, 3, [0, 4, 8]), (8, 8, list(range(8)))]
+)
+def test_spread(count, most, expected):
+    assert spread(range(count), most) == expected
