@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
 
 @contextlib.contextmanager
-def pinned(view: _View, /, *, write: bool | None = None) -> Iterator[_View]:
+def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
     """Bring the blocks of a view in, and keep them resident while the block of code runs.
 
     System calls then find them there. Without privileges that is what they need: where nobody

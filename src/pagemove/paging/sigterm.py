@@ -180,7 +180,7 @@ def _arm(*, first: bool) -> None:
         pager.call_in_main_thread(lambda: _arm_here(grace, first))
 
 
-def _current() -> object:
+def _current() -> Handler | signal.Handlers | int | None:
     return signal.getsignal(signal.SIGTERM)
 
 

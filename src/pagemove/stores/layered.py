@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class _Layer(enum.Enum):
-    TOP = enum.auto()
-    BOTTOM = enum.auto()
-    BOTH = enum.auto()  # a copy that may be lost, and was written into
+    TOP = 1
+    BOTTOM = 2
+    BOTH = 3  # a copy that may be lost, and was written into
 
 
 class LayeredStore(Store):
