@@ -23,7 +23,7 @@ from pagemove._native import pager
 from pagemove.features import PROBES, KernelFeatures
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import Memory
-from pagemove.moving import remap_anon_pages
+from pagemove.moving import move, remap_anon_pages
 from pagemove.paging.options import FEWEST_BLOCKS
 from pagemove.paging.region import PagedMemory
 from pagemove.remedies import Problem
@@ -63,8 +63,8 @@ def deadly_probes() -> tuple[str, ...]:
 
 
 def try_moving(found: KernelFeatures) -> Problem | None:
-    """Move a page in a child; give what is in the way, where features say that nothing is."""
-    problem = _tried("remap_anon_pages", "a page cannot be moved", _move_a_page, found)
+    """Move pages in a child; give what is in the way, where features say that nothing is."""
+    problem = _tried("remap_anon_pages", "pages cannot be moved", _move_pages, found)
     return problem and replace(problem, needed=True)
 
 
@@ -134,11 +134,16 @@ def _death(ending: _Ending) -> tuple[str, str]:
     )
 
 
-def _move_a_page() -> None:
-    with Memory(PAGE_SIZE) as one, Memory(PAGE_SIZE) as other:
-        memoryview(one)[:4] = b"here"
+def _move_pages() -> None:
+    # One page and several: the library makes other system calls for these.
+    count = 4
+    with Memory(count * PAGE_SIZE) as one, Memory(count * PAGE_SIZE) as other:
+        content = bytes(range(1, count + 1)) * PAGE_SIZE
+        memoryview(one)[:] = content
         remap_anon_pages(other, one, PAGE_SIZE)
-        if bytes(memoryview(other)[:4]) != b"here":
+        remap_anon_pages(one, other, PAGE_SIZE)
+        move(other, one)
+        if bytes(other) != content:
             raise OSError(errno.EIO, "what arrives is not what was there")
 
 

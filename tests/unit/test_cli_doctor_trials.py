@@ -41,7 +41,10 @@ def doctor(*arguments):
     sys.argv = ["pagemove", "doctor", *arguments]
     main()
 """
-USERFAULTFD, EVENTFD = {"x86_64": (323, 290), "aarch64": (282, 19)}[os.uname().machine]
+USERFAULTFD, EVENTFD, MINCORE = {
+    "x86_64": (323, 290, 27),
+    "aarch64": (282, 19, 232),
+}[os.uname().machine]
 
 
 def doctor(
@@ -84,6 +87,14 @@ def test_a_filter_that_kills_for_something_else() -> None:
     assert "remap_anon_pages works here.\nPaged memory cannot work here.\n" in done.stdout
     assert "killed by its seccomp filter" in done.stdout
     assert "journalctl -k -g SECCOMP" in done.stdout
+
+
+def test_a_filter_that_kills_whoever_moves_several_pages() -> None:
+    """What systemd's @system-service leaves out is not needed for one page."""
+    done = doctor(f"kill_for({MINCORE})")
+    assert done.returncode == 1, done.stderr
+    assert "remap_anon_pages cannot work here.\n" in done.stdout
+    assert "killed by its seccomp filter" in done.stdout
 
 
 def test_features_without_what_kills() -> None:
