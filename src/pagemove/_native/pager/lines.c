@@ -201,8 +201,8 @@ static void explain(const struct pg_channel *channel, int error, int operation, 
                     uint64_t length, char text[PG_TEXT])
 {
     if (error != -PG_NO_ANSWER)
-        snprintf(text, PG_TEXT, "the helper process that runs the store has ended%s",
-                 channel->refusal);
+        snprintf(text, PG_TEXT, "the helper process that runs the store has ended%.*s",
+                 PG_TEXT - 64, channel->refusal);
     else if (channel->starting)
         strcpy(text, "the helper process that runs the store has ended, and another has not "
                      "started yet");
