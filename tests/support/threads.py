@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from support.slowness import SLOWNESS
@@ -42,6 +44,15 @@ def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]
     alive = [thread.name for thread in threads if thread.is_alive()]
     assert not alive, f"threads that did not end within {deadline} s: {alive}"
     return results
+
+
+def task_count() -> int:
+    """Count this process's threads but the one that waits for SIGTERM, which stays once it is."""
+    count = 0
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            count += path.read_text().strip() != "pagemove-ending"
+    return count
 
 
 def wait_for(condition: Callable[[], T], seconds: float = 20.0) -> T:

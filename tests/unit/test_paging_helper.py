@@ -16,6 +16,7 @@ import pytest
 from pagemove import StoreError, UnsupportedError
 from pagemove.paging import handover, helper
 from pagemove.paging.handover import Helper
+from pagemove.paging.imports import program_path
 from pagemove.stores import CallableStore, CompressedStore, LayeredStore, Store
 from pagemove.stores.base import check_count, read_whole
 from support.stores import BytesStore
@@ -177,7 +178,7 @@ class TestStarting:
 
     def test_its_path_is_without_the_current_directory(self, monkeypatch):
         monkeypatch.setattr(sys, "path", ["", ".", "./", "lib", "/somewhere", 3])
-        assert handover._path() == [os.path.abspath("lib"), "/somewhere"]
+        assert program_path() == [os.path.abspath("lib"), "/somewhere"]
 
     def test_what_cannot_be_opened_leaves_nothing_open(self, monkeypatch):
         def full(*_: object) -> None:

@@ -32,7 +32,19 @@ def _outcomes(folder: Path, body: str = _NOTHING, more: str = "") -> tuple[set[s
     """Give the names of the tests that passed, and of those that failed."""
     (folder / "test_wrong.py").write_text(_SUITE.format(body=body, more=more))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", "."],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rA",
+            "--tb=no",
+            "-k",
+            "not paged",
+            "-p",
+            "no:cacheprovider",
+            ".",
+        ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,

@@ -24,6 +24,7 @@ from support import child, fork, wait_for
 from support.helpers import Reined, helpers, numbered, reined, stored
 from support.paging import expected, make_file
 from support.system import NOBODY, become_nobody
+from support.threads import task_count
 
 pytestmark = pytest.mark.needs("paging", "fork", "root")
 
@@ -118,11 +119,11 @@ def _new_regions(change: Callable[[], None], paths: list[Path]) -> list[tuple[st
         with pagemove.Memory(PAGE_SIZE) as one, pagemove.Memory(PAGE_SIZE) as other:
             pagemove.move(one, other, holes=True)
 
-    before = len(os.listdir("/proc/self/task"))
+    before = task_count()
     found = [_said(functools.partial(sums, mode)) for mode in ("r", "r+", "c")]
     found.append(_said(moves))
     # Those of the first region may have been ending.
-    wait_for(lambda: len(os.listdir("/proc/self/task")) <= before)
+    wait_for(lambda: task_count() <= before)
     return found
 
 

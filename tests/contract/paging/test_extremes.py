@@ -30,6 +30,7 @@ from support.paging import (
     words,
     wrong_words,
 )
+from support.threads import task_count
 
 pytestmark = pytest.mark.needs("move")
 
@@ -118,7 +119,7 @@ def _thread_names() -> str:
 
 
 def _descriptors_and_threads() -> tuple[int, int]:
-    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    return len(os.listdir("/proc/self/fd")), task_count()
 
 
 def _failing_opens(path: Path, mode: str, kind: int, room: list[int]) -> tuple[int, int, int]:

@@ -429,6 +429,9 @@ def test_close_while_it_saves(tmp_path):
     }
 
 
+_OF_THE_PROCESS = ("pagemove-stderr", "pagemove-ending")
+
+
 def _threads() -> list[str]:
     names = []
     for task in os.listdir("/proc/self/task"):
@@ -436,7 +439,7 @@ def _threads() -> list[str]:
             names.append(Path(f"/proc/self/task/{task}/comm").read_text().strip())
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return [name for name in names if name.startswith("pagemove") and "stderr" not in name]
+    return [name for name in names if name.startswith("pagemove-") and name not in _OF_THE_PROCESS]
 
 
 def _maps(address: int) -> bool:

@@ -75,6 +75,8 @@ class Mine(pagemove.stores.Store):
 
 kind, path = sys.argv[1:]
 # So that there is what all regions share.
+if kind == "r+":
+    pagemove.open_array(path, mode="r+")
 other = pagemove.open_array(path)
 shared = look()
 if kind == "any other store":
@@ -158,6 +160,7 @@ def test_a_region_adds_what_the_page_says_and_takes_it_away(seen) -> None:
 
     names = {name: opened["names"][name] - shared["names"].get(name, 0) for name in opened["names"]}
     names = {name: count for name, count in names.items() if count}
+    assert names.pop("pagemove-write", 0) == (kind == "r+")
     assert names.pop("pagemove-faults") == 1
     assert names.pop("pagemove-calls") == 1
     assert names.pop("pagemove-work") == (2 if kind in _MODES else 16)
@@ -176,7 +179,11 @@ def test_a_region_adds_what_the_page_says_and_takes_it_away(seen) -> None:
 
 
 def test_importing_adds_nothing_and_the_last_region_takes_the_rest(seen) -> None:
-    _, found = seen
+    kind, found = seen
+    if kind == "r+":  # which leaves what waits for SIGTERM
+        assert found["end"]["threads"] == found["before"]["threads"] + 1
+        assert _names(found["end"]["caught"] & ~found["before"]["caught"]) == "SIGTERM"
+        return
     for name in ("threads", "descriptors", "children", "other", "caught", "ignored"):
         assert found["import"][name] == found["before"][name], name
         assert found["end"][name] == found["before"][name], name
