@@ -127,9 +127,6 @@ def no_leak() -> Iterator[None]:
         remap.descriptor()
     descriptors, memory = _descriptors(), _unforked()
     yield
-    if _descriptors() != descriptors:
-        # As below: a refused region may be kept by what it raised.
-        gc.collect()
     left = sorted(_descriptors().values())
     assert left == sorted(descriptors.values()), "descriptors left open, or closed"
     if _unforked() != memory:

@@ -109,10 +109,15 @@ def explain(error: _Error) -> _Error:
     if isinstance(error, MemoryError):
         error.args = (f"{said or 'out of memory'}; {text_of(found)}",)
     else:
-        # An exception is pickled by its arguments, and shown by its attributes.
-        error.strerror = f"{error.strerror}; {text_of(found)}"
-        error.args = (error.errno, error.strerror, *error.args[2:])
+        append(error, text_of(found))
     return error
+
+
+def append(error: OSError, text: str) -> None:
+    """Add to the message of an error."""
+    # It is pickled by its arguments, and shown by its attributes.
+    error.strerror = f"{error.strerror}; {text}"
+    error.args = (error.errno, error.strerror, *error.args[2:])
 
 
 @contextlib.contextmanager

@@ -46,13 +46,18 @@ def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]
     return results
 
 
-def task_count() -> int:
-    """Count this process's threads but the one that waits for SIGTERM, which stays once it is."""
-    count = 0
+def thread_names() -> dict[int, str]:
+    """Give the names of this process's threads, as the kernel has them, by their numbers."""
+    names = {}
     for path in Path("/proc/self/task").glob("*/comm"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            count += path.read_text().strip() != "pagemove-ending"
-    return count
+            names[int(path.parent.name)] = path.read_text().strip()
+    return names
+
+
+def passing_threads() -> list[int]:
+    """List this process's threads but the one that waits for SIGTERM, which stays once it is."""
+    return sorted(task for task, name in thread_names().items() if name != "pagemove-ending")
 
 
 def wait_for(condition: Callable[[], T], seconds: float = 20.0) -> T:

@@ -13,9 +13,7 @@ import numpy.typing as npt
 from pagemove.arrays import owner_behind
 from pagemove.paging.pins import pinned
 from pagemove.paging.region import PagedMemory
-from pagemove.paging.saving import pieces, tofile
-
-_PIECE = 1 << 20
+from pagemove.paging.saving import PIECE, pieces, tofile
 
 
 class PagedArray(np.ndarray[Any, np.dtype[Any]]):
@@ -120,7 +118,7 @@ def _pinned_pieces(flat: npt.NDArray[Any], region: PagedMemory) -> Iterator[Any]
     whole.flags.writeable = False
     # Any piece has a part of one block more.
     most = region.pinnable // 2 - region.block_size
-    size = min(max(_PIECE, region.block_size), most)
+    size = min(max(PIECE, region.block_size), most)
     if size < region.block_size:
         yield from pieces(whole, "C")
         return

@@ -96,6 +96,8 @@ def default_limit(nbytes: int, least: int) -> int:
 
     `least` is what it cannot do with less than.
     """
+    if nbytes <= max(LEAST, least):
+        return 0  # whatever is available; and that takes reading a dozen files
     memory = available()
     if memory is None:
         return 0

@@ -23,11 +23,11 @@ def explain(error: OSError, lines: int = 0) -> None:
     if isinstance(error, UnsupportedError):
         return
     if error.errno in (errno.EACCES, errno.EPERM) and not limits.is_dumpable():
-        error.strerror = (
-            f"{error.strerror}; a region has to open /proc/self/pagemap, and "
-            f"{limits.NOT_DUMPABLE}, or open regions before the change: they work on"
+        limits.append(
+            error,
+            f"a region has to open /proc/self/pagemap, and {limits.NOT_DUMPABLE}, or open regions "
+            "before the change: they work on",
         )
-        error.args = (error.errno, error.strerror, *error.args[2:])
     elif error.errno == errno.EPIPE and explained:
         _explain_end(error)
     elif error.errno in limits.ALWAYS or (error.errno == errno.EAGAIN and not explained):
@@ -47,5 +47,4 @@ def _explain_end(error: OSError) -> None:
         if limits.soft_descriptors() < _FEW_DESCRIPTORS
     )
     if found:
-        error.strerror = f"{error.strerror}; {limits.text_of(found)}"
-        error.args = (error.errno, error.strerror, *error.args[2:])
+        limits.append(error, limits.text_of(found))

@@ -16,7 +16,7 @@ from pagemove.paging.registry import region_at
 from pagemove.paging.sizes import text_of
 from pagemove.stores.file import FileStore
 
-_PIECE = 1 << 20
+PIECE = 1 << 20
 
 
 def save(
@@ -94,7 +94,7 @@ def pieces(array: npt.NDArray[Any], order: str) -> Iterator[bytes]:
     for piece in np.nditer(
         plain,
         flags=["external_loop", "buffered", "zerosize_ok"],
-        buffersize=max(_PIECE // plain.itemsize, 1),
+        buffersize=max(PIECE // plain.itemsize, 1),
         order="F" if order == "F" else "C",
     ):
         yield piece.tobytes("C")  # type: ignore[attr-defined]

@@ -63,7 +63,7 @@ def check_userinfo(url: str, *, is_named: bool = False) -> None:
     if not is_sound or "@" in query.partition("=")[0] + name:
         raise ValueError(
             f"the user or password of {shown(url)} has a character that ends it: write / ? # in it "
-            "as %2F %3F %23"
+            "percent-encoded, as %2F %3F %23"
         )
 
 

@@ -22,6 +22,7 @@ from support.paging import KIB, Fault, Words, expected, make_file, paged, words,
 from support.programs import running, said
 from support.slowness import SLOWNESS
 from support.stores import BytesStore
+from support.threads import thread_names
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -39,10 +40,7 @@ def _changed(path: Path) -> list[int]:
 
 
 def _threads() -> set[str]:
-    return {
-        Path(f"/proc/self/task/{task}/comm").read_text().strip()
-        for task in os.listdir("/proc/self/task")
-    }
+    return set(thread_names().values())
 
 
 @pytest.mark.parametrize("limit", [None, 12, 4], ids=["unlimited", "limit", "least"])

@@ -24,7 +24,7 @@ from support import child, fork, wait_for
 from support.helpers import Reined, helpers, numbered, reined, stored
 from support.paging import expected, make_file
 from support.system import NOBODY, become_nobody
-from support.threads import task_count
+from support.threads import passing_threads
 
 pytestmark = pytest.mark.needs("paging", "fork", "root")
 
@@ -119,11 +119,11 @@ def _new_regions(change: Callable[[], None], paths: list[Path]) -> list[tuple[st
         with pagemove.Memory(PAGE_SIZE) as one, pagemove.Memory(PAGE_SIZE) as other:
             pagemove.move(one, other, holes=True)
 
-    before = task_count()
+    before = len(passing_threads())
     found = [_said(functools.partial(sums, mode)) for mode in ("r", "r+", "c")]
     found.append(_said(moves))
     # Those of the first region may have been ending.
-    wait_for(lambda: task_count() <= before)
+    wait_for(lambda: len(passing_threads()) <= before)
     return found
 
 

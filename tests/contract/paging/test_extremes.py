@@ -30,7 +30,7 @@ from support.paging import (
     words,
     wrong_words,
 )
-from support.threads import task_count
+from support.threads import passing_threads, thread_names
 
 pytestmark = pytest.mark.needs("move")
 
@@ -114,12 +114,8 @@ def test_a_tebibyte_of_small_blocks_costs_no_more_than_what_was_touched(tmp_path
     assert max(took.values()) < 10.0, took
 
 
-def _thread_names() -> str:
-    return "".join(path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
-
-
 def _descriptors_and_threads() -> tuple[int, int]:
-    return len(os.listdir("/proc/self/fd")), task_count()
+    return len(os.listdir("/proc/self/fd")), len(passing_threads())
 
 
 def _failing_opens(path: Path, mode: str, kind: int, room: list[int]) -> tuple[int, int, int]:
@@ -128,7 +124,7 @@ def _failing_opens(path: Path, mode: str, kind: int, room: list[int]) -> tuple[i
     failed = 0
     with paged(path, "r"):
         pass  # what a process makes once is there from here on
-    wait_for(lambda: "pagemove-faults" not in _thread_names())
+    wait_for(lambda: "pagemove-faults" not in thread_names().values())
     before = _descriptors_and_threads()
     for more in room:
         with FileStore(path, writable=mode == "r+") as store:

@@ -25,6 +25,7 @@ from support.helpers import helpers, numbered, reined, stop_helper, stored
 from support.late_stores import Unruly, in_file, unruly
 from support.paging import KIB, Fault, paged
 from support.slowness import SLOWNESS
+from support.threads import thread_names
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
@@ -433,12 +434,7 @@ _OF_THE_PROCESS = ("pagemove-stderr", "pagemove-ending")
 
 
 def _threads() -> list[str]:
-    names = []
-    for task in os.listdir("/proc/self/task"):
-        try:
-            names.append(Path(f"/proc/self/task/{task}/comm").read_text().strip())
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+    names = thread_names().values()
     return [name for name in names if name.startswith("pagemove-") and name not in _OF_THE_PROCESS]
 
 

@@ -27,7 +27,7 @@ from support.paging import (
     words,
     wrong_words,
 )
-from support.threads import task_count
+from support.threads import passing_threads
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -309,14 +309,14 @@ class TestRanges:
 
 def _left(path: Path, mode: str) -> list[list[str]]:
     """Give threads and descriptors before and after regions have come and gone."""
-    before = [str(task_count())], sorted(os.listdir("/proc/self/fd"))
+    before = passing_threads(), sorted(os.listdir("/proc/self/fd"))
     for _ in range(10):
         with paged(path, mode, block_size=_BLOCK, resident_limit=4 * _BLOCK) as memory:
             contents(memory)
             if mode != "r":
                 words(memory)[::64] += np.uint64(1)
-    wait_for(lambda: [str(task_count())] == before[0])
-    return [*before, [str(task_count())], sorted(os.listdir("/proc/self/fd"))]
+    wait_for(lambda: len(passing_threads()) == len(before[0]))
+    return [*before, passing_threads(), sorted(os.listdir("/proc/self/fd"))]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -203,9 +205,9 @@ def test_from_outside_whatever_the_main_thread_does(file, name):
     assert np.fromfile(path, np.uint64, 1)[0] == expected(NBYTES)[0] + 1
 
 
-def test_twice_is_once(file):
-    """The second one, as of who signals a group and its leader, does not cut the first short."""
-    path = file(NBYTES)
+@contextmanager
+def _writing_slowly(path: Path, then: str) -> Iterator[subprocess.Popen[str]]:
+    """A program whose first write takes a second, and whose main thread does `then`."""
     script = """
         memory = opened(
             faults=[Fault("write", count=1, delay=1.0)], resident_limit=None,
@@ -213,34 +215,25 @@ def test_twice_is_once(file):
         )
         array = count_up(memory)
         print("here", flush=True)
-        time.sleep(60)
     """
-    with running(path, textwrap.dedent(script)) as process:
+    with running(path, textwrap.dedent(script) + then) as process:
         assert said(process, _DEADLINE) == "here"
+        yield process
+        assert process.wait(_DEADLINE) == _KILLED
+    assert counted(path) is None
+
+
+def test_twice_is_once(file):
+    """The second one, as of who signals a group and its leader, does not cut the first short."""
+    with _writing_slowly(file(NBYTES), "time.sleep(60)") as process:
         for _ in range(5):
             os.kill(process.pid, signal.SIGTERM)
             time.sleep(0.05)  # not for an order: five of them in the second that the write takes
-        assert process.wait(_DEADLINE) == _KILLED
-    assert counted(path) is None
 
 
 def test_during_a_flush(file):
-    path = file(NBYTES)
-    script = """
-        memory = opened(
-            faults=[Fault("write", count=1, delay=1.0)], resident_limit=None,
-            writeback_interval=None, store_timeout=30.0,
-        )
-        array = count_up(memory)
-        print("here", flush=True)
-        memory.flush()
-        time.sleep(60)
-    """
-    with running(path, textwrap.dedent(script)) as process:
-        assert said(process, _DEADLINE) == "here"
+    with _writing_slowly(file(NBYTES), "memory.flush(); time.sleep(60)") as process:
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(_DEADLINE) == _KILLED
-    assert counted(path) is None
 
 
 @pytest.mark.parametrize("way", ["default", "restored"])
