@@ -31,7 +31,7 @@ from .checks import address_of, check_moved, look, move_all, private_mmap, refus
 pytestmark = pytest.mark.needs("move")
 
 # More than malloc ever takes from a heap: NumPy's memory is then a mapping of its own.
-_LARGE = 40 << 20
+_LARGE = 256 << 20
 
 
 def _aligned_slice(pages: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import gc
 import mmap
 import os
@@ -27,6 +28,7 @@ import pagemove
 from pagemove import PAGE_SIZE, Memory, PagedMemory
 from pagemove.errors import StoreError
 from support import child, wait_for
+from support.children import newborn
 from support.helpers import Reined, helpers, numbered, reined, touch
 from support.paging import expected, make_file
 from support.threads import passing_threads
@@ -54,19 +56,21 @@ class Refused(NamedTuple):
 
 
 def _file(path: Path, mode: str) -> Callable[[], None]:
-    def work() -> None:
-        array = pagemove.open_array(path, dtype=np.uint64, mode=mode, **_OPTIONS)
-        assert np.array_equal(array, expected(_NBYTES))
+    return functools.partial(_open_file, path, mode)
 
-    return work
+
+def _open_file(path: Path, mode: str) -> None:
+    array = pagemove.open_array(path, dtype=np.uint64, mode=mode, **_OPTIONS)
+    assert np.array_equal(array, expected(_NBYTES))
 
 
 def _helper(store: Reined) -> Callable[[], None]:
-    def work() -> None:
-        with PagedMemory(store, mode="r+", **_OPTIONS) as region:
-            assert np.array_equal(region.asarray(np.uint64), numbered(_NBYTES))
+    return functools.partial(_open_in_helper, store)
 
-    return work
+
+def _open_in_helper(store: Reined) -> None:
+    with PagedMemory(store, mode="r+", **_OPTIONS) as region:
+        assert np.array_equal(region.asarray(np.uint64), numbered(_NBYTES))
 
 
 def _counted() -> tuple[int, int]:
@@ -111,11 +115,6 @@ def _descend(number: int, work: Callable[[], None], values: list[int]) -> list[R
     return found
 
 
-def _enough() -> int:
-    """Choose a limit that leaves nine descriptors beside those that the tests have."""
-    return len(os.listdir("/proc/self/fd")) - 1 + 9
-
-
 def _every_descriptor(work: Callable[[], None], most: int) -> list[Refused]:
     return _descend(resource.RLIMIT_NOFILE, work, list(range(most, 2, -1)))
 
@@ -124,13 +123,13 @@ class TestDescriptors:
     @pytest.mark.parametrize("mode", ["r", "r+", "c"])
     def test_a_file(self, tmp_path, mode):
         path = make_file(tmp_path / "file", _NBYTES)
-        found = child(_every_descriptor, _file(path, mode), _enough(), deadline=60)
-        self._check(found, _enough())
+        found = newborn(_every_descriptor, _file(path, mode), 20, deadline=60)
+        self._check(found, 20)
 
     def test_a_helper(self, tmp_path):
         with reined(tmp_path, numbered(_NBYTES), concurrency=_LINES) as store:
-            found = child(_every_descriptor, _helper(store), _enough(), deadline=100)
-        self._check(found, _enough())
+            found = newborn(_every_descriptor, _helper(store), 16 + 2 * _LINES, deadline=100)
+        self._check(found, 16 + 2 * _LINES)
         assert any(f"opens up to {16 + 2 * _LINES}" in each.text for each in found)
 
     def _check(self, found: list[Refused], most: int) -> None:
@@ -159,7 +158,7 @@ class TestAddresses:
     @pytest.mark.parametrize("mode", ["r", "c"])
     def test_a_file(self, tmp_path, mode):
         path = make_file(tmp_path / "file", _NBYTES)
-        found = child(_every_address, _file(path, mode), deadline=60)
+        found = newborn(_every_address, _file(path, mode), deadline=60)
         assert found
         for each in found:
             # Of a thread whose stack cannot be mapped pthread_create(3) says EAGAIN.
@@ -169,7 +168,7 @@ class TestAddresses:
             assert "RLIMIT_NPROC" not in each.text
 
     def test_plain_memory(self):
-        found = child(_every_address, _plain, deadline=60)
+        found = newborn(_every_address, _plain, deadline=60)
         assert found
         for each in found:
             assert each.kind == "MemoryError"
@@ -209,7 +208,7 @@ class TestThreads:
 class TestMappings:
     def test_as_many_as_there_may_be(self, tmp_path):
         path = make_file(tmp_path / "file", _NBYTES)
-        code, text, memory = child(_full_of_mappings, path, deadline=60)
+        code, text, memory = newborn(_full_of_mappings, path, deadline=60)
         # A thread whose stack cannot be mapped fails with EAGAIN, an object with MemoryError.
         assert code in (errno.ENOMEM, errno.EAGAIN, None)
         for said in (text, memory):
