@@ -113,6 +113,10 @@ def _late(folder: Path, end: str, evicted: bool) -> tuple[list[str], int, bool]:
     if end == "dies":
         kill_helper()
     source.hold()
+    if end == "dies":
+        # Another one is started when it is asked for something, and a Python may need longer for
+        # that than a flush has time.
+        wait_for(lambda: memory.store_stats() and memory.counters()["restarts"])
     outcomes += [_outcome(memory), _outcome(memory)]
     return outcomes, source.flushes, bool((durable(source) == contents).all())
 
