@@ -11,103 +11,45 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import pagemove
 from pagemove import PagedMemory, StoreError
 from support import child, fork, wait_for
-from support.helpers import helpers, numbered, reined, stop_helper, stored
-from support.late_stores import Unruly, in_file, unruly
-from support.paging import KIB, Fault, paged
-from support.slowness import SLOWNESS
-from support.threads import thread_names
+from support.helpers import numbered, reined, stop_helper, stored
+from support.interruptions import (
+    BATCH,
+    BLOCK,
+    COUNT,
+    HELD,
+    PROMPT,
+    RAISED,
+    at,
+    changed,
+    interrupted,
+    new,
+    old,
+)
+from support.late_stores import unruly
+from support.paging import Fault, paged
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
-_BLOCK = 64 * KIB
-_COUNT = 40
-#: As a flush writes them: the first batch is through, the second is held, the third has not begun.
-_BATCH = 16
-_HELD = 20
-#: s. The store is held for much longer.
-_PROMPT = 3 * SLOWNESS
-
-#: What is raised where the wait is.
-RAISED = {"ctrl-c": (signal.SIGINT, KeyboardInterrupt), "alarm": (signal.SIGALRM, TimeoutError)}
-
-
-def _raise_timeout(*_: object) -> None:
-    raise TimeoutError("alarm")
-
-
-def _at(block: int) -> int:
-    """A knob's value: calls with this block are held."""
-    return block * _BLOCK + 1
-
-
-@contextmanager
-def _changed(folder: Path, **how: Any) -> Iterator[tuple[Unruly, PagedMemory]]:
-    """A region over a store that can be held; every word is changed, nothing written."""
-    signal.signal(signal.SIGALRM, _raise_timeout)
-    store = unruly(folder, numbered(_COUNT * _BLOCK))
-    with PagedMemory(store, mode="r+", store_timeout=60, prefetch="off", **how) as memory:
-        words = memory.asarray(np.uint64)
-        words += np.uint64(1)
-        del words
-        yield store, memory
-        store.knobs.calm = 1
-
-
-def _new(store: Unruly) -> list[bool]:
-    """Which blocks of the store have all of the change."""
-    found = in_file(store) == numbered(_COUNT * _BLOCK) + np.uint64(1)
-    return [bool(block.all()) for block in found.reshape(_COUNT, -1)]
-
-
-def _old(store: Unruly) -> list[bool]:
-    found = in_file(store) == numbered(_COUNT * _BLOCK)
-    return [bool(block.all()) for block in found.reshape(_COUNT, -1)]
-
-
-def _interrupted(
-    call: Callable[[], Any], condition: Callable[[], Any], how: str = "ctrl-c"
-) -> tuple[bool, float]:
-    """Send a signal when the condition holds; whether it ended the call, and how soon."""
-    number, raised = RAISED[how]
-    moment = [0.0]
-
-    def send() -> None:
-        wait_for(condition)
-        moment[0] = time.monotonic()
-        os.kill(os.getpid(), number)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        call()
-    except raised:
-        ended = True
-    else:
-        ended = False
-    took = time.monotonic() - moment[0]
-    sender.join()
-    return ended, took
-
 
 def _flushed(folder: Path, how: str) -> dict[str, Any]:
-    with _changed(folder) as (store, memory):
-        store.knobs.hold_writes = _at(_HELD)
-        ended, took = _interrupted(memory.flush, lambda: store.knobs.held, how)
-        new, old = _new(store), _old(store)
+    with changed(folder) as (store, memory):
+        store.knobs.hold_writes = at(HELD)
+        ended, took = interrupted(memory.flush, lambda: store.knobs.held, how)
+        newer, older = new(store), old(store)
         dirty = memory.counters()["dirty"]
         # The call that was held ends; another one would be held.
-        store.knobs.hold_writes = _at(_COUNT - 1)
-        wait_for(lambda: all(_new(store)[_BATCH : 2 * _BATCH]))
+        store.knobs.hold_writes = at(COUNT - 1)
+        wait_for(lambda: all(new(store)[BATCH : 2 * BATCH]))
         for _ in range(20):
             memory.stats()
         held = store.knobs.held
@@ -115,12 +57,12 @@ def _flushed(folder: Path, how: str) -> dict[str, Any]:
         memory.flush()
         return {
             "ended": ended,
-            "prompt": took < _PROMPT,
-            "written": all(new[:_BATCH]) and not any(old[:_BATCH]),
-            "not begun": all(old[2 * _BATCH :]),
-            "dirty": dirty // _BLOCK,
+            "prompt": took < PROMPT,
+            "written": all(newer[:BATCH]) and not any(older[:BATCH]),
+            "not begun": all(older[2 * BATCH :]),
+            "dirty": dirty // BLOCK,
             "held": held,
-            "complete": all(_new(store)),
+            "complete": all(new(store)),
             "dirty at last": memory.counters()["dirty"],
         }
 
@@ -132,7 +74,7 @@ def test_flush(tmp_path, how):
         "prompt": True,
         "written": True,
         "not begun": True,
-        "dirty": _COUNT - 2 * _BATCH,
+        "dirty": COUNT - 2 * BATCH,
         "held": 1,
         "complete": True,
         "dirty at last": 0,
@@ -140,21 +82,28 @@ def test_flush(tmp_path, how):
 
 
 def _evicted(folder: Path) -> dict[str, Any]:
-    with _changed(folder) as (store, memory):
-        store.knobs.hold_writes = _at(_HELD)
-        ended, took = _interrupted(memory.evict, lambda: store.knobs.held)
-        old = _old(store)
+    with changed(folder) as (store, memory):
+        store.knobs.hold_writes = at(HELD)
+        ended, took = interrupted(memory.evict, lambda: store.knobs.held)
+        older = old(store)
+        # The call that was held ends; another one would be held.
+        store.knobs.hold_writes = at(COUNT - 1)
+        wait_for(lambda: new(store)[HELD])
+        for _ in range(20):
+            memory.stats()
+        held = store.knobs.held
         store.knobs.calm = 1
         # What is gone, what is on its way, and what has stayed are one array.
         with memoryview(memory) as view:
-            whole = bytes(view) == (numbered(_COUNT * _BLOCK) + np.uint64(1)).tobytes()
+            whole = bytes(view) == (numbered(COUNT * BLOCK) + np.uint64(1)).tobytes()
         memory.evict()
         return {
             "ended": ended,
-            "prompt": took < _PROMPT,
-            "not begun": all(old[_HELD + 1 :]),
+            "prompt": took < PROMPT,
+            "not begun": all(older[HELD + 1 :]),
+            "held": held,
             "whole": whole,
-            "complete": all(_new(store)),
+            "complete": all(new(store)),
             "resident": memory.stats().resident_nbytes,
         }
 
@@ -164,18 +113,59 @@ def test_evict(tmp_path):
         "ended": True,
         "prompt": True,
         "not begun": True,
+        "held": 1,
         "whole": True,
         "complete": True,
         "resident": 0,
     }
 
 
+def _pinned(folder: Path) -> dict[str, Any]:
+    store = unruly(folder, numbered(COUNT * BLOCK))
+    how = {"mode": "r+", "store_timeout": 60, "prefetch": "off"}
+    with PagedMemory(store, **how) as memory:
+        entered = []
+
+        def pin() -> None:
+            with pagemove.pinned(memory.asarray(np.uint64)):
+                entered.append(1)
+
+        store.knobs.hold_reads = at(HELD)
+        ended, took = interrupted(pin, lambda: store.knobs.held)
+        store.knobs.hold_reads = 0
+        wait_for(lambda: not memory.counters()["pinned"])
+        memory.evict()
+        resident = memory.counters()["resident"]
+        pin()
+        right = bool((memory.asarray(np.uint64) == numbered(COUNT * BLOCK)).all())
+        return {
+            "ended": ended,
+            "prompt": took < PROMPT,
+            "entered": len(entered),
+            "resident": resident,
+            "right": right,
+            "pinned": memory.counters()["pinned"],
+        }
+
+
+def test_pinned(tmp_path):
+    """Nothing stays pinned, and the next one pins all of it."""
+    assert child(_pinned, tmp_path, deadline=40) == {
+        "ended": True,
+        "prompt": True,
+        "entered": 1,
+        "resident": 0,
+        "right": True,
+        "pinned": 0,
+    }
+
+
 def _prefetched(folder: Path) -> dict[str, Any]:
-    original = numbered(_COUNT * _BLOCK)
+    original = numbered(COUNT * BLOCK)
     store = unruly(folder, original, concurrency=1)
-    with PagedMemory(store, block_size=_BLOCK, store_timeout=60) as memory:
-        store.knobs.hold_reads = _at(0)
-        ended, took = _interrupted(lambda: memory.prefetch(wait=True), lambda: store.knobs.held)
+    with PagedMemory(store, block_size=BLOCK, store_timeout=60) as memory:
+        store.knobs.hold_reads = at(0)
+        ended, took = interrupted(lambda: memory.prefetch(wait=True), lambda: store.knobs.held)
         none = memory.counters()["prefetched"]
         store.knobs.hold_reads = 0
         first = wait_for(lambda: memory.counters()["prefetched"])
@@ -189,9 +179,9 @@ def _prefetched(folder: Path) -> dict[str, Any]:
             whole = bytes(view) == original.tobytes()
         return {
             "ended": ended,
-            "prompt": took < _PROMPT,
+            "prompt": took < PROMPT,
             "at first": none,
-            "some": 0 < first <= _COUNT,
+            "some": 0 < first <= COUNT,
             "more": more,
             "every": every,
             "whole": whole,
@@ -205,13 +195,13 @@ def test_prefetch(tmp_path):
         "at first": 0,
         "some": True,
         "more": 0,
-        "every": _COUNT,
+        "every": COUNT,
         "whole": True,
     }
 
 
 def _told(folder: Path) -> dict[str, Any]:
-    with _changed(folder) as (_, memory):
+    with changed(folder) as (_, memory):
         pid = stop_helper()
         started = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, 0.1)
@@ -219,25 +209,25 @@ def _told(folder: Path) -> dict[str, Any]:
             memory.stats()
         took = time.monotonic() - started
         os.kill(pid, signal.SIGCONT)
-        return {"prompt": took < _PROMPT, "dirty": memory.stats().dirty_nbytes}
+        return {"prompt": took < PROMPT, "dirty": memory.stats().dirty_nbytes}
 
 
 def test_stats(tmp_path):
-    assert child(_told, tmp_path, deadline=40) == {"prompt": True, "dirty": _COUNT * _BLOCK}
+    assert child(_told, tmp_path, deadline=40) == {"prompt": True, "dirty": COUNT * BLOCK}
 
 
 def _gone_on(folder: Path) -> dict[str, Any]:
     """Handlers that raise nothing run, and the call goes on."""
     ran: list[int] = []
-    with _changed(folder) as (store, memory):
+    with changed(folder) as (store, memory):
 
         def handle(*_: object) -> None:
-            ran.append(sum(_new(store)))
+            ran.append(sum(new(store)))
             if len(ran) == 3:
                 store.knobs.hold_writes = 0
 
         signal.signal(signal.SIGUSR1, handle)
-        store.knobs.hold_writes = _at(_HELD)
+        store.knobs.hold_writes = at(HELD)
 
         def send() -> None:
             wait_for(lambda: store.knobs.held)
@@ -249,18 +239,18 @@ def _gone_on(folder: Path) -> dict[str, Any]:
         sender.start()
         memory.flush()
         sender.join()
-        return {"ran": ran, "complete": all(_new(store))}
+        return {"ran": ran, "complete": all(new(store))}
 
 
 def test_handlers_that_do_not_raise(tmp_path):
     found = child(_gone_on, tmp_path, deadline=40)
-    assert found == {"ran": [_BATCH] * 3, "complete": True}
+    assert found == {"ran": [BATCH] * 3, "complete": True}
 
 
 def _elsewhere(folder: Path) -> dict[str, Any]:
     """Handlers run in the main thread only: a call of another one goes on."""
-    with _changed(folder) as (store, memory):
-        store.knobs.hold_writes = _at(_HELD)
+    with changed(folder) as (store, memory):
+        store.knobs.hold_writes = at(HELD)
         done = threading.Event()
 
         def flush() -> None:
@@ -268,11 +258,11 @@ def _elsewhere(folder: Path) -> dict[str, Any]:
             done.set()
 
         threading.Thread(target=flush).start()
-        ended, _ = _interrupted(done.wait, lambda: store.knobs.held)
+        ended, _ = interrupted(done.wait, lambda: store.knobs.held)
         before = done.is_set()
         store.knobs.hold_writes = 0
         done.wait()
-        return {"ended": ended, "before": before, "complete": all(_new(store))}
+        return {"ended": ended, "before": before, "complete": all(new(store))}
 
 
 def test_a_call_of_another_thread_goes_on(tmp_path):
@@ -285,8 +275,8 @@ def test_a_call_of_another_thread_goes_on(tmp_path):
 
 def _again_and_again(folder: Path) -> dict[str, Any]:
     """More calls than there may be threads for them."""
-    with _changed(folder) as (store, memory):
-        store.knobs.hold_writes = _at(_HELD)
+    with changed(folder) as (store, memory):
+        store.knobs.hold_writes = at(HELD)
         count = 0
         for turn in range(40):
             call = memory.flush if turn % 2 else memory.evict
@@ -299,12 +289,12 @@ def _again_and_again(folder: Path) -> dict[str, Any]:
                 begun.set()
                 call()
 
-            ended, took = _interrupted(once, reached)
-            count += ended and took < _PROMPT
+            ended, took = interrupted(once, reached)
+            count += ended and took < PROMPT
         threads = len(os.listdir("/proc/self/task"))
         store.knobs.hold_writes = 0
         memory.flush()
-        return {"count": count, "few": threads < 40, "complete": all(_new(store))}
+        return {"count": count, "few": threads < 40, "complete": all(new(store))}
 
 
 def test_again_and_again(tmp_path):
@@ -317,19 +307,19 @@ def test_again_and_again(tmp_path):
 
 def _failed(folder: Path) -> dict[str, Any]:
     """A store that fails: what could not be written still cannot."""
-    store = reined(folder, numbered(_COUNT * _BLOCK))
+    store = reined(folder, numbered(COUNT * BLOCK))
     reins = store.reins
     with PagedMemory(store, mode="r+", store_timeout=1, prefetch="off") as memory:
         words = memory.asarray(np.uint64)
         words += np.uint64(1)
         del words
         reins.failing = errno.ENOSPC
-        ended, _ = _interrupted(memory.flush, lambda: reins.failed)
+        ended, _ = interrupted(memory.flush, lambda: reins.failed)
         with pytest.raises(StoreError) as caught:
             memory.flush()
         reins.failing = 0
         memory.flush()
-        written = np.array_equal(stored(store), numbered(_COUNT * _BLOCK) + np.uint64(1))
+        written = np.array_equal(stored(store), numbered(COUNT * BLOCK) + np.uint64(1))
     return {"ended": ended, "errno": caught.value.errno, "written": written}
 
 
@@ -344,10 +334,10 @@ def test_errors_are_reported_by_the_next_flush(tmp_path):
 def _unsynced(path: Path) -> dict[str, Any]:
     """Making it durable fails when nobody listens any more: all of it is written again."""
     failing = [Fault("flush", count=1, delay=0.5), Fault("flush", count=1, errno=errno.EIO)]
-    with paged(path, "r+", faults=failing, block_size=_BLOCK) as memory:
+    with paged(path, "r+", faults=failing, block_size=BLOCK) as memory:
         memory.asarray(np.uint64)[:] += np.uint64(1)
         written = memory.nbytes
-        ended, _ = _interrupted(memory.flush, lambda: memory.counters()["bytes_written"] == written)
+        ended, _ = interrupted(memory.flush, lambda: memory.counters()["bytes_written"] == written)
         memory.flush()
         return {
             "ended": ended,
@@ -357,7 +347,7 @@ def _unsynced(path: Path) -> dict[str, Any]:
 
 
 def test_a_sync_that_fails_later(file):
-    assert child(_unsynced, file(_COUNT * _BLOCK), deadline=40) == {
+    assert child(_unsynced, file(COUNT * BLOCK), deadline=40) == {
         "ended": True,
         "failed": ["flush"],
         "written": 2,
@@ -366,8 +356,8 @@ def test_a_sync_that_fails_later(file):
 
 def _forked(folder: Path) -> dict[str, Any]:
     """A handler forks, and returns in the child: nobody answers there."""
-    with _changed(folder) as (store, memory):
-        store.knobs.hold_writes = _at(_HELD)
+    with changed(folder) as (store, memory):
+        store.knobs.hold_writes = at(HELD)
         children: list[int] = []
 
         def handle(*_: object) -> None:
@@ -392,128 +382,8 @@ def _forked(folder: Path) -> dict[str, Any]:
                 os._exit(9)
         sender.join()
         status = os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
-        return {"child": status, "complete": all(_new(store))}
+        return {"child": status, "complete": all(new(store))}
 
 
 def test_a_handler_that_forks(tmp_path):
     assert child(_forked, tmp_path, deadline=40) == {"child": 7, "complete": True}
-
-
-def _closed(folder: Path) -> dict[str, Any]:
-    """Interrupted while it saves, it is open, and can be closed again."""
-    store = unruly(folder, numbered(_COUNT * _BLOCK))
-    memory = PagedMemory(store, mode="r+", store_timeout=60, prefetch="off")
-    words = memory.asarray(np.uint64)
-    words += np.uint64(1)
-    del words
-    store.knobs.hold_writes = _at(_HELD)
-    ended, took = _interrupted(memory.close, lambda: store.knobs.held)
-    closed = memory.closed
-    store.knobs.hold_writes = 0
-    memory.close()
-    return {
-        "ended": ended,
-        "prompt": took < _PROMPT,
-        "closed": [closed, memory.closed],
-        "complete": all(_new(store)),
-        "helpers": helpers(),
-    }
-
-
-def test_close_while_it_saves(tmp_path):
-    assert child(_closed, tmp_path, deadline=40) == {
-        "ended": True,
-        "prompt": True,
-        "closed": [False, True],
-        "complete": True,
-        "helpers": [],
-    }
-
-
-_OF_THE_PROCESS = ("pagemove-stderr", "pagemove-ending")
-
-
-def _threads() -> list[str]:
-    names = thread_names().values()
-    return [name for name in names if name.startswith("pagemove-") and name not in _OF_THE_PROCESS]
-
-
-def _maps(address: int) -> bool:
-    with open("/proc/self/maps") as maps:
-        return any(line.startswith(f"{address:x}-") for line in maps)
-
-
-def _closed_late(path: Path, mode: str) -> dict[str, Any]:
-    """Interrupted when it has saved, it is closed, and its threads do the rest."""
-    late = [Fault("read", count=0, delay=4.0)]
-    with paged(path, mode, faults=late, block_size=_BLOCK) as memory:
-        address = memory.address
-        memory.prefetch()
-        wait_for(lambda: memory.counters()["resident"])
-        ended, took = _interrupted(memory.close, lambda: memory.closed)
-        memory.close()
-        running = bool(_threads())
-        # The file is free for the next one.
-        with paged(path, mode, block_size=_BLOCK) as other, memoryview(other) as view:
-            right = bytes(view) == path.read_bytes()
-        wait_for(lambda: not _threads())
-        return {
-            "ended": ended,
-            "prompt": took < _PROMPT,
-            "running": running,
-            "right": right,
-            "mapped": _maps(address),
-        }
-
-
-@pytest.mark.parametrize("mode", ["r", "r+", "c"])
-def test_close_while_its_threads_end(file, mode):
-    assert child(_closed_late, file(_COUNT * _BLOCK), mode, deadline=40) == {
-        "ended": True,
-        "prompt": True,
-        "running": True,
-        "right": True,
-        "mapped": False,
-    }
-
-
-class Slow(Unruly):
-    """It takes the helper as long to have it as its reads are held."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._hold("reads", range(1))
-
-
-def _descriptors() -> list[str]:
-    """What is open, less what is opened to see that."""
-    found = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
-    return [os.readlink(one) for one in found if os.path.lexists(one)]
-
-
-def _opened(folder: Path) -> dict[str, Any]:
-    ready = unruly(folder, numbered(_COUNT * _BLOCK))
-    store = Slow(ready._path)
-    store.knobs.hold_reads = -1
-    before = _descriptors()
-    ended, took = _interrupted(lambda: PagedMemory(store), lambda: store.knobs.held)
-    wait_for(lambda: not helpers())
-    wait_for(lambda: not _threads())
-    wait_for(lambda: not set(_descriptors()) - set(before))
-    store.knobs.hold_reads = 0
-    with PagedMemory(store) as memory, memoryview(memory) as view:
-        right = bytes(view) == numbered(_COUNT * _BLOCK).tobytes()
-    return {
-        "ended": ended,
-        "prompt": took < _PROMPT,
-        "right": right,
-    }
-
-
-def test_opening(tmp_path):
-    """Its helper ends too, though its store never lets it begin."""
-    assert child(_opened, tmp_path, deadline=60) == {
-        "ended": True,
-        "prompt": True,
-        "right": True,
-    }
