@@ -26,7 +26,6 @@ from pagemove import (
     unshare,
 )
 from pagemove._native import remap
-from pagemove._native.mapping import generation
 from support import (
     Area,
     ChildFailed,
@@ -380,41 +379,3 @@ def test_moved_pages_take_the_destinations_fork_policy(foreign):
         move_all(area.address, memory.address, PAGE_SIZE)
         assert child(read, area.address) == pattern(8)
         at(area.address, PAGE_SIZE)[0] = 1
-
-
-def test_a_child_leaves_a_file_of_the_program_alone(tmp_path):
-    """Its number was the library's once, and its path is like what that has open."""
-    remap.descriptor()
-    links = {}
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            links[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-    folder = tmp_path / "maps" / "pagemap"
-    folder.mkdir(parents=True)
-
-    def write_in_child() -> list[bool]:
-        mine = []
-        for number, link in links.items():
-            if link.endswith(("/maps", "/pagemap", "[userfaultfd]")):
-                path = folder / f"{number}[userfaultfd]"
-                fd = os.open(path, os.O_RDWR | os.O_CREAT)
-                os.dup2(fd, number)
-                mine.append(number)
-        assert len(mine) >= 3
-        return child(_are_open, mine)
-
-    assert all(child(write_in_child))
-
-
-def _are_open(numbers: list[int]) -> list[bool]:
-    return [os.write(number, b"x") == 1 for number in numbers]
-
-
-def test_a_pid_that_is_used_again_is_no_identity(monkeypatch):
-    """A child may get the number that a process had from which it has inherited."""
-    number = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: number)
-    with Memory(PAGE_SIZE) as memory:
-        before = generation()
-        assert not memory.closed
-        assert child(lambda: (memory.closed, generation() == before)) == (True, False)

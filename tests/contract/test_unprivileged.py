@@ -26,6 +26,7 @@ _PAGING = [
     "paging/test_flush.py",
     "paging/test_interpreter.py",
     "paging/test_pinning.py",
+    "paging/test_pinning_limit.py",
     "../unit/test_paging_saving.py",
 ]
 #: Faults that system calls raise are served for those only who may have any userfaultfd.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,3 +24,11 @@ def shared() -> Iterator[Path]:
         path = Path(folder)
         path.chmod(0o777)
         yield path
+
+
+@pytest.fixture
+def out() -> Iterator[int]:
+    """A file for system calls to write to."""
+    fd = os.memfd_create("out")
+    yield fd
+    os.close(fd)
