@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,17 @@ from pagemove.stores import Store
 
 _STARTING = 20.0
 _LARGEST = 2 << 20
+
+_NGINX = """
+worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/errors;
+events {{ worker_connections 256; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
+  client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
+  uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
+  server {{ listen 127.0.0.1:{port}; root {folder}/root; }}
+}}
+"""
 
 
 class Instant(Store):
@@ -105,9 +117,7 @@ def redis_server() -> Iterator[str]:
     needed("redis")
     if not shutil.which("redis-server"):
         raise Unmeasurable("redis-server is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     with tempfile.TemporaryDirectory() as folder:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         command = ["redis-server", *options, "--loglevel", "warning"]
@@ -118,6 +128,42 @@ def redis_server() -> Iterator[str]:
         finally:
             server.kill()
             server.wait()
+
+
+@contextmanager
+def nginx_server(contents: bytes) -> Iterator[str]:
+    """Have nginx serve ``/bucket/x`` on a free port of loopback; give its URL."""
+    if not shutil.which("nginx"):
+        raise Unmeasurable("nginx is not installed")
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # its worker is nobody
+        (folder / "root" / "bucket").mkdir(parents=True)
+        (folder / "root" / "bucket" / "x").write_bytes(contents)
+        (folder / "configuration").write_text(_NGINX.format(folder=folder, port=port))
+        command = ["nginx", "-p", name, "-e", f"{name}/errors", "-c", f"{name}/configuration"]
+        with running(command, port):
+            yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def running(command: list[str], port: int) -> Iterator[None]:
+    """Run a server, from when it listens."""
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        awaited(port)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def awaited(port: int) -> None:

@@ -6,13 +6,10 @@ import contextlib
 import itertools
 import shutil
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,7 @@ import numpy as np
 from benchmarks._measure import Effort, Finding
 from benchmarks._paging import Place, Way, in_turn, speed, timed
 from benchmarks._report import run_alone
-from benchmarks._stores import awaited, elapsing, needed
+from benchmarks._stores import elapsing, needed, nginx_server, running
 from pagemove.stores import FsspecStore
 
 _BLOCKS = (64 << 10, 2 << 20)
@@ -29,31 +26,13 @@ _REQUESTS = {64 << 10: 128, 2 << 20: 32}
 #: So much the more complicated way has to be faster, to be worth it.
 _WORTH_IT = 1.3
 
-_NGINX = """
-worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/errors;
-events {{ worker_connections 256; }}
-http {{
-  access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
-  client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
-  uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
-  server {{ listen 127.0.0.1:{port}; root {folder}/root; }}
-}}
-"""
-
 
 # The server should not be the limit. nginx plays S3, where it is installed: an object that anybody
 # may read is no more than a range over HTTP. Without it moto does, which is slower than both.
 @contextlib.contextmanager
-def _nginx(port: int, contents: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # its worker is nobody
-        (folder / "root" / "bucket").mkdir(parents=True)
-        (folder / "root" / "bucket" / "x").write_bytes(contents)
-        (folder / "configuration").write_text(_NGINX.format(folder=folder, port=port))
-        command = ["nginx", "-p", name, "-e", f"{name}/errors", "-c", f"{name}/configuration"]
-        with _running(command, port):
-            yield "nginx", {"anon": True, "endpoint_url": f"http://127.0.0.1:{port}"}
+def _nginx(_port: int, contents: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    with nginx_server(contents) as url:
+        yield "nginx", {"anon": True, "endpoint_url": url}
 
 
 @contextlib.contextmanager
@@ -62,24 +41,13 @@ def _moto(port: int, contents: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
 
     needed("moto")
     program = "from moto.server import main; main()"
-    with _running([sys.executable, "-c", program, "-H", "127.0.0.1", "-p", str(port)], port):
+    with running([sys.executable, "-c", program, "-H", "127.0.0.1", "-p", str(port)], port):
         endpoint = f"http://127.0.0.1:{port}"
         options = {"key": "any", "secret": "any", "endpoint_url": endpoint}
         filesystem = s3fs.S3FileSystem(**options)
         filesystem.mkdir("bucket")
         filesystem.pipe("bucket/x", contents)
         yield "moto, which is the limit", options
-
-
-@contextlib.contextmanager
-def _running(command: list[str], port: int) -> Iterator[None]:
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        awaited(port)
-        yield
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def _reading(store: FsspecStore, block: int, threads: int, requests: int) -> Callable[[], int]:
