@@ -11,6 +11,7 @@ from benchmarks import (
     one_huge_page,
     one_page_by_address,
     one_page_of_buffers,
+    own_or_library,
     paged_compressed,
     paged_cpu_seconds,
     paged_far_away,
@@ -54,6 +55,7 @@ MODULES = (
     paged_compressed,
     paged_fsspec,
     object_storage,
+    own_or_library,
     paged_replay,
     paged_far_away,
 )

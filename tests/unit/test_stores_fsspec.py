@@ -163,8 +163,11 @@ class TestInAChild:
                 assert read(store, offset, 5000) == CONTENTS[offset : offset + 5000]
 
     @pytest.mark.needs("fork")
-    def test_it_has_connections_of_its_own(self, web):
+    @pytest.mark.parametrize("used", [False, True])
+    def test_it_has_connections_of_its_own(self, web, used):
         with FsspecStore(f"{web.url}/file", timeout=20) as store:
+            if used:
+                read(store, 3)
 
             def use() -> bytes:
                 found = read(store, 5)
@@ -230,7 +233,8 @@ class TestFaults:
     @pytest.mark.parametrize("status", [403, 404])
     def test_ones_that_trying_again_does_not_help(self, web, status):
         with FsspecStore(f"{web.url}/file", timeout=60) as store:
-            web.faults[:] = [status, 503]
+            # obstore asks, and then whoever looks at the answer.
+            web.faults[:] = [status, status, 503]
             with pytest.raises(StoreError, match=str(status)):
                 read(store)
             assert web.faults == [503]

@@ -6,6 +6,7 @@ import errno
 import resource
 import socket
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,14 +53,59 @@ def read(store: FsspecStore, offset: int = 0, length: int = 100) -> bytes:
         ("endless", "got more"),
     ],
 )
-def test_an_answer_to_another_question(web, lie, says):
-    with FsspecStore(f"{web.url}/file", timeout=0.5) as store:
+@pytest.mark.parametrize("by", ["obstore", "aiohttp"])
+def test_an_answer_to_another_question(web, by, lie, says):
+    options = {} if by == "obstore" else {"client_kwargs": {}}
+    with FsspecStore(f"{web.url}/file", timeout=0.5, **options) as store:
+        if by == "obstore":
+            assert read(store, 7) == CONTENTS[7:107]
+            assert store._opened._fast._proven
+        else:
+            assert store._opened._fast is None
         web.lie = lie
         with pytest.raises(StoreError, match=says) as caught:
             read(store, 1000)
         assert caught.value.errno in (errno.EIO, errno.ESTALE)
         web.lie = ""
         assert read(store, 1000) == CONTENTS[1000:1100]
+
+
+class TestByWhom:
+    @pytest.mark.parametrize(
+        ("path", "options"),
+        [
+            ("/file?signature=1", {}),
+            ("/file", {"headers": {"X-Asked": "yes"}}),
+            ("/file", {"client_kwargs": {"trust_env": True}}),
+            ("/a%20b", {}),
+            ("//file", {}),
+        ],
+    )
+    def test_obstore_would_ask_for_another(self, web, tmp_path, path, options):
+        (tmp_path / "a b").write_bytes(CONTENTS)
+        with FsspecStore(f"{web.url}{path}", timeout=5, **options) as store:
+            assert store._opened._fast is None
+            assert read(store, 9) == CONTENTS[9:109]
+
+    def test_obstore_would_ask_a_proxy(self, web, monkeypatch):
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+        with FsspecStore(f"{web.url}/file", timeout=5) as store:
+            assert store._opened._fast is None
+            assert read(store, 9) == CONTENTS[9:109]
+
+    def test_a_member_of_an_archive(self, web, tmp_path):
+        with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
+            archive.writestr("file", CONTENTS)
+        with FsspecStore(f"zip://file::{web.url}/zip", timeout=5) as store:
+            assert read(store, 9) == CONTENTS[9:109]
+            assert store._opened._fast._proven
+
+    def test_a_refused_range_is_read_again_by_who_knows_what_it_means(self, web):
+        with FsspecStore(f"{web.url}/file", timeout=5) as store:
+            assert read(store) == CONTENTS[:100]
+            web.faults[:] = [503]
+            assert read(store, 9) == CONTENTS[9:109]
+            assert not store._opened._fast.hopeless
 
 
 def test_no_more_is_read_than_was_asked_for(web):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pagemove import StoreError
-from pagemove.stores import FsspecStore, s3
+from pagemove.stores import FsspecStore, objects, s3
 from pagemove.stores.http import Resource
 from support.servers import Moto, WebServer, free_ports
 
@@ -104,7 +104,7 @@ def test_what_only_s3fs_can_do(server, url):
 
 
 def test_without_obstore(server, url, monkeypatch):
-    monkeypatch.setattr(s3, "find_spec", lambda _: None)
+    monkeypatch.setattr(objects, "find_spec", lambda _: None)
     with opened(server, url) as store:
         assert read(store) == CONTENTS[5:1005]
         assert not reads_by_obstore(store)
@@ -129,7 +129,10 @@ def test_a_weak_etag_is_compared_here(server, url, monkeypatch):
         asked.append("if_match" in options)
         answer = real(store, key, options=options)
         return SimpleNamespace(
-            range=answer.range, stream=answer.stream, meta={**answer.meta, "e_tag": found[0]}
+            range=answer.range,
+            stream=answer.stream,
+            attributes=answer.attributes,
+            meta={**answer.meta, "e_tag": found[0]},
         )
 
     found = ['W/"one"']
@@ -158,16 +161,16 @@ def test_s3fs_reads_what_obstore_never_could(server, url):
         retry_config={"max_retries": 0},
     )
     opener = store._opened
-    opener._s3, opener._s3_tried = s3.Reader(nowhere, "x", Resource(1, "etag")), True
+    opener._s3, opener._s3_tried = objects.Reader(nowhere, "x", Resource(1, "etag")), True
     for _ in range(5):
         assert read(store) == CONTENTS[5:1005]
     assert opener._s3.hopeless
     assert opener._s3._doubts == 3
     # But what could is not given up for a failure of the server.
-    opener._s3._proven, opener._s3._doubts, store._timeout = True, 0, 0.3
-    with pytest.raises(StoreError, match="error sending request") as caught:
-        read(store)
-    assert "Debug source" not in str(caught.value)
+    opener._s3._proven, opener._s3._doubts = True, 0
+    for _ in range(5):
+        assert read(store) == CONTENTS[5:1005]
+    assert not opener._s3.hopeless
     store.close()
 
 
@@ -175,7 +178,7 @@ def test_an_object_that_is_gone(server, url):
     with opened(server, url) as store:
         assert read(store) == CONTENTS[5:1005]
         s3fs.S3FileSystem(**server.options).rm(url)
-        with pytest.raises(StoreError, match="not found"):
+        with pytest.raises(StoreError, match="does not exist"):
             read(store)
 
 
@@ -188,17 +191,10 @@ def test_names_of_all_kinds(server):
 
 
 @pytest.mark.parametrize(
-    ("lie", "says"),
-    [
-        ("shifted", "Requested|asked for bytes"),
-        ("unsaid", "."),
-        ("total", "it had 200000 bytes, and has 200001"),
-        ("whole", "."),
-        ("longer", "got more"),
-    ],
+    "lie", ["shifted", "unsaid", "total", "whole", "longer", "encoded", "parts"]
 )
-def test_obstore_gets_another_answer(tmp_path, lie, says):
-    """It is never taken for data."""
+def test_obstore_gets_another_answer(tmp_path, lie):
+    """It is never taken for data, and whoever looks at it does so later too."""
     from obstore.store import S3Store
 
     (tmp_path / "bucket").mkdir()
@@ -213,13 +209,17 @@ def test_obstore_gets_another_answer(tmp_path, lie, says):
             client_options={"allow_http": True, "timeout": "5s"},
             retry_config={"max_retries": 0},
         )
-        reader = s3.Reader(store, "x", Resource(len(CONTENTS), '"first"'))
+        reader = objects.Reader(store, "x", Resource(len(CONTENTS), '"first"'))
         buffer = bytearray(1000)
         assert reader.read(5, memoryview(buffer))
         assert buffer == CONTENTS[5:1005]
         web.lie = lie
-        with pytest.raises(Exception, match=says):
-            reader.read(5000, memoryview(buffer))
+        for _ in range(4):
+            assert not reader.read(5000, memoryview(buffer))
+        assert not reader.hopeless
+        web.lie = ""
+        assert reader.read(5000, memoryview(buffer))
+        assert buffer == CONTENTS[5000:6000]
 
 
 class _Body:

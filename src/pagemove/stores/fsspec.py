@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, get_args
 
 from pagemove.errors import StoreError
-from pagemove.stores import chains, http, ranges, s3
+from pagemove.stores import chains, http, ranges
 from pagemove.stores.base import Store
 from pagemove.stores.causes import cause_of, errno_of
 from pagemove.stores.descriptors import tell_in_child
@@ -85,11 +85,12 @@ class FsspecStore(Store):
     known of a filesystem that is not asynchronous, one thread at a time reads from it.
 
     **Cost.** One request for each range, up to 16 at a time: choose large blocks, for a request
-    takes tens of milliseconds whatever its length. What s3fs has opened obstore reads, if it is
-    installed (the extra does it) and the options are among ``key``, ``secret``, ``token``,
-    ``anon``, ``profile``, ``endpoint_url``, ``use_ssl``, ``client_kwargs`` with a region: in much
-    less time than s3fs, which reads otherwise. A member that is compressed in its archive is
-    decompressed up to what is read: sequential reading is fine, any other order is not.
+    takes tens of milliseconds whatever its length. Plain ``http://`` and ``https://`` URLs without
+    options are read by obstore, and so is what s3fs has opened with no options but ``key``,
+    ``secret``, ``token``, ``anon``, ``profile``, ``endpoint_url``, ``use_ssl``, ``client_kwargs``
+    with a region; both extras install it. aiohttp and s3fs take several times as long, and read
+    what is left. A member that is compressed in its archive is decompressed up to what is read:
+    sequential reading is fine, any other order is not.
     ``blockcache::`` keeps its blocks for each process, unless `cache_storage` names a folder.
 
     It pickles as URL and options, credentials included, and opens the filesystem in the process
@@ -343,4 +344,4 @@ def _is_transient(error: Exception) -> bool:
     unknown = "Credentials" in type(error).__name__
     if stale or unknown or isinstance(error, _FINAL):
         return False
-    return http.is_passing(error) and s3.is_passing(error)
+    return http.is_passing(error)

@@ -23,6 +23,7 @@ _CONTENT_RANGE = re.compile(r"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*$", re.IGNORECAS
 # A URL that needs no quoting is sent as it was given: it may be signed.
 _QUOTED = re.compile(r"(?:[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+$")
 _OURS = object()
+_OWN_OPTIONS = {"encoded", "get_client", "skip_instance_cache"}
 # Of a client's errors those that may be another the next time.
 _PASSING = (408, 425, 429)
 # And how servers say that the signature of a URL has expired.
@@ -57,11 +58,15 @@ class Guard:
         self._seen: dict[str, Resource] = {}
         self._sessions: list[tuple[Any, aiohttp.ClientSession]] = []
         self._makers: list[Any] = []
+        self._plain: list[Any] = []  # those of them that make what aiohttp makes by itself
 
     def options(self, options: dict[str, Any], url: str = "") -> dict[str, Any]:
         """Give options of such a filesystem, for what is at a URL, with these sessions."""
-        maker = self._maker(options.get("get_client"))
+        make = options.get("get_client")
+        maker = self._maker(make)
         self._makers.append(maker)
+        if make is None:
+            self._plain.append(maker)
         # Then fsspec sends the URL as it is, too.
         encoded = {"encoded": True} if _QUOTED.match(url) else {}
         return {**encoded, **options, "get_client": maker, "skip_instance_cache": True}
@@ -71,6 +76,11 @@ class Guard:
         if filesystem.get_client in self._makers:
             return filesystem
         return type(filesystem)(**self.options(filesystem.storage_options))
+
+    def is_plain(self, filesystem: Any) -> bool:
+        """Tell whether its requests have nothing from the caller but the URL."""
+        options = filesystem.storage_options.keys()
+        return filesystem.get_client in self._plain and options <= _OWN_OPTIONS
 
     def _maker(
         self, make: Callable[..., Awaitable[aiohttp.ClientSession]] | None

@@ -50,7 +50,8 @@ def patiently(
             return call(max(deadline - clock(), 0.001))
         except Exception as error:
             wait = random.uniform(0, longest)
-            if not transient(error) or clock() + wait >= deadline:
+            # A call in the last moment would fail for lack of time, and hide why the others did.
+            if not transient(error) or clock() + wait >= deadline - seconds / 20:
                 if tries > 1:
                     error.add_note(f"after {tries} tries")
                 raise

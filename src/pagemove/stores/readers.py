@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pagemove.stores import http, s3
+from pagemove.stores import http, objects, s3
 from pagemove.stores.chains import Place, located
 from pagemove.stores.files import Data, Handles, LocalRange, local_file
 from pagemove.stores.http import Guard, Resource, Validate
@@ -150,7 +151,7 @@ def _is_origin(filesystem: Any) -> bool:
 
 
 class Web:
-    """A range of what is behind a URL, by requests whose answers are looked at."""
+    """A range of what is behind a URL, read by obstore or by requests whose answers are checked."""
 
     patient = True
 
@@ -161,9 +162,19 @@ class Web:
         request = None if known else http.look(self._filesystem, self._path)
         self.known = known or wait_for(self._filesystem, request, settings.try_seconds)
         self.nbytes = _length(place, self.known)
+        self._fast: objects.Reader | None = None
+        if settings.guard.is_plain(self._filesystem):
+            # Whatever obstore does not take.
+            with contextlib.suppress(Exception):
+                self._fast = objects.reader_of_url(
+                    self._path, self.known, settings.validate, settings.try_seconds
+                )
 
     def read(self, start: int, view: memoryview, seconds: float) -> None:
-        """Make one request."""
+        """Make a request; a second one if the answer to the first needs to be looked at."""
+        end = time.monotonic() + seconds
+        if _is_read(self._fast, self._offset + start, view):
+            return
         # What is late writes into this, and not into what belongs to somebody else by then.
         data = memoryview(bytearray(view.nbytes))
         request = http.read(
@@ -174,7 +185,7 @@ class Web:
             self.known,
             self._settings.validate,
         )
-        wait_for(self._filesystem, request, min(seconds, self._settings.try_seconds))
+        wait_for(self._filesystem, request, _within(end, self._settings.try_seconds))
         view[:] = data
 
     def close(self) -> None:
@@ -191,7 +202,7 @@ class Objects:
         self._offset = place.offset
         self._settings = settings
         self._lock = threading.Lock()
-        self._s3: s3.Reader | None = None
+        self._s3: objects.Reader | None = None
         self._s3_tried = False
         self.known = known or self._look()
         self.nbytes = _length(place, self.known)
@@ -207,10 +218,10 @@ class Objects:
         return Resource(int(size), str(info.get("ETag") or ""))
 
     def read(self, start: int, view: memoryview, seconds: float) -> None:
-        """Make one request."""
+        """Make a request; a second one if the answer to the first needs to be looked at."""
+        end = time.monotonic() + seconds
         first = self._offset + start
-        fast = self._fast()
-        if fast is not None and not fast.hopeless and fast.read(first, view):
+        if _is_read(self._fast(), first, view):
             return
         filesystem, path = self._filesystem, self._path
         if s3.is_s3(filesystem):
@@ -218,12 +229,12 @@ class Objects:
             request = s3.fetch(filesystem, path, first, view.nbytes, self.known, validate)
         else:
             request = filesystem._cat_file(path, start=first, end=first + view.nbytes)
-        data = wait_for(filesystem, request, min(seconds, self._settings.try_seconds))
+        data = wait_for(filesystem, request, _within(end, self._settings.try_seconds))
         if len(data) != view.nbytes:
             raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got {len(data)}")
         view[:] = data
 
-    def _fast(self) -> s3.Reader | None:
+    def _fast(self) -> objects.Reader | None:
         """Give what reads it faster than the filesystem, if anything does."""
         with self._lock:
             if not self._s3_tried:
@@ -241,6 +252,15 @@ class Objects:
 
     def close(self) -> None:
         """Leave connections to whoever made them."""
+
+
+def _is_read(fast: objects.Reader | None, start: int, view: memoryview) -> bool:
+    return fast is not None and not fast.hopeless and fast.read(start, view)
+
+
+def _within(end: float, most: float) -> float:
+    """Return the seconds that are left of what a read may take, at most those of one try."""
+    return max(min(end - time.monotonic(), most), 0.001)
 
 
 def _length(place: Place, found: Resource) -> int:

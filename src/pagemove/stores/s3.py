@@ -1,9 +1,7 @@
-"""Ranges of objects on S3, read by obstore.
+"""Objects on S3: what s3fs has opened, for obstore to read.
 
-s3fs finds the object: options, credentials, endpoints and regions are its and botocore's. Ranges it
-reads by a loop that runs Python for every piece that arrives; obstore does that without the GIL, in
-about a tenth of the time for 64 KiB and half of it for 2 MiB (``benchmarks/object_storage.py``). So
-what s3fs has found is handed to obstore, where that is installed and can do the same; where it
+s3fs finds the object: options, credentials, endpoints and regions are its and botocore's. What it
+has found is handed to obstore (`objects`), where that is installed and can do the same; where it
 cannot, s3fs reads as well.
 """
 
@@ -12,12 +10,11 @@ from __future__ import annotations
 import datetime
 import errno
 import re
-from importlib.util import find_spec
 from typing import Any
 
-from pagemove._native.mapping import generation
 from pagemove.stores.http import REMEDY, Resource, Validate
 from pagemove.stores.loops import wait_for
+from pagemove.stores.objects import Reader, client_options, is_usable
 
 # What s3fs does of these obstore does too. Of others (requester_pays, version_aware ...) not.
 _SAME = {"anon", "endpoint_url", "key", "secret", "token", "profile", "use_ssl", "client_kwargs"}
@@ -26,89 +23,6 @@ _SAME_OF_CLIENT = {"endpoint_url", "region_name"}
 _PLAIN_BUCKET = re.compile(r"(?!.*--x-s3$)[a-z0-9][a-z0-9.-]+$")
 # How long credentials that s3fs has are used before it is asked again, which renews them.
 _FRESH = datetime.timedelta(minutes=5)
-_MOST_DOUBTS = 3
-
-
-class Reader:
-    """Reads ranges of one object.
-
-    Parameters
-    ----------
-    store : obstore.store.S3Store
-        The bucket.
-    key : str
-        Of the object.
-    known : Resource
-        What it was when it was opened.
-    validate : {"etag", "size", "none"}
-        What of that has to be the same.
-    """
-
-    def __init__(self, store: Any, key: str, known: Resource, validate: Validate = "etag") -> None:
-        self._store = store
-        self._key = key
-        self._known = known
-        self._validate = validate
-        self._process = generation()
-        self._proven = False
-        self._doubts = 0
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether it has failed from the beginning, so that s3fs should read instead."""
-        return self._doubts >= _MOST_DOUBTS or generation() != self._process
-
-    def read(self, start: int, view: memoryview) -> bool:
-        """Fill a buffer with a range; False: it cannot, perhaps s3fs can.
-
-        Raises
-        ------
-        OSError
-            The object has changed.
-        obstore.exceptions.BaseError
-            Whatever else goes wrong, if a read has succeeded before.
-        """
-        import obstore
-        from obstore.exceptions import PreconditionError
-
-        options: Any = {"range": (start, start + view.nbytes)}
-        version = self._known.version if self._validate == "etag" else ""
-        # A weak one never matches: HTTP compares them as strong ones there.
-        weak = version.startswith("W/")
-        if version and not weak:
-            options["if_match"] = version
-        try:
-            answer = obstore.get(self._store, self._key, options=options)
-            if tuple(answer.range) != (start, start + view.nbytes):
-                first, end = answer.range
-                raise _another(start, view.nbytes, f"bytes {first} to {end - 1}")
-            if self._validate != "none" and answer.meta["size"] != self._known.nbytes:
-                raise _changed(self._known, answer.meta["size"])
-            if weak and answer.meta["e_tag"] != version:
-                raise _changed(self._known)
-            _take(answer, view)
-        except PreconditionError as error:
-            raise _changed(self._known) from error
-        except Exception:
-            if self._proven:
-                raise
-            self._doubts += 1
-            return False
-        self._proven = True
-        return True
-
-
-def _take(answer: Any, view: memoryview) -> None:
-    """Fill a buffer with the body of an answer, of which no more is read than that."""
-    got = 0
-    for chunk in answer.stream(min_chunk_size=view.nbytes + 1):
-        data = memoryview(chunk)
-        if got + data.nbytes > view.nbytes:
-            raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got more")
-        view[got : got + data.nbytes] = data
-        got += data.nbytes
-    if got < view.nbytes:
-        raise OSError(errno.EIO, f"asked for {view.nbytes} bytes, got {got}")
 
 
 def _another(start: int, length: int, answer: str) -> OSError:
@@ -159,11 +73,6 @@ async def fetch(
         body.close()
 
 
-def is_passing(error: Exception) -> bool:
-    """Tell whether an error of obstore may be another the next time; others may."""
-    return type(error).__name__ not in ("PermissionDeniedError", "UnauthenticatedError")
-
-
 def reader(
     filesystem: Any, path: str, known: Resource, validate: Validate, seconds: float
 ) -> Reader | None:
@@ -182,7 +91,7 @@ def reader(
     seconds : float
         The most that a request may take.
     """
-    if not known.version or not _is_same(filesystem) or find_spec("obstore") is None:
+    if not known.version or not _is_same(filesystem) or not is_usable():
         return None
     bucket, key, version = filesystem.split_path(path)
     if version or not _PLAIN_BUCKET.match(bucket):
@@ -193,19 +102,12 @@ def reader(
     from obstore.store import S3Store
 
     endpoint = filesystem.s3.meta.endpoint_url
-    limit = f"{seconds:.3f}s"
     store = S3Store(
         bucket,
         endpoint=endpoint,
         region=filesystem.s3.meta.region_name or "us-east-1",
         virtual_hosted_style_request=False,
-        client_options={
-            "allow_http": endpoint.startswith("http://"),
-            "timeout": limit,
-            "connect_timeout": limit,
-        },
-        # How long it is tried again is for the caller to say.
-        retry_config={"max_retries": 0},
+        **client_options(endpoint, seconds),
         **signed,
     )
     return Reader(store, key, known, validate)
