@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "needs(*names): what the machine must have, by the names in tests/support/needs.py; the "
         "test is skipped without, or fails where PAGEMOVE_REQUIRE_FEATURES=1",
     )
+    config.addinivalue_line("markers", "thread_unsafe: of NumPy's own tests, which run here too")
     if getattr(config.option, "numprocesses", None):
         _needs.provide_for_all()
     config.add_cleanup(_needs.undo)

@@ -1,6 +1,7 @@
 """Paged memory: arrays larger than memory, whose blocks come from a store when they are touched."""
 
 from pagemove.paging.array import PagedArray
+from pagemove.paging.memmap import memmap
 from pagemove.paging.open import open_array, region_of
 from pagemove.paging.pins import pinned
 from pagemove.paging.region import PagedMemory
@@ -12,6 +13,7 @@ __all__ = [
     "PagedArray",
     "PagedMemory",
     "PagingStats",
+    "memmap",
     "open_array",
     "pinned",
     "region_of",

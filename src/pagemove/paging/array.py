@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pagemove.arrays import owner_behind
-from pagemove.paging.pins import pinned
+from pagemove.paging.pins import pinned, runs_of
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import PIECE, pieces, tofile
+
+
+class Origin(NamedTuple):
+    """What an array was opened with, as `numpy.memmap` says it."""
+
+    filename: str | Path | None
+    offset: int
+    mode: str
 
 
 class PagedArray(np.ndarray[Any, np.dtype[Any]]):
@@ -42,6 +51,49 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     """
 
     __slots__ = ()
+    # In `vars` of a class whose copies and results are plain arrays; derived ones keep theirs.
+    _results_are_plain = True
+
+    @property
+    def filename(self) -> str | Path | None:
+        """The file, absolute; None of an array that is not in one, and of a copy."""
+        origin = self._origin
+        return origin and origin.filename
+
+    @property
+    def offset(self) -> int | None:
+        """Bytes of the file before the first item of the array that was opened; None of a copy."""
+        origin = self._origin
+        return None if origin is None else origin.offset
+
+    @property
+    def mode(self) -> str | None:
+        """How it was opened; None of a copy."""
+        origin = self._origin
+        return origin and origin.mode
+
+    @property
+    def _origin(self) -> Origin | None:
+        region = self.region
+        return None if region is None else region._origin
+
+    def flush(self) -> None:
+        """Make changes durable, of the whole region; as `PagedMemory.flush`. Nothing for a copy."""
+        region = self.region
+        if region is not None:
+            region.flush()
+
+    def prefetch(self, *, wait: bool = False) -> None:
+        """Read the blocks that the array has an item in before they are touched.
+
+        As `PagedMemory.prefetch`, which this calls for each run of blocks. Nothing for a copy.
+        """
+        region = self.region
+        if region is not None:
+            for first, count in runs_of(self, region).tolist():
+                start = first * region.block_size
+                length = min(count * region.block_size, region.nbytes - start)
+                region.prefetch(start, length, wait=wait)
 
     @property
     def region(self) -> PagedMemory | None:
@@ -76,7 +128,8 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
         """Let what was computed be plain."""
-        if array is self or type(self) is not PagedArray:
+        array = super().__array_wrap__(array, context)
+        if array is self or not _has_plain_results(self):
             return array
         return array[()] if return_scalar else _plain(array)
 
@@ -132,12 +185,16 @@ def _pinned_pieces(flat: npt.NDArray[Any], region: PagedMemory) -> Iterator[Any]
             yield piece.tobytes() if part is None else part
 
 
+def _has_plain_results(array: Any) -> bool:
+    return "_results_are_plain" in vars(type(array))
+
+
 def _plain(array: Any) -> Any:
-    return array.view(np.ndarray) if type(array) is PagedArray else array
+    return array.view(np.ndarray) if isinstance(array, PagedArray) else array
 
 
 def _unless_paged(array: Any) -> Any:
     """Let a copy be a plain array."""
-    if type(array) is PagedArray and array.region is None:
+    if isinstance(array, PagedArray) and _has_plain_results(array) and array.region is None:
         return array.view(np.ndarray)
     return array

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from pagemove import limits
 from pagemove.arrays import owner_behind
-from pagemove.paging.array import PagedArray
+from pagemove.paging.array import Origin, PagedArray
 from pagemove.paging.options import check_store
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
 from pagemove.stores.base import Store
+from pagemove.stores.file import FileStore
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -197,6 +198,8 @@ def _array(
         )
     region = PagedMemory(store, **paging)
     region._forgettable = True
+    if isinstance(store, FileStore):
+        region._origin = Origin(store.path, layout.offset, region.mode)
     shape_in_file = layout.shape[::-1] if layout.fortran else layout.shape
     array = region.asarray(layout.dtype, shape_in_file, layout.offset).view(PagedArray)
     return array.T if layout.fortran else array

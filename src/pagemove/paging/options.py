@@ -37,17 +37,22 @@ AUTO, UNLIMITED = "auto", "unlimited"
 _SHORTEST_INTERVAL = 10**7  # ns; more often is for nothing
 
 
-class PagingOptions(TypedDict, total=False):
-    """The keywords of `PagedMemory`, for those who pass them on."""
+class ModelessOptions(TypedDict, total=False):
+    """The keywords of `PagedMemory` but `mode`, for those who pass them on."""
 
     resident_limit: Size | None
     block_size: Size
-    mode: Mode
     prefetch: Prefetch
     store_timeout: float
     writeback_interval: float | None
     name: str | None
     replay: str | os.PathLike[str] | None
+
+
+class PagingOptions(ModelessOptions, total=False):
+    """All keywords of `PagedMemory`."""
+
+    mode: Mode
 
 
 @dataclass(frozen=True, slots=True)

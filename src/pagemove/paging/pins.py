@@ -123,6 +123,14 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
                 region.unpin_blocks(runs.tobytes())
 
 
+def runs_of(array: npt.NDArray[Any], region: PagedMemory) -> npt.NDArray[np.uint32]:
+    """List the blocks of a region that an array in it has a byte of: runs of (first, how many)."""
+    place = _place(array)
+    if not place.nbytes:
+        return np.empty((0, 2), np.uint32)
+    return _runs(place, region.address, region.block_size)
+
+
 def _pin(region: PagedMemory, runs: npt.NDArray[np.uint32], write: bool, place: Place) -> None:
     first = failures.next_sequence(region)
     code = region.pin_blocks(runs.tobytes(), write)

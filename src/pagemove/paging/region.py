@@ -188,6 +188,7 @@ class PagedMemory(Pager):
         self._told = 0  # sequence number of the first failure that no flush has told of
         registry.enter(self)
         self._unsaved = False  # whether that was said already, at the end of it all
+        self._origin: Any = None  # of the array that was opened, where one was
         self._forgettable = False  # whether nobody is to blame if it is never closed
         if mode == "r+":
             save_at_exit(self)
