@@ -154,7 +154,7 @@ class KernelFeatures:
             raise UnsupportedError(found[0].errno, text)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give everything as JSON types; ``remap_anon_pages`` and ``paging`` are the answers."""
+        """Return everything as JSON types; ``remap_anon_pages`` and ``paging`` are the answers."""
         defects = [{"name": name, "consequence": DEFECTS[name]} for name in self.defects]
         answers = {"remap_anon_pages": self.remap_anon_pages, "paging": self.paging}
         return {**answers, **asdict(self), "defects": defects}
@@ -180,7 +180,7 @@ REQUIRABLE: tuple[str, ...] = (
 
 
 def features(*, refresh: bool = False) -> KernelFeatures:
-    """Tell what this kernel and this process may do, and why not.
+    """Return what this kernel and this process may do, and why not.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def quirks(release: str) -> tuple[str, ...]:
 
 
 def stable_release(release: str, signature: str) -> str:
-    """Give the release by which a kernel's defects are judged.
+    """Return the release by which a kernel's defects are judged.
 
     That is `release`, as `uname -r` has it, unless `signature`, what Ubuntu's kernels show in
     /proc/version_signature (``"Ubuntu 6.8.0-51.52-generic 6.8.12"``), ends with the stable release
@@ -312,7 +312,7 @@ def _open_device() -> int:
 
 
 def _try_door(door: Callable[[], int]) -> tuple[int, int]:
-    """Open a userfaultfd; give (0, the features it offers) or (errno, 0)."""
+    """Open a userfaultfd; return (0, the features it offers) or (errno, 0)."""
     try:
         fd = door()
     except OSError as error:
@@ -326,7 +326,7 @@ def _try_door(door: Callable[[], int]) -> tuple[int, int]:
 
 
 def _error_of(call: Callable[[], object]) -> tuple[int, int]:
-    """Make a call; give (0, 0), or (errno, 0)."""
+    """Make a call; return (0, 0), or (errno, 0)."""
     try:
         call()
     except OSError as error:

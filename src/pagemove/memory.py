@@ -133,11 +133,11 @@ class Memory(Mapping):
         return array_over(self, self.nbytes, dtype, shape, offset)
 
     def page_states(self) -> npt.NDArray[np.uint16]:
-        """Give one `PageState` word a page; see `pagemove.page_states`."""
+        """Return one `PageState` word a page; see `pagemove.page_states`."""
         return page_states(self)
 
     def discard(self, offset: int = 0, length: int | None = None) -> None:
-        """Give pages back to the kernel, so that they are holes and read as zeros.
+        """Discard pages, so that they are holes and read as zeros.
 
         Parameters
         ----------
@@ -296,7 +296,7 @@ def spare_tail(buffer: object, end: int) -> int:
 
 
 def checked_name(name: str | None) -> bytes:
-    """Give the name of a mapping as the kernel takes it; ValueError if it does not."""
+    """Return the name of a mapping as the kernel takes it; ValueError if it does not."""
     text = "pagemove" if name is None else name
     if not isinstance(text, str):
         raise TypeError(f"name must be a str, not {type(text).__name__}")

@@ -51,9 +51,9 @@ DEFECTS: dict[str, str] = {
     "pagemove refuses to move huge zero pages",
     "stale-EAGAIN": "UFFDIO_MOVE can report a page it has moved as EEXIST, or leave it out of a "
     "short count: pagemove looks at the pages before each call, so that its answers are true",
-    "holes-spin": "UFFDIO_MOVE with ALLOW_SRC_HOLES can loop for ever when a page is discarded "
+    "holes-spin": "UFFDIO_MOVE with ALLOW_SRC_HOLES can loop forever when a page is discarded "
     "meanwhile: pagemove never passes that flag and finds the holes itself",
-    "split-spin": "UFFDIO_MOVE of part of a huge page can loop for ever while I/O or a pipe holds "
+    "split-spin": "UFFDIO_MOVE of part of a huge page can loop forever while I/O or a pipe holds "
     "another part: pagemove has it split beforehand, and refuses to move what cannot be (EBUSY)",
 }
 
@@ -123,7 +123,7 @@ def _is_contained() -> bool:
 
 
 def _flags(path: str) -> int:
-    """Give the flags of the mount that a path is on."""
+    """Return the flags of the mount that a path is on."""
     try:
         return os.statvfs(path).f_flag
     except OSError:

@@ -26,7 +26,7 @@ def read(store, offset=0, length=None) -> bytes:
 
 
 def text(nbytes: int, seed: int = 0) -> bytes:
-    """Give bytes that compress, to about a third."""
+    """Return bytes that compress, to about a third."""
     return bytes(np.random.default_rng(seed).integers(0, 6, nbytes, np.uint8))
 
 

@@ -11,7 +11,7 @@ enum {
     PM_QUIRK_STALE_EAGAIN = 1, /* a moved page reported as EEXIST, or left out of a short count */
     PM_QUIRK_HUGE_ZERO = 2,    /* CVE-2026-31397: a moved huge zero page gets a bogus pfn */
     PM_QUIRK_REFUSE = 4,       /* CVE-2024-27007: UFFDIO_MOVE may corrupt memory, never use it */
-    PM_QUIRK_SPLIT_SPIN = 8,   /* loops for ever on a huge page that cannot be split */
+    PM_QUIRK_SPLIT_SPIN = 8,   /* loops forever on a huge page that cannot be split */
 };
 
 enum { PM_STRIPES = 64, PM_STRIPE_SHIFT = 21 };

@@ -23,7 +23,7 @@ GREEN, BLUE, SKY, RED, ORANGE, PINK = (
 
 
 def tidy(axes: Axes, title: str) -> None:
-    """Give axes their title, and take away what is not needed."""
+    """Set the title of axes, and remove what is not needed."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)

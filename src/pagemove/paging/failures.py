@@ -59,7 +59,7 @@ class Failure(NamedTuple):
         return cls(sequence, operation, place, code, tries, text)
 
     def concerns(self, operation: str, offsets: range) -> bool:
-        """Tell whether it is such an operation, on a block that begins at one of the offsets."""
+        """Return whether it is such an operation, on a block that begins at one of the offsets."""
         return operation == self.operation and self.offset is not None and self.offset in offsets
 
     def error(self, store: str) -> StoreError:
@@ -99,7 +99,7 @@ def noted(pager: Pager, first: int = 0) -> list[Failure]:
 
 
 def next_sequence(pager: Pager) -> int:
-    """Give the sequence number that the next failure will have, or a smaller unused one."""
+    """Return the sequence number that the next failure will have, or a smaller unused one."""
     return max((record[0] + 1 for record in pager.failures()), default=0)
 
 

@@ -241,7 +241,7 @@ def _is_initializing(name: str) -> bool:
 
 
 def _main() -> dict[str, str] | str:
-    """Tell how the main module is imported in another process; if it cannot be, what it is."""
+    """Return how the main module is imported in another process; if it cannot be, what it is."""
     module = sys.modules["__main__"]
     spec = getattr(module, "__spec__", None)
     if spec is not None:

@@ -387,7 +387,7 @@ class PagedMemory(Pager):
             self._record = path
 
     def stats(self) -> PagingStats:
-        """Tell what the region has done so far, and what it holds.
+        """Return what the region has done so far, and what it holds.
 
         Returns
         -------

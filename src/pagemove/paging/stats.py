@@ -97,7 +97,7 @@ class PagingStats:
         return self.percentile(99)
 
     def percentile(self, percent: float) -> int:
-        """Give what so many of 100 faults took at most, in nanoseconds; 0 if there were none.
+        """Return what so many of 100 faults took at most, in nanoseconds; 0 if there were none.
 
         It is an upper bound from the histogram.
         """

@@ -107,7 +107,7 @@ def _protocol(part: str) -> str:
 
 
 def _wraps(kind: type) -> bool:
-    """Tell whether filesystems of a kind are opened over another, as fsspec has it."""
+    """Return whether filesystems of a kind are opened over another, as fsspec has it."""
     from fsspec.implementations.chained import (  # type: ignore[import-untyped]
         ChainedFileSystem,
     )
@@ -130,7 +130,7 @@ def located(filesystem: Any, path: str) -> Place:
 
 
 def _inside(place: Place) -> Place | None:
-    """Give what a place is a range of; None: of nothing that is known."""
+    """Return what a place is a range of; None: of nothing that is known."""
     from fsspec.implementations import (  # type: ignore[import-untyped]
         asyn_wrapper,
         dirfs,
@@ -172,7 +172,7 @@ def _referenced(place: Place) -> Place | None:
 
 
 def _within(place: Place, archive: Any, member: Place | None) -> Place | None:
-    """Give the place of a member in the file that the archive is."""
+    """Return the place of a member in the file that the archive is."""
     from fsspec.core import OpenFile
 
     outer: Any = getattr(archive, "of", None)

@@ -255,7 +255,7 @@ class CompressedStore(Store):
             raise self._failure(error, "flush", None) from error
 
     def close(self) -> None:
-        """Let go of the file, which is opened again when it is used. Twice is fine."""
+        """Release the file, which is opened again when it is used. Twice is fine."""
         with self._opening:
             if isinstance(self._shelf, BlockLog):
                 self._doubt = self._shelf.doubt
@@ -263,7 +263,7 @@ class CompressedStore(Store):
                 self._shelf = None
 
     def stats(self) -> dict[str, float]:
-        """Tell how well it compresses.
+        """Return how well it compresses.
 
         Returns
         -------
@@ -284,7 +284,7 @@ class CompressedStore(Store):
         return told
 
     def _block(self, block: int, operation: str) -> bytes | None:
-        """Give a block as it was written; None: zeros."""
+        """Return a block as it was written; None: zeros."""
         import zstandard
 
         place = block * self.block_size

@@ -62,7 +62,7 @@ class FileLock:
             _warn(fd, path, error)
 
     def close(self) -> None:
-        """Give it up. Twice is fine."""
+        """Release it. Twice is fine."""
         if self._file is not None:
             self._file.close()
 
@@ -109,7 +109,7 @@ def _holder(fd: int) -> str:
 
 
 def _locks(process: Path, here: bytes) -> bool:
-    """Tell whether a process has a descriptor with a lock on a file, as fdinfo shows it."""
+    """Return whether a process has a descriptor with a lock on a file, as fdinfo shows it."""
     try:
         descriptors = os.listdir(process / "fdinfo")
     except OSError:

@@ -264,7 +264,7 @@ class FsspecStore(Store):
         raise failure
 
     def _reader(self) -> Reader:
-        """Give what reads it, which is opened if it is not."""
+        """Return what reads it, which is opened if it is not."""
         if not self._lock.acquire(timeout=self._timeout):
             raise TimeoutError(errno.ETIMEDOUT, f"not opened within {self._timeout:.3g} s")
         try:
@@ -295,7 +295,7 @@ class FsspecStore(Store):
         return reader
 
     def _text(self, error: BaseException) -> str:
-        """Give what an error says, and what was noted of it, without what must not be shown."""
+        """Return what an error says, and what was noted of it, without what must not be shown."""
         return self._secrets.hide("; ".join([cause_of(error), *getattr(error, "__notes__", ())]))
 
     def _refusal(self, error: Exception) -> Exception:

@@ -72,7 +72,7 @@ class Guard:
         return {**encoded, **options, "get_client": maker, "skip_instance_cache": True}
 
     def guarded(self, filesystem: Any) -> Any:
-        """Give a filesystem whose sessions are made here: itself, or another like it."""
+        """Return a filesystem whose sessions are made here: itself, or another like it."""
         if filesystem.get_client in self._makers:
             return filesystem
         return type(filesystem)(**self.options(filesystem.storage_options))
@@ -219,7 +219,7 @@ async def read(
 
 
 def is_passing(error: Exception) -> bool:
-    """Tell whether an answer may be another the next time."""
+    """Return whether an answer may be another the next time."""
     status: int = getattr(error, "status", 0)
     # Where a redirect leads: a signature that has expired since. The next one has another.
     if status in _EXPIRED and getattr(error, "history", None):
@@ -228,7 +228,7 @@ def is_passing(error: Exception) -> bool:
 
 
 def version_of(answer: aiohttp.ClientResponse) -> str:
-    """Give what changes with the bytes."""
+    """Return what changes with the bytes."""
     return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "unversioned"
 
 
@@ -244,7 +244,7 @@ def _check_plain(answer: aiohttp.ClientResponse) -> None:
 
 
 def _check_range(answer: aiohttp.ClientResponse, first: int, last: int) -> int | None:
-    """Check that it is the range that was asked for; give the length of the whole, if it is said.
+    """Check that it is the range that was asked for; return the length of the whole, if it is said.
 
     Raises
     ------

@@ -164,7 +164,7 @@ class LayerMap:
         os.fsync(fd)
 
     def _boot_in(self, head: bytes, path: Path) -> bytes:
-        """Check the header; give the name of the boot in it."""
+        """Check the header; return the name of the boot in it."""
         if len(head) < _HEADER.size or _HEADER.unpack(head)[:3] != (_MAGIC, *self._shape):
             raise ValueError(
                 f"{shown(path)} is not the map of such a store ({self._shape[0]} bytes, blocks of "
@@ -197,7 +197,7 @@ class LayerMap:
 
 
 def _sector(share: bytes) -> bytes:
-    """Give a sector: what it holds, and the checksum of that."""
+    """Return a sector: what it holds, and the checksum of that."""
     share = share[:_SHARE].ljust(_SHARE, b"\0")
     return share + _CHECKSUM.pack(zlib.crc32(share))
 
@@ -207,7 +207,7 @@ def _damaged(path: Path) -> ValueError:
 
 
 def blocks_of(bits: bytes) -> list[int]:
-    """Give the blocks of a bitmap."""
+    """Return the blocks of a bitmap."""
     found = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
     blocks: list[int] = np.flatnonzero(found).tolist()
     return blocks

@@ -37,7 +37,7 @@ def hide_in_logs(secrets: Secrets) -> None:
 
 
 def hidden(text: str) -> str:
-    """Give a text without the secrets of any store of this process."""
+    """Return a text without the secrets of any store of this process."""
     for secrets in _known():
         text = secrets.hide_known(text)
     return text

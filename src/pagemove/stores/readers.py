@@ -67,7 +67,7 @@ class Reader(Protocol):
 def reader_of(
     filesystem: Any, path: str, settings: Settings, known: Resource | None = None
 ) -> Reader:
-    """Give the fastest reader that is known to be right.
+    """Return the fastest reader that is known to be right.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def reader_of(
 
 
 def _is_proven(reader: Reader, place: Place, seconds: float) -> bool:
-    """Tell whether it is there; not if what is in between decompresses, for instance."""
+    """Return whether it is there; not if what is in between decompresses, for instance."""
     if place.offset + (place.nbytes or 0) > reader.known.nbytes:
         return False
     for proof in place.proofs:
@@ -112,7 +112,7 @@ def _is_proven(reader: Reader, place: Place, seconds: float) -> bool:
 
 
 def _reader_at(place: Place, settings: Settings, known: Resource | None) -> Reader | None:
-    """Give what reads by ranges there; None: nothing that is known to be safe."""
+    """Return what reads by ranges there; None: nothing that is known to be safe."""
     kind = type(place.filesystem)
     if _is_web(kind):
         return Web(place, settings, known)
@@ -129,7 +129,7 @@ def _is_web(kind: type) -> bool:
 
 
 def _is_origin(filesystem: Any) -> bool:
-    """Tell whether it is asynchronous, and wraps no other filesystem.
+    """Return whether it is asynchronous, and wraps no other filesystem.
 
     What wraps another may have its `_cat_file`, which knows nothing of the wrapper.
     """
@@ -264,5 +264,5 @@ def _within(end: float, most: float) -> float:
 
 
 def _length(place: Place, found: Resource) -> int:
-    """Give the length of a place in something of known length."""
+    """Return the length of a place in something of known length."""
     return found.nbytes - place.offset if place.nbytes is None else place.nbytes

@@ -286,7 +286,7 @@ class RedisStore(Store):
             )
 
     def close(self) -> None:
-        """Let go of the lease and of the connections. Twice is fine."""
+        """Release the lease and the connections. Twice is fine."""
         if self._writable and self._connected and self._lease.epoch and not self._handed_over:
             # What cannot be released ends by itself.
             with contextlib.suppress(StoreError), self._translated("close", None):

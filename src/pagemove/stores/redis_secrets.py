@@ -15,7 +15,7 @@ _ENDS = re.compile(r"[/?#]")
 
 
 def shown(url: str) -> str:
-    """Give of a URL where the server is: scheme, host, port, path of a socket, database."""
+    """Return of a URL where the server is: scheme, host, port, path of a socket, database."""
     scheme, mark, _ = url.partition("://")
     if not mark:
         return _HIDDEN
@@ -68,7 +68,7 @@ def check_userinfo(url: str, *, is_named: bool = False) -> None:
 
 
 def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:
-    """Give what must not be seen of a URL and of options for redis-py, the longest first."""
+    """Return what must not be seen of a URL and of options for redis-py, the longest first."""
     found = set()
     for name, value in options.items():
         if _is_secret(name) and isinstance(value, str | bytes):

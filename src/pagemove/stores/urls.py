@@ -163,13 +163,13 @@ def _of_options(value: Any, *, named: bool) -> Iterator[str]:
 
 
 def _basic(name: str, password: str) -> Iterator[str]:
-    """Give what a header of HTTP makes of them."""
+    """Return what a header of HTTP makes of them."""
     for pair in (f"{name}:{password}", f"{unquote(name)}:{unquote(password)}"):
         yield base64.b64encode(pair.encode("utf-8", "surrogatepass")).decode()
 
 
 def _forms(word: str) -> Iterator[str]:
-    """Give how a secret may be written."""
+    """Return how a secret may be written."""
     for plain in (word, unquote(word), unquote_plus(word)):
         data = plain.encode("utf-8", "surrogatepass")
         quoted = [quote(data, safe=safe) for safe in _LEFT_ALONE]

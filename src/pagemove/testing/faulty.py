@@ -89,7 +89,7 @@ class Fault:
             raise ValueError(f"delay must be a positive number of seconds, not {self.delay}")
 
     def hits(self, operation: str, call: int) -> bool:
-        """Tell whether it happens to call number `call` of an operation."""
+        """Return whether it happens to call number `call` of an operation."""
         past = call - self.first
         return operation == self.operation and past >= 0 and (not self.count or past < self.count)
 
@@ -195,7 +195,7 @@ class FaultyStore(FileStore):
         super()._sync()
 
     def _suffer(self, operation: str, offset: int | None) -> int:
-        """Count a call and let happen to it what is due; give the bytes to leave out."""
+        """Count a call and let happen to it what is due; return the bytes to leave out."""
         call = self._calls[operation]
         self._calls[operation] += 1
         due = [fault for fault in self._faults if fault.hits(operation, call)]

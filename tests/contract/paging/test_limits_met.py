@@ -91,7 +91,7 @@ def _try(work: Callable[[], None], limit: int) -> Refused | None:
 
 
 def _descend(number: int, work: Callable[[], None], values: list[int]) -> list[Refused]:
-    """Do the work at each value of a limit, twice; give the refusals of the second round."""
+    """Do the work at each value of a limit, twice; return the refusals of the second round."""
     soft, hard = resource.getrlimit(number)
     work()  # what is made once
     gc.collect()

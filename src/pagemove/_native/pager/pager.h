@@ -38,7 +38,7 @@ int pg_errno_of(int code);
 enum pg_injected { PG_INJECT_ERRNO = 0, PG_INJECT_SHORT = 1, PG_INJECT_DELAY = 2 };
 
 /* A fault of the store that tests ask for: calls [first, first+count) of an operation, counted
- * from 0; count 0 means for ever. */
+ * from 0; count 0 means forever. */
 struct pg_injection {
     int operation, kind;
     uint64_t first, count;

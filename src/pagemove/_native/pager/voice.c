@@ -62,7 +62,7 @@ static void *speak(void *argument)
     return NULL;
 }
 
-/* Wait until what is being written is out, but not for ever: a terminal that has room for a part of
+/* Wait until what is being written is out, but not forever: a terminal that has room for a part of
  * a line keeps its writer. Whether it is. */
 static int wait_for_silence(struct voice *mine)
 {
