@@ -224,7 +224,7 @@ def quirks(release: str) -> tuple[str, ...]:
     if bits & remap.QUIRK_HUGE_ZERO:
         names.append("CVE-2026-31397")
     if bits & remap.QUIRK_STALE_EAGAIN:
-        # Both come from the same loop over the pages, which Linux 6.18 rewrote, and have one mend.
+        # Both come from the same loop over the pages, which Linux 6.18 rewrote, and have one fix.
         names += ["stale-EAGAIN", "holes-spin"]
     if bits & remap.QUIRK_SPLIT_SPIN:
         names.append("split-spin")
@@ -372,7 +372,7 @@ _CALLS: dict[str, Callable[[], object]] = {
     "vma_names": lambda: _on_a_page(lambda page: calls.set_vma_name(page, PAGE_SIZE, b"pagemove")),
 }
 #: What makes system calls that a seccomp filter may not know: by the name of what it finds, a
-#: function that gives an errno or 0, and the features of the userfaultfd that it has opened.
+#: function that returns an errno or 0, and the features of the userfaultfd that it has opened.
 PROBES: Mapping[str, Callable[[], tuple[int, int]]] = {
     **{name: functools.partial(_try_door, door) for name, door in _DOORS.items()},
     **{name: functools.partial(_error_of, call) for name, call in _CALLS.items()},

@@ -27,7 +27,7 @@ _NAME_LONGEST = 79
 
 _LARGEST = 2**63 - 1
 
-#: What the kernel says of a descriptor that somebody has closed, or put another in the place of.
+#: The errno for a descriptor that the program has closed, or replaced by another.
 CLOSED = (errno.EBADF, errno.ENOTTY)
 
 # When the descriptor was last opened anew, and for how many seconds the old one may linger.
@@ -238,7 +238,7 @@ def empty(
 
 
 def reopen() -> None:
-    """Open the descriptor anew if somebody has closed it, or put another in its place."""
+    """Open the descriptor again if the program has closed it, or replaced it by another."""
     global _reopened
     remap.reopen()
     _reopened = time.monotonic()
@@ -247,7 +247,7 @@ def reopen() -> None:
 def register(address: int, length: int) -> None:
     """Make a range a legal destination, leaving its faults alone: write-protect mode only.
 
-    `OSError` as UFFDIO_REGISTER; EBUSY: somebody else's userfaultfd has it.
+    `OSError` as UFFDIO_REGISTER; EBUSY: it is registered with another userfaultfd.
     """
     mendings = 0
     while True:

@@ -185,7 +185,7 @@ def _deadly_problems(errors: dict[str, int]) -> Iterator[Problem]:
         if errors[name] == KILLED:
             yield Problem(
                 name,
-                f"{call}: the process's seccomp filter kills whoever calls it",
+                f"{call}: the process's seccomp filter kills the caller",
                 f"allow {call} in the seccomp filter, or have it return ENOSYS",
                 needed=True,
                 errno=errno.EPERM,
@@ -276,7 +276,7 @@ _SECCOMP_REMEDY = (
 def _refusal(found: KernelFeatures, error: int) -> tuple[str, str]:
     """Say why userfaultfd(2) failed, and what helps."""
     if error == KILLED:
-        return "the process's seccomp filter kills whoever calls it", _SECCOMP_REMEDY
+        return "the process's seccomp filter kills the caller", _SECCOMP_REMEDY
     if error in (errno.EPERM, errno.EACCES) and found.seccomp:
         return "refused by the process's seccomp filter", _SECCOMP_REMEDY
     if error in (errno.EPERM, errno.EACCES):

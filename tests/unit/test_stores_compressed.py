@@ -117,7 +117,7 @@ class TestInMemory:
             read(store, 0, 10)
 
     def test_refuses(self):
-        with pytest.raises(ValueError, match="give it, or a file"):
+        with pytest.raises(ValueError, match="pass it, or a file"):
             CompressedStore()
         with pytest.raises(ValueError, match="nbytes must be positive"):
             CompressedStore(0)

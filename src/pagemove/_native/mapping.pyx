@@ -1,4 +1,4 @@
-"""Who owns memory: `Mapping` owns one anonymous mapping, `Hold` borrows somebody's buffer."""
+"""Who owns memory: `Mapping` owns one anonymous mapping, `Hold` borrows another object's buffer."""
 
 from cpython.buffer cimport (
     PyBUF_STRIDES,
@@ -64,7 +64,7 @@ cdef class Mapping:
     """One private anonymous mapping, unmapped when the last buffer of it is gone.
 
     It is not inherited by a fork. In a child an inherited object is dead: it refuses buffers, and
-    unmaps nothing, because what is at its address in the child belongs to somebody else.
+    unmaps nothing, because another mapping may be at its address in the child.
     """
 
     cdef uint64_t _address

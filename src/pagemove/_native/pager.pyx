@@ -287,7 +287,7 @@ cdef class Pager:
 
     @property
     def lost(self):
-        """Whether somebody has closed the descriptors that the library keeps."""
+        """Whether the program has closed the descriptors that the library keeps."""
         return bool(pg_lost(self._open()))
 
     def prefetch(self, uint64_t offset, uint64_t length, bint wait):
@@ -361,7 +361,7 @@ cdef class Pager:
         return pg_pinnable(self._open())
 
     def flush(self):
-        """Make changes durable. 0, or an errno; `failures` tells of which block."""
+        """Make changes durable. 0, or an errno; `failures` has the block."""
         cdef pg_region *region = self._open()
         cdef int status
         self._calls += 1

@@ -96,7 +96,7 @@ def descriptor():
 
 
 def reopen():
-    """Forget the descriptors: somebody closed them. The next call opens new ones."""
+    """Forget the descriptors: the program closed them. The next call opens new ones."""
     pm_process_reopen()
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 INK = "#222222"
 FAINT = "#666666"
 
-# Colours that people with any colour vision can tell apart, after Okabe and Ito.
+# Colours that people with any colour vision can distinguish, after Okabe and Ito.
 GREEN, BLUE, SKY, RED, ORANGE, PINK = (
     "#009E73",
     "#0072B2",

@@ -53,7 +53,7 @@ _promised: weakref.WeakKeyDictionary[Region, int] = weakref.WeakKeyDictionary()
 
 
 def available(root: Path = Path("/")) -> int | None:
-    """Return how many bytes of memory this process can still get before others must give some up.
+    """Return how many bytes this process can still allocate before others must free some.
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ class _LogToParent(logging.Handler):
 
 def main() -> None:
     """Serve a store until the other end of the control socket is gone."""
-    # Whoever types ^C means the program, and who ends all of its processes at once may find it
+    # ^C is meant for the program, and who ends all of its processes at once may find it
     # saving: this process ends when that does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -222,6 +222,6 @@ def _code_of(error: BaseException) -> int:
 
 
 def _text_of(error: BaseException) -> str:
-    """Return what went wrong: the exception first, for that is what a line of a message shows."""
+    """Describe what went wrong: the exception first, since a message shows its first line."""
     summary = "".join(traceback.format_exception_only(error)).strip()
     return hidden(f"{summary}\n{''.join(traceback.format_exception(error))}")

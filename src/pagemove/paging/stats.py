@@ -16,7 +16,7 @@ _LEVELS = ("resident_nbytes", "dirty_nbytes", "pinned_nbytes")
 class PagingStats:
     """What a region has done since it was made, and what it holds at this moment.
 
-    ``later - earlier`` gives what happened in between, with the levels of the later one.
+    ``later - earlier`` is what happened in between, with the levels of the later one.
 
     Attributes
     ----------

@@ -166,7 +166,7 @@ class BlockLog:
 
     def sync(self) -> None:
         """Return when all that was put is durable."""
-        # One at a time: the kernel tells of a failure once, and whoever asks next hears of success.
+        # One at a time: the kernel reports a failure once, and the next fdatasync succeeds.
         with self._syncing:
             with self._lock:
                 self._check_named()
@@ -328,6 +328,6 @@ def open_locked(path: Path) -> Descriptor:
                 "is in use by another store, of this process or of another: close that one first",
                 shown(path),
             ) from None
-        # Whoever had it may have put another file into its place since it was opened.
+        # The last holder may have replaced the file since it was opened.
         if file.names(path):
             return file

@@ -41,7 +41,7 @@ def errno_of(error: BaseException) -> int:
 
 
 def cause_of(error: BaseException) -> str:
-    """Return a text that says what happened, whatever an exception does when it is asked."""
+    """Return a text that says what happened, whatever the exception's methods do."""
     try:
         text = str(error)
     except Exception as failure:

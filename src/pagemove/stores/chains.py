@@ -1,7 +1,7 @@
 """Filesystems of fsspec that wrap others: how a chain of them is opened, and what is behind it.
 
-A wrapper promises what its ``open`` gives. Its other methods may be those of what it wraps, so what
-is to be read by ranges is looked for behind it: a member that is stored as it is in an archive, a
+A wrapper promises what its ``open`` returns. Its other methods may be those of what it wraps, so
+ranges are looked for behind it: a member that is stored uncompressed in an archive, a
 referenced part of a file, a file in a folder are each a range of something else.
 """
 

@@ -138,7 +138,7 @@ class CompressedStore(Store):
         size = ranges.checked_block_size(block_size)
         if self._path is None:
             if nbytes is None:
-                raise ValueError("nbytes says how long the store is: give it, or a file with path")
+                raise ValueError("nbytes says how long the store is: pass it, or a file with path")
             self._layout = Layout(ranges.checked_length(nbytes), size)
         else:
             self._layout = _made_or_found(self._path, nbytes, size)

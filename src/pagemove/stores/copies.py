@@ -107,7 +107,7 @@ class Copies:
             return blocks_of(self._copied.bits)
 
     def doubt(self, block: int) -> bool:
-        """Note that a block may be lost, and tell so, unless it was written as a whole since."""
+        """Record that a block may be lost, unless it was written whole since; return whether."""
         if block not in self._copied:
             return False
         self._doubtful.add(block, block)

@@ -96,7 +96,7 @@ class FileStore(Store):
         self._held: FileLock | None = None
         self._holding = threading.Lock()
         self._unsynced = Unsynced()
-        # O_NONBLOCK: else opening a pipe waits for somebody at its other end.
+        # O_NONBLOCK: else opening a pipe waits for a writer.
         access = os.O_RDWR if writable else os.O_RDONLY
         with limits.named():
             fd = open_high(self._path, access | os.O_NONBLOCK | os.O_NOCTTY)
@@ -138,7 +138,7 @@ class FileStore(Store):
     def fileno(self) -> int:
         """Return the descriptor, which stays the store's. ValueError once closed.
 
-        StoreError where somebody else has closed it: its number may be another file's by now.
+        StoreError if the program has closed it: its number may be another file's by now.
         """
         if self._fd < 0:
             raise ValueError(f"{self!r}: it cannot be used any more")
@@ -147,7 +147,7 @@ class FileStore(Store):
                 errno.EBADF,
                 store=str(self._path),
                 operation="read",
-                remedy="somebody has closed its descriptor; open the store anew",
+                remedy="the program has closed its descriptor; open the store again",
             )
         return self._fd
 
@@ -330,9 +330,9 @@ class FileStore(Store):
 
     def _failure(self, code: int, operation: str, offset: int | None) -> StoreError:
         if code:
-            remedy = "look at the file system and the device (dmesg, df)"
+            remedy = "check the file system and the device (dmesg, df)"
         else:
-            remedy = "somebody has cut the file short since it was opened: open it anew"
+            remedy = "the file was truncated after it was opened: open it again"
         return store_error(
             code, store=str(self._path), operation=operation, offset=offset, remedy=remedy
         )

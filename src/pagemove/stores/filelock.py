@@ -18,7 +18,7 @@ _WHOLE, _NOTHING = (
 )
 #: Of what there may be enough the next time, so that it does not mean that there are no locks.
 SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
-# Devices of file systems without locks that a warning has told of.
+# Devices of file systems without locks that a warning has named.
 _told: set[int] = set()
 
 
@@ -38,7 +38,7 @@ class FileLock:
     Raises
     ------
     BlockingIOError
-        Somebody else has it; the message says who.
+        Another process or region holds it; the message says which.
     OSError
         There is no descriptor, or no memory, for it.
     """

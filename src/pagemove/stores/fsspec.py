@@ -51,7 +51,7 @@ class FsspecStore(Store):
     validate : {"etag", "size", "none"}
         What has to stay as it was when it was opened, over HTTP and on S3: ETag (or the time of
         modification) and length, the length, or neither. Not ``"etag"`` where servers behind one
-        name give different ETags for the same bytes.
+        name return different ETags for the same bytes.
     **storage_options
         For the filesystem: credentials, an ``endpoint_url``, ``anon=True`` ...
 

@@ -1,4 +1,4 @@
-"""Ranges over HTTP: whether a server gives them, of what, and whether it is still the same.
+"""Ranges over HTTP: whether a server serves them, of what, and whether it is still the same.
 
 fsspec takes whatever a server answers to a request for a range; here the answer is looked at: also
 those that fsspec asks for itself, for the members of an archive or the blocks of a cache.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-#: What tells that a resource is still the same.
+#: Headers that identify the version of a resource.
 Validate = Literal["etag", "size", "none"]
 
 _SPAN = re.compile(r"bytes=(\d+)-(\d+)$")
@@ -111,7 +111,7 @@ class Guard:
         request: aiohttp.TraceRequestEndParams,
     ) -> None:
         answer = request.response
-        ours = context.trace_request_ctx is _OURS  # looked at by whoever asked
+        ours = context.trace_request_ctx is _OURS  # checked by the caller
         if ours or request.method != "GET" or answer.status >= 400:
             return
         _check_plain(answer)
@@ -184,7 +184,7 @@ async def look(filesystem: Any, url: str) -> Resource:
         if answer.headers.get("Content-Length") == "0":
             raise ValueError("it is empty: there is nothing to page")
     raise ValueError(
-        f"its server does not give ranges of it (it answers with status {answer.status}): "
+        f"its server does not serve ranges of it (it answers with status {answer.status}): "
         "download it and open the file, or have it served by one that does"
     )
 

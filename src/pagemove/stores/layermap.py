@@ -1,9 +1,9 @@
-"""Which blocks are on top: a bitmap in memory, and in a file that tells the truth after a crash.
+"""Which blocks are on top: a bitmap in memory, and in a file that is right after a crash.
 
 The file has two bitmaps. The first is written at once: a process that dies leaves it right. But
 after a crash of the machine it may say of a block that it is on top whose bytes never got to the
 disk. So the second is written when the top was flushed, and is what counts once the machine was
-started anew, which the boot's own name tells.
+started anew, which the boot's own id shows.
 
 Each sector has a checksum: a bit that has changed by itself would show what is on the other layer.
 """

@@ -239,7 +239,7 @@ class Objects:
         with self._lock:
             if not self._s3_tried:
                 self._s3_tried = True
-                # Whatever obstore cannot be told, s3fs may do all the same.
+                # What obstore has no option for, s3fs may still do.
                 with contextlib.suppress(Exception):
                     self._s3 = s3.reader(
                         self._filesystem,
@@ -251,7 +251,7 @@ class Objects:
             return self._s3
 
     def close(self) -> None:
-        """Leave connections to whoever made them."""
+        """Leave connections to their creator."""
 
 
 def _is_read(fast: objects.Reader | None, start: int, view: memoryview) -> bool:

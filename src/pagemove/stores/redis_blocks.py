@@ -63,7 +63,7 @@ class Blocks(Failures):
         self._client.run(prepared)
 
     def raise_fences(self, holder: str, epoch: int) -> dict[int, int]:
-        """Let nobody with a lesser epoch write any more; return how many writes there were."""
+        """Refuse writers with a lesser epoch from now on; return how many writes there were."""
         return self._fenced(range(self._layout.groups), holder, epoch, [])
 
     def read(
@@ -78,7 +78,7 @@ class Blocks(Failures):
         Parameters
         ----------
         pieces : list of Piece
-            As `batches` gives them.
+            As `batches` returns them.
         view : memoryview
             The buffer.
         least : mapping of int to int
@@ -188,7 +188,7 @@ class Blocks(Failures):
     ) -> None:
         """Return when all writes ever made are there, and as durable as they shall be.
 
-        Whoever made them: an earlier process may have been the writer, and died before a flush.
+        By any writer: an earlier process may have died before a flush.
 
         Parameters
         ----------

@@ -60,7 +60,7 @@ def beside(path: Path, old: Descriptor, header: Header) -> Iterator[Replacement]
     fresh = Replacement(file, name, path)
     try:
         lock_whole(file)
-        # Before there is anything in it that somebody may not read.
+        # Before it holds anything that other users must not read.
         _take_permissions(old.fd, file.fd)
         blockfile.write_header(file.fd, header)
         yield fresh

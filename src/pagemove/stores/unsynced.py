@@ -97,7 +97,7 @@ class Unsynced:
     def sync(self, call: Callable[[], object]) -> tuple[int, int] | None:
         """Make durable what was written; return the first bytes that are lost, if any.
 
-        By one thread at a time: the kernel tells one of a failure, and the next of success.
+        By one thread at a time: the kernel reports a failure once, and the next call succeeds.
         """
         with self._syncing:
             with self._lock:

@@ -40,7 +40,7 @@ class Fault:
     errno : int, optional
         Fails with this code.
     short : int, optional
-        Gives or takes so many bytes less than it should. Not for a flush.
+        Reads or writes so many bytes less than it should. Not for a flush.
     delay : float, optional
         Takes so many seconds more, and then succeeds.
 
@@ -82,7 +82,7 @@ class Fault:
             raise ValueError(f"errno must be one of the codes of errno(3), not {self.errno}")
         if self.short is not None:
             if self.operation == "flush":
-                raise ValueError("a flush cannot be short: give errno or delay")
+                raise ValueError("a flush cannot be short: pass errno or delay")
             if not 0 < operator.index(self.short) <= _LARGEST:
                 raise ValueError(f"short must be positive, not {self.short}")
         if self.delay is not None and not 0 < self.delay <= _LARGEST / 1e9:

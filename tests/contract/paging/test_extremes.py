@@ -119,7 +119,7 @@ def _descriptors_and_threads() -> tuple[int, int]:
 
 
 def _failing_opens(path: Path, mode: str, kind: int, room: list[int]) -> tuple[int, int, int]:
-    """Open with less and less of a resource; return lost descriptors, lost threads, and failures."""
+    """Open with less and less of a resource; return lost descriptors and threads, and failures."""
     soft, hard = resource.getrlimit(kind)
     failed = 0
     with paged(path, "r"):

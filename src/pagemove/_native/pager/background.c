@@ -56,8 +56,8 @@ static void note_trouble(struct pg_region *region, uint32_t number, int error)
     pg_note_failure(region, PG_OP_WRITE, number, error, 1);
     region->counters.errors++;
     pthread_mutex_unlock(&region->lock);
-    pg_say("pagemove: what was changed in memory cannot be written to %s: %s; it stays in memory, "
-           "and is tried again\n",
+    pg_say("pagemove: cannot write changed blocks to %s: %s; they stay in memory, and are "
+           "retried\n",
            region->store.label, pg_cause_of(error));
     pthread_mutex_lock(&region->lock);
 }

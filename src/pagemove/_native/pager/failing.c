@@ -41,8 +41,8 @@ static void describe_starved(struct pg_region *region, uint32_t number)
     else if (region->write_error)
         snprintf(also, sizeof also, ", and changed ones cannot be written: %s",
                  pg_cause_of(region->write_error));
-    pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s; whoever waits for them "
-           "gets SIGBUS\n",
+    pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s; they raise SIGBUS on "
+           "access\n",
            (unsigned long long)region->block_size,
            (unsigned long long)(number * region->block_size), region->store.label, blocks, also);
 }
@@ -61,8 +61,8 @@ static void describe(struct pg_region *region, uint32_t number, int error, uint6
     if (!*text)
         pg_name_limit(pg_errno_of(error), limit);
     pg_say(
-        "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s%s%s; whoever touches them "
-        "gets SIGBUS\n",
+        "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s%s%s; they raise SIGBUS on "
+        "access\n",
         (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
         region->store.label, pg_cause_of(error), limit, *text ? ": " : "", text, tried);
 }
@@ -76,8 +76,8 @@ static void describe_wait(struct pg_region *region, uint32_t number, int error, 
         return;
     region->wait_said = now + WAIT_PAUSE;
     pg_name_limit(ENOMEM, limit);
-    pg_say("pagemove: no memory for %llu bytes at offset %llu of %s: %s%s; whoever touches them "
-           "waits until there is some\n",
+    pg_say("pagemove: no memory for %llu bytes at offset %llu of %s: %s%s; a thread that touches "
+           "them waits until there is some\n",
            (unsigned long long)region->block_size,
            (unsigned long long)(number * region->block_size), region->store.label, strerror(ENOMEM),
            limit);

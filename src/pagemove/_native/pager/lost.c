@@ -153,7 +153,7 @@ static void *save(void *region)
 
 void pg_lose(struct pg_region *region, int error)
 {
-    const char *saving = region->mode == PG_WRITE ? ", what was changed is being saved" : "";
+    const char *saving = region->mode == PG_WRITE ? ", changes are being saved" : "";
 
     if (pg_is_lost(region))
         return; /* for the other reason there is: it is said, and being saved */
@@ -161,13 +161,14 @@ void pg_lose(struct pg_region *region, int error)
     /* First: whoever touches it after that may end the process. */
     if (error)
         pg_say(
-            "pagemove: the faults of paged memory over %s cannot be received: %s: touching it is "
-            "SIGSEGV from now on%s; open it anew\n",
+            "pagemove: cannot receive the faults of paged memory over %s: %s: it raises SIGSEGV on "
+            "access from now on%s; open it again\n",
             region->store.label, strerror(error), saving);
     else
         pg_say(
-            "pagemove: somebody has closed the descriptors of paged memory over %s, as code that "
-            "closes all of them does: touching it is SIGSEGV from now on%s; open it after that\n",
+            "pagemove: the program has closed the descriptors of paged memory over %s, as code that "
+            "closes all of them does: it raises SIGSEGV on access from now on%s; open it after "
+            "that\n",
             region->store.label, saving);
     protect(region->base, region->length, PROT_NONE);
     __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
