@@ -141,7 +141,7 @@ static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t n
 
     if (slot == PG_NO_SLOT)
         return -1;
-    /* The lock was let go: somebody may have been faster. */
+    /* The lock was dropped: another thread may have been faster. */
     entry =
         pg_find(&region->blocks, number) == PG_NONE ? pg_begin(&region->blocks, number) : PG_NONE;
     if (entry == PG_NONE) {
@@ -192,7 +192,7 @@ static void collect(struct pg_region *region, struct pg_request *request, struct
         if (chunk->count && (known || !is_beside(region, chunk, number)))
             return;
         if (!known && begin_block(region, chunk, number, request->sequential)) {
-            /* No memory for it now, or somebody else has begun it. */
+            /* No memory for it now, or another thread has begun it. */
             if (pg_find(&region->blocks, number) == PG_NONE)
                 request->count = 0;
             return;
@@ -229,7 +229,7 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
     }
 }
 
-/* Not read: forget it, unless somebody waits by now. */
+/* Not read: forget it, unless a thread waits by now. */
 static void did_not_arrive(struct pg_region *region, pg_entry entry, uint16_t slot)
 {
     struct pg_job job = {.entry = entry,

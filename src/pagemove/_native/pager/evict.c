@@ -200,7 +200,7 @@ static int evict_one(struct pg_region *region, pg_entry entry)
     return 0;
 }
 
-/* Whether the block's state is somebody else's now, so that one has to wait. */
+/* Whether another thread owns the block's state now, so that the caller has to wait. */
 static int is_busy(const struct pg_block *block)
 {
     return block->state == PG_FILLING || block->state == PG_WRITING || block->flags & PG_FLUSHING;

@@ -67,7 +67,7 @@ static void describe(struct pg_region *region, uint32_t number, int error, uint6
         region->store.label, pg_cause_of(error), limit, *text ? ": " : "", text, tried);
 }
 
-/* For want of memory, as long as that takes: whoever waits should know what for. */
+/* For want of memory, as long as that takes: the user should know what a thread waits for. */
 static void describe_wait(struct pg_region *region, uint32_t number, int error, uint64_t now)
 {
     char limit[PG_LIMIT_TEXT];
@@ -83,8 +83,8 @@ static void describe_wait(struct pg_region *region, uint32_t number, int error, 
            limit);
 }
 
-/* Somebody waits for a block that is being written, and that takes too long: perhaps the store
- * waits for him. The changes are safe in their slot, and back when they are written. */
+/* A thread waits for a block that is being written, and that takes too long: perhaps the store
+ * waits for that thread. The changes are safe in their slot, and back when they are written. */
 static void fail_writing(struct pg_region *region, struct pg_job job)
 {
     struct pg_block *block = &region->blocks.at[job.entry];
@@ -111,7 +111,7 @@ void pg_await_written(struct pg_region *region, struct pg_job job)
         pg_put_off(region, job, ETIMEDOUT, 1000000, 1);
 }
 
-/* Give a block up. Whoever waits for it, or touches it later, is told by the kernel. */
+/* Give a block up: it raises SIGBUS in threads that wait for it, or touch it later. */
 static void fail(struct pg_region *region, struct pg_job job, int error, int starved)
 {
     struct pg_block *block = &region->blocks.at[job.entry];

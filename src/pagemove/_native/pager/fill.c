@@ -394,7 +394,7 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
             job.not_before = pg_now() + pg_backoff(1);
         }
     }
-    /* Somebody else waits for the device, so that other faults need not. */
+    /* A worker waits for the device, so that other faults need not. */
     if (pg_put_job(region, job))
         pg_do_job(region, job);
 }

@@ -158,7 +158,7 @@ void pg_lose(struct pg_region *region, int error)
     if (pg_is_lost(region))
         return; /* for the other reason there is: it is said, and being saved */
     pthread_mutex_lock(&region->lock);
-    /* First: whoever touches it after that may end the process. */
+    /* First: a touch after that may end the process. */
     if (error)
         pg_say(
             "pagemove: cannot receive the faults of paged memory over %s: %s: it raises SIGSEGV on "
@@ -166,8 +166,8 @@ void pg_lose(struct pg_region *region, int error)
             region->store.label, strerror(error), saving);
     else
         pg_say(
-            "pagemove: the program has closed the descriptors of paged memory over %s, as code that "
-            "closes all of them does: it raises SIGSEGV on access from now on%s; open it after "
+            "pagemove: the program has closed the descriptors of paged memory over %s, as code "
+            "that closes all of them does: it raises SIGSEGV on access from now on%s; open it after "
             "that\n",
             region->store.label, saving);
     protect(region->base, region->length, PROT_NONE);

@@ -265,7 +265,7 @@ int pg_copy_pinned(struct pg_region *region, struct pg_out *out)
         return -PG_NOT_NOW;
     region->frames.total++;
     slot = pg_slot_address(&region->frames, out->slot);
-    /* The user may discard a page just now: then whoever answers the fault needs the lock. */
+    /* The user may discard a page just now: the thread that serves the fault needs the lock then. */
     pthread_mutex_unlock(&region->lock);
     error = pg_copy_out(&region->uffd, slot, address, region->block_size, &out->pages);
     pthread_mutex_lock(&region->lock);

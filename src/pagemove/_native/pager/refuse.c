@@ -12,7 +12,7 @@
 #define SHORTEST UINT64_C(1000000)
 #define LONGEST UINT64_C(64000000)
 
-/* ns between messages of one region, for whoever tries again and again. */
+/* ns between messages of one region, for code that retries again and again. */
 #define SILENCE UINT64_C(1000000000)
 
 static void say_so(struct pg_region *region, uint64_t page)

@@ -27,7 +27,7 @@ enum {
     PG_LEAST_FRAMES = 4, /* and no instruction needs more than these */
 };
 
-/* A block that somebody waits for and that could not be had at once. */
+/* A block that a thread waits for and that could not be filled at once. */
 struct pg_job {
     pg_entry entry;
     uint32_t number;
@@ -38,7 +38,7 @@ struct pg_job {
     uint64_t tries, began, not_before;
 };
 
-/* What somebody waits for that is read ahead. */
+/* What a thread waits for that is read ahead. */
 struct pg_awaited {
     int pending;    /* parts of it that are not there yet */
     int called_off; /* the rest need not be read */
@@ -48,10 +48,10 @@ struct pg_awaited {
 struct pg_request {
     int64_t next, stride; /* blocks */
     uint32_t count;
-    int64_t marker; /* left in its slot, so that its touch tells how far the reader has come */
+    int64_t marker; /* left in its slot, so that its touch shows how far the reader has come */
     int sequential; /* a guess of the pager; else the user has asked */
     const uint32_t *list;       /* blocks in an order of their own: `next` counts these */
-    struct pg_awaited *awaited; /* by somebody who waits */
+    struct pg_awaited *awaited; /* by a thread that waits */
 };
 
 /* An access pattern: faults at a constant distance from one another. */
@@ -61,7 +61,7 @@ struct pg_stream {
     uint64_t used; /* when, in faults: the longest unused is replaced */
 };
 
-/* A page that somebody has stored to in mode "r", poisoned until then. */
+/* A page that was stored to in mode "r", poisoned until then. */
 struct pg_refused {
     uint64_t page, until;
 };
@@ -267,7 +267,7 @@ int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, i
 int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
 int pg_do_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write);
 
-/* Have a flush made without waiting for it; `saving` is told what came of it. 0 or -errno. */
+/* Have a flush made without waiting for it; `saving` receives the result. 0 or -errno. */
 struct pg_saving;
 int pg_post_flush(struct pg_region *region, struct pg_saving *saving);
 
@@ -302,10 +302,10 @@ void *pg_write_in_background(void *region);
 
 /* refuse.c */
 
-/* A store to a page of a region of mode "r": whoever makes it gets SIGBUS, or EFAULT. */
+/* A store to a page of a region of mode "r": it raises SIGBUS, or EFAULT from a system call. */
 void pg_refuse(struct pg_region *region, uint64_t address);
 
-/* Give such pages back to those who read, and when that is to be done next. */
+/* Unpoison such pages for readers; return when to do it next. */
 void pg_pardon(struct pg_region *region);
 uint64_t pg_next_pardon(const struct pg_region *region);
 
@@ -389,7 +389,7 @@ const char *pg_cause_of(int code);
 /* How long to wait after so many tries: 1, 2, 4 ... ms, at most a quarter of a second. */
 uint64_t pg_backoff(uint64_t tries);
 
-/* When a block that somebody waits for since `began` should have been had, or given up. */
+/* When a block that a thread waits for since `began` should have been had, or given up. */
 uint64_t pg_overdue(const struct pg_region *region, uint64_t began);
 
 /* Try again later, or give the block up: whoever touches it gets SIGBUS. `starved`: for want of a
@@ -397,7 +397,7 @@ uint64_t pg_overdue(const struct pg_region *region, uint64_t began);
 void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t pause,
                 int starved);
 
-/* Map a WRITING block that somebody waits for, or put that off. */
+/* Map a WRITING block that a thread waits for, or put that off. */
 void pg_await_written(struct pg_region *region, struct pg_job job);
 
 /* Take the poison of a block away that was given up for want of a frame, once there is one. Lets
@@ -454,10 +454,10 @@ void *pg_work(void *region);
 /* Ask for dirty blocks to be written, and be woken when some are. */
 void pg_want_writes(struct pg_region *region);
 
-/* A frame can be had: tell those that lack one. */
+/* A frame is free: wake those that lack one. */
 void pg_note_frame(struct pg_region *region);
 
-/* Give up jobs that are long overdue: the workers are kept by the store. Lets go. */
+/* Give up jobs that are long overdue: the store blocks the workers. Drops the lock. */
 void pg_expire_jobs(struct pg_region *region);
 
 /* When that will be necessary; UINT64_MAX: never, as things are. */

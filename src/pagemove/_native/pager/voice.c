@@ -38,7 +38,7 @@ static void write_line(const char *line, size_t length)
 
     if (pm_may_tell() && poll(&polled, 1, 0) == 1 && polled.revents & POLLOUT &&
         write(STDERR_FILENO, line, length) < 0)
-        return; /* nobody is there to be told */
+        return; /* there is no one to report to */
 }
 
 static void *speak(void *argument)
