@@ -1,6 +1,6 @@
 /* One region: everything its threads share. Functions that take one want its lock held, unless they
- * say otherwise; those marked "lets go" release it on the way, so what was known of other blocks
- * may no longer hold when they return. */
+ * say otherwise; those marked "drops the lock" release it on the way, so what was known of other
+ * blocks may no longer hold when they return. */
 #ifndef PAGEMOVE_PAGER_REGION_H
 #define PAGEMOVE_PAGER_REGION_H
 
@@ -186,13 +186,13 @@ static inline uint64_t pg_later(uint64_t moment, uint64_t nanoseconds)
 }
 
 /* Wait for the state of a block to change, for a slice of time at most: look again. 0, or
- * -PG_NOT_NOW: it is late. Lets go. */
+ * -PG_NOT_NOW: it is late. Drops the lock. */
 int pg_wait_changed(struct pg_region *region, uint64_t until);
 
 /* Start a thread that takes no signals. 0 or -errno. Needs no lock. */
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);
 
-/* Sleep without the lock. Lets go. */
+/* Sleep without the lock. Drops the lock. */
 void pg_pause(struct pg_region *region, uint64_t nanoseconds);
 
 static inline uint64_t pg_block_address(const struct pg_region *region, uint32_t number)
@@ -259,7 +259,7 @@ int pg_start_caller(struct pg_region *region);
 void pg_call_stop(struct pg_region *region);
 int pg_do_flush(struct pg_region *region);
 
-/* Until nobody else flushes. 0, or -PG_INTERRUPTED. Lets go. */
+/* Until nobody else flushes. 0, or -PG_INTERRUPTED. Drops the lock. */
 int pg_begin_flush(struct pg_region *region);
 void pg_end_flush(struct pg_region *region);
 int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
@@ -336,7 +336,8 @@ void pg_look_at_jobs(const struct pg_region *region);
 
 /* fill.c */
 
-/* A slot to read a block into, at the expense of others if need be. PG_NO_SLOT: not now. Lets go.
+/* A slot to read a block into, at the expense of others if need be. PG_NO_SLOT: not now. Drops the
+ * lock.
  */
 uint16_t pg_slot_for_block(struct pg_region *region);
 
@@ -350,7 +351,8 @@ void pg_slot_back(struct pg_region *region, uint16_t slot, int whole);
 int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
                    int nowait);
 
-/* Make room for one more frame, with `write` by writing if need be. 0 or -PG_NOT_NOW. Lets go. */
+/* Make room for one more frame, with `write` by writing if need be. 0 or -PG_NOT_NOW.
+ * Drops the lock. */
 int pg_make_room(struct pg_region *region, int write);
 
 /* Whether a helper has the store. */
@@ -366,10 +368,10 @@ static inline int pg_has_helper(const struct pg_region *region)
 int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later);
 
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
- * by a worker. Lets go. */
+ * by a worker. Drops the lock. */
 void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began);
 
-/* The answer to what pg_fill has asked a helper for, or that there is none. Lets go. */
+/* The answer to what pg_fill has asked a helper for, or that there is none. Drops the lock. */
 void pg_take_answer(struct pg_region *region);
 
 /* Whether a block was given up that a helper may still put into the region. */
@@ -378,7 +380,7 @@ static inline int pg_is_late(const struct pg_region *region, uint32_t number)
     return region->asked_late && region->asked.number == number;
 }
 
-/* Do a job, or put it off. Lets go. */
+/* Do a job, or put it off. Drops the lock. */
 void pg_do_job(struct pg_region *region, struct pg_job job);
 
 /* failing.c */
@@ -393,7 +395,7 @@ uint64_t pg_backoff(uint64_t tries);
 uint64_t pg_overdue(const struct pg_region *region, uint64_t began);
 
 /* Try again later, or give the block up: whoever touches it gets SIGBUS. `starved`: for want of a
- * frame, not of the store. Lets go. */
+ * frame, not of the store. Drops the lock. */
 void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t pause,
                 int starved);
 
@@ -408,10 +410,10 @@ void pg_recover(struct pg_region *region, struct pg_job job);
 /* pin.c */
 void pg_pins_free(struct pg_region *region);
 
-/* A page of a pinned block is missing: fill it in. Lets go. */
+/* A page of a pinned block is missing: fill it in. Drops the lock. */
 void pg_refill(struct pg_region *region, uint64_t address);
 
-/* Copy a pinned block to a slot, while it stays where it is. 0 or -errno. Lets go. */
+/* Copy a pinned block to a slot, while it stays where it is. 0 or -errno. Drops the lock. */
 struct pg_out;
 int pg_copy_pinned(struct pg_region *region, struct pg_out *out);
 
@@ -439,7 +441,7 @@ int pg_note_touch(struct pg_region *region, uint32_t number);
 /* Read blocks, all that can be, and wait for them. 0, or the first error. Needs no lock. */
 int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end);
 
-/* Read a part of the first request. Lets go. */
+/* Read a part of the first request. Drops the lock. */
 void pg_read_ahead(struct pg_region *region);
 
 /* Queue a request. -PG_NOT_NOW: there are too many. */
