@@ -132,7 +132,7 @@ def redis_server() -> Iterator[str]:
 
 @contextmanager
 def nginx_server(contents: bytes) -> Iterator[str]:
-    """Have nginx serve ``/bucket/x`` on a free port of loopback; give its URL."""
+    """Have nginx serve ``/bucket/x`` on a free port of loopback; return its URL."""
     if not shutil.which("nginx"):
         raise Unmeasurable("nginx is not installed")
     port = _free_port()

@@ -61,7 +61,7 @@ class Guard:
         self._plain: list[Any] = []  # those of them that make what aiohttp makes by itself
 
     def options(self, options: dict[str, Any], url: str = "") -> dict[str, Any]:
-        """Give options of such a filesystem, for what is at a URL, with these sessions."""
+        """Return options of such a filesystem, for what is at a URL, with these sessions."""
         make = options.get("get_client")
         maker = self._maker(make)
         self._makers.append(maker)
@@ -78,7 +78,7 @@ class Guard:
         return type(filesystem)(**self.options(filesystem.storage_options))
 
     def is_plain(self, filesystem: Any) -> bool:
-        """Tell whether its requests have nothing from the caller but the URL."""
+        """Return whether its requests have nothing from the caller but the URL."""
         options = filesystem.storage_options.keys()
         return filesystem.get_client in self._plain and options <= _OWN_OPTIONS
 

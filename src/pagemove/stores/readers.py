@@ -235,7 +235,7 @@ class Objects:
         view[:] = data
 
     def _fast(self) -> objects.Reader | None:
-        """Give what reads it faster than the filesystem, if anything does."""
+        """Return what reads it faster than the filesystem, if anything does."""
         with self._lock:
             if not self._s3_tried:
                 self._s3_tried = True
