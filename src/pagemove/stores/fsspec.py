@@ -63,7 +63,7 @@ class FsspecStore(Store):
     FileNotFoundError, IsADirectoryError, PermissionError
         There is no file; the filesystem does not let it be read.
     ValueError
-        It is empty, has no known length, or the server does not give ranges of it.
+        It is empty, has no known length, or the server does not serve ranges of it.
     OSError
         The server cannot be reached, or has a failure, until `timeout`.
 
