@@ -356,7 +356,7 @@ def _as_errno(error: int) -> int:
 def _device_refusal(around: Surroundings, error: int) -> tuple[str, str]:
     """Say why /dev/userfaultfd cannot be used, and what helps."""
     if error == KILLED:
-        return "cannot be used: the process's seccomp filter kills whoever tries", _SECCOMP_REMEDY
+        return "cannot be used: the process's seccomp filter kills the caller", _SECCOMP_REMEDY
     if error == errno.ENOENT:
         return (
             "does not exist",
