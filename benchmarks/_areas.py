@@ -37,7 +37,7 @@ class Areas:
         return self.home.asarray(np.int64)[:: self.page_size // 8]
 
     def addresses(self) -> tuple[Words, Words]:
-        """Give destinations and sources that bring every page away, and then home again."""
+        """Return destinations and sources that bring every page away, and then home again."""
         offsets = self.filled.astype(np.uint64) * np.uint64(self.page_size)
         home, away = offsets + np.uint64(self.home.address), offsets + np.uint64(self.away.address)
         return np.concatenate([away, home]), np.concatenate([home, away])
@@ -51,7 +51,7 @@ class Areas:
             raise Unmeasurable("the kernel has no huge pages to give")
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self.home.close()
         self.away.close()
 

@@ -102,7 +102,7 @@ def sum_by_pread(file: int, nbytes: int, piece: int, address: int, stride: int) 
 
 
 def touch_each(address: int, offsets: Words, *, write: int | None = None) -> Words:
-    """Read one word at each offset, or write this value; give the nanoseconds of each."""
+    """Read one word at each offset, or write this value; return the nanoseconds of each."""
     offsets = np.ascontiguousarray(offsets)
     took = np.empty(len(offsets), np.uint64)
     _library().touch_each(
@@ -119,7 +119,7 @@ def touch_by_threads(address: int, offsets: Words, threads: int) -> None:
 
 @contextmanager
 def fresh_memory(nbytes: int) -> Iterator[int]:
-    """Map memory that will be huge pages and that nobody has touched yet; give its address."""
+    """Map memory that will be huge pages and that nobody has touched yet; return its address."""
     # Not aligned by itself on older kernels.
     alignment = HUGE_PAGE_SIZE or mmap.PAGESIZE
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

@@ -154,7 +154,7 @@ class Finding:
 def ratios(
     baseline: Task, subjects: Sequence[tuple[Task, float | None]], rounds: int
 ) -> list[Finding]:
-    """Time the baseline and the subjects in turn; give the ratio of each, with its target.
+    """Time the baseline and the subjects in turn; return the ratio of each, with its target.
 
     A ratio is taken within a round, where both met the same disturbances, and then the median of
     all rounds. Each round begins with another task. The first, which warms up, does not count.
@@ -211,7 +211,7 @@ def on_both_kernels(name: str, run: Callable[[], object], operations: int) -> tu
 
 @contextmanager
 def pinned() -> Iterator[int]:
-    """Keep the calling thread, and the processes it starts, on one CPU; give its number."""
+    """Keep the calling thread, and the processes it starts, on one CPU; return its number."""
     allowed = os.sched_getaffinity(0)
     cpu = max(allowed)
     os.sched_setaffinity(0, {cpu})

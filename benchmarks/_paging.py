@@ -155,7 +155,7 @@ _FREE = Place("free", free, time.perf_counter_ns)
 
 
 def places() -> list[Place]:
-    """Give the ways to run on this machine: all threads on one CPU, and on any."""
+    """Return the ways to run on this machine: all threads on one CPU, and on any."""
     with free():
         several = len(os.sched_getaffinity(0)) > 1
     return [_ONE_CPU, _FREE] if several else [_ONE_CPU]
@@ -180,7 +180,7 @@ class Chunks:
         self._next = 0
 
     def take(self, count: int) -> Words:
-        """Give the next offsets."""
+        """Return the next offsets."""
         chunk = self._offsets[self._next : self._next + count]
         assert len(chunk) == count, "no blocks left that were not touched"
         self._next += count
@@ -250,12 +250,12 @@ def _ratio(
 def cost(
     samples: Samples, subject: str, baseline: str, target: float | None, note: str = ""
 ) -> Finding:
-    """Give how much longer the subject takes than the baseline, with the most it may."""
+    """Return how much longer the subject takes than the baseline, with the most it may."""
     return _ratio(samples, subject, baseline, target, note, at_least=False)
 
 
 def speed(
     samples: Samples, subject: str, baseline: str, target: float | None, note: str = ""
 ) -> Finding:
-    """Give how much faster the subject is than the baseline, with the least it should be."""
+    """Return how much faster the subject is than the baseline, with the least it should be."""
     return _ratio(samples, subject, baseline, target, note, at_least=True)

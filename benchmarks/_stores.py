@@ -80,19 +80,19 @@ class Instant(Store):
 
 
 def elapsing() -> list[Place]:
-    """Give the ways to run, for what more than one process does: the time that passes counts."""
+    """Return the ways to run, for what more than one process does: the time that passes counts."""
     return [replace(place, clock=time.perf_counter_ns) for place in places()]
 
 
 def warmed(region: PagedMemory) -> PagedMemory:
-    """Give the region once its helper is up, without anything in it."""
+    """Return the region once its helper is up, without anything in it."""
     region.prefetch(0, region.block_size, wait=True)
     region.evict()
     return region
 
 
 def touch_starts(address: int, nbytes: int, step: int) -> Callable[[], int]:
-    """Give what reads the first word of every `step` bytes in order, and adds them up."""
+    """Return what reads the first word of every `step` bytes in order, and adds them up."""
     from benchmarks._baselines import touch_each
 
     offsets = np.arange(0, nbytes, step, dtype=np.uint64)
@@ -113,7 +113,7 @@ def needed(*modules: str) -> None:
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """Run a Redis server on a free port of loopback; give its URL."""
+    """Run a Redis server on a free port of loopback; return its URL."""
     needed("redis")
     if not shutil.which("redis-server"):
         raise Unmeasurable("redis-server is not installed")
@@ -132,7 +132,7 @@ def redis_server() -> Iterator[str]:
 
 @contextmanager
 def nginx_server(contents: bytes) -> Iterator[str]:
-    """Have nginx serve ``/bucket/x`` on a free port of loopback; give its URL."""
+    """Have nginx serve ``/bucket/x`` on a free port of loopback; return its URL."""
     if not shutil.which("nginx"):
         raise Unmeasurable("nginx is not installed")
     port = _free_port()

@@ -21,7 +21,7 @@ def _status(field: str) -> int:
 
 
 def peak(count: int, dtype: str) -> int:
-    """Move pages round a ring with one hole; give the growth of the resident peak, in bytes.
+    """Move pages round a ring with one hole; return the growth of the resident peak, in bytes.
 
     Each move fills the hole that the one before has left, so that a small buffer serves any number
     of moves. To be called in a process that has no other use.

@@ -51,7 +51,7 @@ def _moto(port: int, contents: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _reading(store: FsspecStore, block: int, threads: int, requests: int) -> Callable[[], int]:
-    """Give what reads so many blocks at random, in threads."""
+    """Return what reads so many blocks at random, in threads."""
     buffers = [bytearray(block) for _ in range(threads)]
     seeds = itertools.count()
 

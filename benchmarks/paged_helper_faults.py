@@ -25,7 +25,7 @@ _PROT, _FLAGS = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_AN
 
 
 def _handle(fd: int, base: int, store: Instant) -> None:
-    """Serve faults for ever: read an event, ask the store, copy."""
+    """Serve faults forever: read an event, ask the store, copy."""
     page = mmap.mmap(-1, _BLOCK)
     view = memoryview(page)
     source = np.frombuffer(page, np.uint8).ctypes.data
@@ -38,7 +38,7 @@ def _handle(fd: int, base: int, store: Instant) -> None:
 
 @contextmanager
 def _handled(store: Instant) -> Iterator[int]:
-    """Map memory that another process serves in Python; give its address."""
+    """Map memory that another process serves in Python; return its address."""
     fd = lowlevel.userfaultfd(os.O_CLOEXEC | lowlevel.UFFD_USER_MODE_ONLY)
     lowlevel.api(fd)
     address = lowlevel.mmap(0, store.nbytes, _PROT, _FLAGS)

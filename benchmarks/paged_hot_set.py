@@ -20,7 +20,7 @@ def _offsets(blocks: npt.NDArray[np.int64], block: int) -> Words:
 
 
 def _survive(file: CachedFile, block: int, times: int) -> tuple[list[float], list[float]]:
-    """Give per cent of touches that did not fault, and that faulted on what was still there."""
+    """Return per cent of touches that did not fault, and that faulted on what was still there."""
     random = np.random.default_rng(block)
     limit = file.nbytes // QUARTER
     kept, rescued = [], []

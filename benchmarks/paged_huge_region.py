@@ -28,7 +28,7 @@ def _time_to_open(file: CachedFile) -> float:
 
 
 def _state(file: CachedFile, touched: int) -> list[float]:
-    """Give bytes of state a block, at several numbers of blocks touched."""
+    """Return bytes of state a block, at several numbers of blocks touched."""
     random = np.random.default_rng(1)
     blocks = random.choice(_NBYTES // _SMALLEST_BLOCK, touched, replace=False)
     offsets = blocks.astype(np.uint64) * np.uint64(_SMALLEST_BLOCK)

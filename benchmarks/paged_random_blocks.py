@@ -57,7 +57,7 @@ class _Touching:
         return offsets
 
     def measure(self, count: int) -> float:
-        """Touch so many blocks; give nanoseconds a fault."""
+        """Touch so many blocks; return nanoseconds a fault."""
         offsets = self._offsets(count)
         self._rounds += 1
         value = self._rounds if self._write else None

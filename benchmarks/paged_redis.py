@@ -25,7 +25,7 @@ _IN_ORDER, _AT_RANDOM = 0.8, 0.7
 
 
 def _in_order(url: str, keys: list[str]) -> Callable[[], int]:
-    """Give what reads all keys into a buffer, many a round trip."""
+    """Return what reads all keys into a buffer, many a round trip."""
     import redis
 
     client = redis.Redis.from_url(url)
@@ -45,7 +45,7 @@ def _in_order(url: str, keys: list[str]) -> Callable[[], int]:
 
 
 def _at_random(url: str, keys: list[str]) -> Callable[[], int]:
-    """Give what reads so many keys at random, in threads with a connection each."""
+    """Return what reads so many keys at random, in threads with a connection each."""
     import redis
 
     client = redis.Redis.from_url(url)

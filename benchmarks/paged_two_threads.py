@@ -39,7 +39,7 @@ class _Touching:
         self.measure(1, self._blocks)
 
     def measure(self, threads: int, touches: int) -> float:
-        """Give nanoseconds a fault."""
+        """Return nanoseconds a fault."""
         blocks = self._random.integers(self._blocks, size=touches, dtype=np.uint64)
         before, began = self._memory.faults, self._clock()
         touch_by_threads(self._memory.address, blocks * np.uint64(self._block), threads)

@@ -21,7 +21,7 @@
 #define UFFD_USER_MODE_ONLY 1
 #endif
 
-/* A baseline that cannot go on would leave the touching thread waiting for ever. */
+/* A baseline that cannot go on would leave the touching thread waiting forever. */
 static inline void insist(int error, const char *what)
 {
     if (error) {

@@ -1,4 +1,4 @@
-"""Give a paged array to C code that knows nothing of paging: a pointer is a pointer.
+"""Return a paged array to C code that knows nothing of paging: a pointer is a pointer.
 
 Run: python examples/c_extension.py [--nbytes SIZE]
 

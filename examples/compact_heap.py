@@ -58,13 +58,13 @@ class Heap:
         return int(np.count_nonzero(self.memory.page_states() & PageState.PRESENT)) * PAGE_SIZE
 
     def is_compact(self) -> bool:
-        """Tell whether the live rows are at the front, in order, unchanged, and nothing else is."""
+        """Return whether the live rows, and only these, are at the front, in order, unchanged."""
         front = self.rows()[: len(self.live)]
         whole = bool((front == self.live[:, None]).all())
         return whole and self.resident() == len(self.live) * ROW_BYTES
 
     def free_tail(self) -> None:
-        """Give what is behind the live rows to the kernel."""
+        """Discard what is behind the live rows."""
         self.memory.discard(len(self.live) * ROW_BYTES)
 
 
@@ -99,7 +99,7 @@ def runs(numbers: npt.NDArray[np.intp]) -> list[tuple[int, int]]:
 
 
 def try_out(count: int) -> dict[str, Any]:
-    """Fragment and compact by turns; tell how long each takes, and how much memory is left."""
+    """Fragment and compact by turns; return how long each takes, and how much memory is left."""
     means: dict[str, Callable[[Heap], None]] = {
         "moving": compact_by_moving,
         "copying": compact_by_copying,

@@ -29,7 +29,7 @@ Readings = npt.NDArray[np.int32]
 
 
 def readings(sensor: int) -> Readings:
-    """Give what one sensor says over time: it wanders, by a little at a time."""
+    """Return what one sensor says over time: it wanders, by a little at a time."""
     random = np.random.default_rng(sensor)
     return np.cumsum(random.integers(-2, 3, ROW), dtype=np.int32) + np.int32(20_000)
 

@@ -42,7 +42,7 @@ class Told(NamedTuple):
 
 
 def embeddings(rows: npt.NDArray[np.int64]) -> Vectors:
-    """Give the embeddings of some rows: what they are is not the point."""
+    """Return the embeddings of some rows: what they are is not the point."""
     phases = rows[:, None] * np.float64(0.61803398875) + np.arange(WIDTH) * 0.1
     return np.cos(phases).astype(np.float32)
 

@@ -56,7 +56,7 @@ def made_file(nbytes: int, clusters: int) -> Iterator[Path]:
 
 
 def nearest(rows: Rows, centres: Rows) -> npt.NDArray[np.intp]:
-    """Give the number of the nearest centre of each row."""
+    """Return the number of the nearest centre of each row."""
     return np.argmin((centres**2).sum(1) - 2 * (rows @ centres.T), axis=1)
 
 

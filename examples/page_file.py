@@ -47,7 +47,7 @@ def resident() -> int:
 
 
 def read_plainly(path: Path) -> tuple[str, float]:
-    """Hash a file by reading it piece by piece; give the sum and the seconds."""
+    """Hash a file by reading it piece by piece; return the sum and the seconds."""
     started = time.perf_counter()
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(PIECE))
@@ -58,7 +58,7 @@ def read_plainly(path: Path) -> tuple[str, float]:
 
 
 def read_paged(path: Path, limit: str, block: str) -> tuple[str, float, dict[str, int]]:
-    """Hash a file as one array; give the sum, the seconds, and what happened meanwhile."""
+    """Hash a file as one array; return the sum, the seconds, and what happened meanwhile."""
     before = most_resident = resident()
     started = time.perf_counter()
     digest = hashlib.sha256()

@@ -33,7 +33,7 @@ MEANS = ("moving pages", "copying", "copying, fresh memory")
 
 
 def default_file() -> Path:
-    """Give the running interpreter: its executable, or the library that most of it is in."""
+    """Return the running interpreter: its executable, or the library that most of it is in."""
     executable = Path(sys.executable).resolve()
     library = Path(
         sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("INSTSONAME") or ""
@@ -109,7 +109,7 @@ def reverse_and_back(path: Path, pages: int) -> dict[str, Any]:
 
 
 def report(path: Path, outcomes: dict[int, dict[str, Any]], file_sum: str) -> bool:
-    """Print what happened; tell whether every sum is that of the file."""
+    """Print what happened; return whether every sum is that of the file."""
     console = Console(highlight=False)
     title = f"{path}: {path.stat().st_size / 2**20:.1f} MiB, reversed in memory, and back"
     console.print(f"\n{title}\n", soft_wrap=True)

@@ -30,7 +30,7 @@ DEADLINE = 60
 
 @contextlib.contextmanager
 def played(rows: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run a server with an array of rows of 64 kB; give its URL, and what opens it."""
+    """Run a server with an array of rows of 64 kB; return its URL, and what opens it."""
     import fsspec
 
     with socket.socket() as chosen:

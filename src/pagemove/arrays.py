@@ -1,4 +1,4 @@
-"""Arrays over memory that somebody owns: made so that they keep it, and traced back to it."""
+"""Arrays over memory with an owner: they keep it alive, and lead back to it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def array_over(
         raise ValueError(f"offset {start} is not within the {nbytes} bytes of the memory")
     if shape is None:
         if kind.itemsize == 0:
-            raise ValueError(f"dtype {kind} has no size: give a shape")
+            raise ValueError(f"dtype {kind} has no size: pass a shape")
         shape = (nbytes - start) // kind.itemsize
     sizes = shape if isinstance(shape, tuple) else (shape,)
     needed = kind.itemsize * math.prod(operator.index(size) for size in sizes)

@@ -44,7 +44,7 @@ class _Mount(NamedTuple):
 
 
 def groups(controller: str, root: Path = Path("/")) -> Iterator[Group]:
-    """Give the group of this process for a controller, and those that it is in, innermost first.
+    """Return the group of this process for a controller, and those that it is in, innermost first.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ def deadly_probes() -> tuple[str, ...]:
 
 
 def try_moving(found: KernelFeatures) -> Problem | None:
-    """Move pages in a child; give what is in the way, where features say that nothing is."""
+    """Move pages in a child; return what is in the way, where features say that nothing is."""
     problem = _tried("remap_anon_pages", "pages cannot be moved", _move_pages, found)
     return problem and replace(problem, needed=True)
 
@@ -180,7 +180,7 @@ def _told(error: BaseException) -> dict[str, Any]:
 
 
 def _in_child(call: Callable[[], object]) -> _Ending:
-    """Make a call in a child made by fork; tell how that ended.
+    """Make a call in a child made by fork; return how that ended.
 
     Raises
     ------

@@ -7,7 +7,7 @@ import os
 
 
 def keep(fd: int) -> int:
-    """Give a descriptor of the same file that is none of the standard three; a lower one is closed.
+    """Return a descriptor of the same file above the standard three; close a lower one.
 
     A program that runs without standard streams would write to it, or be written to by it.
     """
@@ -20,7 +20,7 @@ def keep(fd: int) -> int:
 
 
 def identity_of(fd: int) -> tuple[int, int]:
-    """Tell which file a descriptor is of; (0, 0) where it is closed.
+    """Return which file a descriptor is of; (0, 0) where it is closed.
 
     The program may have closed a number and opened a file of its own under it.
     """

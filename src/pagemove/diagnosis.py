@@ -158,7 +158,7 @@ def check_mappings(dst: int, src: int, length: int) -> None:
             raise Failure(
                 errno.EINVAL,
                 dst,
-                f"destination {dst:#x} is registered with somebody else's userfaultfd: unregister "
+                f"destination {dst:#x} is registered with another userfaultfd: unregister "
                 "it there, or move into other memory",
             ) from None
         raise Failure(
@@ -176,7 +176,7 @@ def _name(state: PageState) -> str:
     if state & PageState.SWAPPED:
         return "a swapped-out page, or a marker"
     if state & PageState.ZERO:
-        return "the zero page (somebody has read there)"
+        return "the zero page (a read of a hole maps it)"
     if state & PageState.HUGE:
         return "a huge page"
     return "a page" if state else "a hole"

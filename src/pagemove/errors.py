@@ -124,7 +124,7 @@ def remap_error(
 
 
 def describe(errno: int) -> str:
-    """Give the name and the text of an errno: ``EBUSY (Device or resource busy)``."""
+    """Return the name and the text of an errno: ``EBUSY (Device or resource busy)``."""
     return f"{_errno.errorcode.get(errno, errno)} ({os.strerror(errno)})"
 
 

@@ -154,7 +154,7 @@ class KernelFeatures:
             raise UnsupportedError(found[0].errno, text)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give everything as JSON types; ``remap_anon_pages`` and ``paging`` are the answers."""
+        """Return everything as JSON types; ``remap_anon_pages`` and ``paging`` are the answers."""
         defects = [{"name": name, "consequence": DEFECTS[name]} for name in self.defects]
         answers = {"remap_anon_pages": self.remap_anon_pages, "paging": self.paging}
         return {**answers, **asdict(self), "defects": defects}
@@ -180,7 +180,7 @@ REQUIRABLE: tuple[str, ...] = (
 
 
 def features(*, refresh: bool = False) -> KernelFeatures:
-    """Tell what this kernel and this process may do, and why not.
+    """Return what this kernel and this process may do, and why not.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def quirks(release: str) -> tuple[str, ...]:
     if bits & remap.QUIRK_HUGE_ZERO:
         names.append("CVE-2026-31397")
     if bits & remap.QUIRK_STALE_EAGAIN:
-        # Both come from the same loop over the pages, which Linux 6.18 rewrote, and have one mend.
+        # Both come from the same loop over the pages, which Linux 6.18 rewrote, and have one fix.
         names += ["stale-EAGAIN", "holes-spin"]
     if bits & remap.QUIRK_SPLIT_SPIN:
         names.append("split-spin")
@@ -232,7 +232,7 @@ def quirks(release: str) -> tuple[str, ...]:
 
 
 def stable_release(release: str, signature: str) -> str:
-    """Give the release by which a kernel's defects are judged.
+    """Return the release by which a kernel's defects are judged.
 
     That is `release`, as `uname -r` has it, unless `signature`, what Ubuntu's kernels show in
     /proc/version_signature (``"Ubuntu 6.8.0-51.52-generic 6.8.12"``), ends with the stable release
@@ -312,7 +312,7 @@ def _open_device() -> int:
 
 
 def _try_door(door: Callable[[], int]) -> tuple[int, int]:
-    """Open a userfaultfd; give (0, the features it offers) or (errno, 0)."""
+    """Open a userfaultfd; return (0, the features it offers) or (errno, 0)."""
     try:
         fd = door()
     except OSError as error:
@@ -326,7 +326,7 @@ def _try_door(door: Callable[[], int]) -> tuple[int, int]:
 
 
 def _error_of(call: Callable[[], object]) -> tuple[int, int]:
-    """Make a call; give (0, 0), or (errno, 0)."""
+    """Make a call; return (0, 0), or (errno, 0)."""
     try:
         call()
     except OSError as error:
@@ -372,7 +372,7 @@ _CALLS: dict[str, Callable[[], object]] = {
     "vma_names": lambda: _on_a_page(lambda page: calls.set_vma_name(page, PAGE_SIZE, b"pagemove")),
 }
 #: What makes system calls that a seccomp filter may not know: by the name of what it finds, a
-#: function that gives an errno or 0, and the features of the userfaultfd that it has opened.
+#: function that returns an errno or 0, and the features of the userfaultfd that it has opened.
 PROBES: Mapping[str, Callable[[], tuple[int, int]]] = {
     **{name: functools.partial(_try_door, door) for name, door in _DOORS.items()},
     **{name: functools.partial(_error_of, call) for name, call in _CALLS.items()},

@@ -234,7 +234,7 @@ class PageState(enum.IntFlag):
 
 
 def page_states(buffer: object) -> npt.NDArray[np.uint16]:
-    """Tell the state of every page that a buffer touches.
+    """Return the state of every page that a buffer touches.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ def page_states(buffer: object) -> npt.NDArray[np.uint16]:
 
 
 def states_at(address: int, pages: int) -> npt.NDArray[np.uint16]:
-    """Tell the states of `pages` pages from the page-aligned `address` on; unmapped ones are 0."""
+    """Return the states of `pages` pages from a page-aligned `address`; unmapped ones are 0."""
     states = np.zeros(pages, np.uint16)
     with open_proc("pagemap") as pagemap:
         for first in range(0, pages, _CHUNK_PAGES):

@@ -83,7 +83,7 @@ def behind(error: BaseException) -> tuple[Limit, ...]:
 
 
 def text_of(limits: Iterable[Limit]) -> str:
-    """Give the sentences that name limits, and then what to set; empty for none."""
+    """Return the sentences that name limits, and then what to set; empty for none."""
     found = tuple(limits)
     if not found:
         return ""
@@ -187,7 +187,7 @@ def _set(of: _Resource, used: int | None) -> Iterator[Limit]:
 
 
 def soft_descriptors() -> int:
-    """Give the number of descriptors that the process may have."""
+    """Return the number of descriptors that the process may have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST_COUNTED if soft == resource.RLIM_INFINITY else soft
 

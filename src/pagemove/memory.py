@@ -27,7 +27,7 @@ _NAME_LONGEST = 79
 
 _LARGEST = 2**63 - 1
 
-#: What the kernel says of a descriptor that somebody has closed, or put another in the place of.
+#: The errno for a descriptor that the program has closed, or replaced by another.
 CLOSED = (errno.EBADF, errno.ENOTTY)
 
 # When the descriptor was last opened anew, and for how many seconds the old one may linger.
@@ -133,11 +133,11 @@ class Memory(Mapping):
         return array_over(self, self.nbytes, dtype, shape, offset)
 
     def page_states(self) -> npt.NDArray[np.uint16]:
-        """Give one `PageState` word a page; see `pagemove.page_states`."""
+        """Return one `PageState` word a page; see `pagemove.page_states`."""
         return page_states(self)
 
     def discard(self, offset: int = 0, length: int | None = None) -> None:
-        """Give pages back to the kernel, so that they are holes and read as zeros.
+        """Discard pages, so that they are holes and read as zeros.
 
         Parameters
         ----------
@@ -238,7 +238,7 @@ def empty(
 
 
 def reopen() -> None:
-    """Open the descriptor anew if somebody has closed it, or put another in its place."""
+    """Open the descriptor again if the program has closed it, or replaced it by another."""
     global _reopened
     remap.reopen()
     _reopened = time.monotonic()
@@ -247,7 +247,7 @@ def reopen() -> None:
 def register(address: int, length: int) -> None:
     """Make a range a legal destination, leaving its faults alone: write-protect mode only.
 
-    `OSError` as UFFDIO_REGISTER; EBUSY: somebody else's userfaultfd has it.
+    `OSError` as UFFDIO_REGISTER; EBUSY: it is registered with another userfaultfd.
     """
     mendings = 0
     while True:
@@ -296,7 +296,7 @@ def spare_tail(buffer: object, end: int) -> int:
 
 
 def checked_name(name: str | None) -> bytes:
-    """Give the name of a mapping as the kernel takes it; ValueError if it does not."""
+    """Return the name of a mapping as the kernel takes it; ValueError if it does not."""
     text = "pagemove" if name is None else name
     if not isinstance(text, str):
         raise TypeError(f"name must be a str, not {type(text).__name__}")

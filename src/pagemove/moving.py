@@ -1,4 +1,4 @@
-"""remap_anon_pages and move: whole ranges, with registration mended and failures explained."""
+"""remap_anon_pages and move: whole ranges; they fix a lost registration and explain failures."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["RAP_ALLOW_SRC_HOLES", "move", "remap_anon_pages"]
 #: Skip holes in the source and count them as moved. The value of 2014; the kernel's own differs.
 RAP_ALLOW_SRC_HOLES = 1
 
-# A registration can be lost again while it is mended, if another thread maps over it or has closed
-# the descriptor. Where the mappings are to blame the mending itself says so, and at once.
+# A registration can be lost again while it is fixed, if another thread maps over it or closes
+# the descriptor. If the mappings are to blame, registering them raises at once.
 MENDINGS = 20
 
 

@@ -51,9 +51,9 @@ DEFECTS: dict[str, str] = {
     "pagemove refuses to move huge zero pages",
     "stale-EAGAIN": "UFFDIO_MOVE can report a page it has moved as EEXIST, or leave it out of a "
     "short count: pagemove looks at the pages before each call, so that its answers are true",
-    "holes-spin": "UFFDIO_MOVE with ALLOW_SRC_HOLES can loop for ever when a page is discarded "
+    "holes-spin": "UFFDIO_MOVE with ALLOW_SRC_HOLES can loop forever when a page is discarded "
     "meanwhile: pagemove never passes that flag and finds the holes itself",
-    "split-spin": "UFFDIO_MOVE of part of a huge page can loop for ever while I/O or a pipe holds "
+    "split-spin": "UFFDIO_MOVE of part of a huge page can loop forever while I/O or a pipe holds "
     "another part: pagemove has it split beforehand, and refuses to move what cannot be (EBUSY)",
 }
 
@@ -123,7 +123,7 @@ def _is_contained() -> bool:
 
 
 def _flags(path: str) -> int:
-    """Give the flags of the mount that a path is on."""
+    """Return the flags of the mount that a path is on."""
     try:
         return os.statvfs(path).f_flag
     except OSError:
@@ -185,7 +185,7 @@ def _deadly_problems(errors: dict[str, int]) -> Iterator[Problem]:
         if errors[name] == KILLED:
             yield Problem(
                 name,
-                f"{call}: the process's seccomp filter kills whoever calls it",
+                f"{call}: the process's seccomp filter kills the caller",
                 f"allow {call} in the seccomp filter, or have it return ENOSYS",
                 needed=True,
                 errno=errno.EPERM,
@@ -276,7 +276,7 @@ _SECCOMP_REMEDY = (
 def _refusal(found: KernelFeatures, error: int) -> tuple[str, str]:
     """Say why userfaultfd(2) failed, and what helps."""
     if error == KILLED:
-        return "the process's seccomp filter kills whoever calls it", _SECCOMP_REMEDY
+        return "the process's seccomp filter kills the caller", _SECCOMP_REMEDY
     if error in (errno.EPERM, errno.EACCES) and found.seccomp:
         return "refused by the process's seccomp filter", _SECCOMP_REMEDY
     if error in (errno.EPERM, errno.EACCES):
@@ -356,7 +356,7 @@ def _as_errno(error: int) -> int:
 def _device_refusal(around: Surroundings, error: int) -> tuple[str, str]:
     """Say why /dev/userfaultfd cannot be used, and what helps."""
     if error == KILLED:
-        return "cannot be used: the process's seccomp filter kills whoever tries", _SECCOMP_REMEDY
+        return "cannot be used: the process's seccomp filter kills the caller", _SECCOMP_REMEDY
     if error == errno.ENOENT:
         return (
             "does not exist",

@@ -145,7 +145,7 @@ def refuse(
     address: int | None = None,
     ignore: PageState = _NO_FLAG,
 ) -> str:
-    """Try to move mapped ranges, assert that it is refused and nothing changed; give the message.
+    """Try to move mapped ranges, assert that it is refused and nothing changed; return the message.
 
     `address` is the first offending address that the error has to name.
     """
@@ -165,17 +165,17 @@ def private_mmap(pages: int) -> mmap.mmap:
 
 
 def address_of(buffer: Any) -> int:
-    """Give the address of the first byte of a writable buffer."""
+    """Return the address of the first byte of a writable buffer."""
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 def zeros(pages: int = 1) -> bytes:
-    """Give pages of zeros."""
+    """Return pages of zeros."""
     return bytes(pages * PAGE_SIZE)
 
 
 def signature(function: Callable[..., Any]) -> str:
-    """Give the names, kinds and defaults of the parameters, without their types."""
+    """Return the names, kinds and defaults of the parameters, without their types."""
     found = inspect.signature(function)
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in found.parameters.values()]
     return str(inspect.Signature(bare))

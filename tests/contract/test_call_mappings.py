@@ -166,7 +166,7 @@ class TestLocked:
 
 
 class TestSomebodyElsesUserfaultfd:
-    """Destination registered with somebody else's userfaultfd: EINVAL, saying so."""
+    """Destination registered with another userfaultfd: EINVAL, saying so."""
 
     @pytest.fixture
     def pair(self, foreign) -> tuple[Area, Area]:
@@ -194,7 +194,7 @@ class TestSomebodyElsesUserfaultfd:
         message = refuse(
             _EINVAL, dst.address, src.address, pages * PAGE_SIZE, flags, address=dst.address
         )
-        assert "somebody else's userfaultfd" in message
+        assert "another userfaultfd" in message
         lowlevel.unregister(other, dst.address, dst.nbytes)
         move_all(dst.address, src.address, pages * PAGE_SIZE)
 

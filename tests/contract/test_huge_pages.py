@@ -29,13 +29,13 @@ _PAGES = HUGE_PAGE_SIZE // PAGE_SIZE
 
 
 def huge_pages(area: Area) -> list[bool]:
-    """Tell for each 2 MiB whether it is one huge page."""
+    """Return for each 2 MiB whether it is one huge page."""
     states = area.states()
     return [bool(states[page] & PageState.HUGE) for page in range(0, area.pages, _PAGES)]
 
 
 def frame(address: int) -> int:
-    """Give the page frame number; 0 for anyone but root."""
+    """Return the page frame number; 0 for anyone but root."""
     with Path("/proc/self/pagemap").open("rb") as pagemap:
         pagemap.seek(address // PAGE_SIZE * 8)
         return int.from_bytes(pagemap.read(8), "little") & (1 << 55) - 1

@@ -50,7 +50,7 @@ def outcome(
 
 
 def contents(area: Area) -> list[bytes | None]:
-    """Give the contents of each page, None for a hole."""
+    """Return the contents of each page, None for a hole."""
     return [read(area.page(page)) if state else None for page, state in enumerate(area.states())]
 
 

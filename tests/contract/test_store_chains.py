@@ -44,7 +44,7 @@ def read(store: Store, offset: int, length: int) -> bytes:
 
 
 def read_by_threads(store: Store) -> list[tuple[int, int]]:
-    """Read everything, by several threads at once; give what was wrong."""
+    """Read everything, by several threads at once; return what was wrong."""
     wrong: list[tuple[int, int]] = []
     barrier = threading.Barrier(6)
 

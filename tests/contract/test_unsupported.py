@@ -43,7 +43,7 @@ CALLS: dict[str, Callable[[Memory, Memory], object]] = {
 
 
 def refuses_every_call(code: int | None) -> list[str]:
-    """Assert that every call that moves pages refuses, and does nothing; give the messages."""
+    """Assert that every call that moves pages refuses, and does nothing; return the messages."""
     messages = []
     with Memory(2 * PAGE_SIZE) as dst, Memory(2 * PAGE_SIZE) as src:
         contents = write_all(src.address, 2)

@@ -59,7 +59,7 @@ def known(foreign, fd):
 
 
 def answer(fd: int, dst: int, src: int, length: int = PAGE_SIZE, mode: int = 0) -> int:
-    """Give what UFFDIO_MOVE says: bytes, or minus the errno."""
+    """Return what UFFDIO_MOVE says: bytes, or minus the errno."""
     try:
         return lowlevel.move(fd, dst, src, length, mode)
     except OSError as error:
@@ -320,7 +320,7 @@ class TestHugePages:
         return make
 
     def move(self, fd: int, dst: Area, src: Area) -> bool:
-        """Move it all; tell whether it went as one huge page."""
+        """Move it all; return whether it went as one huge page."""
         lowlevel.register(fd, dst.address, dst.nbytes, WP)
         assert answer(fd, dst.address, src.address, HUGE_PAGE_SIZE) == HUGE_PAGE_SIZE
         return bool(state(dst.address) & PageState.HUGE)

@@ -140,14 +140,14 @@ class Archive:
         return self._known
 
     def find(self, wanted: str) -> Kernel:
-        """Give the newest kernel of a series (``"6.12"``), or one release (``"6.12.107"``)."""
+        """Return the newest kernel of a series (``"6.12"``), or one release (``"6.12.107"``)."""
         fits = [k for k in self.kernels() if wanted in (k.version, k.series)]
         if not fits:
             raise Missing(f"the archive's indexes have no kernel {wanted}")
         return fits[-1]
 
     def fetch(self, kernel: Kernel) -> tuple[Path, Path | None]:
-        """Give the paths of the kernel's image and of its RAM disk, fetched if they are not here.
+        """Return the paths of the kernel's image and of its RAM disk, fetched if they are not here.
 
         The second is a module (brd), for swap space; None where the archive does not have it.
         """
@@ -170,7 +170,7 @@ class Archive:
         return image, disk if disk.exists() else None
 
     def userland(self, names: Iterable[str], suite: str) -> Path:
-        """Give a folder with packages of a suite, and all that they depend on, unpacked."""
+        """Return a folder with packages of a suite, and all that they depend on, unpacked."""
         root, done = self._folder / "root", self._folder / "root.done"
         if done.exists() and done.read_text() == " ".join(names):
             return root

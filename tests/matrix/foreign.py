@@ -89,7 +89,7 @@ def _libraries(folder: Path) -> Iterator[Path]:
 
 
 def files(archive: Archive, folder: Path) -> dict[str, Path]:
-    """Give what belongs into the file system by the path there."""
+    """Return what belongs into the file system by the path there."""
     root = archive.userland(_PACKAGES, SUITE)
     package = _package(folder)
     found: dict[str, Path] = {}

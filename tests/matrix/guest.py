@@ -37,7 +37,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def say(kind: str, **what: Any) -> None:
-    """Tell the machine outside, if this is a guest."""
+    """Return the machine outside, if this is a guest."""
     if _PORT not in os.environ:
         return
     line = json.dumps({"kind": kind, **what}, separators=(",", ":")) + "\n"

@@ -76,7 +76,7 @@ def _programs() -> Iterator[Path]:
 
 
 def _libraries(paths: set[Path]) -> set[Path]:
-    """Give the shared libraries that programs and libraries want, with the loader."""
+    """Return the shared libraries that programs and libraries want, with the loader."""
     objects = [str(p) for p in paths if ".so" in p.name or os.access(p, os.X_OK)]
     objects = [name for name in objects if Path(name).read_bytes()[:4] == b"\x7fELF"]
     text = subprocess.run(["ldd", *objects], check=False, capture_output=True, text=True).stdout
@@ -84,7 +84,7 @@ def _libraries(paths: set[Path]) -> set[Path]:
 
 
 def _with_links(path: Path) -> Iterator[Path]:
-    """Give a path and what its links, and those of the directories above it, lead to."""
+    """Return a path and what its links, and those of the directories above it, lead to."""
     while True:
         for above in (*reversed(path.parents), path):
             if above.is_symlink():
@@ -99,7 +99,7 @@ def _with_links(path: Path) -> Iterator[Path]:
 
 
 def of_project() -> Iterator[Path]:
-    """Give the files of the project that the tests need, at the place that they have here."""
+    """Return the files of the project that the tests need, at the place that they have here."""
     text = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "tests", "docs"],
         check=True,
@@ -113,7 +113,7 @@ def of_project() -> Iterator[Path]:
 
 
 def files(built: Path) -> dict[str, Path]:
-    """Give what belongs into the file system by the path there; `built` is for libraries in C."""
+    """Return what belongs into the file system by the path there; `built` is for libraries in C."""
     native.build_all(built)
     found = {*_of_packages(), *_of_python(), *of_project(), *_programs(), *built.iterdir()}
     found |= _libraries(found)

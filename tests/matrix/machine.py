@@ -101,7 +101,7 @@ class Machine:
             self._process.stderr.close()
 
     def messages(self, silence: float, deadline: float) -> Iterator[dict[str, Any]]:
-        """Give what the guest says until it is off.
+        """Return what the guest says until it is off.
 
         `Hung` when it has said nothing for `silence` seconds, or is not off at `deadline`, a time
         of the monotonic clock.

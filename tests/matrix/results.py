@@ -76,7 +76,7 @@ class Results:
         return self.ended and not self.broken and not self.failed
 
     def summary(self) -> str:
-        """Give one line."""
+        """Return one line."""
         counts = (
             f"{self.passed.total()} passed, {len(self.failed)} failed, "
             f"{self.skipped.total()} skipped"

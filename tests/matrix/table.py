@@ -114,7 +114,7 @@ def _refused(result: Result) -> Iterator[list[str]]:
 
 
 def page(found: list[Result]) -> str:
-    """Give the text of the page."""
+    """Return the text of the page."""
     versions = [_name(result) for result in found]
     parts = [_HEAD, "## What works\n"]
     parts.append(

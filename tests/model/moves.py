@@ -160,7 +160,7 @@ def _check_claim(space: AddressSpace, page: Page, *, happened: bool, asked: bool
 def _refuses_for_all(space: AddressSpace, folio: Folio) -> bool:
     """Whether a huge page surely stays in one piece, because its first page is shared.
 
-    That page may be gone since before the fork, and exclusive for ever. Then any other is refused
+    That page may be gone since before the fork, and exclusive forever. Then any other is refused
     only after the huge page was broken up.
     """
     head = folio.head

@@ -88,7 +88,7 @@ class Page:
         self.swapped_at_fork = False
 
     def state(self) -> tuple[int, int]:
-        """Give the word of `page_states`, and the flags of it that are not certain."""
+        """Return the word of `page_states`, and the flags of it that are not certain."""
         if self.kind is Kind.GUARD:
             return _GUARD, 0
         if self.kind is Kind.POISON or self.swapped:

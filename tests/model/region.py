@@ -43,7 +43,7 @@ class Region:
         return range(first // self.block, (first + count - 1) // self.block + 1)
 
     def read(self, first: int, count: int) -> Words:
-        """Give what the region reads as."""
+        """Return what the region reads as."""
         return self.contents[first : first + count]
 
     def write(self, first: int, values: Words) -> None:

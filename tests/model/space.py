@@ -273,7 +273,7 @@ class AddressSpace(Mappings):
     # What can be seen.
 
     def states(self, first: int, count: int) -> list[tuple[int, int]]:
-        """Give the words of `page_states`, each with the flags of it that are not certain."""
+        """Return the words of `page_states`, each with the flags of it that are not certain."""
         hole = (0, 0)
         return [
             self.pages[page].state() if page in self.pages else hole

@@ -55,7 +55,7 @@ class Area:
         return _words(self.first, self.count)
 
     def buffer(self, offset: int = 0, count: int | None = None) -> Any:
-        """Give pages of it as an object with a writable buffer."""
+        """Return pages of it as an object with a writable buffer."""
         pages = self.count - offset if count is None else count
         if self.memory is None:
             where = self.address + offset * PAGE

@@ -83,7 +83,7 @@ class Ground:
         self.closed.close()
 
     def close(self) -> None:
-        """Give it all back."""
+        """Free all of it."""
         del self.array
         for memory in (self._around, self.memory, self.scrap):
             memory.close()

@@ -33,7 +33,7 @@ def describe(arguments: Iterable[Any]) -> list[str]:
 
 
 def same(*values: Any) -> list[Value]:
-    """Give each of some values that are safe to share."""
+    """Return each of some values that are safe to share."""
 
     def give(value: Any) -> Value:
         return lambda _: value

@@ -71,7 +71,7 @@ class World(RuleBasedStateMachine):
         return self.arena.areas[which % len(self.arena.areas)]
 
     def range(self, which: int, at: int, length: int) -> tuple[int, int]:
-        """Give first page and number of pages of a range within one area."""
+        """Return first page and number of pages of a range within one area."""
         area = self.area(which)
         offset = self.offset(area, at)
         return area.first + offset, min(self.count(length), area.count - offset)

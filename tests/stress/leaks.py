@@ -65,7 +65,7 @@ def _now() -> dict[str, int]:
 
 
 def growth(function: Callable[[], object]) -> dict[str, int]:
-    """Give what grows by three quarters of a unit a call (malloc: 8 bytes), in every attempt.
+    """Return what grows by three quarters of a unit a call (malloc: 8 bytes), in every attempt.
 
     Each attempt makes twice the calls of the last, so that what only fills up is told from what is
     lost: free lists, or the method cache of CPython 3.11, which keeps the names it was asked for,

@@ -54,7 +54,7 @@ class Ring:
         return self.distance < self._span
 
     def place(self, side: int) -> npt.NDArray[np.uint64]:
-        """Give the pages of one place, as an array."""
+        """Return the pages of one place, as an array."""
         first = side * self.distance
         return self.words[first : first + self._span]
 

@@ -1,7 +1,7 @@
 """The kernel's own flag for holes, and why the library never passes it.
 
 On a kernel with the stale EAGAIN a page that is discarded between the kernel's two tries makes
-UFFDIO_MOVE with ALLOW_SRC_HOLES go round for ever (docs/explanation/stale-eagain.md). Only killing
+UFFDIO_MOVE with ALLOW_SRC_HOLES go round forever (docs/explanation/stale-eagain.md). Only killing
 the process ends it, so both are tried in children with a deadline.
 """
 

@@ -21,7 +21,7 @@ _DONTNEED = 4
 
 
 def _bounce_under_readers(by_many: bool) -> tuple[int, int, int]:
-    """Move pages to and fro; give the rounds, the zero pages in the way, and the mixed words."""
+    """Move pages to and fro; return the rounds, the zero pages in the way, and the mixed words."""
     words = PAGE_SIZE // 8
     memories = [Memory(_PAGES * PAGE_SIZE), Memory(_PAGES * PAGE_SIZE)]
     areas = [memory.asarray(np.uint64, (_PAGES, words)) for memory in memories]

@@ -62,7 +62,7 @@ def _is_true(memory: Memory, side: int, moved: int) -> bool:
 
 
 def _lies(words: np.ndarray, memory: Memory, ask: Ask) -> int:
-    """Make a burst of calls; give 1 if an answer was wrong. The pages begin in the first half."""
+    """Make a burst of calls; return 1 if an answer was wrong. The pages begin in the first half."""
     memory.discard()
     words[:_COUNT, 0] = np.arange(1, _COUNT + 1)
     side = moved = 0

@@ -60,7 +60,7 @@ class Child:
         self.status: int | None = None
 
     def run(self, function: Callable[..., Any], *args: Any, deadline: float = 20.0) -> Any:
-        """Call a module-level function in the child; give its result, raise its exception."""
+        """Call a module-level function in the child; return its result, raise its exception."""
         _send(self._orders, pickle.dumps((function, args)))
         return self.result(deadline)
 
@@ -194,7 +194,7 @@ def living_child(first: Callable[..., Any] | None = None, *args: Any) -> Iterato
 
 
 def fresh_interpreter(code: str, *arguments: str) -> str:
-    """Run code in an interpreter of its own, to its end without an error; give what it prints."""
+    """Run code in an interpreter of its own, to its end without an error; return what it prints."""
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         capture_output=True,
@@ -216,7 +216,7 @@ sys.stdout.buffer.write(pickle.dumps(result))
 
 
 def newborn(function: Callable[..., Any], *args: Any, deadline: float = 60.0) -> Any:
-    """Run ``function(*args)``, all of them pickled, in an interpreter of its own; give its result.
+    """Run ``function(*args)``, all pickled, in an interpreter of its own; return its result.
 
     Unlike a forked child it has none of the tests' descriptors, mappings, and memory to reuse.
     """
@@ -232,7 +232,7 @@ def newborn(function: Callable[..., Any], *args: Any, deadline: float = 60.0) ->
 
 
 def child(function: Callable[..., Any], *args: Any, deadline: float = 20.0) -> Any:
-    """Run ``function(*args)`` in a forked child; give its result (pickled).
+    """Run ``function(*args)`` in a forked child; return its result (pickled).
 
     Raises `ChildFailed` with the child's traceback, with the signal that killed it (`.signal`), or
     when it has not ended within `deadline` seconds (`.timed_out`).

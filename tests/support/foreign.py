@@ -58,7 +58,7 @@ class Area:
         return self.address + self.nbytes
 
     def page(self, number: int) -> int:
-        """Give the address of a page."""
+        """Return the address of a page."""
         return self.address + number * PAGE_SIZE
 
     def array(self) -> npt.NDArray[np.uint8]:
@@ -66,7 +66,7 @@ class Area:
         return _pages.at(self.address, self.nbytes)
 
     def fill(self, tag: int = 0) -> bytes:
-        """Write a pattern of its own into each page; give all of it."""
+        """Write a pattern of its own into each page; return all of it."""
         return _pages.write_all(self.address, self.pages, tag)
 
     def contents(self) -> bytes:

@@ -193,14 +193,14 @@ def _owner(pid: int) -> bytes | None:
 
 
 def kill_helper() -> int:
-    """Kill the only helper of this process; give its number."""
+    """Kill the only helper of this process; return its number."""
     (pid,) = helpers()
     os.kill(pid, signal.SIGKILL)
     return pid
 
 
 def stop_helper() -> int:
-    """Stop the only helper of this process, and wait until it has; give its number."""
+    """Stop the only helper of this process, and wait until it has; return its number."""
     (pid,) = helpers()
     os.kill(pid, signal.SIGSTOP)
     wait_for(lambda: state_of(pid) == "T")
@@ -208,7 +208,7 @@ def stop_helper() -> int:
 
 
 def state_of(pid: int) -> str:
-    """Give the letter of what a process does, as in ps; X: it is no more."""
+    """Return the letter of what a process does, as in ps; X: it is no more."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -217,7 +217,7 @@ def state_of(pid: int) -> str:
 
 
 def has_ended(pid: int) -> bool:
-    """Tell whether a process is no more, or a zombie that somebody has yet to collect."""
+    """Return whether a process is no more, or a zombie that somebody has yet to collect."""
     return state_of(pid) in "ZX"
 
 

@@ -23,7 +23,7 @@ LIBRARIES = (
 
 
 def compiler() -> str:
-    """Give the C compiler, or skip: only these tests, and building the package, need one."""
+    """Return the C compiler, or skip: only these tests, and building the package, need one."""
     name = os.environ.get("CC", "cc")
     if not shutil.which(name):
         pytest.skip(f"no C compiler: {name} is not on the path")
@@ -47,7 +47,7 @@ def build_all(folder: Path) -> None:
 
 
 def library_file(source: Path, directory: Path) -> Path:
-    """Build a C file into a library that is to be preloaded; give its path."""
+    """Build a C file into a library that is to be preloaded; return its path."""
     folder = os.environ.get("PAGEMOVE_TEST_NATIVE")
     if folder:
         return Path(folder) / _name((source,))

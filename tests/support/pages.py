@@ -29,14 +29,14 @@ def pattern(tag: int, nbytes: int = PAGE_SIZE) -> bytes:
 
 
 def write(address: int, tag: int) -> bytes:
-    """Fill the page at `address` with the pattern of `tag`; give the pattern."""
+    """Fill the page at `address` with the pattern of `tag`; return the pattern."""
     contents = pattern(tag)
     ctypes.memmove(address, contents, len(contents))
     return contents
 
 
 def write_all(address: int, pages: int, tag: int = 0) -> bytes:
-    """Fill `pages` pages with the patterns of `tag`, ``tag + 1`` ...; give all of it."""
+    """Fill `pages` pages with the patterns of `tag`, ``tag + 1`` ...; return all of it."""
     return b"".join(write(address + i * PAGE_SIZE, tag + i) for i in range(pages))
 
 
@@ -56,12 +56,12 @@ def states(address: int, pages: int) -> list[PageState]:
 
 
 def state(address: int) -> PageState:
-    """Give the state of one page."""
+    """Return the state of one page."""
     return states(address, 1)[0]
 
 
 def hole(address: int, pages: int = 1) -> bool:
-    """Tell whether all of `pages` pages are holes."""
+    """Return whether all of `pages` pages are holes."""
     return states(address, pages) == [HOLE] * pages
 
 
@@ -80,7 +80,7 @@ def vmas_in(address: int, nbytes: int) -> list[tuple[int, int, str, str]]:
 
 
 def smaps(*starts: int) -> list[dict[str, int]]:
-    """Give the numbers of /proc/self/smaps (bytes) for the mappings that start there."""
+    """Return the numbers of /proc/self/smaps (bytes) for the mappings that start there."""
     text = Path("/proc/self/smaps").read_text(errors="surrogateescape")
     found = []
     for start in starts:
@@ -93,6 +93,6 @@ def smaps(*starts: int) -> list[dict[str, int]]:
 
 
 def rss(*addresses: int) -> int:
-    """Give the resident bytes of all mappings that contain one of the addresses."""
+    """Return the resident bytes of all mappings that contain one of the addresses."""
     starts = {vmas_in(address, 1)[0][0] for address in addresses}
     return sum(mapping["Rss"] for mapping in smaps(*starts))

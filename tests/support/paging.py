@@ -45,7 +45,7 @@ _patterns: dict[int, bytes] = {}
 
 
 def contents_of(nbytes: int, tag: int = 0) -> memoryview:
-    """Give the first bytes of the pattern of a tag, made once and kept."""
+    """Return the first bytes of the pattern of a tag, made once and kept."""
     made = _patterns.get(tag, b"")
     if len(made) < nbytes:
         made = _patterns[tag] = pattern(tag, -(-nbytes // 4096) * 4096)
@@ -72,7 +72,7 @@ def chill(path: Path) -> None:
 
 
 def expected(nbytes: int, tag: int = 0) -> Words:
-    """Give what `make_file` has written, as words."""
+    """Return what `make_file` has written, as words."""
     return np.frombuffer(contents_of(nbytes, tag), np.uint64)
 
 

@@ -53,7 +53,7 @@ class RedisProxy:
             assert self._changed.wait_for(lambda: len(self._held) >= count, 30)
 
     def release(self) -> int:
-        """Let what was held back arrive, in any order, and be carried out; tell how many."""
+        """Let what was held back arrive, in any order, and be carried out; return how many."""
         with self._changed:
             held, self._held = self._held, []
         self._random.shuffle(held)
@@ -105,7 +105,7 @@ class RedisProxy:
 
 
 def _request(file: object) -> tuple[bytes, list[bytes]] | None:
-    """Read a request; give it as it came, and its words."""
+    """Read a request; return it as it came, and its words."""
     lines = [file.readline()]
     if not lines[0]:
         return None

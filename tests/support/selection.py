@@ -73,13 +73,13 @@ def spread(numbers: Sequence[int], most: int) -> list[int]:
 
 
 def _values(item: pytest.Item) -> dict[str, int]:
-    """Give each parameter's value by its identity: sets that share a value share the object."""
+    """Return each parameter's value by its identity: sets that share a value share the object."""
     callspec: Any = getattr(item, "callspec", None)
     return {name: id(value) for name, value in callspec.params.items()} if callspec else {}
 
 
 def needs(item: pytest.Item) -> list[str]:
-    """Give what a test needs of the machine."""
+    """Return what a test needs of the machine."""
     return [name for mark in item.iter_markers("needs") for name in mark.args]
 
 

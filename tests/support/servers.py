@@ -374,7 +374,7 @@ def no_redis() -> str | None:
 
 
 def no_module(*names: str) -> Callable[[], str | None]:
-    """Give a probe for libraries."""
+    """Return a probe for libraries."""
 
     def probe() -> str | None:
         from importlib.util import find_spec

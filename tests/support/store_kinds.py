@@ -257,7 +257,7 @@ KINDS: dict[str, Kind] = {
 
 
 def params(*modes: bool, reopens: bool = False) -> list[object]:
-    """Give the kinds that can be opened so, for a fixture."""
+    """Return the kinds that can be opened so, for a fixture."""
     return [
         pytest.param(kind, id=name, marks=pytest.mark.needs(*kind.needs))
         for name, kind in KINDS.items()

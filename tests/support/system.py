@@ -123,12 +123,12 @@ def no_cachestat() -> str | None:
 
 
 def set_dumpable() -> None:
-    """Give back what setuid takes away: one's own files under /proc/self."""
+    """Restore what setuid takes away: one's own files under /proc/self."""
     _checked(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
 def become_nobody() -> None:
-    """Give up every privilege but reading files, here and in what this process executes.
+    """Drop every privilege but reading files, here and in what this process executes.
 
     The interpreter and the tests may lie where only their owner may read, and reading files has
     nothing to do with moving pages.
@@ -172,7 +172,7 @@ def refuse_userfaultfd(code: int) -> None:
 
 
 def hugetlb_free() -> bool:
-    """Tell whether there is a hugetlb page to map."""
+    """Return whether there is a hugetlb page to map."""
     try:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000  # MAP_HUGETLB
         with mmap.mmap(-1, 2 << 20, flags=flags):

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]:
-    """Run each function in a thread of its own, all started at one barrier; give their results.
+    """Run each function in a thread of its own, all started at one barrier; return their results.
 
     An exception in any of them is raised here. A thread that does not end in time fails the test;
     it is a daemon, so that the interpreter can still exit.
@@ -47,7 +47,7 @@ def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]
 
 
 def thread_names() -> dict[int, str]:
-    """Give the names of this process's threads, as the kernel has them, by their numbers."""
+    """Return the names of this process's threads, as the kernel has them, by their numbers."""
     names = {}
     for path in Path("/proc/self/task").glob("*/comm"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -103,7 +103,7 @@ def test_features_without_what_kills() -> None:
     for name in PROBES:
         assert not getattr(found, name)
         assert problems[name].needed
-        assert "kills whoever" in problems[name].missing
+        assert "kills the caller" in problems[name].missing
         assert "boot" not in problems[name].remedy
     assert found.uffd_features == ()
     # Where there is no filter nothing is tried in a child, and nothing is deadly.

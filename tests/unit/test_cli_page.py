@@ -122,7 +122,7 @@ def test_ctrl_c_while_the_command_is_imported(monkeypatch):
 
 
 def page(*arguments: object) -> tuple[dict, str]:
-    """Run it for a moment; give what it measured and what it printed."""
+    """Run it for a moment; return what it measured and what it printed."""
     with tempfile.TemporaryDirectory() as folder:
         limits = ("--limit", "256KiB", "--block", "16KiB", "--seconds", "0.3")
         done = subprocess.run(

@@ -24,7 +24,7 @@ WHOLE = dict.fromkeys(PROBES, 0)
 
 
 def problem_of(name, error, **around):
-    """Give the problem that a machine has where one probe fails."""
+    """Return the problem that a machine has where one probe fails."""
     found = features(refresh=True)
     changed = {name: False} if hasattr(found, name) else {}
     seen = SimpleNamespace(

@@ -19,7 +19,7 @@ P = PAGE_SIZE
 
 @pytest.fixture
 def answers(monkeypatch):
-    """Replace the native move by a list of answers; give the calls made and the list."""
+    """Replace the native move by a list of answers; return the calls made and the list."""
     made, left = [], []
 
     def move(dst, src, length, flags):

@@ -41,7 +41,7 @@ def opened(path: Path, *faults: Fault) -> PagedMemory:
 
 
 def program(code: str, *arguments: object, status: int = 0) -> str:
-    """Run a program in a new interpreter; give what it has written to standard error."""
+    """Run a program in a new interpreter; return what it has written to standard error."""
     start = """
         import os, sys
         import numpy as np, pagemove

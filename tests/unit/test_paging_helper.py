@@ -25,7 +25,7 @@ HEADER = struct.Struct("=iI")
 
 
 def _answered(error: BaseException) -> tuple[int, str]:
-    """Give the errno and the text of the answer that an exception becomes."""
+    """Return the errno and the text of the answer that an exception becomes."""
     answer = helper._failure(error)
     code, length = HEADER.unpack_from(answer)
     assert len(answer) == HEADER.size + length <= HEADER.size + 4000

@@ -203,8 +203,8 @@ class TestRaw:
     @pytest.mark.parametrize(
         ("arguments", "kind", "reason"),
         [
-            ({}, TypeError, "no .npy header.*give a dtype"),
-            ({"dtype": "<u4"}, ValueError, "not whole items of 4 bytes: give a shape, .* 10000"),
+            ({}, TypeError, "no .npy header.*pass a dtype"),
+            ({"dtype": "<u4"}, ValueError, "not whole items of 4 bytes: pass a shape, .* 10000"),
             ({"dtype": "<u4", "shape": 10_001}, ValueError, "has 40002 bytes.*needs 40004"),
             ({"dtype": "<u4", "shape": (-1, 5)}, ValueError, "negative"),
             ({"dtype": "u1", "offset": 40_003}, ValueError, "offset 40003 is not within"),

@@ -351,7 +351,7 @@ class TestFigure:
 
 
 def text_of_figure(outcome: Outcome, folder: Path) -> str:
-    """Give the words in a figure, which an SVG file has only as shapes otherwise."""
+    """Return the words in a figure, which an SVG file has only as shapes otherwise."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none"}):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.needs("zstandard")
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the path of a file that is compacted soon."""
+    """Return the path of a file that is compacted soon."""
     monkeypatch.setattr(blocklog, "SLACK", 16 * K)
     return tmp_path / "blocks"
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.needs("zstandard")
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the path of a file that is compacted soon."""
+    """Return the path of a file that is compacted soon."""
     monkeypatch.setattr(blocklog, "SLACK", 16 * K)
     return tmp_path / "blocks"
 
@@ -130,7 +130,7 @@ class TestWhichFile:
 class TestFailedSync:
     @pytest.fixture
     def lost(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[int], object]]]:
-        """Give a list of what syncs do instead, one after another, before they fail."""
+        """Return a list of what syncs do instead, one after another, before they fail."""
         real: Callable[[int], None] = os.fdatasync
         todo: list[Callable[[int], object]] = []
 
@@ -241,7 +241,7 @@ def _flush() -> None:
 
 
 def again(store: CompressedStore, how: str) -> CompressedStore:
-    """Give a store that opens the file anew."""
+    """Return a store that opens the file anew."""
     if how == "pickled":
         return pickle.loads(pickle.dumps(store))
     store.close()

@@ -26,7 +26,7 @@ def read(store, offset=0, length=None) -> bytes:
 
 
 def text(nbytes: int, seed: int = 0) -> bytes:
-    """Give bytes that compress, to about a third."""
+    """Return bytes that compress, to about a third."""
     return bytes(np.random.default_rng(seed).integers(0, 6, nbytes, np.uint8))
 
 
@@ -117,7 +117,7 @@ class TestInMemory:
             read(store, 0, 10)
 
     def test_refuses(self):
-        with pytest.raises(ValueError, match="give it, or a file"):
+        with pytest.raises(ValueError, match="pass it, or a file"):
             CompressedStore()
         with pytest.raises(ValueError, match="nbytes must be positive"):
             CompressedStore(0)

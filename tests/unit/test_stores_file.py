@@ -168,7 +168,7 @@ class TestReadingAndWriting:
         with FileStore(path) as store:
             os.truncate(path, 4)
             assert read(store, 0, 4) == b"0123"
-            with pytest.raises(StoreError, match="cut the file short") as caught:
+            with pytest.raises(StoreError, match="file was truncated") as caught:
                 read(store, 2, 5)
             error = caught.value
             assert (error.errno, error.operation) == (errno.EIO, "read")

@@ -61,7 +61,7 @@ class TestOpening:
 
     def test_a_server_without_ranges(self, web):
         web.ranges = False
-        with pytest.raises(ValueError, match=r"does not give ranges of it .*status 200"):
+        with pytest.raises(ValueError, match=r"does not serve ranges of it .*status 200"):
             FsspecStore(f"{web.url}/file")
         assert web.asked == ["bytes=0-0"]
 

@@ -43,7 +43,7 @@ sys.stdin.read()
 
 @contextmanager
 def writer(path: Path) -> Iterator[int]:
-    """Have another program write the file; give its process number."""
+    """Have another program write the file; return its process number."""
     with subprocess.Popen(
         [sys.executable, "-c", _WRITER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -31,7 +31,7 @@ _NOTHING = "    pass"
 def _outcomes(
     folder: Path, body: str = _NOTHING, more: str = "", select: str = ""
 ) -> tuple[set[str], set[str]]:
-    """Give the names of the tests that passed, and of those that failed."""
+    """Return the names of the tests that passed, and of those that failed."""
     (folder / "test_wrong.py").write_text(_SUITE.format(body=body, more=more))
     done = subprocess.run(
         [

@@ -22,10 +22,10 @@ struct pm_identity pm_identify(int fd);
 /* Whether a descriptor is still of that file. */
 int pm_is_still(int fd, struct pm_identity identity);
 
-/* Close a descriptor unless it is somebody else's by now. */
+/* Close a descriptor unless its number is another file's by now. */
 void pm_close(int fd, struct pm_identity identity);
 
-/* Remember what standard error is. Each library that links this has to be told. */
+/* Remember what standard error is. Each library that links this has its own. */
 void pm_set_standard_error(struct pm_identity identity);
 
 /* Whether a message may be written to descriptor 2: where it is what it was when the library was

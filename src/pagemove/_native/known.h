@@ -1,4 +1,4 @@
-/* Between moves.c and many.c: a move by somebody who has looked already. */
+/* Between moves.c and many.c: a move by a caller that has looked already. */
 #ifndef PAGEMOVE_KNOWN_H
 #define PAGEMOVE_KNOWN_H
 

@@ -120,7 +120,7 @@ static int look_by_move(struct pm_process *process, uint64_t address)
     return -1;
 }
 
-/* One page, exactly, by the cheapest means that answers. */
+/* One page, exactly, by the cheapest method that works. */
 static int look_at_page(struct pm_process *process, uint64_t address)
 {
     int there = look_by_move(process, address);

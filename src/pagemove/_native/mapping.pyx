@@ -1,4 +1,4 @@
-"""Who owns memory: `Mapping` owns one anonymous mapping, `Hold` borrows somebody's buffer."""
+"""Who owns memory: `Mapping` owns one anonymous mapping, `Hold` borrows another object's buffer."""
 
 from cpython.buffer cimport (
     PyBUF_STRIDES,
@@ -48,7 +48,7 @@ cdef uint64_t _current() noexcept nogil:
 
 
 def generation():
-    """Tell this process from those it was forked from, and from its children.
+    """Distinguish this process from those it was forked from, and from its children.
 
     A number that is another in every process of a line of forks, as a pid is not: that is reused.
     """
@@ -56,7 +56,7 @@ def generation():
 
 
 def generation_address():
-    """Give the address of that number, which is 0 until `generation` is first called."""
+    """Return the address of that number, which is 0 until `generation` is first called."""
     return <uint64_t> <uintptr_t> _generation
 
 
@@ -64,7 +64,7 @@ cdef class Mapping:
     """One private anonymous mapping, unmapped when the last buffer of it is gone.
 
     It is not inherited by a fork. In a child an inherited object is dead: it refuses buffers, and
-    unmaps nothing, because what is at its address in the child belongs to somebody else.
+    unmaps nothing, because another mapping may be at its address in the child.
     """
 
     cdef uint64_t _address
@@ -207,7 +207,7 @@ cdef class Hold:
         return self._view.len
 
     def release(self):
-        """Let go of the buffer. Twice is fine."""
+        """Release the buffer. Twice is fine."""
         if self._held:
             self._held = False
             PyBuffer_Release(&self._view)

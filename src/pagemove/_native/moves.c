@@ -17,7 +17,7 @@ static int64_t kernel_move(struct pm_process *process, uint64_t dst, uint64_t sr
 {
     for (;;) {
         /* Early checks leave .move alone, so it has to start at 0. The kernel's own
-         * ALLOW_SRC_HOLES is never passed: with the stale EAGAIN it can spin for ever. */
+         * ALLOW_SRC_HOLES is never passed: with the stale EAGAIN it can spin forever. */
         struct pm_uffdio_move arg = {.dst = dst, .src = src, .len = length};
 
         if (!ioctl(process->uffd, PM_UFFDIO_MOVE, &arg))
@@ -237,7 +237,7 @@ static int split(struct pm_process *process, uint64_t page)
 }
 
 /* On a kernel with split-spin: how much can be moved without leaving it to the kernel to split a
- * huge page, which it may try for ever. -EBUSY or -EEXIST: nothing.
+ * huge page, which it may try forever. -EBUSY or -EEXIST: nothing.
  *
  * What this cannot see: that a huge page which moves whole will be split, because the destination
  * has a page table; and huge pages that are mapped page by page already. */

@@ -287,7 +287,7 @@ cdef class Pager:
 
     @property
     def lost(self):
-        """Whether somebody has closed the descriptors that the library keeps."""
+        """Whether the program has closed the descriptors that the library keeps."""
         return bool(pg_lost(self._open()))
 
     def prefetch(self, uint64_t offset, uint64_t length, bint wait):
@@ -361,7 +361,7 @@ cdef class Pager:
         return pg_pinnable(self._open())
 
     def flush(self):
-        """Make changes durable. 0, or an errno; `failures` tells of which block."""
+        """Make changes durable. 0, or an errno; `failures` has the block."""
         cdef pg_region *region = self._open()
         cdef int status
         self._calls += 1
@@ -374,7 +374,7 @@ cdef class Pager:
         return _errno_of(status)
 
     def counters(self):
-        """Give all counters by name."""
+        """Return all counters by name."""
         cdef pg_counters counters
         cdef pg_region *region = self._open()
         self._calls += 1
@@ -402,7 +402,7 @@ cdef class Pager:
         }
 
     def histogram(self):
-        """Give (upper limit in ns, number of faults) for each range of latencies that had some."""
+        """Return (upper limit in ns, number of faults) for each range of latencies that had some."""
         cdef uint64_t counts[PG_BUCKETS]
         cdef pg_region *region = self._open()
         self._calls += 1
@@ -412,7 +412,7 @@ cdef class Pager:
         return [(pg_bucket_limit(i), counts[i]) for i in range(PG_BUCKETS) if counts[i]]
 
     def failures(self):
-        """Give (sequence, operation, offset, errno or 0 for too little, tries) of the newest."""
+        """Return (sequence, operation, offset, errno or 0 for too little, tries) of the newest."""
         cdef pg_failure failures[PG_FAILURES]
         cdef pg_region *region = self._open()
         cdef size_t count
@@ -427,13 +427,13 @@ cdef class Pager:
         ]
 
     def failure_text(self, uint64_t sequence):
-        """Give what the helper said of a failure, with its traceback; empty if that is too old."""
+        """Return what the helper said of a failure, with its traceback; empty if that is too old."""
         cdef char text[PG_TEXT]
         pg_failure_text(self._open(), sequence, text)
         return text.decode(errors="replace")
 
     def store_stats(self):
-        """Give what a store in a helper process says of itself; empty if it does not answer."""
+        """Return what a store in a helper process says of itself; empty if it does not answer."""
         cdef pg_region *region = self._open()
         cdef char text[PG_TEXT]
         cdef int status
@@ -453,7 +453,7 @@ cdef class Pager:
             raise OSError(-status, f"no memory for a record: {os.strerror(-status)}")
 
     def recorded(self):
-        """Give the numbers of the blocks recorded, in the native order of 32-bit integers."""
+        """Return the numbers of the blocks recorded, in the native order of 32-bit integers."""
         cdef pg_region *region = self._open()
         cdef uint32_t count = pg_recorded(region, NULL, 0)
         cdef bytearray numbers = bytearray(4 * count)

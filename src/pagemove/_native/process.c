@@ -94,7 +94,7 @@ uint32_t pm_quirks_of(const char *release)
     if (SERIES(6, 16) || SERIES(6, 17) || (SERIES(6, 18) && patch < 20) ||
         (SERIES(6, 19) && patch < 10) || kept_at_zero)
         quirks |= PM_QUIRK_HUGE_ZERO;
-    /* This and the next are mended in the releases named at the latest; of others in the same
+    /* This and the next are fixed in the releases named at the latest; of others in the same
      * series it is not known. */
     if (kept_at_zero || (AT_LEAST(6, 18) && !((SERIES(7, 2) && patch >= 6) || AT_LEAST(7, 3))))
         quirks |= PM_QUIRK_STALE_EAGAIN;

@@ -11,7 +11,7 @@ enum {
     PM_QUIRK_STALE_EAGAIN = 1, /* a moved page reported as EEXIST, or left out of a short count */
     PM_QUIRK_HUGE_ZERO = 2,    /* CVE-2026-31397: a moved huge zero page gets a bogus pfn */
     PM_QUIRK_REFUSE = 4,       /* CVE-2024-27007: UFFDIO_MOVE may corrupt memory, never use it */
-    PM_QUIRK_SPLIT_SPIN = 8,   /* loops for ever on a huge page that cannot be split */
+    PM_QUIRK_SPLIT_SPIN = 8,   /* loops forever on a huge page that cannot be split */
 };
 
 enum { PM_STRIPES = 64, PM_STRIPE_SHIFT = 21 };
@@ -33,14 +33,14 @@ struct pm_process {
 /* Map `length` bytes that are zero at first and zero again in every forked child. NULL: errno. */
 void *pm_wiped_memory(size_t length);
 
-/* Give this process's own state, opening what it needs. 0 and *process, or -errno. */
+/* Return this process's own state, opening what it needs. 0 and *process, or -errno. */
 int pm_process_get(struct pm_process **process);
 
 /* Prepare for all that follows, once, before there are threads. 0 or -errno. */
 int pm_process_start(void);
 
-/* Somebody has closed or replaced a descriptor: forget them, so that the next get opens new ones.
- * Does nothing where they are all in order, as when another thread has mended them already. */
+/* The program has closed or replaced a descriptor: forget them, and the next get opens new ones.
+ * Does nothing where they are all in order, as when another thread has reopened them already. */
 void pm_process_reopen(void);
 
 /* Set the quirks by hand: how the tests reach code for kernels other than the running one. */
@@ -50,7 +50,7 @@ int pm_process_set_quirks(uint32_t quirks);
 uint32_t pm_quirks_of(const char *release);
 uint32_t pm_running_quirks(void);
 
-/* Hold, or let go of, the stripes of both ranges. Lock with `wait` 0 may answer -EBUSY. */
+/* Lock, or unlock, the stripes of both ranges. Lock with `wait` 0 may return -EBUSY. */
 uint64_t pm_stripes_of(uint64_t start, uint64_t length);
 int pm_stripes_lock(struct pm_process *process, uint64_t stripes, int wait);
 void pm_stripes_unlock(struct pm_process *process, uint64_t stripes);

@@ -89,19 +89,19 @@ cdef int _process(pm_process **process) except -1:
 
 
 def descriptor():
-    """Give the userfaultfd of this process, opened on the first call, and anew after a fork."""
+    """Return the userfaultfd of this process, opened on the first call, and anew after a fork."""
     cdef pm_process *process
     _process(&process)
     return process.uffd
 
 
 def reopen():
-    """Forget the descriptors: somebody closed them. The next call opens new ones."""
+    """Forget the descriptors: the program closed them. The next call opens new ones."""
     pm_process_reopen()
 
 
 def standard_error():
-    """Give device and inode of what was standard error at first; an inode of 0: it was closed."""
+    """Return device and inode of what was standard error at first; an inode of 0: it was closed."""
     return _standard_error.device, _standard_error.inode
 
 
@@ -111,17 +111,17 @@ def may_tell():
 
 
 def paged_table():
-    """Give the address of the table of paged memory, for the pager."""
+    """Return the address of the table of paged memory, for the pager."""
     return <uint64_t> <uintptr_t> pm_paged_table()
 
 
 def paged_at(uint64_t start, uint64_t length):
-    """Give where paged memory begins that has a byte of the range; 0 if none has."""
+    """Return where paged memory begins that has a byte of the range; 0 if none has."""
     return pm_paged_at(pm_paged_table(), start, length)
 
 
 def quirks():
-    """Give the known defects of the running kernel, as QUIRK_ bits."""
+    """Return the known defects of the running kernel, as QUIRK_ bits."""
     cdef pm_process *process
     _process(&process)
     return process.quirks
@@ -135,7 +135,7 @@ def set_quirks(uint32_t quirks):
 
 
 def quirks_of(str release):
-    """Give the known defects of a kernel release, as QUIRK_ bits."""
+    """Return the known defects of a kernel release, as QUIRK_ bits."""
     cdef bytes text = release.encode()
     cdef const char *name = text
     return pm_quirks_of(name)
@@ -169,7 +169,7 @@ cdef class Indices:
         PyBuffer_Release(&self._view)
 
     def first_outside(self, int64_t limit):
-        """Give the position of the first index outside [0, limit), or -1."""
+        """Return the position of the first index outside [0, limit), or -1."""
         cdef int64_t result
         with nogil:
             result = pm_first_outside(self.pages, self.count, limit)

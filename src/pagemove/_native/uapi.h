@@ -74,7 +74,7 @@ struct pm_uffdio_move {
 #define PM_UFFDIO_CONTINUE _IOWR(0xAA, 0x07, struct pm_uffdio_continue)
 #define PM_UFFDIO_POISON _IOWR(0xAA, 0x08, struct pm_uffdio_poison)
 
-/* /dev/userfaultfd: ioctl(fd, USERFAULTFD_IOC_NEW, flags) gives a new userfaultfd */
+/* /dev/userfaultfd: ioctl(fd, USERFAULTFD_IOC_NEW, flags) returns a new userfaultfd */
 #define PM_USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 
 #define PM_UFFD_EVENT_PAGEFAULT 0x12

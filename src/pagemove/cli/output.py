@@ -1,4 +1,4 @@
-"""Tables on standard output, as far as somebody reads it."""
+"""Tables on standard output, as long as a reader is there."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def one_unit(costs: Costs) -> Finding:
 
 
 def _slower(costs: Costs, detecting: str, plain: str) -> list[bool | None]:
-    """Tell for each size that was measured whether detecting is slower."""
+    """Return for each size that was measured whether detecting is slower."""
     answers = []
     for label in costs.labels():
         with_it = costs.find(detecting, label, caches=COLD, sibling=False)

@@ -65,7 +65,7 @@ class Contention:
     disturbances: tuple[Disturbance, ...]
 
     def find(self, name: str, pages: int) -> Disturbance:
-        """Give one of them."""
+        """Return one of them."""
         return next(d for d in self.disturbances if (d.means, d.pages) == (name, pages))
 
     def pages(self) -> list[int]:
@@ -73,7 +73,7 @@ class Contention:
         return sorted({disturbance.pages for disturbance in self.disturbances})
 
     def slowdown(self, disturbance: Disturbance) -> float:
-        """Give how many times as long a fault takes as undisturbed."""
+        """Return how many times as long a fault takes as undisturbed."""
         return disturbance.fault.median / self.undisturbed.median
 
 
@@ -106,7 +106,7 @@ class _Faulter:
         return low
 
     def ran(self) -> int:
-        """Give the nanoseconds of CPU time the thread has had; only while it is at work."""
+        """Return the nanoseconds of CPU time the thread has had; only while it is at work."""
         return time.clock_gettime_ns(self._clock)
 
     def start(self) -> None:
@@ -128,7 +128,7 @@ class _Faulter:
         lowlevel.madvise(self._area.address, self.pages * PAGE_SIZE, mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._area.close()
 
 
@@ -172,7 +172,7 @@ def _uffdio_copying(fd: int, one: Area, other: Area) -> Bounce:
 
 @contextmanager
 def _bouncing(name: str, pages: int) -> Iterator[Callable[[], object]]:
-    """Give a function that moves `pages` pages to another place and back."""
+    """Return a function that moves `pages` pages to another place and back."""
     length = pages * PAGE_SIZE
     remap = lowlevel.MREMAP_MAYMOVE | lowlevel.MREMAP_FIXED
     with ExitStack() as stack:
@@ -246,7 +246,7 @@ def _fault_cost(cpu: int) -> float:
 
 
 def _lost(undisturbed: float, disturbed: float, operations: float) -> float:
-    """Give the nanoseconds lost to one operation, of the 1e6 of each millisecond."""
+    """Return the nanoseconds lost to one operation, of the 1e6 of each millisecond."""
     return (1 - undisturbed / disturbed) * 1e6 / operations
 
 

@@ -120,14 +120,14 @@ class Costs:
         return self.cpu_share < _UNDISTURBED or 0 < self.sibling_share < _UNDISTURBED
 
     def find(self, means: str, size: str, *, caches: str, sibling: bool) -> Spread | None:
-        """Give one cost, or None if it was not measured."""
+        """Return one cost, or None if it was not measured."""
         for cost in self.costs:
             if (cost.means, cost.size, cost.caches, cost.sibling) == (means, size, caches, sibling):
                 return cost.ns
         return None
 
     def curve(self, means: str, *, caches: str, sibling: bool) -> list[Cost]:
-        """Give the costs of one means by the number of pages, without the huge page."""
+        """Return the costs of one means by the number of pages, without the huge page."""
         chosen = [
             cost
             for cost in self.costs

@@ -11,7 +11,7 @@ The file holds one object; times are in nanoseconds, sizes in bytes unless they 
     of the kernel (as `pagemove doctor` names them: remap_anon_pages guards against them, which is
     part of its cost), ``last_level_cache``, ``python``, ``numpy``.
 ``interrupted``
-    Whether somebody stopped it before its end: what was measured until then is there.
+    Whether it was interrupted: what was measured until then is there.
 ``plan``
     How thorough the run was: ``quick``, ``seconds``, ``rounds``, the sizes ...
 ``scenarios``

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 INK = "#222222"
 FAINT = "#666666"
 
-# Colours that people with any colour vision can tell apart, after Okabe and Ito.
+# Colours that people with any colour vision can distinguish, after Okabe and Ito.
 GREEN, BLUE, SKY, RED, ORANGE, PINK = (
     "#009E73",
     "#0072B2",
@@ -23,7 +23,7 @@ GREEN, BLUE, SKY, RED, ORANGE, PINK = (
 
 
 def tidy(axes: Axes, title: str) -> None:
-    """Give axes their title, and take away what is not needed."""
+    """Set the title of axes, and remove what is not needed."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)

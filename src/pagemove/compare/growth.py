@@ -61,7 +61,7 @@ class Mappings:
     growths: tuple[Growth, ...]
 
     def of(self, means: str) -> Growth:
-        """Give the counts of one mean."""
+        """Return the counts of one mean."""
         return next(growth for growth in self.growths if growth.means == means)
 
 

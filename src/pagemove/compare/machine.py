@@ -108,11 +108,11 @@ class Sibling:
         self._ran = self.ran()
 
     def ran(self) -> int:
-        """Give the nanoseconds of CPU time it has had."""
+        """Return the nanoseconds of CPU time it has had."""
         return time.clock_gettime_ns(self._clock)
 
     def share(self) -> float:
-        """Tell for how much of the time since it started it really ran."""
+        """Return for how much of the time since it started it really ran."""
         return (self.ran() - self._ran) / max(time.monotonic_ns() - self._started, 1)
 
 
@@ -172,7 +172,7 @@ class Intrusions:
         self._ran = self._sibling.ran() if self._sibling else 0
 
     def disturbed(self, elapsed: int) -> bool:
-        """Tell whether it was so in the `elapsed` nanoseconds since `start`."""
+        """Return whether it was so in the `elapsed` nanoseconds since `start`."""
         idle = self._sibling is not None and self._sibling.ran() - self._ran < elapsed // 2
         return idle or _switches() != self._switches
 
@@ -224,7 +224,7 @@ class Area:
             lowlevel.madvise(address, nbytes, self._advice)
 
     def view(self, address: int, nbytes: int) -> memoryview:
-        """Give the bytes of a part of the area; never to be used after `close`."""
+        """Return the bytes of a part of the area; never to be used after `close`."""
         return memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
 
     def fill(self, address: int, nbytes: int) -> None:
@@ -232,7 +232,7 @@ class Area:
         np.frombuffer(self.view(address, nbytes), np.uint8)[:] = 0x5A
 
     def close(self) -> None:
-        """Give everything back to the kernel."""
+        """Free everything."""
         lowlevel.munmap(self._start, self._reserved)
 
     def __enter__(self) -> Area:

@@ -98,7 +98,7 @@ class Means(ABC):
             bytes(self.source.view(source, self.size.nbytes))
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self.source.close()
         self.destination.close()
 
@@ -196,7 +196,7 @@ class DetectingMremap(Means):
         self._move_back()
 
     def close(self) -> None:
-        """Give memory and descriptor back."""
+        """Free memory and descriptor."""
         os.close(self._pagemap)
         super().close()
 
@@ -257,7 +257,7 @@ class Memcpy(Means):
         """Leave it: the next run copies the same again."""
 
     def close(self) -> None:
-        """Give the memory back, after the last view of it."""
+        """Free the memory, after the last view of it."""
         self._views.clear()
         super().close()
 
@@ -306,7 +306,7 @@ class UffdioCopy(Means):
             lowlevel.madvise(destination, self.size.nbytes, mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Give memory and descriptor back."""
+        """Free memory and descriptor."""
         os.close(self._fd)
         super().close()
 

@@ -37,7 +37,7 @@ class Spread:
     samples: int
 
     def scaled(self, factor: float) -> Spread:
-        """Give the same measurements in another unit."""
+        """Return the same measurements in another unit."""
         return Spread(self.median * factor, self.lower * factor, self.upper * factor, self.samples)
 
 
@@ -72,7 +72,7 @@ def _precise(measured: Spread) -> bool:
 
 
 def below(first: Spread, second: Spread) -> bool | None:
-    """Tell whether `first` is smaller than `second`; None if there is too much noise to tell.
+    """Return whether `first` is smaller than `second`; None if there is too much noise to tell.
 
     It is if the middle halves of the measurements do not touch. It is not if they lie the other
     way round, or if they overlap although both measurements are precise. Of fewer than three
@@ -121,7 +121,7 @@ class Watch(Protocol):
         """Take notice from now on."""
 
     def disturbed(self, elapsed: int) -> bool:
-        """Tell whether something happened in the `elapsed` nanoseconds since `start`."""
+        """Return whether something happened in the `elapsed` nanoseconds since `start`."""
 
 
 class Unwatched:

@@ -71,7 +71,7 @@ class Outcomes:
     cells: tuple[Outcome, ...]
 
     def find(self, situation: str, means: str) -> Outcome:
-        """Give one cell."""
+        """Return one cell."""
         return next(c for c in self.cells if (c.situation, c.means) == (situation, means))
 
 

@@ -18,7 +18,7 @@ class Unmeasurable(Exception):  # noqa: N818 (it is a finding, not an error)
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody pressed Ctrl-C, and what was measured until then says something.
+    """The user pressed Ctrl-C, and what was measured until then is worth showing.
 
     Attributes
     ----------

@@ -134,7 +134,7 @@ def _costs(axes: Axes, costs: Costs, *, sibling: bool) -> None:
 
 
 def _height(costs: Costs, size: float, *, sibling: bool) -> float:
-    """Give the cost per page of remap_anon_pages at a size between the measured ones."""
+    """Return the cost per page of remap_anon_pages at a size between the measured ones."""
     pages, us = _per_page(costs, _CURVES[-1], sibling=sibling)
     for (low, below), (high, above) in zip(
         zip(pages, us, strict=True), zip(pages[1:], us[1:], strict=True), strict=False

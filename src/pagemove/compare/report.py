@@ -57,7 +57,7 @@ _COMPANY = {False: "alone", True: "beside a running thread"}
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
-    """Show a bar on standard error; give the function that moves it.
+    """Show a bar on standard error; return the function that moves it.
 
     It is drawn only when that function is called: a thread that draws meanwhile would be measured.
     """
@@ -143,7 +143,7 @@ def _outcomes(data: Outcomes) -> Iterator[Table]:
 
 
 def _headers(costs: Costs) -> dict[str, str]:
-    """Give the column heads by size, of the sizes that a table has room for."""
+    """Return the column heads by size, of the sizes that a table has room for."""
     pages = {cost.size: cost.pages for cost in costs.costs}
     heads = {label: label for label in _TABLE_SIZES if label in pages}
     if "whole range" in heads:

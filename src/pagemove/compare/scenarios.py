@@ -148,7 +148,7 @@ class Argument:
     findings : tuple of (Scenario, Finding)
         One for each scenario.
     interrupted : bool
-        Whether somebody stopped it before its end.
+        Whether it was interrupted.
     """
 
     machine: Machine

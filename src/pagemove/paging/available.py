@@ -34,7 +34,7 @@ class Region(Protocol):
     """What is asked of regions that took a share."""
 
     def counters(self) -> dict[str, int]:
-        """Give ``resident`` among others: bytes."""
+        """Return ``resident`` among others: bytes."""
 
 
 _lock = threading.Lock()
@@ -53,7 +53,7 @@ _promised: weakref.WeakKeyDictionary[Region, int] = weakref.WeakKeyDictionary()
 
 
 def available(root: Path = Path("/")) -> int | None:
-    """Tell how many bytes of memory this process can still get before others must give some up.
+    """Return how many bytes this process can still allocate before others must free some.
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ def tell(message: str) -> None:
     """Write a line to standard error, also when the interpreter has taken down `sys.stderr`.
 
     Not where descriptor 2 has become another file since the library was loaded: a message must not
-    go into somebody's data.
+    go into a file of the program.
     """
     line = f"pagemove: {message}\n"
     if sys.stderr is not None and not _is_descriptor_two(sys.stderr):

@@ -14,11 +14,11 @@ from pagemove.errors import StoreError, store_error
 OPERATIONS = ("read", "write", "flush")
 
 _REMEDIES = {
-    "read": "a thread that touches the block gets SIGBUS, a system call EFAULT; once the store is "
-    "mended, evict() has the block read anew",
-    "write": "the changes are still in memory: mend the store (space, quota, device), then flush() "
-    "again",
-    "flush": "what was written may not be durable: mend the store, then flush() again, which "
+    "read": "the block raises SIGBUS on access, and EFAULT from a system call; fix the store, then "
+    "call evict() to read the block again",
+    "write": "the changes are still in memory: fix the store (space, quota, device), then call "
+    "flush() again",
+    "flush": "what was written may not be durable: fix the store, then call flush() again, which "
     "writes it again from memory",
 }
 
@@ -59,7 +59,7 @@ class Failure(NamedTuple):
         return cls(sequence, operation, place, code, tries, text)
 
     def concerns(self, operation: str, offsets: range) -> bool:
-        """Tell whether it is such an operation, on a block that begins at one of the offsets."""
+        """Return whether it is such an operation, on a block that begins at one of the offsets."""
         return operation == self.operation and self.offset is not None and self.offset in offsets
 
     def error(self, store: str) -> StoreError:
@@ -67,10 +67,10 @@ class Failure(NamedTuple):
         if self.operation == "flush" and not self.errno:
             return StoreError(
                 errno.EIO,
-                f"cannot make {store} durable: a flush failed when changed blocks had left memory "
-                "already, so nobody knows whether the store has them; check the store against "
-                "where its contents came from, and write it anew from there if they differ (no "
-                "flush of this region can tell)",
+                f"cannot make {store} durable: a flush failed after changed blocks had left memory"
+                ", so it is unknown whether the store has them; compare the store with the source "
+                "of its contents, and write it again from there if they differ (no flush of this "
+                "region can find out)",
                 store=store,
                 operation=self.operation,
             )
@@ -99,7 +99,7 @@ def noted(pager: Pager, first: int = 0) -> list[Failure]:
 
 
 def next_sequence(pager: Pager) -> int:
-    """Give the sequence number that the next failure will have, or a smaller unused one."""
+    """Return the sequence number that the next failure will have, or a smaller unused one."""
     return max((record[0] + 1 for record in pager.failures()), default=0)
 
 
@@ -134,13 +134,13 @@ def check_saved(pager: Pager, code: int, first: int, operation: str, store: str)
 
 
 def throw_lost(store: str, dirty: int) -> NoReturn:
-    """Raise that somebody has closed the descriptors; `dirty` bytes could not be saved then."""
-    saved = f"{dirty} changed bytes could not be saved" if dirty else "what was changed is saved"
+    """Raise that the program has closed the descriptors; `dirty` bytes could not be saved then."""
+    saved = f"{dirty} changed bytes could not be saved" if dirty else "all changes are saved"
     raise StoreError(
         errno.EBADF,
-        f"paged memory over {store} cannot be used any more: somebody has closed the descriptors "
-        "of this library, as code that closes all of them does (os.closerange, a daemon that "
-        f"starts); {saved}; open it after that",
+        f"paged memory over {store} is lost: the program has closed the descriptors of this "
+        "library, as code that closes all of them does (os.closerange, a daemon at its start); "
+        f"{saved}; open the region after that",
         store=store,
         operation="flush",
         offset=None,

@@ -49,7 +49,7 @@ class Helper:
     Attributes
     ----------
     argv : list of bytes
-        The command. Its last word is the number of this process: ps tells whose helper it is.
+        The command. Its last word is the number of this process: ps shows whose helper it is.
     config : int
         Descriptor of the memory that holds the pickled store.
     log : int
@@ -113,7 +113,7 @@ class Helper:
 
 
 def _above_standard(one: socket.socket) -> socket.socket:
-    """Move a socket that is there for long away from where somebody may expect to print."""
+    """Move a long-lived socket away from descriptors that the program may print to."""
     if one.fileno() > 2:
         return one
     with one:
@@ -148,11 +148,11 @@ def _check_reachable(executable: str) -> None:
     except PermissionError as error:
         raise UnsupportedError(
             errno.EACCES,
-            f"no Python to run a store in: the user {os.geteuid()} may not reach {executable}: "
-            f"{error.strerror}; give him the right (chmod o+x for each directory of its real path, "
+            f"no Python to run a store in: the user {os.geteuid()} cannot reach {executable}: "
+            f"{error.strerror}; grant access (chmod o+x for each directory of its real path, "
             f"{os.path.realpath(executable)}), call multiprocessing.set_executable() with the path "
-            "of a Python that he may run and that has pagemove, or open the region before the "
-            "change of user",
+            "of a Python that this user can run and that has pagemove, or open the region before "
+            "the change of user",
         ) from error
     except OSError:
         return
@@ -161,7 +161,7 @@ def _check_reachable(executable: str) -> None:
 def _is_host(executable: str) -> bool:
     """Whether it is a program that Python is part of: started again it would do the same again.
 
-    Not what `multiprocessing.set_executable` was called with: somebody knows that.
+    Not what `multiprocessing.set_executable` was called with: the program knows that.
     """
     if executable != sys.executable:
         return False
@@ -241,7 +241,7 @@ def _is_initializing(name: str) -> bool:
 
 
 def _main() -> dict[str, str] | str:
-    """Tell how the main module is imported in another process; if it cannot be, what it is."""
+    """Return how the main module is imported in another process; if it cannot be, what it is."""
     module = sys.modules["__main__"]
     spec = getattr(module, "__spec__", None)
     if spec is not None:

@@ -73,7 +73,7 @@ class _LogToParent(logging.Handler):
 
 def main() -> None:
     """Serve a store until the other end of the control socket is gone."""
-    # Whoever types ^C means the program, and who ends all of its processes at once may find it
+    # ^C is meant for the program, and who ends all of its processes at once may find it
     # saving: this process ends when that does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -216,12 +216,12 @@ def _attempt(call: Callable[[], Any], otherwise: Any) -> Any:
 
 
 def _code_of(error: BaseException) -> int:
-    """Give its errno, where that is one: `socket.gaierror` has negative numbers of another list."""
+    """Return its errno, if valid: `socket.gaierror` has negative numbers of another list."""
     code: object = error.errno if isinstance(error, OSError) else None
     return code if type(code) is int and 0 < code <= _LARGEST_ERRNO else errno.EIO
 
 
 def _text_of(error: BaseException) -> str:
-    """Tell what went wrong: the exception first, for that is what a line of a message shows."""
+    """Describe what went wrong: the exception first, since a message shows its first line."""
     summary = "".join(traceback.format_exception_only(error)).strip()
     return hidden(f"{summary}\n{''.join(traceback.format_exception(error))}")

@@ -27,13 +27,13 @@ MAINS = frozenset(("__main__", "__mp_main__"))
 
 
 def program_path() -> list[str]:
-    """Give where this process imports from, but not where its user stands at the moment."""
+    """Return where this process imports from, but not where its user stands at the moment."""
     entries = (entry for entry in sys.path if isinstance(entry, str))
     return [os.path.abspath(entry) for entry in entries if os.path.normpath(entry) != "."]
 
 
 def library_path() -> list[str]:
-    """Give where what the library needs is imported from: first what is installed."""
+    """Return where what the library needs is imported from: first what is installed."""
     installed, here = _installed(), None
     with contextlib.suppress(OSError):  # it may be gone
         here = os.getcwd()
@@ -43,7 +43,7 @@ def library_path() -> list[str]:
 
 
 def folder_of(name: str) -> str | None:
-    """Give the folder that a module was imported from, if that is a folder."""
+    """Return the folder that a module was imported from, if that is a folder."""
     top = sys.modules.get(name.partition(".")[0])
     file = getattr(top, "__file__", None)
     if name in MAINS or not isinstance(file, str):
@@ -53,7 +53,7 @@ def folder_of(name: str) -> str | None:
 
 
 def are_installed(modules: Iterable[str]) -> bool:
-    """Tell whether modules are of no program, but the library's, or somebody's who is installed."""
+    """Return whether modules belong to the library or to an installed package, not to a program."""
     installed = _installed()
     for name in modules:
         folder = folder_of(name)

@@ -82,10 +82,10 @@ def open_array(
     -------
     PagedArray
         A `numpy.ndarray` in the order of axes and of bytes that the file has, writeable unless the
-        mode is ``"r"``. It keeps its region alive: nothing has to be closed. `region_of` gives the
-        region, to flush it or to look at its statistics. When the last view of the array goes,
-        changes are flushed; what cannot be saved then is told on standard error, so flush where it
-        matters.
+        mode is ``"r"``. It keeps its region alive: nothing has to be closed. `region_of` returns
+        the region, to flush it or to read its statistics. When the last view of the array goes,
+        changes are flushed; what cannot be saved then is reported on standard error, so flush where
+        it matters.
 
     Raises
     ------
@@ -170,8 +170,8 @@ def region_of(array: npt.NDArray[Any]) -> PagedMemory:
     region = owner_behind(array, PagedMemory)
     if region is None:
         raise ValueError(
-            "this array is not in paged memory: only those that open_array and PagedMemory.asarray "
-            "give are, and views of them, but no copies"
+            "this array is not in paged memory: only arrays of open_array and PagedMemory.asarray, "
+            "and views of them, are; copies are not"
         )
     return region
 
@@ -214,7 +214,7 @@ def _raw(
     """Take the layout of a file without a header from the arguments."""
     if dtype is None:
         raise TypeError(
-            f"{store!r} has no .npy header, so nothing says what it holds: give a dtype"
+            f"{store!r} has no .npy header, so nothing says what it holds: pass a dtype"
         )
     kind, start = np.dtype(dtype), operator.index(offset)
     _check_items(store, kind)
@@ -222,12 +222,12 @@ def _raw(
         raise ValueError(f"offset {start} is not within the {store.nbytes} bytes of {store!r}")
     if shape is None:
         if kind.itemsize == 0:
-            raise ValueError(f"dtype {kind} has no size: give a shape")
+            raise ValueError(f"dtype {kind} has no size: pass a shape")
         count, rest = divmod(store.nbytes - start, kind.itemsize)
         if rest:
             raise ValueError(
                 f"the {store.nbytes - start} bytes from {start} on of {store!r} are not whole "
-                f"items of {kind.itemsize} bytes: give a shape, for instance {count}, or another "
+                f"items of {kind.itemsize} bytes: pass a shape, for instance {count}, or another "
                 "dtype or offset"
             )
         shape = count
@@ -281,7 +281,7 @@ def _header(store: Store) -> _Layout | None:
     text = _head(store, start + length)[start:]
     try:
         shape, fortran, dtype = _parsed(version, size, text)
-    # NumPy's parser has its own exception for every kind of nonsense.
+    # NumPy's parser raises a different exception for every kind of malformed header.
     except Exception as error:
         raise _unreadable(store, error) from None
     _check_items(store, dtype)

@@ -354,7 +354,7 @@ class PagedMemory(Pager):
         StoreError
             A block could not be written, or the store could not make it durable: nothing is lost,
             flush again. Or, once for each, blocks could not be read since the last flush. More than
-            one: the others are in the exception's notes. Or somebody has closed the descriptors
+            one: the others are in the exception's notes. Or the program has closed the descriptors
             that the library keeps: what was changed before is saved all the same where it can be,
             but the region is not there any more.
         ValueError
@@ -388,7 +388,7 @@ class PagedMemory(Pager):
             self._record = path
 
     def stats(self) -> PagingStats:
-        """Tell what the region has done so far, and what it holds.
+        """Return what the region has done so far, and what it holds.
 
         Returns
         -------
@@ -415,12 +415,12 @@ class PagedMemory(Pager):
             )
 
     def close(self) -> None:
-        """Flush, and give the memory back. Twice is fine.
+        """Flush, and free the memory. Twice is fine.
 
         Raises
         ------
         StoreError
-            Changes could not be saved. The region stays open, with all of them: mend the store and
+            Changes could not be saved. The region stays open, with all of them: fix the store and
             close it again.
         BufferError
             Arrays or memoryviews of it are still in use.
@@ -450,7 +450,7 @@ class PagedMemory(Pager):
                 return
             self._tell_unsaved(str(error))
         except BaseException as reason:
-            # Somebody does not want to wait for it any longer; the finaliser need not try again.
+            # The caller does not want to wait any longer; the finaliser need not try again.
             self._unsaved = True
             self._tell_unsaved(f"saving them was interrupted ({type(reason).__name__})")
             raise

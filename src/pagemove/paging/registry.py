@@ -54,7 +54,7 @@ def warn_of_kernel_faults() -> None:
 
 
 def _outside() -> int:
-    """Give the stack level, for our caller's warning, of the first frame outside the package."""
+    """Return the stack level, for our caller's warning, of the first frame outside the package."""
     level = 1
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):

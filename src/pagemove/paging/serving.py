@@ -60,7 +60,7 @@ def _in_file(store: Store) -> tuple[int, int] | None:
 def serving(
     store: Store, block_size: int, limit: int, *, writes: bool = False
 ) -> Iterator[Serving]:
-    """Give what the pager needs to open a region over the store.
+    """Return what the pager needs to open a region over the store.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def serving(
 
 @contextlib.contextmanager
 def _file_of(store: FileStore, *, writes: bool) -> Iterator[int]:
-    """Give a descriptor of the file. Of an open file of its own, for a region that writes.
+    """Return a descriptor of the file. Of an open file of its own, for a region that writes.
 
     The kernel says once an open file that writing back has failed: if another region or the store
     heard of that, this one would take its own bytes for durable.

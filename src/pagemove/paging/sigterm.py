@@ -102,7 +102,7 @@ def _grace() -> int:
     except ValueError:
         raise ValueError(
             f"{_VARIABLE} must be seconds from 0 (not to save) to {_MOST_SECONDS:.0f} (a day), not "
-            f"{text!r}: set it anew, or unset it for {_GRACE:.0f} seconds"
+            f"{text!r}: correct it, or unset it for {_GRACE:.0f} seconds"
         ) from None
 
 

@@ -61,7 +61,7 @@ def text_of(nbytes: float) -> str:
 
 
 def span(nbytes: int, offset: int, length: int | None) -> tuple[int, int]:
-    """Give first byte and length of a range of a region; ValueError if it is not within that."""
+    """Return first byte and length of a range of a region; ValueError if it is not within that."""
     start = operator.index(offset)
     count = nbytes - start if length is None else operator.index(length)
     if start < 0 or count < 0 or start + count > nbytes:

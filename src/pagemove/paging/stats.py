@@ -16,7 +16,7 @@ _LEVELS = ("resident_nbytes", "dirty_nbytes", "pinned_nbytes")
 class PagingStats:
     """What a region has done since it was made, and what it holds at this moment.
 
-    ``later - earlier`` gives what happened in between, with the levels of the later one.
+    ``later - earlier`` is what happened in between, with the levels of the later one.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class PagingStats:
         return self.percentile(99)
 
     def percentile(self, percent: float) -> int:
-        """Give what so many of 100 faults took at most, in nanoseconds; 0 if there were none.
+        """Return what so many of 100 faults took at most, in nanoseconds; 0 if there were none.
 
         It is an upper bound from the histogram.
         """

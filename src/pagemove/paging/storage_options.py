@@ -8,7 +8,7 @@ from typing import Any
 
 
 def parsed(texts: Iterable[str]) -> dict[str, Any]:
-    """Give options by name.
+    """Return options by name.
 
     A value that is JSON is that: ``true``, ``30``, ``{"region_name": "eu"}``; any other is a text.
     Digits that are meant as text are quoted, as JSON has it.

@@ -162,7 +162,7 @@ class Outcome:
 def planned(
     source: Source, limit: str, block_size: str, pattern: Pattern, *, write: bool, seconds: float
 ) -> tuple[Plan, int]:
-    """Check what a user asks for on the command line; give the plan and the length of the source.
+    """Check what a user asks for on the command line; return the plan and the length of the source.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def _opened(source: Source, write: bool) -> Store:
 
 
 def blocks_in_order(pattern: Pattern, count: int, seed: int = 2014) -> Iterator[int]:
-    """Give block numbers below `count` in an order, without end."""
+    """Return block numbers below `count` in an order, without end."""
     match pattern:
         case Pattern.SEQUENTIAL:
             return itertools.cycle(range(count))

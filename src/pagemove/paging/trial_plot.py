@@ -21,7 +21,7 @@ _STEPS = 80
 
 
 def _steps(outcome: Outcome) -> tuple[list[float], list[Rates]]:
-    """Give the ends of intervals of about equal length, and what happened in each."""
+    """Return the ends of intervals of about equal length, and what happened in each."""
     apart = outcome.samples[-1].seconds / _STEPS
     chosen = [outcome.samples[0]]
     for sample in outcome.samples[1:]:

@@ -41,7 +41,7 @@ def duration_of(nanoseconds: float) -> str:
 
 @contextmanager
 def live(plan: Plan, nbytes: int, console: Console) -> Iterator[Callable[[Sample], None]]:
-    """Show samples as they come, on a terminal; give the function that takes them.
+    """Show samples as they come, on a terminal; return the function that takes them.
 
     Nothing is drawn but by that function: a thread that draws meanwhile would be measured.
     """

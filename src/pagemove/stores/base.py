@@ -142,7 +142,7 @@ class Store(abc.ABC):
         """Let go of what the store holds. Twice is fine. It does not flush."""
 
     def stats(self) -> dict[str, float]:
-        """Tell what the store knows of itself, in numbers by name; nothing, as a rule."""
+        """Return what the store knows of itself, in numbers by name; nothing, as a rule."""
         return {}
 
     def __enter__(self) -> Self:

@@ -73,7 +73,7 @@ class Header(NamedTuple):
         return cls(layout, int.from_bytes(os.urandom(8), "little"), 0)
 
     def packed(self) -> bytes:
-        """Give the bytes of the header."""
+        """Return the bytes of the header."""
         fields = _HEADER.pack(
             _MAGIC,
             _VERSION,
@@ -122,13 +122,13 @@ def checksum_of(header: Header, block: int, sequence: int, data: bytes) -> int:
 
 
 def record_head(block: int, place: Place, chain: int) -> bytes:
-    """Give what stands before the bytes of a block. Its last four bytes are the next chain."""
+    """Return what stands before the bytes of a block. Its last four bytes are the next chain."""
     fields = struct.pack("<QQII", block, place.sequence, place.length, place.checksum)
     return fields + _CHECKSUM.pack(zlib.crc32(fields, chain))
 
 
 def chain_of(head: bytes) -> int:
-    """Give what the record after this one continues."""
+    """Return what the record after this one continues."""
     return int.from_bytes(head[-_CHECKSUM.size :], "little")
 
 
@@ -240,12 +240,12 @@ def _record(head: bytes, chain: int, sequence: int, layout: Layout) -> tuple[int
 
 
 def _longest(block_size: int) -> int:
-    """Give what a block takes at most: ZSTD_compressBound, and some."""
+    """Return what a block takes at most: ZSTD_compressBound, and some."""
     return block_size + (block_size >> 7) + 512
 
 
 def _may_be_torn(fd: int, end: int, layout: Layout, chain: int) -> bool:
-    """Tell whether a killed process may have left what is at the end of the file.
+    """Return whether a killed process may have left what is at the end of the file.
 
     It leaves a part of one record. So it was not a whole one that has changed: the file does not
     end where the record does, and no other continues it.
@@ -286,7 +286,7 @@ def _read_marks(fd: int, header: Header) -> list[_Mark]:
 
 
 def boot_name(source: Path | None = None) -> bytes:
-    """Give the name of this boot of the machine; without one, every use is after a crash."""
+    """Return the name of this boot of the machine; without one, every use is after a crash."""
     try:
         return (source or BOOT).read_bytes()[:36]
     except OSError:

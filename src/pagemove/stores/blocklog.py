@@ -146,11 +146,11 @@ class BlockLog:
     @property
     def doubt(self) -> Doubt | None:
         """What is to be known where the file is opened next; None if it is sound."""
-        # Without the lock, which in a forked child may be held for ever.
+        # Without the lock, which in a forked child may be held forever.
         return Doubt(self._header.generation, self._end) if self._unsure else None
 
     def get(self, block: int) -> bytes | None:
-        """Give the bytes of a block; None if it has none. OSError if they are damaged."""
+        """Return the bytes of a block; None if it has none. OSError if they are damaged."""
         with self._lock:
             place, file, header = self._index.get(block), self._usable(), self._header
         return None if place is None else self._read(file, header, block, place)
@@ -166,7 +166,7 @@ class BlockLog:
 
     def sync(self) -> None:
         """Return when all that was put is durable."""
-        # One at a time: the kernel tells of a failure once, and whoever asks next hears of success.
+        # One at a time: the kernel reports a failure once, and the next fdatasync succeeds.
         with self._syncing:
             with self._lock:
                 self._check_named()
@@ -297,7 +297,7 @@ class BlockLog:
         self.compactions += 1
 
     def _copy(self, old: Descriptor, fresh: Descriptor, header: Header) -> blockfile.Scan:
-        """Copy the blocks that live, checking each; give where they are then."""
+        """Copy the blocks that live, checking each; return where they are then."""
         index: dict[int, Place] = {}
         end, chain = START, header.seed
         # In the order of the blocks: the next to be read is the next in the file.
@@ -328,6 +328,6 @@ def open_locked(path: Path) -> Descriptor:
                 "is in use by another store, of this process or of another: close that one first",
                 shown(path),
             ) from None
-        # Whoever had it may have put another file into its place since it was opened.
+        # The last holder may have replaced the file since it was opened.
         if file.names(path):
             return file

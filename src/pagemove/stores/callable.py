@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class CallableStore(Store):
-    """Bytes that a function gives.
+    """Bytes that a function returns.
 
     Parameters
     ----------
     read : callable
-        ``read(offset, length)`` gives a bytes-like object of exactly `length` bytes. It has to
+        ``read(offset, length)`` returns a bytes-like object of exactly `length` bytes. It has to
         pickle: a function at the top level of a module, a `functools.partial` of one, or an object
         with ``__call__``. The same bytes for the same range every time, or what is read again after
         it was evicted is something else.
@@ -86,7 +86,7 @@ class CallableStore(Store):
         return self._write is not None
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
-        """Fill a buffer with what the function gives.
+        """Fill a buffer with what the function returns.
 
         Parameters
         ----------
@@ -111,7 +111,7 @@ class CallableStore(Store):
             raise StoreError(
                 errno.EIO,
                 f"cannot read {self!r} at byte {start}: asked for {view.nbytes} bytes, the "
-                f"function gave {given.nbytes}; it must give as many as it is asked for",
+                f"function returned {given.nbytes}; it must return as many as requested",
                 store=repr(self),
                 operation="read",
                 offset=start,

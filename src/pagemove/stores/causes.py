@@ -20,7 +20,7 @@ _MOST_CAUSES = 8
 
 
 def errno_of(error: BaseException) -> int:
-    """Give an errno, which is always positive, and EIO where nothing else is known.
+    """Return an errno, which is always positive, and EIO where nothing else is known.
 
     Names that do not resolve have numbers of their own (``socket.gaierror``): EHOSTUNREACH.
     """
@@ -41,7 +41,7 @@ def errno_of(error: BaseException) -> int:
 
 
 def cause_of(error: BaseException) -> str:
-    """Give a text that says what happened, whatever an exception does when it is asked."""
+    """Return a text that says what happened, whatever the exception's methods do."""
     try:
         text = str(error)
     except Exception as failure:

@@ -1,7 +1,7 @@
 """Filesystems of fsspec that wrap others: how a chain of them is opened, and what is behind it.
 
-A wrapper promises what its ``open`` gives. Its other methods may be those of what it wraps, so what
-is to be read by ranges is looked for behind it: a member that is stored as it is in an archive, a
+A wrapper promises what its ``open`` returns. Its other methods may be those of what it wraps, so
+ranges are looked for behind it: a member that is stored uncompressed in an archive, a
 referenced part of a file, a file in a folder are each a range of something else.
 """
 
@@ -107,7 +107,7 @@ def _protocol(part: str) -> str:
 
 
 def _wraps(kind: type) -> bool:
-    """Tell whether filesystems of a kind are opened over another, as fsspec has it."""
+    """Return whether filesystems of a kind are opened over another, as fsspec has it."""
     from fsspec.implementations.chained import (  # type: ignore[import-untyped]
         ChainedFileSystem,
     )
@@ -130,7 +130,7 @@ def located(filesystem: Any, path: str) -> Place:
 
 
 def _inside(place: Place) -> Place | None:
-    """Give what a place is a range of; None: of nothing that is known."""
+    """Return what a place is a range of; None: of nothing that is known."""
     from fsspec.implementations import (  # type: ignore[import-untyped]
         asyn_wrapper,
         dirfs,
@@ -172,7 +172,7 @@ def _referenced(place: Place) -> Place | None:
 
 
 def _within(place: Place, archive: Any, member: Place | None) -> Place | None:
-    """Give the place of a member in the file that the archive is."""
+    """Return the place of a member in the file that the archive is."""
     from fsspec.core import OpenFile
 
     outer: Any = getattr(archive, "of", None)

@@ -138,7 +138,7 @@ class CompressedStore(Store):
         size = ranges.checked_block_size(block_size)
         if self._path is None:
             if nbytes is None:
-                raise ValueError("nbytes says how long the store is: give it, or a file with path")
+                raise ValueError("nbytes says how long the store is: pass it, or a file with path")
             self._layout = Layout(ranges.checked_length(nbytes), size)
         else:
             self._layout = _made_or_found(self._path, nbytes, size)
@@ -255,7 +255,7 @@ class CompressedStore(Store):
             raise self._failure(error, "flush", None) from error
 
     def close(self) -> None:
-        """Let go of the file, which is opened again when it is used. Twice is fine."""
+        """Release the file, which is opened again when it is used. Twice is fine."""
         with self._opening:
             if isinstance(self._shelf, BlockLog):
                 self._doubt = self._shelf.doubt
@@ -263,7 +263,7 @@ class CompressedStore(Store):
                 self._shelf = None
 
     def stats(self) -> dict[str, float]:
-        """Tell how well it compresses.
+        """Return how well it compresses.
 
         Returns
         -------
@@ -284,7 +284,7 @@ class CompressedStore(Store):
         return told
 
     def _block(self, block: int, operation: str) -> bytes | None:
-        """Give a block as it was written; None: zeros."""
+        """Return a block as it was written; None: zeros."""
         import zstandard
 
         place = block * self.block_size

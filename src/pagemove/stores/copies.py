@@ -55,7 +55,7 @@ class Copies:
 
     @property
     def state(self) -> State:
-        """What is known now. Without a lock, which in a forked child may be held for ever."""
+        """What is known now. Without a lock, which in a forked child may be held forever."""
         parts = {block: list(ranges) for block, ranges in self._parts.copy().items()}
         return State(blocks_of(self._copied.bits), self.doubtful, parts)
 
@@ -74,11 +74,11 @@ class Copies:
         return block in self._doubtful
 
     def written(self, block: int) -> RangeSet:
-        """Give what was written into a block since it was copied, as ranges in the block."""
+        """Return what was written into a block since it was copied, as ranges in the block."""
         return RangeSet(self._parts.get(block, ()))
 
     def note_copied(self, first: int, last: int, failures: int) -> bool:
-        """Note that blocks were copied, when so many flushes had failed; tell if they are sound."""
+        """Record copied blocks, as of so many failed flushes; return whether they are sound."""
         with self._lock:
             sound = failures == self.failures
             if sound:
@@ -101,13 +101,13 @@ class Copies:
             self._parts.pop(block, None)
 
     def fail(self) -> list[int]:
-        """Note that a flush has failed; give the blocks to doubt. Others are still being copied."""
+        """Record a failed flush; return the blocks to doubt. Others are still being copied."""
         with self._lock:
             self.failures += 1
             return blocks_of(self._copied.bits)
 
     def doubt(self, block: int) -> bool:
-        """Note that a block may be lost, and tell so, unless it was written as a whole since."""
+        """Record that a block may be lost, unless it was written whole since; return whether."""
         if block not in self._copied:
             return False
         self._doubtful.add(block, block)

@@ -96,7 +96,7 @@ class FileStore(Store):
         self._held: FileLock | None = None
         self._holding = threading.Lock()
         self._unsynced = Unsynced()
-        # O_NONBLOCK: else opening a pipe waits for somebody at its other end.
+        # O_NONBLOCK: else opening a pipe waits for a writer.
         access = os.O_RDWR if writable else os.O_RDONLY
         with limits.named():
             fd = open_high(self._path, access | os.O_NONBLOCK | os.O_NOCTTY)
@@ -136,9 +136,9 @@ class FileStore(Store):
         return self._fd < 0
 
     def fileno(self) -> int:
-        """Give the descriptor, which stays the store's. ValueError once closed.
+        """Return the descriptor, which stays the store's. ValueError once closed.
 
-        StoreError where somebody else has closed it: its number may be another file's by now.
+        StoreError if the program has closed it: its number may be another file's by now.
         """
         if self._fd < 0:
             raise ValueError(f"{self!r}: it cannot be used any more")
@@ -147,7 +147,7 @@ class FileStore(Store):
                 errno.EBADF,
                 store=str(self._path),
                 operation="read",
-                remedy="somebody has closed its descriptor; open the store anew",
+                remedy="the program has closed its descriptor; open the store again",
             )
         return self._fd
 
@@ -274,7 +274,7 @@ class FileStore(Store):
             self._inherited = False
 
     def hand_over_lock(self) -> FileLock | None:
-        """Give the lock for writing to who writes in place of this object; None if it has none.
+        """Return the write lock to a caller that writes in its place; None if it has none.
 
         Raises
         ------
@@ -330,9 +330,9 @@ class FileStore(Store):
 
     def _failure(self, code: int, operation: str, offset: int | None) -> StoreError:
         if code:
-            remedy = "look at the file system and the device (dmesg, df)"
+            remedy = "check the file system and the device (dmesg, df)"
         else:
-            remedy = "somebody has cut the file short since it was opened: open it anew"
+            remedy = "the file was truncated after it was opened: open it again"
         return store_error(
             code, store=str(self._path), operation=operation, offset=offset, remedy=remedy
         )
@@ -343,7 +343,7 @@ class FileStore(Store):
         return self._failure(error.errno or errno.EIO, operation, offset)
 
     def _options(self) -> dict[str, Any]:
-        """Give the keywords that open such a store once more, but those with the usual value."""
+        """Return the keywords that open such a store once more, but those with the usual value."""
         options: dict[str, Any] = {"writable": True} if self._writable else {}
         return options if self._locks else options | {"lock": False}
 
@@ -368,7 +368,7 @@ def _reopened(kind: type[FileStore], path: str, options: dict[str, Any]) -> File
 
 
 def _length(fd: int, path: Path) -> int:
-    """Give the length of an open file; refuse what cannot be paged, saying why."""
+    """Return the length of an open file; refuse what cannot be paged, saying why."""
     found = os.fstat(fd)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "is a directory; name a file in it", str(path))
@@ -392,7 +392,7 @@ def _length(fd: int, path: Path) -> int:
 
 
 def _has_byte(fd: int, offset: int) -> bool:
-    """Tell whether there is a byte to be read; an unreadable one is there too."""
+    """Return whether there is a byte to be read; an unreadable one is there too."""
     try:
         return bool(os.pread(fd, 1, offset))
     except OSError:

@@ -18,7 +18,7 @@ _WHOLE, _NOTHING = (
 )
 #: Of what there may be enough the next time, so that it does not mean that there are no locks.
 SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
-# Devices of file systems without locks that a warning has told of.
+# Devices of file systems without locks that a warning has named.
 _told: set[int] = set()
 
 
@@ -38,7 +38,7 @@ class FileLock:
     Raises
     ------
     BlockingIOError
-        Somebody else has it; the message says who.
+        Another process or region holds it; the message says which.
     OSError
         There is no descriptor, or no memory, for it.
     """
@@ -62,7 +62,7 @@ class FileLock:
             _warn(fd, path, error)
 
     def close(self) -> None:
-        """Give it up. Twice is fine."""
+        """Release it. Twice is fine."""
         if self._file is not None:
             self._file.close()
 
@@ -109,7 +109,7 @@ def _holder(fd: int) -> str:
 
 
 def _locks(process: Path, here: bytes) -> bool:
-    """Tell whether a process has a descriptor with a lock on a file, as fdinfo shows it."""
+    """Return whether a process has a descriptor with a lock on a file, as fdinfo shows it."""
     try:
         descriptors = os.listdir(process / "fdinfo")
     except OSError:

@@ -54,7 +54,7 @@ class LocalRange:
         self.known = Resource(file.nbytes, "")
 
     def fileno(self) -> int:
-        """Give the descriptor of the file."""
+        """Return the descriptor of the file."""
         return self._file.fileno()
 
     def read(self, start: int, view: memoryview, _seconds: float) -> None:
@@ -75,7 +75,7 @@ class LocalRange:
 
 
 def local_file(filesystem: Any, path: str) -> FileStore | None:
-    """Give the file of this machine that holds exactly these bytes; None: there is none."""
+    """Return the file of this machine that holds exactly these bytes; None: there is none."""
     from fsspec.implementations.cached import (  # type: ignore[import-untyped]
         WholeFileCacheFileSystem,
     )

@@ -51,7 +51,7 @@ class FsspecStore(Store):
     validate : {"etag", "size", "none"}
         What has to stay as it was when it was opened, over HTTP and on S3: ETag (or the time of
         modification) and length, the length, or neither. Not ``"etag"`` where servers behind one
-        name give different ETags for the same bytes.
+        name return different ETags for the same bytes.
     **storage_options
         For the filesystem: credentials, an ``endpoint_url``, ``anon=True`` ...
 
@@ -63,7 +63,7 @@ class FsspecStore(Store):
     FileNotFoundError, IsADirectoryError, PermissionError
         There is no file; the filesystem does not let it be read.
     ValueError
-        It is empty, has no known length, or the server does not give ranges of it.
+        It is empty, has no known length, or the server does not serve ranges of it.
     OSError
         The server cannot be reached, or has a failure, until `timeout`.
 
@@ -264,7 +264,7 @@ class FsspecStore(Store):
         raise failure
 
     def _reader(self) -> Reader:
-        """Give what reads it, which is opened if it is not."""
+        """Return what reads it, which is opened if it is not."""
         if not self._lock.acquire(timeout=self._timeout):
             raise TimeoutError(errno.ETIMEDOUT, f"not opened within {self._timeout:.3g} s")
         try:
@@ -295,7 +295,7 @@ class FsspecStore(Store):
         return reader
 
     def _text(self, error: BaseException) -> str:
-        """Give what an error says, and what was noted of it, without what must not be shown."""
+        """Return what an error says, and what was noted of it, without what must not be shown."""
         return self._secrets.hide("; ".join([cause_of(error), *getattr(error, "__notes__", ())]))
 
     def _refusal(self, error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""Ranges over HTTP: whether a server gives them, of what, and whether it is still the same.
+"""Ranges over HTTP: whether a server serves them, of what, and whether it is still the same.
 
 fsspec takes whatever a server answers to a request for a range; here the answer is looked at: also
 those that fsspec asks for itself, for the members of an archive or the blocks of a cache.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-#: What tells that a resource is still the same.
+#: Headers that identify the version of a resource.
 Validate = Literal["etag", "size", "none"]
 
 _SPAN = re.compile(r"bytes=(\d+)-(\d+)$")
@@ -61,7 +61,7 @@ class Guard:
         self._plain: list[Any] = []  # those of them that make what aiohttp makes by itself
 
     def options(self, options: dict[str, Any], url: str = "") -> dict[str, Any]:
-        """Give options of such a filesystem, for what is at a URL, with these sessions."""
+        """Return options of such a filesystem, for what is at a URL, with these sessions."""
         make = options.get("get_client")
         maker = self._maker(make)
         self._makers.append(maker)
@@ -72,13 +72,13 @@ class Guard:
         return {**encoded, **options, "get_client": maker, "skip_instance_cache": True}
 
     def guarded(self, filesystem: Any) -> Any:
-        """Give a filesystem whose sessions are made here: itself, or another like it."""
+        """Return a filesystem whose sessions are made here: itself, or another like it."""
         if filesystem.get_client in self._makers:
             return filesystem
         return type(filesystem)(**self.options(filesystem.storage_options))
 
     def is_plain(self, filesystem: Any) -> bool:
-        """Tell whether its requests have nothing from the caller but the URL."""
+        """Return whether its requests have nothing from the caller but the URL."""
         options = filesystem.storage_options.keys()
         return filesystem.get_client in self._plain and options <= _OWN_OPTIONS
 
@@ -111,7 +111,7 @@ class Guard:
         request: aiohttp.TraceRequestEndParams,
     ) -> None:
         answer = request.response
-        ours = context.trace_request_ctx is _OURS  # looked at by whoever asked
+        ours = context.trace_request_ctx is _OURS  # checked by the caller
         if ours or request.method != "GET" or answer.status >= 400:
             return
         _check_plain(answer)
@@ -184,7 +184,7 @@ async def look(filesystem: Any, url: str) -> Resource:
         if answer.headers.get("Content-Length") == "0":
             raise ValueError("it is empty: there is nothing to page")
     raise ValueError(
-        f"its server does not give ranges of it (it answers with status {answer.status}): "
+        f"its server does not serve ranges of it (it answers with status {answer.status}): "
         "download it and open the file, or have it served by one that does"
     )
 
@@ -219,7 +219,7 @@ async def read(
 
 
 def is_passing(error: Exception) -> bool:
-    """Tell whether an answer may be another the next time."""
+    """Return whether an answer may be another the next time."""
     status: int = getattr(error, "status", 0)
     # Where a redirect leads: a signature that has expired since. The next one has another.
     if status in _EXPIRED and getattr(error, "history", None):
@@ -228,7 +228,7 @@ def is_passing(error: Exception) -> bool:
 
 
 def version_of(answer: aiohttp.ClientResponse) -> str:
-    """Give what changes with the bytes."""
+    """Return what changes with the bytes."""
     return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "unversioned"
 
 
@@ -244,7 +244,7 @@ def _check_plain(answer: aiohttp.ClientResponse) -> None:
 
 
 def _check_range(answer: aiohttp.ClientResponse, first: int, last: int) -> int | None:
-    """Check that it is the range that was asked for; give the length of the whole, if it is said.
+    """Check that it is the range that was asked for; return the length of the whole, if it is said.
 
     Raises
     ------

@@ -143,7 +143,7 @@ class LayeredStore(Store):
         self._begin(*self._in_memory())
 
     def _in_memory(self) -> tuple[bytes, State] | tuple[None, None]:
-        """Give what is on top and what is known of it, unless a file has the map.
+        """Return what is on top and what is known of it, unless a file has the map.
 
         Of that another store may have made something else by the time it is read again.
         """
@@ -275,7 +275,7 @@ class LayeredStore(Store):
         self._bottom.close()
 
     def stats(self) -> dict[str, float]:
-        """Tell how much is on top, and what the stores tell.
+        """Return how much is on top, and the statistics of the stores.
 
         Returns
         -------

@@ -1,9 +1,9 @@
-"""Which blocks are on top: a bitmap in memory, and in a file that tells the truth after a crash.
+"""Which blocks are on top: a bitmap in memory, and in a file that is right after a crash.
 
 The file has two bitmaps. The first is written at once: a process that dies leaves it right. But
 after a crash of the machine it may say of a block that it is on top whose bytes never got to the
 disk. So the second is written when the top was flushed, and is what counts once the machine was
-started anew, which the boot's own name tells.
+started anew, which the boot's own id shows.
 
 Each sector has a checksum: a bit that has changed by itself would show what is on the other layer.
 """
@@ -164,7 +164,7 @@ class LayerMap:
         os.fsync(fd)
 
     def _boot_in(self, head: bytes, path: Path) -> bytes:
-        """Check the header; give the name of the boot in it."""
+        """Check the header; return the name of the boot in it."""
         if len(head) < _HEADER.size or _HEADER.unpack(head)[:3] != (_MAGIC, *self._shape):
             raise ValueError(
                 f"{shown(path)} is not the map of such a store ({self._shape[0]} bytes, blocks of "
@@ -197,7 +197,7 @@ class LayerMap:
 
 
 def _sector(share: bytes) -> bytes:
-    """Give a sector: what it holds, and the checksum of that."""
+    """Return a sector: what it holds, and the checksum of that."""
     share = share[:_SHARE].ljust(_SHARE, b"\0")
     return share + _CHECKSUM.pack(zlib.crc32(share))
 
@@ -207,7 +207,7 @@ def _damaged(path: Path) -> ValueError:
 
 
 def blocks_of(bits: bytes) -> list[int]:
-    """Give the blocks of a bitmap."""
+    """Return the blocks of a bitmap."""
     found = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
     blocks: list[int] = np.flatnonzero(found).tolist()
     return blocks

@@ -37,7 +37,7 @@ def hide_in_logs(secrets: Secrets) -> None:
 
 
 def hidden(text: str) -> str:
-    """Give a text without the secrets of any store of this process."""
+    """Return a text without the secrets of any store of this process."""
     for secrets in _known():
         text = secrets.hide_known(text)
     return text
@@ -55,7 +55,7 @@ class _Factory:
     def __call__(self, name: str | None, *args: Any, **options: Any) -> logging.LogRecord:
         record = self._make(name, *args, **options)
         if str(name).partition(".")[0] in _LIBRARIES:
-            # A message that its arguments do not go with is an error of whoever handles it.
+            # A message that its arguments do not go with is an error of its handler.
             with contextlib.suppress(Exception):
                 _hide(record)
         return record

@@ -32,7 +32,7 @@ _process: int | None = None
 
 
 def is_usable() -> bool:
-    """Tell whether obstore is installed, and was not used before this process was forked."""
+    """Return whether obstore is installed, and was not used before this process was forked."""
     global _process
     if find_spec("obstore") is None:
         return False
@@ -99,7 +99,7 @@ class Reader:
 
 
 def _is_plain(attributes: Any) -> bool:
-    """Tell whether a body is the bytes themselves: in no encoding, and not in parts."""
+    """Return whether a body is the bytes themselves: in no encoding, and not in parts."""
     encoding = attributes.get("Content-Encoding", "identity")
     kind = attributes.get("Content-Type", "")
     return encoding.lower() == "identity" and not kind.lower().startswith("multipart/")

@@ -51,7 +51,7 @@ def target(buffer: Buffer) -> memoryview:
 
 
 def place(store: object, nbytes: int, offset: int, length: int) -> int:
-    """Give `offset`, if so many bytes from there on are within the store; else ValueError."""
+    """Return `offset`, if so many bytes from there on are within the store; else ValueError."""
     start = operator.index(offset)
     if not 0 <= start <= nbytes - length:
         raise ValueError(
@@ -61,7 +61,7 @@ def place(store: object, nbytes: int, offset: int, length: int) -> int:
 
 
 def checked_length(nbytes: int) -> int:
-    """Give the length of a new store, as an int; ValueError unless it is positive."""
+    """Return the length of a new store, as an int; ValueError unless it is positive."""
     length = operator.index(nbytes)
     if length <= 0:
         raise ValueError(f"nbytes must be positive, not {length}: there would be nothing to page")
@@ -69,7 +69,7 @@ def checked_length(nbytes: int) -> int:
 
 
 def checked_block_size(block_size: int) -> int:
-    """Give a block size, as an int; ValueError unless a region could have it."""
+    """Return a block size, as an int; ValueError unless a region could have it."""
     size = operator.index(block_size)
     if not SMALLEST_BLOCK <= size <= LARGEST_BLOCK or size & (size - 1):
         raise ValueError(f"block_size must be a power of two from 4 KiB to 2 MiB, not {size}")
@@ -87,12 +87,12 @@ def pieces(offset: int, length: int, block_size: int) -> Iterator[Piece]:
 
 
 def length_of(block: int, block_size: int, nbytes: int) -> int:
-    """Give the length of a block, which is shorter at the end of the store."""
+    """Return the length of a block, which is shorter at the end of the store."""
     return min(block_size, nbytes - block * block_size)
 
 
 def is_zero(data: memoryview) -> bool:
-    """Tell whether there is nothing but zero bytes."""
+    """Return whether there is nothing but zero bytes."""
     return not np.frombuffer(data, np.uint8).any()
 
 

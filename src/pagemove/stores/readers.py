@@ -67,7 +67,7 @@ class Reader(Protocol):
 def reader_of(
     filesystem: Any, path: str, settings: Settings, known: Resource | None = None
 ) -> Reader:
-    """Give the fastest reader that is known to be right.
+    """Return the fastest reader that is known to be right.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def reader_of(
 
 
 def _is_proven(reader: Reader, place: Place, seconds: float) -> bool:
-    """Tell whether it is there; not if what is in between decompresses, for instance."""
+    """Return whether it is there; not if what is in between decompresses, for instance."""
     if place.offset + (place.nbytes or 0) > reader.known.nbytes:
         return False
     for proof in place.proofs:
@@ -112,7 +112,7 @@ def _is_proven(reader: Reader, place: Place, seconds: float) -> bool:
 
 
 def _reader_at(place: Place, settings: Settings, known: Resource | None) -> Reader | None:
-    """Give what reads by ranges there; None: nothing that is known to be safe."""
+    """Return what reads by ranges there; None: nothing that is known to be safe."""
     kind = type(place.filesystem)
     if _is_web(kind):
         return Web(place, settings, known)
@@ -129,7 +129,7 @@ def _is_web(kind: type) -> bool:
 
 
 def _is_origin(filesystem: Any) -> bool:
-    """Tell whether it is asynchronous, and wraps no other filesystem.
+    """Return whether it is asynchronous, and wraps no other filesystem.
 
     What wraps another may have its `_cat_file`, which knows nothing of the wrapper.
     """
@@ -235,11 +235,11 @@ class Objects:
         view[:] = data
 
     def _fast(self) -> objects.Reader | None:
-        """Give what reads it faster than the filesystem, if anything does."""
+        """Return what reads it faster than the filesystem, if anything does."""
         with self._lock:
             if not self._s3_tried:
                 self._s3_tried = True
-                # Whatever obstore cannot be told, s3fs may do all the same.
+                # What obstore has no option for, s3fs may still do.
                 with contextlib.suppress(Exception):
                     self._s3 = s3.reader(
                         self._filesystem,
@@ -251,7 +251,7 @@ class Objects:
             return self._s3
 
     def close(self) -> None:
-        """Leave connections to whoever made them."""
+        """Leave connections to their creator."""
 
 
 def _is_read(fast: objects.Reader | None, start: int, view: memoryview) -> bool:
@@ -264,5 +264,5 @@ def _within(end: float, most: float) -> float:
 
 
 def _length(place: Place, found: Resource) -> int:
-    """Give the length of a place in something of known length."""
+    """Return the length of a place in something of known length."""
     return found.nbytes - place.offset if place.nbytes is None else place.nbytes

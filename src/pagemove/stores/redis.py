@@ -140,7 +140,7 @@ class RedisStore(Store):
         if not key or "{" in key or "}" in key:
             raise ValueError(f"key must be a name without braces, not {key!r}")
         if create and nbytes is None:
-            raise ValueError("a new array needs a length: give nbytes")
+            raise ValueError("a new array needs a length: pass nbytes")
         self._url, self._key = url, key
         self._options, self._timeout = options, timeout
         self._replicas, self._fsync = replicas, fsync
@@ -286,7 +286,7 @@ class RedisStore(Store):
             )
 
     def close(self) -> None:
-        """Let go of the lease and of the connections. Twice is fine."""
+        """Release the lease and the connections. Twice is fine."""
         if self._writable and self._connected and self._lease.epoch and not self._handed_over:
             # What cannot be released ends by itself.
             with contextlib.suppress(StoreError), self._translated("close", None):

@@ -14,7 +14,7 @@ from pagemove.stores.redis_lease import Lease, gone
 
 
 def created(client: Client, lease: Lease, key: str, nbytes: int, block_size: int) -> keys.Layout:
-    """Make an array, all zeros, and take the lease of it; give where its blocks are.
+    """Make an array, all zeros, and take the lease of it; return where its blocks are.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def remove(client: Client, lease: Lease, layout: keys.Layout) -> None:
 
 
 def found(client: Client, key: str, nbytes: int | None, name: str) -> keys.Layout:
-    """Give where the blocks of an array are.
+    """Return where the blocks of an array are.
 
     Parameters
     ----------

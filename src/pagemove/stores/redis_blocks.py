@@ -63,7 +63,7 @@ class Blocks(Failures):
         self._client.run(prepared)
 
     def raise_fences(self, holder: str, epoch: int) -> dict[int, int]:
-        """Let nobody with a lesser epoch write any more; give how many writes there were."""
+        """Refuse writers with a lesser epoch from now on; return how many writes there were."""
         return self._fenced(range(self._layout.groups), holder, epoch, [])
 
     def read(
@@ -78,7 +78,7 @@ class Blocks(Failures):
         Parameters
         ----------
         pieces : list of Piece
-            As `batches` gives them.
+            As `batches` returns them.
         view : memoryview
             The buffer.
         least : mapping of int to int
@@ -129,7 +129,7 @@ class Blocks(Failures):
     def write(
         self, pieces: list[ranges.Piece], view: memoryview, turn: Turn, least: Mapping[int, int]
     ) -> dict[int, int]:
-        """Write parts of a buffer; give by group how many writes there are now.
+        """Write parts of a buffer; return by group how many writes there are now.
 
         Nobody else may write these blocks with the same turn until it has returned or raised.
 
@@ -188,7 +188,7 @@ class Blocks(Failures):
     ) -> None:
         """Return when all writes ever made are there, and as durable as they shall be.
 
-        Whoever made them: an earlier process may have been the writer, and died before a flush.
+        By any writer: an earlier process may have died before a flush.
 
         Parameters
         ----------
@@ -224,7 +224,7 @@ class Blocks(Failures):
             self._client.run([Command(name, ("UNLINK", name)) for name in some])
 
     def _waits_for_log(self) -> bool:
-        """Tell whether the log has to be waited for; StoreError where it cannot be relied on.
+        """Return whether the log has to be waited for; StoreError where it cannot be relied on.
 
         A server that is older than WAITAOF can sync its log before each answer.
         """
@@ -239,7 +239,7 @@ class Blocks(Failures):
     def _fenced(
         self, groups: Iterable[int], holder: str, epoch: int, waits: list[Command]
     ) -> dict[int, int]:
-        """Put a holder on fences, wait for that and all before it; give the numbers of writes.
+        """Put a holder on fences, wait for that and all before it; return the numbers of writes.
 
         Replication and the log are one sequence a server: who waits for the last write there, on
         the connection that made it, has waited for all before it.
@@ -278,7 +278,7 @@ class Blocks(Failures):
         )
 
     def _accepted(self, answer: Any, operation: str, offset: int | None) -> tuple[int, int]:
-        """Give the numbers that a script answers, or raise what else it says."""
+        """Return the numbers that a script answers, or raise what else it says."""
         word, *rest = answer if isinstance(answer, list) and answer else [None]
         if word == b"gone":
             raise gone(self._name, operation, offset)
@@ -294,7 +294,7 @@ class Blocks(Failures):
         raise self._nonsense(operation, offset)
 
     def _looked(self, group: int, share: list[ranges.Piece], values: list[Any]) -> list[Any]:
-        """Find out of missing blocks whether they were ever written; give all values."""
+        """Find out of missing blocks whether they were ever written; return all values."""
         layout = self._layout
         missing = [number for number, value in enumerate(values) if value is None]
         blocks = [share[number].block for number in missing]
@@ -316,7 +316,7 @@ class Blocks(Failures):
         return HEAD + self._layout.block_size
 
     def _target(self, piece: ranges.Piece, view: memoryview) -> memoryview | None:
-        """Give where a block can be put as it comes: where all of it is wanted."""
+        """Return where a block can be put as it comes: where all of it is wanted."""
         layout = self._layout
         whole = ranges.length_of(piece.block, layout.block_size, layout.nbytes)
         return view[piece.at : piece.at + piece.length] if piece.length == whole else None
@@ -360,7 +360,7 @@ class Blocks(Failures):
     def _whole(
         self, piece: ranges.Piece, part: memoryview, least: Mapping[int, int], holder: str
     ) -> memoryview:
-        """Give all of a block of which a part is to be written."""
+        """Return all of a block of which a part is to be written."""
         layout = self._layout
         whole = ranges.length_of(piece.block, layout.block_size, layout.nbytes)
         if piece.length == whole:

@@ -166,7 +166,7 @@ def _bounded(kind: Any) -> Any:
 
 
 def _is_plausible(answer: Any) -> bool:
-    """Tell whether an answer, if it says which node has which slots, can be true.
+    """Return whether an answer, if it says which node has which slots, can be true.
 
     redis-py makes an entry a slot, and a client a node, however many there are said to be.
     """

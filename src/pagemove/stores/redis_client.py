@@ -66,7 +66,7 @@ class Client:
         return len(self._cluster.get_primaries()) if self._cluster else 1
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Carry out commands, those for one node in one round trip; give the answers in order.
+        """Carry out commands, those for one node in one round trip; return the answers in order.
 
         Raises
         ------
@@ -212,7 +212,7 @@ class Client:
 
 
 def code_of(error: BaseException) -> int:
-    """Give the errno that is nearest to an error."""
+    """Return the errno that is nearest to an error."""
     import redis.exceptions as errors
 
     kinds = (
@@ -273,7 +273,7 @@ def _checked(answers: list[Any]) -> list[Any]:
 
 
 def _is_passing(error: Exception) -> bool:
-    """Tell whether an error may be another the next time."""
+    """Return whether an error may be another the next time."""
     import redis.exceptions as errors
 
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):

@@ -60,7 +60,7 @@ class Filled(NamedTuple):
 
 
 def ask(client: Any, commands: Sequence[Command]) -> list[Any]:
-    """Send commands to one server in one go; give their answers, exceptions of redis-py among them.
+    """Send commands to one server in one go; return their answers, or exceptions of redis-py.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class _Answers:
         self._start = self._end = 0
 
     def next(self, command: Command) -> Any:
-        """Give the one to a command."""
+        """Return the one to a command."""
         self._targets = iter(command.targets)
         self._longest = command.longest
         self._values = len(command.words) + 4

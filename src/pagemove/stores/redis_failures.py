@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pagemove.errors import StoreError
 
 
-class Fenced(Exception):  # noqa: N818 (a turn of events, not yet an error to be told)
+class Fenced(Exception):  # noqa: N818 (an event, not yet an error to report)
     """Another writer is on a fence.
 
     Attributes

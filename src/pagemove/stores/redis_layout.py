@@ -165,34 +165,34 @@ class Layout(NamedTuple):
         return -(-self.nbytes // self.block_size)
 
     def group(self, block: int) -> int:
-        """Give the group of a block."""
+        """Return the group of a block."""
         return block // self.run % self.groups
 
     def bit(self, block: int) -> int:
-        """Give the place of a block in its group's bitmap."""
+        """Return the place of a block in its group's bitmap."""
         return block // self.run // self.groups * self.run + block % self.run
 
     def block_of(self, group: int, bit: int) -> int:
-        """Give the block that has a place in a group's bitmap."""
+        """Return the block that has a place in a group's bitmap."""
         turn, place = divmod(bit, self.run)
         return (turn * self.groups + group) * self.run + place
 
     @property
     def last_bit(self) -> int:
-        """Give the last place that a group's bitmap may need."""
+        """Return the last place that a group's bitmap may need."""
         return max(-(-self.blocks // (self.run * self.groups)) * self.run - 1, 0)
 
     @property
     def bitmap_nbytes(self) -> int:
-        """Give the length of a group's bitmap."""
+        """Return the length of a group's bitmap."""
         return self.last_bit // 8 + 1
 
     def head(self, block: int, epoch: int, number: int) -> bytes:
-        """Give what a block begins with, of this write."""
+        """Return what a block begins with, of this write."""
         return _HEAD.pack(bytes.fromhex(self.id), block, epoch, number)
 
     def is_of(self, block: int, head: bytes) -> bool:
-        """Tell whether a head is one of this block."""
+        """Return whether a head is one of this block."""
         return len(head) == HEAD and head.startswith(self.head(block, 0, 0)[:16])
 
     def block_key(self, block: int) -> str:

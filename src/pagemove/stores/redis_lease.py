@@ -139,7 +139,7 @@ class Lease:
         self._renew(client, None)
 
     def hand_over(self, client: Client) -> str:
-        """Leave it to whoever has the token that this returns; StoreError if another has it."""
+        """Leave it to the holder of the token that this returns; StoreError if another has it."""
         token = secrets.token_hex(16)
         # A renewal under way would take the lease back.
         self.stop(wait=True)

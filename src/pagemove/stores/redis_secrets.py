@@ -15,7 +15,7 @@ _ENDS = re.compile(r"[/?#]")
 
 
 def shown(url: str) -> str:
-    """Give of a URL where the server is: scheme, host, port, path of a socket, database."""
+    """Return of a URL where the server is: scheme, host, port, path of a socket, database."""
     scheme, mark, _ = url.partition("://")
     if not mark:
         return _HIDDEN
@@ -36,7 +36,7 @@ def shown(url: str) -> str:
 
 
 def check_userinfo(url: str, *, is_named: bool = False) -> None:
-    """Refuse a password that cannot be told from the rest of its URL; ValueError.
+    """Refuse a password that cannot be separated from the rest of its URL; ValueError.
 
     `is_named`: what follows a ``#`` is the name of an array, which may have an ``@``.
     """
@@ -68,7 +68,7 @@ def check_userinfo(url: str, *, is_named: bool = False) -> None:
 
 
 def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:
-    """Give what must not be seen of a URL and of options for redis-py, the longest first."""
+    """Return what must not be seen of a URL and of options for redis-py, the longest first."""
     found = set()
     for name, value in options.items():
         if _is_secret(name) and isinstance(value, str | bytes):
@@ -88,7 +88,7 @@ def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:
 def scrub(error: BaseException | None, secrets: list[str]) -> None:
     """Leave secrets out of an exception, and of those that it came from.
 
-    A server may quote what it was sent: one that knows no AUTH gives back the password.
+    A server may quote what it was sent: one that knows no AUTH echoes the password.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

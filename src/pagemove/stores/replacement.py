@@ -60,7 +60,7 @@ def beside(path: Path, old: Descriptor, header: Header) -> Iterator[Replacement]
     fresh = Replacement(file, name, path)
     try:
         lock_whole(file)
-        # Before there is anything in it that somebody may not read.
+        # Before it holds anything that other users must not read.
         _take_permissions(old.fd, file.fd)
         blockfile.write_header(file.fd, header)
         yield fresh
@@ -102,7 +102,7 @@ def _name(path: Path, old: Descriptor, header: Header) -> Path:
 
 
 def _take_permissions(old: int, fresh: int) -> None:
-    """Give a file the owner, the mode and the attributes of another; OSError if that may not be."""
+    """Copy owner, mode and attributes of another file to a file; OSError if not permitted."""
     was, found = os.fstat(old), os.fstat(fresh)
     if (was.st_uid, was.st_gid) != (found.st_uid, found.st_gid):
         os.fchown(fresh, was.st_uid, was.st_gid)
@@ -117,7 +117,7 @@ def _take_permissions(old: int, fresh: int) -> None:
 
 
 def _attributes(fd: int) -> dict[str, bytes]:
-    """Give the access control list and the attributes that users have set."""
+    """Return the access control list and the attributes that users have set."""
     try:
         names = os.listxattr(fd)
     except OSError as error:

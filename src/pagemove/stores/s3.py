@@ -38,7 +38,7 @@ def _changed(known: Resource, nbytes: int | None = None) -> OSError:
 
 
 def is_s3(filesystem: Any) -> bool:
-    """Tell whether it is s3fs's filesystem."""
+    """Return whether it is s3fs's filesystem."""
     return "s3" in type(filesystem).protocol and hasattr(type(filesystem), "_call_s3")
 
 
@@ -76,7 +76,7 @@ async def fetch(
 def reader(
     filesystem: Any, path: str, known: Resource, validate: Validate, seconds: float
 ) -> Reader | None:
-    """Give what reads an object that s3fs has found; None: s3fs itself.
+    """Return what reads an object that s3fs has found; None: s3fs itself.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def reader(
 
 
 def _is_same(filesystem: Any) -> bool:
-    """Tell whether obstore, told what it can be told, asks for the same as s3fs."""
+    """Return whether obstore, told what it can be told, asks for the same as s3fs."""
     options = filesystem.storage_options
     if not is_s3(filesystem) or not options.keys() <= _SAME:
         return False
@@ -122,7 +122,7 @@ def _is_same(filesystem: Any) -> bool:
 
 
 def _signed(filesystem: Any, seconds: float) -> dict[str, Any] | None:
-    """Give how requests are to be signed; None: it is not known."""
+    """Return how requests are to be signed; None: it is not known."""
     if filesystem.anon:
         return {"skip_signature": True}
     if filesystem.key and filesystem.secret:
@@ -138,7 +138,7 @@ def _signed(filesystem: Any, seconds: float) -> dict[str, Any] | None:
 
 
 def _found(filesystem: Any, seconds: float) -> dict[str, Any] | None:
-    """Give the credentials that botocore finds for s3fs, renewed if need be."""
+    """Return the credentials that botocore finds for s3fs, renewed if need be."""
 
     async def frozen() -> Any:
         credentials = await filesystem.session.get_credentials()

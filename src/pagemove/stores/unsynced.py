@@ -53,7 +53,7 @@ class RangeSet:
         self._ranges[first:last] = [each for each in (left, right) if each[0] < each[1]]
 
     def gaps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Give the ranges from `start` up to `end` that are not in it."""
+        """Return the ranges from `start` up to `end` that are not in it."""
         for first, last in self:
             if start < min(first, end):
                 yield start, min(first, end)
@@ -74,7 +74,7 @@ class Unsynced:
         self._failures = 0
 
     def in_child(self) -> Unsynced:
-        """Give what is to be known of it in a forked child, where its locks may be held forever."""
+        """Return a copy for a forked child, where its locks may be held forever."""
         found = Unsynced()
         found._written, found._lost = RangeSet(self._written), RangeSet(self._lost)
         for start, end in self._covered:
@@ -95,9 +95,9 @@ class Unsynced:
                 self._lost.add(start, end)
 
     def sync(self, call: Callable[[], object]) -> tuple[int, int] | None:
-        """Make durable what was written; give the first bytes that are lost, if any.
+        """Make durable what was written; return the first bytes that are lost, if any.
 
-        By one thread at a time: the kernel tells one of a failure, and the next of success.
+        By one thread at a time: the kernel reports a failure once, and the next call succeeds.
         """
         with self._syncing:
             with self._lock:

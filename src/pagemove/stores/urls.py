@@ -21,7 +21,7 @@ _SECRET_NAME = re.compile(
     r"pass|pwd|secret|token|sig|key|auth|cred|sas|session|cookie|hmac|code|private|account|conn",
     re.IGNORECASE,
 )
-# Shorter ones cannot be told from the words of a message.
+# Shorter ones cannot be distinguished from the words of a message.
 _SHORTEST = 3
 # Of values whose names do not say that they are secrets.
 _SHORTEST_UNNAMED = 8
@@ -43,7 +43,7 @@ def without_secrets(text: str) -> str:
 
 
 def check_userinfo(url: str) -> None:
-    """Refuse a password that cannot be told from the rest of its URL; ValueError."""
+    """Refuse a password that cannot be separated from the rest of its URL; ValueError."""
     for part in _NEXT.split(url):
         scheme = _SCHEME.match(part)
         rest = part[scheme.end() :] if scheme else ""
@@ -163,13 +163,13 @@ def _of_options(value: Any, *, named: bool) -> Iterator[str]:
 
 
 def _basic(name: str, password: str) -> Iterator[str]:
-    """Give what a header of HTTP makes of them."""
+    """Return what a header of HTTP makes of them."""
     for pair in (f"{name}:{password}", f"{unquote(name)}:{unquote(password)}"):
         yield base64.b64encode(pair.encode("utf-8", "surrogatepass")).decode()
 
 
 def _forms(word: str) -> Iterator[str]:
-    """Give how a secret may be written."""
+    """Return how a secret may be written."""
     for plain in (word, unquote(word), unquote_plus(word)):
         data = plain.encode("utf-8", "surrogatepass")
         quoted = [quote(data, safe=safe) for safe in _LEFT_ALONE]

@@ -36,7 +36,7 @@ class StoreContract:
     writable : bool
         Whether the store can be written. False: the tests of writing are left out.
     read_only : bool
-        Whether `make_store` can give one that refuses writing.
+        Whether `make_store` can return one that refuses writing.
     reopens : bool
         Whether another store, made from the same pickle, finds what was written and flushed.
     folder : pathlib.Path
@@ -232,7 +232,7 @@ class StoreContract:
             assert _read(store, 0, 10) == _CONTENTS[:10]
 
     def test_statistics_are_numbers(self) -> None:
-        """`stats` gives numbers by name."""
+        """`stats` returns numbers by name."""
         with self._make() as store:
             assert all(isinstance(value, int | float) for value in store.stats().values())
 

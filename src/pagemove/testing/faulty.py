@@ -40,7 +40,7 @@ class Fault:
     errno : int, optional
         Fails with this code.
     short : int, optional
-        Gives or takes so many bytes less than it should. Not for a flush.
+        Reads or writes so many bytes less than it should. Not for a flush.
     delay : float, optional
         Takes so many seconds more, and then succeeds.
 
@@ -82,14 +82,14 @@ class Fault:
             raise ValueError(f"errno must be one of the codes of errno(3), not {self.errno}")
         if self.short is not None:
             if self.operation == "flush":
-                raise ValueError("a flush cannot be short: give errno or delay")
+                raise ValueError("a flush cannot be short: pass errno or delay")
             if not 0 < operator.index(self.short) <= _LARGEST:
                 raise ValueError(f"short must be positive, not {self.short}")
         if self.delay is not None and not 0 < self.delay <= _LARGEST / 1e9:
             raise ValueError(f"delay must be a positive number of seconds, not {self.delay}")
 
     def hits(self, operation: str, call: int) -> bool:
-        """Tell whether it happens to call number `call` of an operation."""
+        """Return whether it happens to call number `call` of an operation."""
         past = call - self.first
         return operation == self.operation and past >= 0 and (not self.count or past < self.count)
 
@@ -195,7 +195,7 @@ class FaultyStore(FileStore):
         super()._sync()
 
     def _suffer(self, operation: str, offset: int | None) -> int:
-        """Count a call and let happen to it what is due; give the bytes to leave out."""
+        """Count a call and let happen to it what is due; return the bytes to leave out."""
         call = self._calls[operation]
         self._calls[operation] += 1
         due = [fault for fault in self._faults if fault.hits(operation, call)]

@@ -19,7 +19,7 @@ def _built() -> None:
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """Give a folder that any user can reach; pytest's own are its user's."""
+    """Return a folder that any user can reach; pytest's own are its user's."""
     with tempfile.TemporaryDirectory(prefix="pagemove-tests-") as folder:
         path = Path(folder)
         path.chmod(0o777)

@@ -181,8 +181,8 @@ class TestTrouble:
             memory.flush()
             del array
         assert capfd.readouterr().err == (
-            f"pagemove: what was changed in memory cannot be written to {path}: No space left on "
-            "device; it stays in memory, and is tried again\n"
+            f"pagemove: cannot write changed blocks to {path}: No space left on device; they stay "
+            "in memory, and are retried\n"
         )
 
     def test_flush_says_so_as_long_as_it_is_not(self, file):

@@ -216,5 +216,5 @@ def test_a_python_that_the_user_may_not_reach(shared):
     with reined(shared, numbered(_NBYTES), concurrency=1) as store:
         kind, code, text = child(_out_of_reach, store, python, deadline=60)
     assert (kind, code) == (UnsupportedError.__name__, errno.EACCES)
-    assert re.search(rf"the user {NOBODY} may not reach {python}: Permission denied; ", text)
+    assert re.search(rf"the user {NOBODY} cannot reach {python}: Permission denied; ", text)
     assert "multiprocessing.set_executable" in text

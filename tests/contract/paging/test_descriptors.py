@@ -41,7 +41,7 @@ _CLOSE = {
 def program(
     code: str, *arguments: object, status: int = 0, shell: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program, with a redirection of the shell; give what it has printed."""
+    """Run a program, with a redirection of the shell; return what it has printed."""
     command = [sys.executable, "-c", textwrap.dedent(_START) + textwrap.dedent(code)]
     command += map(str, arguments)
     if shell:

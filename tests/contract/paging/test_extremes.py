@@ -39,7 +39,7 @@ _MANY = 400  # more than the pager has places for threads that wait
 
 
 def _many_waiters(path: Path, mode: str, fault: Fault, limit: int | None) -> list[str]:
-    """So many threads at once, each waiting for a block of its own; give what became of them."""
+    """So many threads at once, each waiting for a block of its own; return what became of them."""
     how = {"block_size": 4 * KIB, "resident_limit": limit, "store_timeout": 1.0, "prefetch": "off"}
     outcomes = []
     with paged(path, mode, faults=[fault], **how) as memory:
@@ -119,7 +119,7 @@ def _descriptors_and_threads() -> tuple[int, int]:
 
 
 def _failing_opens(path: Path, mode: str, kind: int, room: list[int]) -> tuple[int, int, int]:
-    """Open with less and less of a resource; give descriptors lost, threads lost, and failures."""
+    """Open with less and less of a resource; return lost descriptors and threads, and failures."""
     soft, hard = resource.getrlimit(kind)
     failed = 0
     with paged(path, "r"):

@@ -60,7 +60,7 @@ def test_each_flush_sees_what_was_stored_since_the_last(file, block, limited):
 
 
 def _after(path: Path, before: str, block: int, page: int) -> tuple[int, int]:
-    """Bring a block into a state, store one word, flush; give the word in region and file."""
+    """Bring a block into a state, store one word, flush; return the word in region and file."""
     with paged(path, "r+", resident_limit=6 * block, block_size=block) as memory:
         array = words(memory)
         place = 5 * block // 8 + page * PAGE_SIZE // 8 + 9
@@ -332,7 +332,7 @@ def _on_its_way(path: Path) -> tuple[int, float]:
 
 
 def in_region(memory: PagedMemory) -> bool:
-    """Tell whether the first block is mapped."""
+    """Return whether the first block is mapped."""
     return bool(states_at(memory.address, 1)[0] & PageState.PRESENT)
 
 

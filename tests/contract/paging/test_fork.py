@@ -39,7 +39,7 @@ _HOW = {"block_size": _BLOCK, "resident_limit": 6 * _BLOCK}
 
 
 def in_fork(function: Callable[[], int | None]) -> int:
-    """Run a function in a forked child of this process; give its status, negative for a signal."""
+    """Run a function in a forked child; return its status, negative for a signal."""
     pid = fork()
     if not pid:
         status = 99

@@ -278,7 +278,7 @@ class Sluggish(Store):
 
 
 def _slow_to_start(folder: Path) -> dict[str, float]:
-    """Give how long each waits while another helper is started."""
+    """Return how long each waits while another helper is started."""
     took: dict[str, float] = {"counted": 0}
     how: dict[str, Any] = {"block_size": 4 * K, "prefetch": "off", "store_timeout": 1}
     with PagedMemory(Sluggish(folder / "started"), **how) as region:

@@ -28,7 +28,7 @@ K = 1024
 
 
 def _run(folder: Path, script: str, *flags: str, **environment: str) -> str:
-    """Run a script in a folder, to its end without an error; give what it prints."""
+    """Run a script in a folder, to its end without an error; return what it prints."""
     path = folder / "script.py"
     path.write_text(textwrap.dedent(script))
     result = subprocess.run(

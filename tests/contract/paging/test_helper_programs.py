@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
 
 def _run(folder: Path, *words: str, text: str | None = None) -> tuple[str, int]:
-    """Run Python there, to its end without an error; give what it prints, and how often it ran."""
+    """Run Python there until it succeeds; return its output, and how often it ran."""
     runs = folder / "runs"
     result = subprocess.run(
         [sys.executable, *words],
@@ -126,7 +126,7 @@ if __name__ == "__main__":
 
 
 class TestNoEnd:
-    """What would go on for ever, each process starting the next, ends at the first repetition."""
+    """What would go on forever, each process starting the next, ends at the first repetition."""
 
     def test_a_module_that_opens_its_own_store_when_it_is_imported(self, tmp_path):
         (tmp_path / "mine.py").write_text(_MINE + "VALUE = use()\n")

@@ -169,7 +169,7 @@ def _flushed_late(folder: Path) -> dict[str, Any]:
 
 
 def _stopped(folder: Path, kind: str) -> list[int]:
-    """Give how many words are wrong, of some trials each, in a store that was opened anew."""
+    """Return how many words are wrong, of some trials each, in a store that was opened anew."""
     nbytes, wrong = 64 * 4 * K, []
     for trial in range(6):
         path = folder / str(trial)
@@ -316,7 +316,7 @@ def _stored_into_what_came_late(folder: Path) -> tuple[bool, bytes]:
 
 
 def _closed_before_it_arrived() -> tuple[list[int], bool]:
-    """Give who was there still when the addresses were free, and whether that was in time."""
+    """Return who was there still when the addresses were free, and whether that was in time."""
     region = PagedMemory(Lingering(60), block_size=4 * K, store_timeout=1, prefetch="off")
     start, nbytes, left = region.address, region.nbytes, []
     with pytest.raises(OSError, match="Bad address"):

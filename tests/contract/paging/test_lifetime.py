@@ -308,7 +308,7 @@ class TestRanges:
 
 
 def _left(path: Path, mode: str) -> list[list[str]]:
-    """Give threads and descriptors before and after regions have come and gone."""
+    """Return threads and descriptors before and after regions have come and gone."""
     before = passing_threads(), sorted(os.listdir("/proc/self/fd"))
     for _ in range(10):
         with paged(path, mode, block_size=_BLOCK, resident_limit=4 * _BLOCK) as memory:

@@ -91,7 +91,7 @@ def _try(work: Callable[[], None], limit: int) -> Refused | None:
 
 
 def _descend(number: int, work: Callable[[], None], values: list[int]) -> list[Refused]:
-    """Do the work at each value of a limit, twice; give the refusals of the second round."""
+    """Do the work at each value of a limit, twice; return the refusals of the second round."""
     soft, hard = resource.getrlimit(number)
     work()  # what is made once
     gc.collect()
@@ -258,7 +258,7 @@ class TestLater:
         assert line.startswith(f"pagemove: no memory for {PAGE_SIZE} bytes at offset 0 of {path}: ")
         assert "Cannot allocate memory" in line
         assert f"may have {1 << 40} bytes of addresses (RLIMIT_AS): ulimit -v" in line
-        assert line.endswith("; whoever touches them waits until there is some")
+        assert line.endswith("; a thread that touches them waits until there is some")
         assert np.array_equal(np.frombuffer(data, np.uint64), expected(PAGE_SIZE))
         assert errors == 0
 

@@ -186,7 +186,7 @@ def _close_with_pending(path: Path, mode: str) -> tuple[bool, bool]:
     begin = time.monotonic()
     memory.close()
     took = time.monotonic() - begin
-    # What it gets, the block or a signal, is its own fault; but it must not sleep for ever.
+    # What it gets, the block or a signal, is its own fault; but it must not sleep forever.
     try:
         worker.join(10)
     except AssertionError as error:
@@ -339,7 +339,7 @@ def test_several_flushes_at_once_each_wait_for_all_of_it(file):
 
 
 def _evicted_under_a_late_write(path: Path) -> tuple[str | None, bool]:
-    """A touch of a block whose write-back is slow waits for it, and not for ever."""
+    """A touch of a block whose write-back is slow waits for it, and not forever."""
     late = [Fault("write", count=0, delay=0.3)]
     with paged(path, "r+", faults=late, **_FOUR) as memory:
         words(memory)[5] += np.uint64(1)

@@ -305,7 +305,7 @@ def test_other_blocks_are_not_affected(file, mode):
 
 
 def _waiting_elsewhere(path: Path) -> float:
-    """Give the time that a touch takes while another block is being tried again and again."""
+    """Return the time that a touch takes while another block is being tried again and again."""
     with paged(path, "r", block_size=_BLOCK, store_timeout=5.0) as memory:
         os.truncate(path, 8 * _BLOCK)
         stuck = Worker(memory, order=SEQUENTIAL, span=(memory.address + 12 * _BLOCK, 64), steps=1)

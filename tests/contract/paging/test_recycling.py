@@ -32,7 +32,7 @@ _PFN = (1 << 55) - 1
 
 
 def frames(memory) -> set[int]:
-    """Give the physical page numbers of all that is in the region now."""
+    """Return the physical page numbers of all that is in the region now."""
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
         pagemap.seek(memory.address // PAGE_SIZE * 8)
         entries = np.frombuffer(pagemap.read(-(-memory.nbytes // PAGE_SIZE) * 8), np.uint64)
@@ -41,7 +41,7 @@ def frames(memory) -> set[int]:
 
 
 def _seen(path: Path, block: int, count: int, order: int, cold: bool) -> tuple[int, int, int]:
-    """Give the distinct physical pages of the warm-up, and what later passes add to them."""
+    """Return the distinct physical pages of the warm-up, and what later passes add to them."""
     with paged(path, block_size=block, resident_limit=count * block) as memory:
         steps = 3 * memory.nbytes // 64 if order == SEQUENTIAL else 10 * memory.nbytes // block
         seen: set[int] = set()

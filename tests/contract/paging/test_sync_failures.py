@@ -178,7 +178,7 @@ def test_what_was_written_while_a_flush_failed_is_written_again(tmp_path):
 
 
 def _roll_back(path: Path) -> None:
-    """Give a file the contents that its device has: nothing of what was to be made durable."""
+    """Reset a file to the contents that its device has: nothing of what was to be made durable."""
     contents = expected(path.stat().st_size)
     with path.open("r+b") as file:
         file.write(contents.tobytes())

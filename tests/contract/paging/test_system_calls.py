@@ -205,7 +205,7 @@ def test_o_direct_out_of_it(file, tmp_path, mode, block):
 
 
 def readable(memory: PagedMemory) -> bool:
-    """Tell whether no block is poisoned."""
+    """Return whether no block is poisoned."""
     try:
         for at in range(0, memory.nbytes, memory.block_size):
             load(memory.address + at)

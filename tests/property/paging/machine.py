@@ -168,7 +168,7 @@ class Machine(RuleBasedStateMachine):
         self.model.write(first, values)
 
     def write_model(self, first: int, values: Words) -> None:
-        """Tell the model of what `store` has written."""
+        """Return the model of what `store` has written."""
         self.model.write(first, values)
 
     # What they ask of the region.

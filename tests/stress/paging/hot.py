@@ -70,7 +70,7 @@ class Hot:
         return self.blocks * self.block
 
     def run(self) -> dict[str, int]:
-        """Run it all; assert what must hold; give what was counted."""
+        """Run it all; assert what must hold; return what was counted."""
         with Peak() as peak, self.opened() as memory:
             with self.writers(memory), self.within(memory) if self.within else _nothing():
                 self.churn(memory)
@@ -153,7 +153,7 @@ class Hot:
         assert found is None, f"in the file: {found}"
 
     def by_word(self) -> np.ndarray:
-        """Give one counter for each word."""
+        """Return one counter for each word."""
         return self.shadow if self.per == 1 else np.repeat(self.shadow, self.per)
 
 

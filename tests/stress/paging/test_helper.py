@@ -76,7 +76,7 @@ def test_one_killed_while_somebody_flushes_under_load(tmp_path, block):
 
 
 def _killed_twice(folder: Path, mode: str, block: int, seed: int) -> dict[str, Any]:
-    """Kill it, and the one that follows, at random moments; give what became of the region."""
+    """Kill it, and the one that follows, at random moments; return what became of the region."""
     chance = random.Random(seed)
     original = numbered(COUNT * block)
     store = reined(folder, original)
@@ -174,7 +174,7 @@ def test_a_touch_after_that_is_a_signal_with_a_message(tmp_path, block):
 
 
 def _dying_while_it_writes(folder: Path, block: int, seed: int) -> dict[str, Any]:
-    """Kill both at random moments under load in r+; give what the file may not have lost."""
+    """Kill both at random moments under load in r+; return what the file may not have lost."""
     chance = random.Random(seed)
     original = numbered(COUNT * block)
     store = reined(folder, original)

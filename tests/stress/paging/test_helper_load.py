@@ -65,7 +65,7 @@ def test_four_blocks_are_enough(tmp_path, mode, block):
 
 
 def _throughput(region: PagedMemory, first: int, count: int, threads: int) -> float:
-    """Touch blocks once each; give blocks a second."""
+    """Touch blocks once each; return blocks a second."""
     libc = ctypes.CDLL(None)
     parts = np.array_split(np.arange(first, first + count), threads)
     word = (ctypes.c_char * 8)()

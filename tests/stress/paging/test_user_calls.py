@@ -100,7 +100,7 @@ class Transfers:
                 self.done += 1
 
     def wanted(self, page: int) -> bytes:
-        """Give what a page must be."""
+        """Return what a page must be."""
         at = page * _PAGE
         return bytes(contents_of(_NBYTES, int(self.tags[page]))[at : at + _PAGE])
 

@@ -31,7 +31,7 @@ ORDERS = {
 
 
 def frames(block: int) -> int:
-    """Give a number of blocks that makes about a mebibyte, at least four."""
+    """Return a number of blocks that makes about a mebibyte, at least four."""
     return max(4, min(64, MIB // block))
 
 

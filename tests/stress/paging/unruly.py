@@ -67,7 +67,7 @@ class Run:
     # What is right.
 
     def words(self, page: int, version: int) -> Words:
-        """Give what a page reads as."""
+        """Return what a page reads as."""
         first = int(self.starts[page])
         return self.base[first : first + PAGE // 8] + np.uint64(version)
 
@@ -100,7 +100,7 @@ class Run:
         self.counts["refused"] += 1
 
     def address(self, page: int) -> int:
-        """Give where a page is."""
+        """Return where a page is."""
         return self.memory.address + page * PAGE
 
     def work(self, me: int) -> None:
@@ -189,7 +189,7 @@ class Run:
                     self.memory.evict(page * PAGE, 1)
 
     def flush(self) -> bool:
-        """Flush, and remember what that has promised; tell whether it has."""
+        """Flush, and remember what that has promised; return whether it has."""
         before = self.low.copy()
         try:
             self.memory.flush()
@@ -219,7 +219,7 @@ class Run:
     # From the beginning to the end.
 
     def run(self) -> dict[str, Any]:
-        """Run it all; give what was counted."""
+        """Run it all; return what was counted."""
         scenario, backing = self.scenario, self.backing
         self.memory = PagedMemory(
             backing.store,
@@ -298,7 +298,7 @@ class Run:
             time.sleep(0.01)
 
     def settle(self) -> bool:
-        """Read all, now that nothing goes wrong any more, and flush; tell whether that is saved."""
+        """Read all, now that nothing fails any more, and flush; return whether that is saved."""
         if self.doomed:
             return self.flush()
         limit = time.monotonic() + 20 + 4 * self.scenario.timeout
@@ -317,7 +317,7 @@ class Run:
         return True
 
     def cannot_have(self, page: int) -> Struck | None:
-        """Read a page, after having stored what could not be; give what struck, if it did."""
+        """Read a page, after having stored what could not be; return what struck, if it did."""
         try:
             if self.high[page] > self.low[page]:
                 self.store(page)
@@ -341,7 +341,7 @@ class Run:
 
 
 def run(scenario: Scenario, deadline: float = 90.0) -> dict[str, Any]:
-    """Run a scenario in this process, which is its own; give what was counted."""
+    """Run a scenario in this process, which is its own; return what was counted."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         log = os.open(folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND)

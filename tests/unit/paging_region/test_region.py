@@ -74,7 +74,7 @@ class TestAsMemory:
             (("u1", N + 1), ValueError, f"does not fit into {N}"),
             (("u1", -1), ValueError, "does not fit"),
             (("u1", None, N + 1), ValueError, "offset"),
-            (("V0",), ValueError, "give a shape"),
+            (("V0",), ValueError, "pass a shape"),
         ],
     )
     def test_arrays_that_there_cannot_be(self, path, arguments, kind, reason):

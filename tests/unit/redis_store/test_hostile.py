@@ -106,7 +106,7 @@ def fake() -> Iterator[Server]:
 
 
 def _endless(begin: bytes, piece: bytes, seconds: float = 0) -> Callable[[Server], object]:
-    """Answer so, and then with pieces for ever."""
+    """Answer so, and then with pieces forever."""
 
     def make(server: Server) -> Callable[[socket.socket], None]:
         def answer(client: socket.socket) -> None:

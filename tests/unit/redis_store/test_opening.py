@@ -66,7 +66,7 @@ class TestOpening:
         for bad in ("", "a{b", "}"):
             with pytest.raises(ValueError, match="name without braces"):
                 RedisStore(server.url, bad)
-        with pytest.raises(ValueError, match="give nbytes"):
+        with pytest.raises(ValueError, match="pass nbytes"):
             RedisStore(server.url, "a", create=True)
 
     def test_no_server(self):

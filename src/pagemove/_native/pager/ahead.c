@@ -132,7 +132,8 @@ struct chunk {
     size_t count;
 };
 
-/* Begin a block at either end of the chunk. 0, or -1: the chunk is to end before it. Lets go. */
+/* Begin a block at either end of the chunk. 0, or -1: the chunk is to end before it.
+ * Drops the lock. */
 static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t number,
                        int sequential)
 {
@@ -141,7 +142,7 @@ static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t n
 
     if (slot == PG_NO_SLOT)
         return -1;
-    /* The lock was let go: somebody may have been faster. */
+    /* The lock was dropped: another thread may have been faster. */
     entry =
         pg_find(&region->blocks, number) == PG_NONE ? pg_begin(&region->blocks, number) : PG_NONE;
     if (entry == PG_NONE) {
@@ -192,7 +193,7 @@ static void collect(struct pg_region *region, struct pg_request *request, struct
         if (chunk->count && (known || !is_beside(region, chunk, number)))
             return;
         if (!known && begin_block(region, chunk, number, request->sequential)) {
-            /* No memory for it now, or somebody else has begun it. */
+            /* No memory for it now, or another thread has begun it. */
             if (pg_find(&region->blocks, number) == PG_NONE)
                 request->count = 0;
             return;
@@ -229,7 +230,7 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
     }
 }
 
-/* Not read: forget it, unless somebody waits by now. */
+/* Not read: forget it, unless a thread waits by now. */
 static void did_not_arrive(struct pg_region *region, pg_entry entry, uint16_t slot)
 {
     struct pg_job job = {.entry = entry,
@@ -244,7 +245,7 @@ static void did_not_arrive(struct pg_region *region, pg_entry entry, uint16_t sl
         pg_do_job(region, job);
 }
 
-/* Bring one chunk in. 0 or -errno. Lets go. */
+/* Bring one chunk in. 0 or -errno. Drops the lock. */
 static int read_chunk(struct pg_region *region, const struct chunk *chunk, int64_t marker,
                       int sequential)
 {
@@ -290,7 +291,7 @@ void pg_read_ahead(struct pg_region *region)
 
     if (request.awaited && request.awaited->called_off)
         request.count = 0;
-    /* Collecting lets go of the lock: nobody else may begin with the same blocks meanwhile. */
+    /* Collecting drops the lock: nobody else may begin with the same blocks meanwhile. */
     region->ahead_busy = 1;
     collect(region, &request, &chunk);
     if (request.count) {

@@ -25,7 +25,7 @@ static int has_ended(const struct pg_region *region)
     return region->stop || pg_is_lost(region);
 }
 
-/* Lets go. */
+/* Drops the lock. */
 static void rest(struct pg_region *region, uint64_t nanoseconds)
 {
     uint64_t until = pg_later(pg_now(), nanoseconds);
@@ -34,7 +34,7 @@ static void rest(struct pg_region *region, uint64_t nanoseconds)
         pg_doze_until(&region->unrest, &region->lock, until);
 }
 
-/* A flush that runs writes the same blocks, and comes first. Lets go. */
+/* A flush that runs writes the same blocks, and comes first. Drops the lock. */
 static struct pg_written write_batch(struct pg_region *region, pg_entry first)
 {
     struct pg_written batch = {.next = first};
@@ -50,20 +50,20 @@ static struct pg_written write_batch(struct pg_region *region, pg_entry first)
     return batch;
 }
 
-/* The store has not taken something. Said once, until it has. Lets go. */
+/* The store has not taken something. Said once, until it has. Drops the lock. */
 static void note_trouble(struct pg_region *region, uint32_t number, int error)
 {
     pg_note_failure(region, PG_OP_WRITE, number, error, 1);
     region->counters.errors++;
     pthread_mutex_unlock(&region->lock);
-    pg_say("pagemove: what was changed in memory cannot be written to %s: %s; it stays in memory, "
-           "and is tried again\n",
+    pg_say("pagemove: cannot write changed blocks to %s: %s; they stay in memory, and are "
+           "retried\n",
            region->store.label, pg_cause_of(error));
     pthread_mutex_lock(&region->lock);
 }
 
 /* Once over all blocks, from where the last time has ended: one that cannot be written does not
- * keep others from it. How many failures of the store in a row that makes. Lets go. */
+ * keep others from it. How many failures of the store in a row that makes. Drops the lock. */
 static int sweep(struct pg_region *region, pg_entry *at, uint64_t *failures)
 {
     pg_entry left = region->blocks.used;

@@ -8,7 +8,7 @@
 
 enum pg_state {
     PG_ABSENT = 0, /* has no entry */
-    PG_FILLING,    /* somebody reads it from the store */
+    PG_FILLING,    /* being read from the store */
     PG_RESIDENT,   /* mapped in the region */
     PG_EVICTING,   /* not mapped, still in a slot: moves back when touched, leaves when needed */
     PG_WRITING,    /* not mapped, in a slot, changed, on its way to the store */

@@ -20,7 +20,7 @@ struct pg_call {
     struct pg_run *runs; /* to be pinned; its own */
     size_t run_count;
     int write, result, done, called_off;
-    struct pg_saving *saving; /* to be told of the result: nobody waits */
+    struct pg_saving *saving; /* receives the result: no thread waits */
     struct pg_call *next;
     char text[PG_TEXT]; /* what the store says of itself */
 };

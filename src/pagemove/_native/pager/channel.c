@@ -132,7 +132,7 @@ int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length,
                     ? -PG_NOT_NOW
                     : 0;
         if (error)
-            (*asked)->state = PG_FREE; /* whoever takes it next finds out why */
+            (*asked)->state = PG_FREE; /* the next to take it finds out why */
     }
     pthread_mutex_unlock(&channel->lock);
     return error;
@@ -264,7 +264,7 @@ int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout
         return error;
     }
     channel->generation = 1;
-    channel->given_up = NULL; /* whoever opens it may be gone when another one is started */
+    channel->given_up = NULL; /* the opener may be gone when another one is started */
     *opened = channel;
     return 0;
 }

@@ -75,7 +75,7 @@ void pg_settle(struct pg_region *region, const struct pg_out *out)
 }
 
 /* Move some blocks out, so that slots become full or blocks go on standby. Returns how many have
- * left. Lets go. */
+ * left. Drops the lock. */
 static unsigned evict_some(struct pg_region *region, unsigned most, int write)
 {
     struct pg_out outs[PG_BATCH], *out = outs;
@@ -159,7 +159,7 @@ unsigned pg_write_out(struct pg_region *region)
 }
 
 /* Take one block away, and its memory too. 0; 1, it was written, and whoever has touched it since
- * has it back; or -errno. Lets go. */
+ * has it back; or -errno. Drops the lock. */
 static int evict_one(struct pg_region *region, pg_entry entry)
 {
     struct pg_block *block = &region->blocks.at[entry];
@@ -200,13 +200,13 @@ static int evict_one(struct pg_region *region, pg_entry entry)
     return 0;
 }
 
-/* Whether the block's state is somebody else's now, so that one has to wait. */
+/* Whether another thread owns the block's state now, so that the caller has to wait. */
 static int is_busy(const struct pg_block *block)
 {
     return block->state == PG_FILLING || block->state == PG_WRITING || block->flags & PG_FLUSHING;
 }
 
-/* Lets go. */
+/* Drops the lock. */
 static int evict_number(struct pg_region *region, uint32_t number, uint64_t deadline)
 {
     uint64_t failed = 0, patience = pg_overdue(region, pg_overdue(region, pg_now()));

@@ -41,8 +41,8 @@ static void describe_starved(struct pg_region *region, uint32_t number)
     else if (region->write_error)
         snprintf(also, sizeof also, ", and changed ones cannot be written: %s",
                  pg_cause_of(region->write_error));
-    pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s; whoever waits for them "
-           "gets SIGBUS\n",
+    pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s; they raise SIGBUS on "
+           "access\n",
            (unsigned long long)region->block_size,
            (unsigned long long)(number * region->block_size), region->store.label, blocks, also);
 }
@@ -61,13 +61,13 @@ static void describe(struct pg_region *region, uint32_t number, int error, uint6
     if (!*text)
         pg_name_limit(pg_errno_of(error), limit);
     pg_say(
-        "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s%s%s; whoever touches them "
-        "gets SIGBUS\n",
+        "pagemove: cannot read %llu bytes at offset %llu of %s: %s%s%s%s%s; they raise SIGBUS on "
+        "access\n",
         (unsigned long long)region->block_size, (unsigned long long)(number * region->block_size),
         region->store.label, pg_cause_of(error), limit, *text ? ": " : "", text, tried);
 }
 
-/* For want of memory, as long as that takes: whoever waits should know what for. */
+/* For want of memory, as long as that takes: the user should know what a thread waits for. */
 static void describe_wait(struct pg_region *region, uint32_t number, int error, uint64_t now)
 {
     char limit[PG_LIMIT_TEXT];
@@ -76,15 +76,15 @@ static void describe_wait(struct pg_region *region, uint32_t number, int error, 
         return;
     region->wait_said = now + WAIT_PAUSE;
     pg_name_limit(ENOMEM, limit);
-    pg_say("pagemove: no memory for %llu bytes at offset %llu of %s: %s%s; whoever touches them "
-           "waits until there is some\n",
+    pg_say("pagemove: no memory for %llu bytes at offset %llu of %s: %s%s; a thread that touches "
+           "them waits until there is some\n",
            (unsigned long long)region->block_size,
            (unsigned long long)(number * region->block_size), region->store.label, strerror(ENOMEM),
            limit);
 }
 
-/* Somebody waits for a block that is being written, and that takes too long: perhaps the store
- * waits for him. The changes are safe in their slot, and back when they are written. */
+/* A thread waits for a block that is being written, and that takes too long: perhaps the store
+ * waits for that thread. The changes are safe in their slot, and back when they are written. */
 static void fail_writing(struct pg_region *region, struct pg_job job)
 {
     struct pg_block *block = &region->blocks.at[job.entry];
@@ -111,7 +111,7 @@ void pg_await_written(struct pg_region *region, struct pg_job job)
         pg_put_off(region, job, ETIMEDOUT, 1000000, 1);
 }
 
-/* Give a block up. Whoever waits for it, or touches it later, is told by the kernel. */
+/* Give a block up: it raises SIGBUS in threads that wait for it, or touch it later. */
 static void fail(struct pg_region *region, struct pg_job job, int error, int starved)
 {
     struct pg_block *block = &region->blocks.at[job.entry];

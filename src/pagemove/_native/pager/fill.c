@@ -289,7 +289,7 @@ void pg_do_job(struct pg_region *region, struct pg_job job)
 
 /* Small blocks are put into the region by the helper itself: that is one switch between processes
  * less on the way to the thread that waits. One at a time; others go by way of the workers. 0, or
- * -PG_NOT_NOW. Lets go. */
+ * -PG_NOT_NOW. Drops the lock. */
 static int ask_helper(struct pg_region *region, struct pg_job job)
 {
     const struct pg_block *block = &region->blocks.at[job.entry];
@@ -394,7 +394,7 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
             job.not_before = pg_now() + pg_backoff(1);
         }
     }
-    /* Somebody else waits for the device, so that other faults need not. */
+    /* A worker waits for the device, so that other faults need not. */
     if (pg_put_job(region, job))
         pg_do_job(region, job);
 }

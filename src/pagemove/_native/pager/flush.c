@@ -6,7 +6,7 @@
 
 /* A copy of the block's present contents in a slot of the vault; the block itself is clean from
  * here on, and mapped again: whoever waited for it meanwhile did so for microseconds. 0; 1, there
- * is nothing to copy any more; or -errno, -PG_NOT_NOW: there is no room. Lets go. */
+ * is nothing to copy any more; or -errno, -PG_NOT_NOW: there is no room. Drops the lock. */
 static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out)
 {
     struct pg_block *block = &region->blocks.at[entry];
@@ -79,7 +79,7 @@ static void note_error(struct sweep *sweep, int error, uint32_t number)
     sweep->failed = number;
 }
 
-/* Write what has been copied. Lets go. */
+/* Write what has been copied. Drops the lock. */
 static void write_copies(struct pg_region *region, struct sweep *sweep)
 {
     unsigned epoch;
@@ -99,7 +99,7 @@ static void write_copies(struct pg_region *region, struct sweep *sweep)
     sweep->count = 0;
 }
 
-/* Copy one dirty block, writing others first if that takes room. Lets go. */
+/* Copy one dirty block, writing others first if that takes room. Drops the lock. */
 static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry entry)
 {
     struct pg_block *block = &region->blocks.at[entry];
@@ -140,7 +140,7 @@ static int is_held(const struct pg_block *block)
 }
 
 /* Wait for others to be done with a block. -ENOMEM: it is in memory, but cannot be mapped.
- * -PG_INTERRUPTED: nobody waits for this any more. Lets go. */
+ * -PG_INTERRUPTED: nobody waits for this any more. Drops the lock. */
 static int wait_for_block(struct pg_region *region, const struct pg_block *block)
 {
     uint64_t patience = pg_overdue(region, pg_overdue(region, pg_now()));
@@ -156,7 +156,7 @@ static int wait_for_block(struct pg_region *region, const struct pg_block *block
     return 0;
 }
 
-/* Once over all dirty blocks. 0, or the last error of those that stay dirty. Lets go. */
+/* Once over all dirty blocks. 0, or the last error of those that stay dirty. Drops the lock. */
 static int write_dirty(struct pg_region *region, uint32_t *failed)
 {
     struct sweep sweep = {.count = 0};
@@ -196,7 +196,7 @@ struct pg_written pg_write_some(struct pg_region *region, pg_entry first, pg_ent
     return (struct pg_written){entry, sweep.written, sweep.error != 0, sweep.failed};
 }
 
-/* Wait for write-backs that have begun before. Lets go. */
+/* Wait for write-backs that have begun before. Drops the lock. */
 static void wait_for_evictions(struct pg_region *region)
 {
     unsigned before = region->epoch++ & 1;
@@ -270,7 +270,7 @@ static void note_synced(struct pg_region *region)
         region->blocks.at[entry].flags &= (uint8_t)~PG_UNSYNCED;
 }
 
-/* Have the store make durable what was written. Lets go. */
+/* Have the store make durable what was written. Drops the lock. */
 static int sync_store(struct pg_region *region)
 {
     uint64_t deadline = pg_now() + region->timeout, tries = 0;
@@ -319,7 +319,7 @@ static void note_sync_failure(struct pg_region *region, int error, uint64_t trie
 
 /* Write what is dirty and have the store make it durable. What that says of a file is final for
  * this call; of a store in a helper, which may have lost its server for a second, what it has not
- * made durable is written and asked for again. Lets go. */
+ * made durable is written and asked for again. Drops the lock. */
 static int save(struct pg_region *region)
 {
     uint64_t deadline = pg_now() + region->timeout, tries = 0;

@@ -16,7 +16,8 @@ struct pg_out {
 /* evict.c */
 
 /* The slot of a block that is not needed any more; dirty ones only with `write`, for that may wait
- * for a device, or for a thread that waits for a block. PG_NO_SLOT: every block is needed. Lets go.
+ * for a device, or for a thread that waits for a block. PG_NO_SLOT: every block is needed. Drops
+ * the lock.
  */
 uint16_t pg_reclaim(struct pg_region *region, int write);
 
@@ -28,7 +29,7 @@ unsigned pg_batch(const struct pg_region *region);
 unsigned pg_write_out(struct pg_region *region);
 
 /* Write a resident dirty block back without copying it, which takes no frame. 0 or what went wrong:
- * -PG_NOT_NOW, there is no slot. Lets go. */
+ * -PG_NOT_NOW, there is no slot. Drops the lock. */
 int pg_write_itself(struct pg_region *region, pg_entry entry);
 
 /* A block's contents are not in memory any more. */
@@ -59,7 +60,8 @@ unsigned pg_begin_write(struct pg_region *region);
 void pg_end_write(struct pg_region *region, unsigned epoch, const struct pg_out *outs,
                   size_t count);
 
-/* Write WRITING blocks back; then they are on standby, or resident and still dirty. Lets go. */
+/* Write WRITING blocks back; then they are on standby, or resident and still dirty.
+ * Drops the lock. */
 void pg_write_evicted(struct pg_region *region, struct pg_out *outs, size_t count);
 
 /* Bring a block back that could not leave: resident, or, if memory for that is missing, FILLING

@@ -60,7 +60,7 @@ static int take_out_lost(struct pg_region *region, pg_entry entry, struct pg_out
     return 0;
 }
 
-/* Write one dirty block, which is gone then; or it stays as it was. Lets go. */
+/* Write one dirty block, which is gone then; or it stays as it was. Drops the lock. */
 static int save_one(struct pg_region *region, pg_entry entry)
 {
     struct pg_out out;
@@ -91,7 +91,7 @@ static int is_busy(const struct pg_block *block)
            (block->state != PG_ABSENT && block->flags & PG_FLUSHING);
 }
 
-/* Lets go. */
+/* Drops the lock. */
 static int save_dirty(struct pg_region *region, uint32_t *failed)
 {
     uint64_t patience = pg_overdue(region, pg_now());
@@ -153,22 +153,22 @@ static void *save(void *region)
 
 void pg_lose(struct pg_region *region, int error)
 {
-    const char *saving = region->mode == PG_WRITE ? ", what was changed is being saved" : "";
+    const char *saving = region->mode == PG_WRITE ? ", changes are being saved" : "";
 
     if (pg_is_lost(region))
         return; /* for the other reason there is: it is said, and being saved */
     pthread_mutex_lock(&region->lock);
-    /* First: whoever touches it after that may end the process. */
+    /* First: a touch after that may end the process. */
     if (error)
         pg_say(
-            "pagemove: the faults of paged memory over %s cannot be received: %s: touching it is "
-            "SIGSEGV from now on%s; open it anew\n",
+            "pagemove: cannot receive the faults of paged memory over %s: %s: it raises SIGSEGV on "
+            "access from now on%s; open it again\n",
             region->store.label, strerror(error), saving);
     else
-        pg_say(
-            "pagemove: somebody has closed the descriptors of paged memory over %s, as code that "
-            "closes all of them does: touching it is SIGSEGV from now on%s; open it after that\n",
-            region->store.label, saving);
+        pg_say("pagemove: the program has closed the descriptors of paged memory over %s, as code "
+               "that closes all of them does: it raises SIGSEGV on access from now on%s; open it "
+               "after that\n",
+               region->store.label, saving);
     protect(region->base, region->length, PROT_NONE);
     __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
     /* Threads that wait for a page find out. */

@@ -38,7 +38,7 @@ int pg_errno_of(int code);
 enum pg_injected { PG_INJECT_ERRNO = 0, PG_INJECT_SHORT = 1, PG_INJECT_DELAY = 2 };
 
 /* A fault of the store that tests ask for: calls [first, first+count) of an operation, counted
- * from 0; count 0 means for ever. */
+ * from 0; count 0 means forever. */
 struct pg_injection {
     int operation, kind;
     uint64_t first, count;
@@ -130,7 +130,7 @@ int pg_kernel_faults(const struct pg_region *region);
 /* Whether blocks leave by UFFDIO_MOVE; else by mremap, and arrive by copy. */
 int pg_moves(const struct pg_region *region);
 
-/* Whether somebody has closed its descriptors: then touching it is SIGSEGV, and all calls fail. */
+/* Whether the program has closed its descriptors: it raises SIGSEGV on access, all calls fail. */
 int pg_lost(const struct pg_region *region);
 
 /* Read blocks of a range ahead; with `wait`, return when all are there or have failed:

@@ -117,7 +117,7 @@ static int reserve(struct pg_region *region, const struct pg_run *runs, size_t c
     return 0;
 }
 
-/* Fill in a block that nobody waits for in the kernel. Lets go. */
+/* Fill in a block that nobody waits for in the kernel. Drops the lock. */
 static void fill(struct pg_region *region, pg_entry entry, uint16_t slot)
 {
     struct pg_job job = {
@@ -126,7 +126,7 @@ static void fill(struct pg_region *region, pg_entry entry, uint16_t slot)
     pg_do_job(region, job);
 }
 
-/* A page that the user has discarded. Lets go. */
+/* A page that the user has discarded. Drops the lock. */
 static void fill_gaps(struct pg_region *region, pg_entry entry)
 {
     pg_unlist(&region->blocks, entry);
@@ -149,7 +149,8 @@ void pg_refill(struct pg_region *region, uint64_t address)
     pg_fill(region, entry, pg_now());
 }
 
-/* A block that stands by, or is on its way. 0, or -errno: it is not to be waited for. Lets go. */
+/* A block that stands by, or is on its way. 0, or -errno: it is not to be waited for.
+ * Drops the lock. */
 static int bring(struct pg_region *region, pg_entry entry, int write, uint64_t until)
 {
     struct pg_block *block = &region->blocks.at[entry];
@@ -191,7 +192,7 @@ static int has_failed(const struct pg_region *region, uint32_t number, uint64_t 
     return 0;
 }
 
-/* Have a block whole, and as it is needed. 0 or -errno. Lets go. */
+/* Have a block whole, and as it is needed. 0 or -errno. Drops the lock. */
 static int have(struct pg_region *region, uint32_t number, int write)
 {
     uint64_t until = pg_overdue(region, pg_overdue(region, pg_now()));
@@ -265,7 +266,7 @@ int pg_copy_pinned(struct pg_region *region, struct pg_out *out)
         return -PG_NOT_NOW;
     region->frames.total++;
     slot = pg_slot_address(&region->frames, out->slot);
-    /* The user may discard a page just now: then whoever answers the fault needs the lock. */
+    /* The user may discard a page just now, and the thread that serves the fault needs the lock. */
     pthread_mutex_unlock(&region->lock);
     error = pg_copy_out(&region->uffd, slot, address, region->block_size, &out->pages);
     pthread_mutex_lock(&region->lock);

@@ -6,7 +6,7 @@
 #include "region.h"
 
 /* Read a block that could not be read ahead, with all patience, and wait for it. 0, or -EIO: it
- * cannot be read. Lets go. */
+ * cannot be read. Drops the lock. */
 static int insist(struct pg_region *region, uint32_t number)
 {
     pg_entry entry = pg_find(&region->blocks, number);
@@ -32,7 +32,7 @@ static int insist(struct pg_region *region, uint32_t number)
     }
 }
 
-/* Wait for what was asked to be read ahead. Lets go. */
+/* Wait for what was asked to be read ahead. Drops the lock. */
 static void await_request(struct pg_region *region, struct pg_awaited *awaited)
 {
     while (awaited->pending) {

@@ -12,7 +12,7 @@
 #define SHORTEST UINT64_C(1000000)
 #define LONGEST UINT64_C(64000000)
 
-/* ns between messages of one region, for whoever tries again and again. */
+/* ns between messages of one region, for code that retries again and again. */
 #define SILENCE UINT64_C(1000000000)
 
 static void say_so(struct pg_region *region, uint64_t page)
@@ -24,7 +24,7 @@ static void say_so(struct pg_region *region, uint64_t page)
     region->refused_said = now;
     pg_say(
         "pagemove: a store into bytes %llu to %llu of %s (address 0x%llx) is refused: this memory "
-        "is read-only (mode 'r'), and code that ignores that gets SIGBUS, a system call EFAULT; "
+        "is read-only (mode 'r'), and a store raises SIGBUS, or EFAULT from a system call; "
         "open it with mode 'r+' to change the store, or 'c' to change a private copy\n",
         (unsigned long long)(page - region->base),
         (unsigned long long)(page - region->base + region->uffd.page_size), region->store.label,

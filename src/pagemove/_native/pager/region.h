@@ -1,6 +1,6 @@
 /* One region: everything its threads share. Functions that take one want its lock held, unless they
- * say otherwise; those marked "lets go" release it on the way, so what was known of other blocks
- * may no longer hold when they return. */
+ * say otherwise; those marked "drops the lock" release it on the way, so what was known of other
+ * blocks may no longer hold when they return. */
 #ifndef PAGEMOVE_PAGER_REGION_H
 #define PAGEMOVE_PAGER_REGION_H
 
@@ -27,7 +27,7 @@ enum {
     PG_LEAST_FRAMES = 4, /* and no instruction needs more than these */
 };
 
-/* A block that somebody waits for and that could not be had at once. */
+/* A block that a thread waits for and that could not be filled at once. */
 struct pg_job {
     pg_entry entry;
     uint32_t number;
@@ -38,7 +38,7 @@ struct pg_job {
     uint64_t tries, began, not_before;
 };
 
-/* What somebody waits for that is read ahead. */
+/* What a thread waits for that is read ahead. */
 struct pg_awaited {
     int pending;    /* parts of it that are not there yet */
     int called_off; /* the rest need not be read */
@@ -48,10 +48,10 @@ struct pg_awaited {
 struct pg_request {
     int64_t next, stride; /* blocks */
     uint32_t count;
-    int64_t marker; /* left in its slot, so that its touch tells how far the reader has come */
+    int64_t marker; /* left in its slot, so that its touch shows how far the reader has come */
     int sequential; /* a guess of the pager; else the user has asked */
     const uint32_t *list;       /* blocks in an order of their own: `next` counts these */
-    struct pg_awaited *awaited; /* by somebody who waits */
+    struct pg_awaited *awaited; /* by a thread that waits */
 };
 
 /* An access pattern: faults at a constant distance from one another. */
@@ -61,7 +61,7 @@ struct pg_stream {
     uint64_t used; /* when, in faults: the longest unused is replaced */
 };
 
-/* A page that somebody has stored to in mode "r", poisoned until then. */
+/* A page that was stored to in mode "r", poisoned until then. */
 struct pg_refused {
     uint64_t page, until;
 };
@@ -186,13 +186,13 @@ static inline uint64_t pg_later(uint64_t moment, uint64_t nanoseconds)
 }
 
 /* Wait for the state of a block to change, for a slice of time at most: look again. 0, or
- * -PG_NOT_NOW: it is late. Lets go. */
+ * -PG_NOT_NOW: it is late. Drops the lock. */
 int pg_wait_changed(struct pg_region *region, uint64_t until);
 
 /* Start a thread that takes no signals. 0 or -errno. Needs no lock. */
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);
 
-/* Sleep without the lock. Lets go. */
+/* Sleep without the lock. Drops the lock. */
 void pg_pause(struct pg_region *region, uint64_t nanoseconds);
 
 static inline uint64_t pg_block_address(const struct pg_region *region, uint32_t number)
@@ -259,7 +259,7 @@ int pg_start_caller(struct pg_region *region);
 void pg_call_stop(struct pg_region *region);
 int pg_do_flush(struct pg_region *region);
 
-/* Until nobody else flushes. 0, or -PG_INTERRUPTED. Lets go. */
+/* Until nobody else flushes. 0, or -PG_INTERRUPTED. Drops the lock. */
 int pg_begin_flush(struct pg_region *region);
 void pg_end_flush(struct pg_region *region);
 int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
@@ -267,7 +267,7 @@ int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, i
 int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
 int pg_do_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write);
 
-/* Have a flush made without waiting for it; `saving` is told what came of it. 0 or -errno. */
+/* Have a flush made without waiting for it; `saving` receives the result. 0 or -errno. */
 struct pg_saving;
 int pg_post_flush(struct pg_region *region, struct pg_saving *saving);
 
@@ -302,10 +302,10 @@ void *pg_write_in_background(void *region);
 
 /* refuse.c */
 
-/* A store to a page of a region of mode "r": whoever makes it gets SIGBUS, or EFAULT. */
+/* A store to a page of a region of mode "r": it raises SIGBUS, or EFAULT from a system call. */
 void pg_refuse(struct pg_region *region, uint64_t address);
 
-/* Give such pages back to those who read, and when that is to be done next. */
+/* Unpoison such pages for readers; return when to do it next. */
 void pg_pardon(struct pg_region *region);
 uint64_t pg_next_pardon(const struct pg_region *region);
 
@@ -336,7 +336,8 @@ void pg_look_at_jobs(const struct pg_region *region);
 
 /* fill.c */
 
-/* A slot to read a block into, at the expense of others if need be. PG_NO_SLOT: not now. Lets go.
+/* A slot to read a block into, at the expense of others if need be. PG_NO_SLOT: not now. Drops the
+ * lock.
  */
 uint16_t pg_slot_for_block(struct pg_region *region);
 
@@ -350,7 +351,8 @@ void pg_slot_back(struct pg_region *region, uint16_t slot, int whole);
 int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
                    int nowait);
 
-/* Make room for one more frame, with `write` by writing if need be. 0 or -PG_NOT_NOW. Lets go. */
+/* Make room for one more frame, with `write` by writing if need be. 0 or -PG_NOT_NOW.
+ * Drops the lock. */
 int pg_make_room(struct pg_region *region, int write);
 
 /* Whether a helper has the store. */
@@ -366,10 +368,10 @@ static inline int pg_has_helper(const struct pg_region *region)
 int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later);
 
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
- * by a worker. Lets go. */
+ * by a worker. Drops the lock. */
 void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began);
 
-/* The answer to what pg_fill has asked a helper for, or that there is none. Lets go. */
+/* The answer to what pg_fill has asked a helper for, or that there is none. Drops the lock. */
 void pg_take_answer(struct pg_region *region);
 
 /* Whether a block was given up that a helper may still put into the region. */
@@ -378,7 +380,7 @@ static inline int pg_is_late(const struct pg_region *region, uint32_t number)
     return region->asked_late && region->asked.number == number;
 }
 
-/* Do a job, or put it off. Lets go. */
+/* Do a job, or put it off. Drops the lock. */
 void pg_do_job(struct pg_region *region, struct pg_job job);
 
 /* failing.c */
@@ -389,15 +391,15 @@ const char *pg_cause_of(int code);
 /* How long to wait after so many tries: 1, 2, 4 ... ms, at most a quarter of a second. */
 uint64_t pg_backoff(uint64_t tries);
 
-/* When a block that somebody waits for since `began` should have been had, or given up. */
+/* When a block that a thread waits for since `began` should have been had, or given up. */
 uint64_t pg_overdue(const struct pg_region *region, uint64_t began);
 
 /* Try again later, or give the block up: whoever touches it gets SIGBUS. `starved`: for want of a
- * frame, not of the store. Lets go. */
+ * frame, not of the store. Drops the lock. */
 void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t pause,
                 int starved);
 
-/* Map a WRITING block that somebody waits for, or put that off. */
+/* Map a WRITING block that a thread waits for, or put that off. */
 void pg_await_written(struct pg_region *region, struct pg_job job);
 
 /* Take the poison of a block away that was given up for want of a frame, once there is one. Lets
@@ -408,10 +410,10 @@ void pg_recover(struct pg_region *region, struct pg_job job);
 /* pin.c */
 void pg_pins_free(struct pg_region *region);
 
-/* A page of a pinned block is missing: fill it in. Lets go. */
+/* A page of a pinned block is missing: fill it in. Drops the lock. */
 void pg_refill(struct pg_region *region, uint64_t address);
 
-/* Copy a pinned block to a slot, while it stays where it is. 0 or -errno. Lets go. */
+/* Copy a pinned block to a slot, while it stays where it is. 0 or -errno. Drops the lock. */
 struct pg_out;
 int pg_copy_pinned(struct pg_region *region, struct pg_out *out);
 
@@ -439,7 +441,7 @@ int pg_note_touch(struct pg_region *region, uint32_t number);
 /* Read blocks, all that can be, and wait for them. 0, or the first error. Needs no lock. */
 int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end);
 
-/* Read a part of the first request. Lets go. */
+/* Read a part of the first request. Drops the lock. */
 void pg_read_ahead(struct pg_region *region);
 
 /* Queue a request. -PG_NOT_NOW: there are too many. */
@@ -454,10 +456,10 @@ void *pg_work(void *region);
 /* Ask for dirty blocks to be written, and be woken when some are. */
 void pg_want_writes(struct pg_region *region);
 
-/* A frame can be had: tell those that lack one. */
+/* A frame is free: wake those that lack one. */
 void pg_note_frame(struct pg_region *region);
 
-/* Give up jobs that are long overdue: the workers are kept by the store. Lets go. */
+/* Give up jobs that are long overdue: the store blocks the workers. Drops the lock. */
 void pg_expire_jobs(struct pg_region *region);
 
 /* When that will be necessary; UINT64_MAX: never, as things are. */

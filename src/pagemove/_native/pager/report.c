@@ -1,4 +1,4 @@
-/* What the pager tells of itself. */
+/* What the pager reports of itself. */
 #include <errno.h>
 #include <string.h>
 

@@ -38,7 +38,7 @@ static void write_line(const char *line, size_t length)
 
     if (pm_may_tell() && poll(&polled, 1, 0) == 1 && polled.revents & POLLOUT &&
         write(STDERR_FILENO, line, length) < 0)
-        return; /* nobody is there to be told */
+        return; /* there is no one to report to */
 }
 
 static void *speak(void *argument)
@@ -62,7 +62,7 @@ static void *speak(void *argument)
     return NULL;
 }
 
-/* Wait until what is being written is out, but not for ever: a terminal that has room for a part of
+/* Wait until what is being written is out, but not forever: a terminal that has room for a part of
  * a line keeps its writer. Whether it is. */
 static int wait_for_silence(struct voice *mine)
 {

@@ -95,7 +95,7 @@ static void write_out(struct pg_region *region)
     region->write_busy = 1;
     do {
         left = pg_write_out(region);
-        /* Else they would ask again at once, and never let go of the lock. */
+        /* Else they would ask again at once, and never drop the lock. */
         if (left)
             pg_note_frame(region);
     } while (left && region->blocks.dirty &&

@@ -317,7 +317,7 @@ static void settle_written(struct pg_region *region, struct pg_out *out)
         return;
     }
     if (block->flags & PG_STARVED) {
-        /* Poisoned so that nobody waits for this write for ever. */
+        /* Poisoned so that no thread waits for this write forever. */
         block->flags &= (uint8_t)~PG_STARVED;
         pg_discard(&region->uffd, pg_block_address(region, out->number), region->block_size);
     }
