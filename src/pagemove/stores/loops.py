@@ -36,7 +36,7 @@ def begin_in_a_thread() -> None:
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("threading"):
         return
-    from fsspec import asyn
+    from fsspec import asyn  # type: ignore[import-untyped]
 
     with asyn.get_lock():
         if asyn.loop[0] is None:
