@@ -203,8 +203,13 @@ def stop_helper() -> int:
     """Stop the only helper of this process, and wait until it has; return its number."""
     (pid,) = helpers()
     os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: state_of(pid) == "T")
+    # Each thread stops when it comes to that: one may still answer while another has stopped.
+    wait_for(lambda: all(state_of(thread) == "T" for thread in _threads(pid)))
     return pid
+
+
+def _threads(pid: int) -> list[int]:
+    return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
 
 
 def state_of(pid: int) -> str:

@@ -17,6 +17,7 @@ STANDARD = {
     *("dataclasses", "copy"),
     # Of a store's path, and what pathlib imports; a process may be unable to import it later.
     *("pathlib", "fnmatch", "ntpath", "urllib", "ipaddress"),
+    *("glob", "grp", "pwd"),  # from Python 3.13 on
     *("json", "_json"),
     "signal",
     # Of the locks of a file.

@@ -36,6 +36,7 @@ from pagemove.stores.base import Store
 # Nothing is imported before the path is ours: also where PYTHONPATH has a relative entry, the pager
 # starts the process in the root directory.
 _START = "import sys; sys.path[:] = {path}; import pagemove.paging.helper as helper; helper.main()"
+_START_ENDS = _START.partition("{path}")[2].encode()
 
 # Programs that run what they are called with: nothing else takes Python's options.
 _PYTHONS = ("python", "pypy", "graalpy")
@@ -127,7 +128,7 @@ def _command() -> list[bytes]:
     found = executable if is_path else shutil.which(executable)
     if not found and os.path.dirname(executable):
         _check_reachable(executable)
-    if not found or _is_host(executable):
+    if not found or _is_host(executable) or _is_started_instead():
         raise UnsupportedError(
             errno.ENOENT,
             f"no Python to run a store in: sys.executable is {sys.executable!r}, and "
@@ -167,6 +168,21 @@ def _is_host(executable: str) -> bool:
         return False
     name = os.path.basename(executable).lower()
     return hasattr(sys, "frozen") or not any(python in name for python in _PYTHONS)
+
+
+def _is_started_instead() -> bool:
+    """Whether this process was started to be a helper, and is the program once more.
+
+    So a host has a name like Python's. Without this it would start the next, without an end.
+    """
+    if helper.depth:
+        return False
+    try:
+        with open("/proc/self/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return False
+    return any(word.endswith(_START_ENDS) for word in words)
 
 
 def _payload(store: Store) -> bytes:

@@ -17,7 +17,7 @@ from pagemove.stores.extras import needed
 from pagemove.stores.files import Data, LocalRange
 from pagemove.stores.http import Guard, Resource, Validate
 from pagemove.stores.logs import hide_in_logs
-from pagemove.stores.loops import wait_for
+from pagemove.stores.loops import begin_in_a_thread, wait_for
 from pagemove.stores.patience import patiently
 from pagemove.stores.readers import Reader, Settings, reader_of
 from pagemove.stores.urls import Secrets, check_userinfo, without_secret
@@ -277,6 +277,7 @@ class FsspecStore(Store):
     def _open(self, _left: float) -> Reader:
         if self._copy is not None:
             return Data(self._copy)
+        begin_in_a_thread()
         filesystem, path = chains.opened(self._url, self._options, self._guard)
         if _IN_MEMORY.search(self._url):
             with filesystem.open(path, "rb") as file:

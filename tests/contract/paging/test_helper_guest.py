@@ -20,7 +20,7 @@ import pytest
 from pagemove import PagedMemory
 from pagemove.stores import Store
 from support import child, wait_for
-from support.helpers import has_ended, helpers, kill_helper, numbered, reined, touch
+from support.helpers import has_ended, helpers, kill_helper, numbered, reined, stop_helper, touch
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
@@ -384,8 +384,7 @@ def _program(folder: Path) -> subprocess.Popen[str]:
 def _stopped_alone(folder: Path) -> str:
     store = reined(folder, numbered(16 * 4 * K))
     with PagedMemory(store, block_size=4 * K, prefetch="off", store_timeout=1) as region:
-        (pid,) = helpers()
-        os.kill(pid, signal.SIGSTOP)
+        pid = stop_helper()
         try:
             touch(region.address)
         except OSError:

@@ -183,6 +183,21 @@ class TestHosts:
         assert "call multiprocessing.set_executable()" in said
         assert runs == 1
 
+    def test_that_are_called_as_python_is_are_started_once(self, tmp_path):
+        host = tmp_path / "python-host"
+        host.write_text(
+            f"#!{sys.executable}\n{_MINE}\n"
+            "if os.path.getsize(os.environ['RUNS']) > 4: sys.exit()\n"
+            "sys.executable = os.path.abspath(__file__)\n"
+            "try: use()\nexcept OSError as error: print(error, flush=True)\n"
+        )
+        host.chmod(0o700)
+        said, runs = _run(tmp_path, host.name)
+        inner, outer = said.splitlines()
+        assert "call multiprocessing.set_executable()" in inner
+        assert "ended before it had its store" in outer
+        assert runs == 2
+
     def test_run_the_python_they_are_told_of(self, tmp_path):
         (tmp_path / "mine.py").write_text(_MINE)
         code = """

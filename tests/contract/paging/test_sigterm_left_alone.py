@@ -226,7 +226,10 @@ CHILDREN = {
 def test_a_child_is_ended_at_once_and_its_parent_stays(file, name):
     path = file(NBYTES)
     # The child says through standard output that it has come so far.
+    # From Python 3.12 on os.fork warns in a process that has threads.
     begin = """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
         out, into = os.pipe()
         os.dup2(into, 1)
         def ready():

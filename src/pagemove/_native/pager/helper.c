@@ -208,7 +208,8 @@ static int get_ready(const struct pg_channel *channel, int control, char text[PG
     } while (error == -PG_NO_ANSWER && now < deadline && !is_given_up(channel));
     if (error == -PG_NO_ANSWER)
         strcpy(text, "the helper process did not have its store within 30 s: importing its module, "
-                     "or unpickling it, takes too long");
+                     "or unpickling it, takes too long; what a script does belongs under "
+                     "`if __name__ == \"__main__\":`");
     else if (error)
         strcpy(text, "the helper process ended before it had its store: see its messages on "
                      "standard error");
