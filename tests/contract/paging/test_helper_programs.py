@@ -49,7 +49,7 @@ def _run(folder: Path, *words: str, text: str | None = None) -> tuple[str, int]:
     result = subprocess.run(
         [sys.executable, *words],
         cwd=folder,
-        # The threads of NumPy's library block no signals; unprivileged users are told that they are.
+        # The threads of NumPy's library block no signals. Unprivileged users are warned.
         env={
             **os.environ,
             "RUNS": str(runs),
