@@ -261,6 +261,19 @@ class TestArrays:
             pickle.dump(array, out, 5)
         assert (pickle.loads((tmp_path / "out").read_bytes()) == _NUMBERS).all()
 
+    @pytest.mark.parametrize("pickler", [pickle.Pickler, pickle._Pickler], ids=["C", "Python"])
+    def test_pieces_stay_until_they_are_pickled(self, tmp_path, pickler):
+        """Both take more items of a list before they write the first, whose blocks may leave."""
+        array = opened(tmp_path / "file.npy", np.arange(400_001, dtype=np.uint8))
+        array = open_array(tmp_path / "file.npy", resident_limit="256KiB", block_size=4096)
+        for _ in range(5):
+            with (tmp_path / "out").open("wb", buffering=0) as out:
+                pickler(out, 5).dump([array[::2], array, array[:1], array[1:2], array[1:]])
+        found = pickle.loads((tmp_path / "out").read_bytes())
+        assert (found[1] == array).all()
+        assert (found[4] == array[1:]).all()
+        assert region_of(array).stats().pinned_nbytes == 0
+
     def test_as_text(self, tmp_path):
         array = opened(tmp_path / "file.npy", np.arange(5))
         array.tofile(tmp_path / "text", sep=",", format="%d")

@@ -165,8 +165,29 @@ class _Reduced:
         return self._reduced
 
 
+class _Lent:
+    """Bytes of a region that are pinned from when they are pickled until the next ones are.
+
+    Picklers take items of a list before they are due: that of C two, that of Python a thousand.
+    """
+
+    def __init__(self, piece: npt.NDArray[Any], held: contextlib.ExitStack) -> None:
+        self._piece = piece
+        self._held = held
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        self._held.close()
+        lent: Any = None
+        # The pickler of Python cannot take a buffer of a byte, or of none, twice.
+        if len(self._piece) > 1:
+            with contextlib.suppress(ValueError):  # others have pinned too much
+                self._held.enter_context(pinned(self._piece))
+                lent = pickle.PickleBuffer(self._piece.data)
+        return memoryview, (self._piece.tobytes() if lent is None else lent,)
+
+
 def _pinned_pieces(flat: npt.NDArray[Any], region: PagedMemory) -> Iterator[Any]:
-    """Lend the bytes of an array some at a time, each pinned until the next is asked for."""
+    """Lend the bytes of an array some at a time, each pinned while it is pickled."""
     whole = flat.view(np.uint8)
     whole.flags.writeable = False
     # Any piece has a part of one block more.
@@ -175,14 +196,10 @@ def _pinned_pieces(flat: npt.NDArray[Any], region: PagedMemory) -> Iterator[Any]
     if size < region.block_size:
         yield from pieces(whole, "C")
         return
+    held = contextlib.ExitStack()
     for at in range(0, len(whole), size):
-        piece = whole[at : at + size]
-        with contextlib.ExitStack() as stack:
-            part: Any = None
-            with contextlib.suppress(ValueError):  # others have pinned too much
-                stack.enter_context(pinned(piece))
-                part = pickle.PickleBuffer(piece.data)
-            yield piece.tobytes() if part is None else part
+        yield _Lent(whole[at : at + size], held)
+    yield _Lent(whole[:0], held)  # which ends the last one's pin
 
 
 def _has_plain_results(array: Any) -> bool:

@@ -107,7 +107,9 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
     if region is None:
         yield view
         return
-    writes = array.flags.writeable if write is None else write
+    # What is not NumPy's may say that it is writeable, whatever it was made of.
+    by_default = array.flags.writeable and (region.mode != "r" or isinstance(view, np.ndarray))
+    writes = by_default if write is None else write
     if writes and region.mode == "r":
         raise ValueError(
             f"{region!r} is read-only, and cannot be pinned to be written: open it with mode 'r+' "
@@ -168,12 +170,33 @@ def _as_array(view: object) -> npt.NDArray[Any]:
             "PagedMemory"
         )
     try:
+        if buffer is None and hasattr(view, "__dlpack__"):
+            return _lent(view)
         return np.asarray(view if buffer is None else buffer, copy=False)
-    except (TypeError, ValueError) as error:
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(
             f"cannot pin {type(view).__name__}: NumPy cannot view its memory ({error}); pin the "
             "arrays it is made of"
         ) from None
+
+
+def _lent(view: Any) -> npt.NDArray[Any]:
+    """View a tensor: those of PyTorch have an ``__array__`` that cannot be asked not to copy."""
+    array = np.from_dlpack(view)
+    if array.flags.writeable:
+        return array
+    # DLPack before 1.0 cannot say so, and NumPy then makes a view that is not.
+    interface = dict(array.__array_interface__)
+    interface["data"] = (interface["data"][0], False)
+    return np.asarray(_Interface(interface, array))
+
+
+class _Interface:
+    """An array by its description, which keeps its owner."""
+
+    def __init__(self, interface: dict[str, Any], owner: object) -> None:
+        self.__array_interface__ = interface
+        self._owner = owner
 
 
 def _place(array: npt.NDArray[Any]) -> Place:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import pickle
 import socket
 import threading
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pagemove import PagedMemory, StoreError, pinned
@@ -125,6 +128,52 @@ class TestSystemCalls:
     @pytest.mark.needs("fork", "zstandard")
     def test_a_store_in_a_helper(self, out):
         assert child(_in_a_helper, out)
+
+
+class _Tensor:
+    """Has what those of PyTorch have: DLPack, and an ``__array__`` that does not know `copy`."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        # Those of PyTorch are writable, whatever they were made of.
+        self._array = np.ndarray(array.shape, array.dtype, _open(array))
+
+    def __array__(self, dtype: Any = None) -> npt.NDArray[Any]:
+        return self._array
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self._array.__dlpack__()
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+
+def _open(array: npt.NDArray[Any]) -> Any:
+    """Lend the memory of an array as writable, whatever that says."""
+    return (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+
+
+class TestTensors:
+    """Of DLPack before 1.0, which is not asked to copy and cannot say that it is read-only."""
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_are_pinned_where_they_are(self, file, out, mode):
+        with region(file(NBYTES), mode) as memory:
+            tensor = _Tensor(words(memory)[: 2 * BLOCK // 8])
+            with pinned(tensor) as same:
+                assert same is tensor
+                assert memory.stats().pinned_nbytes == 2 * BLOCK
+                assert os.pwrite(out, tensor._array, 0) == 2 * BLOCK
+            assert memory.stats().pinned_nbytes == 0
+            assert os.pread(out, 2 * BLOCK, 0) == contents_of(2 * BLOCK)
+
+    def test_may_be_written_by_system_calls(self, file, out):
+        os.pwrite(out, contents_of(2 * BLOCK, 1), 0)
+        with region(file(NBYTES), "c") as memory:
+            tensor = _Tensor(words(memory)[: 2 * BLOCK // 8])
+            with pinned(tensor):
+                assert os.preadv(out, [tensor._array], 0) == 2 * BLOCK
+            memory.evict()
+            assert load(memory.address, 2 * BLOCK) == contents_of(2 * BLOCK, 1)
 
 
 class TestChanges:
