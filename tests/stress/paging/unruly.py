@@ -370,7 +370,9 @@ class Run:
         try:
             self.memory.close()
         except StoreError:
-            self.memory._forgettable = True
+            # It would stay open, and its helper with it.
+            self.memory._save_before_close = lambda: None
+            self.memory.close()
         else:
             assert self.doomed, "closed, though flush said that changes were lost"
 
