@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagemove import PagedMemory, StoreError
+from pagemove import PagedMemory, PageState, StoreError
+from pagemove.introspect import states_at
 from pagemove.testing import FaultyStore
 from support import child, wait_for
 from support.paging import KIB, Fault, Words, expected, make_file, paged, words, wrong_words
@@ -161,6 +162,40 @@ def _in_a_helper() -> tuple[int, bool]:
 
 def test_a_store_in_a_helper():
     assert child(_in_a_helper, deadline=60) == (_COUNT, True)
+
+
+def _older_on_its_way(path: Path) -> tuple[bool, list[int]]:
+    """Change a block again while an eviction writes what it was, with the writer at work."""
+    one, other, third = (number * _WORDS for number in (0, 3, 6))
+    # The writer is kept busy until the eviction has the block, and that is the later of the two.
+    late = [Fault("write", count=1, delay=0.5), Fault("write", first=1, count=1, delay=3.0)]
+    with paged(path, "r+", faults=late, prefetch="off", writeback_interval=0.01) as memory:
+        array = words(memory)
+        array[other] = 1
+        wait_for(lambda: not memory.stats().dirty_nbytes)
+        array[one] = 1
+        evicting = threading.Thread(target=memory.evict, args=[0, _BLOCK])
+        evicting.start()
+        wait_for(lambda: not states_at(memory.address, 1)[0] & PageState.PRESENT)
+        array[one] = 2
+        for turn in (1, 2, 3):
+            wait_for(lambda turn=turn: memory.stats().background_written >= turn)
+            array[third] = turn
+        shown = evicting.is_alive()
+        evicting.join(60)
+        wait_for(lambda: not memory.stats().dirty_nbytes)
+        memory.flush()
+        found = np.fromfile(path, np.uint64)[[one, other, third]].tolist()
+        assert array[one] == 2
+        del array
+    return shown, found
+
+
+def test_nothing_is_written_while_something_older_is(file):
+    """Of two writes of one block at the same time nobody knows which comes last."""
+    shown, found = child(_older_on_its_way, file(_NBYTES), deadline=120)
+    assert found == [2, 1, 3]
+    assert shown, "the older write was over before: this has shown nothing"
 
 
 class TestTrouble:

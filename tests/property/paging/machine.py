@@ -71,6 +71,8 @@ class Machine(RuleBasedStateMachine):
             "block_size": self.BLOCK,
             "store_timeout": self.TIMEOUT,
             "prefetch": "auto" if ahead else "off",
+            # A write that fails once is an error of the background's, which has nobody to raise to.
+            "writeback_interval": None if faults else 0.003,
         }
         self.region = paged(self.path, mode, faults=faults, **how)
         self.memory = self.region.__enter__()

@@ -117,13 +117,38 @@ def closed(run: Run) -> None:
     os.close(null)
 
 
+def pinned(run: Run) -> None:
+    """Blocks are pinned, several pins at a time, and stay until the last of them ends."""
+    chance, nbytes = _chance(run, "pinned"), run.memory.nbytes
+    held: list[tuple[contextlib.ExitStack, int, int]] = []
+    while not run.over.wait(chance.random() * 0.05):
+        with run.busy[-1]:
+            if run.doomed:
+                break
+            first = chance.randrange(nbytes)
+            end = min(nbytes, first + chance.choice([1, run.scenario.block, nbytes // 3]))
+            write = run.scenario.mode != "r" and chance.random() < 0.5
+            pin = run.pin(first, end, write=write)
+            if pin is not None:
+                held.append((pin, first, end))
+            for _, first, end in held:
+                run.check_present(first, end)
+            while len(held) > chance.randrange(5):
+                held.pop(chance.randrange(len(held)))[0].close()
+    for pin, *_ in held:
+        pin.close()
+
+
 def merge() -> None:
     """Let the kernel merge whatever this process maps from now on."""
     ctypes.CDLL(None).prctl(_PR_SET_MEMORY_MERGE, 1, 0, 0, 0)
 
 
 ACTIONS: dict[str, Callable[[Run], None]] = {
-    action.__name__: action for action in (stopped, frozen, killed, paused, forked, closed, merged)
+    action.__name__: action
+    for action in (stopped, frozen, killed, paused, forked, closed, merged, pinned)
 }
 #: What needs nothing of the machine, and does not end the region.
 DRAWN = ("forked", "frozen", "killed", "paused", "stopped")
+#: The same, in every second run.
+OFTEN = ("pinned",)

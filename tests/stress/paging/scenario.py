@@ -41,13 +41,15 @@ class Scenario:
     timeout: float
     seconds: float
     ahead: bool
+    interval: float | None  # of writing in the background
 
     @classmethod
     def drawn(
         cls, seed: int, *, kind: str = "", seconds: float = 3.0, merging: bool = False
     ) -> Scenario:
         """Draw one; `merging`: with equal pages that the kernel merges (it must be at it)."""
-        chance = random.Random(f"scenario {seed}")
+        chance, other = random.Random(f"scenario {seed}"), random.Random(f"more of {seed}")
+        more = [name for name in chaos.OFTEN if other.random() < 0.5]
         drawn = chance.choice(["disk", *KINDS])
         kind = kind or drawn
         block = chance.choice(BLOCKS)
@@ -67,10 +69,15 @@ class Scenario:
             threads=chance.choice([1, 2, 3]),
             wild=chance.choice([5, 30, 100]) if troubles else 0,
             troubles=(*troubles, "slow") if troubles else (),
-            chaos=(*chance.sample(chaos.DRAWN, chance.randrange(4)), *(["merged"] * merging)),
+            chaos=(
+                *chance.sample(chaos.DRAWN, chance.randrange(4)),
+                *(["merged"] * merging),
+                *more,
+            ),
             timeout=chance.choice([0.3, 1.0]),
             seconds=seconds,
             ahead=chance.random() < 0.7,
+            interval=other.choice([None, 0.005, 0.02, 0.1]),
         )
         if chance.random() < 0.05:
             return replace(scenario, chaos=(*scenario.chaos, "closed"))

@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from pagemove import PagedMemory, StoreError, lowlevel
+from pagemove import PagedMemory, PageState, StoreError, lowlevel, pinned
+from pagemove.introspect import states_at
 from support import wait_for
 from support.helpers import Words, helpers, numbered
 from support.paging import Struck, load, store
@@ -53,11 +54,13 @@ class Run:
         self.starts = np.arange(0, nwords, PAGE // 8)
         pages = len(self.starts)
         self.low, self.high, self.flushed = (np.zeros(pages, np.uint64) for _ in range(3))
-        self.counts = dict.fromkeys(("loads", "stores", "struck", "flushes", "refused"), 0)
+        self.counts = dict.fromkeys(("loads", "stores", "struck", "flushes", "refused", "pins"), 0)
+        #: Whether threads discard pages that are in the store, pinned or not.
+        self.discards = "pinned" not in scenario.chaos or self.chance.random() < 0.5
         self.flushing = threading.Lock()
         self.over = threading.Event()
-        #: Each held by a thread while it uses the region.
-        self.busy = [threading.Lock() for _ in range(scenario.threads + 1)]
+        #: Each held by a thread while it uses the region: who works, who churns, who pins.
+        self.busy = [threading.Lock() for _ in range(scenario.threads + 2)]
         #: Whether the region has lost what it is served by: what it had is no data from then on.
         self.doomed = False
         plan = Plan(scenario.seed, scenario.troubles, 2 * scenario.timeout)
@@ -147,7 +150,9 @@ class Run:
             self.flush()
         elif kind < 0.99 and self.scenario.mode == "r":
             self.trespass(page)
-        elif self.flushed[page] == low and (self.scenario.mode == "r+" or not low):
+        elif (
+            self.discards and self.flushed[page] == low and (self.scenario.mode == "r+" or not low)
+        ):
             with contextlib.suppress(OSError):
                 lowlevel.madvise(self.address(page), PAGE, mmap.MADV_DONTNEED)
 
@@ -188,6 +193,34 @@ class Run:
                 with contextlib.suppress(StoreError):
                     self.memory.evict(page * PAGE, 1)
 
+    def pin(self, first: int, end: int, *, write: bool) -> contextlib.ExitStack | None:
+        """Pin some bytes, until what is returned is closed; None if that cannot be."""
+        stack = contextlib.ExitStack()
+        with memoryview(self.memory) as whole, whole[first:end] as view:
+            try:
+                stack.enter_context(pinned(view, write=write))
+            except StoreError as error:
+                self.may_fail(error)
+                return None
+            except ValueError as error:
+                if "of its limit" not in str(error):
+                    raise
+                return None  # all of it or nothing
+        self.counts["pins"] += 1
+        return stack
+
+    def check_present(self, first: int, end: int) -> None:
+        """See that all of the blocks that have these bytes is in memory."""
+        if self.discards:
+            return
+        block = self.scenario.block
+        start, stop = first // block * block, -(-end // block) * block
+        states = states_at(self.memory.address + start, (stop - start) // PAGE)
+        there = states & (PageState.PRESENT | PageState.SWAPPED) != 0
+        assert there.all(), (
+            f"{(~there).sum()} pages of {first} to {end} are pinned, and not in memory"
+        )
+
     def flush(self) -> bool:
         """Flush, and remember what that has promised; return whether it has."""
         before = self.low.copy()
@@ -206,7 +239,7 @@ class Run:
         """Flush, evict and look, until it is over."""
         chance = random.Random(f"churn {self.scenario.seed}")
         while not self.over.wait(chance.random() * 0.1):
-            with self.busy[-1]:
+            with self.busy[-2]:
                 if chance.random() < 0.3:
                     try:
                         self.memory.evict()
@@ -228,6 +261,7 @@ class Run:
             resident_limit=scenario.limit * scenario.block,
             prefetch="auto" if scenario.ahead else "off",
             store_timeout=scenario.patience,
+            writeback_interval=scenario.interval,
         )
         if backing.unruly:
             backing.unruly.whims.lives = 1
@@ -246,6 +280,7 @@ class Run:
         except BaseException as error:
             self.describe(error)
             raise
+        self.background = self.memory.stats().background_written
         self.close(saved)
         self.wait_for_the_late()
         # One that was frozen ends when it is thawed, and has its locks until then.
@@ -258,7 +293,7 @@ class Run:
                 assert (found == self.base + np.repeat(self.low, PAGE // 8)[: len(found)]).all()
         backing.stack.close()
         troubles = backing.unruly.whims.counts if backing.unruly else {}
-        return {**self.counts, **troubles, "saved": saved}
+        return {**self.counts, **troubles, "saved": saved, "background": self.background}
 
     def describe(self, error: BaseException) -> None:
         """Say with an error what the region knows."""
@@ -335,7 +370,9 @@ class Run:
         try:
             self.memory.close()
         except StoreError:
-            self.memory._forgettable = True
+            # It would stay open, and its helper with it.
+            self.memory._save_before_close = lambda: None
+            self.memory.close()
         else:
             assert self.doomed, "closed, though flush said that changes were lost"
 
