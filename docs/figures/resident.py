@@ -62,7 +62,7 @@ def draw(path: Path, read: list[int], taken: list[int], limit: str) -> None:
         axes.text(x[-1] * 0.66, x[-1] * 0.36, "read so far", color="#4A5A68", fontsize=12)
         axes.text(
             x[-1] * 0.02,
-            x[-1] * 0.09,
+            max(taken) / gib + x[-1] * 0.04,
             f"memory of the process: at most {text_of(max(taken) >> 20 << 20)} more than before",
             color="#007A55",
             fontsize=12,
@@ -73,7 +73,7 @@ def draw(path: Path, read: list[int], taken: list[int], limit: str) -> None:
         figure.text(
             0.09,
             0.9,
-            f"One array of {text_of(read[-1])} under a limit of {limit}",
+            f"One array of {text_of(read[-1])} under a limit of {text_of(nbytes_of(limit, '--limit'))}",
             fontsize=14,
             fontweight="bold",
         )
