@@ -47,7 +47,9 @@ def array_under_limit(console: Console, nbytes: int, limit: str) -> bool:
         for start in range(0, array.size, PIECE // 8):
             total += int(array[start : start + PIECE // 8].sum())
             most = max(most, region.stats().resident_nbytes)
-    console.print(f"An array of {text_of(nbytes)}, under a limit of {text_of(nbytes_of(limit, '--limit'))}")
+    console.print(
+        f"An array of {text_of(nbytes)}, under a limit of {text_of(nbytes_of(limit, '--limit'))}"
+    )
     below = most <= nbytes_of(limit, "--limit")
     console.print(f"  resident at most  {most / 2**20:.1f} MiB  {'below' if below else 'BEYOND'}")
     equal = total == expected

@@ -31,8 +31,8 @@ FOLDERS = {
 }
 HEAD = """# Where things live
 
-`python tools/file_tree.py` writes this page from the first sentence of each file. A public name leads
-to its code in two steps: `pagemove.X`, the line in `src/pagemove/__init__.py`, its file.
+`python tools/file_tree.py` writes this page from the first sentence of each file.
+A public name leads to its code in two steps: `pagemove.X`, the line in `src/pagemove/__init__.py`, its file.
 
 """
 
@@ -67,7 +67,9 @@ def lines_of(folder: Path, depth: int) -> Iterator[str]:
 def page() -> str:
     """Return the page as it should be."""
     tree = ["src/pagemove/", *lines_of(ROOT / "src" / "pagemove", 1)]
-    tree += [f"{name + '/':<24}  {what}" for name, what in FOLDERS.items() if (ROOT / name).is_dir()]
+    tree += [
+        f"{name + '/':<24}  {what}" for name, what in FOLDERS.items() if (ROOT / name).is_dir()
+    ]
     return HEAD + "```text\n" + "\n".join(tree) + "\n```\n"
 
 

@@ -73,7 +73,8 @@ def draw(path: Path, read: list[int], taken: list[int], limit: str) -> None:
         figure.text(
             0.09,
             0.9,
-            f"One array of {text_of(read[-1])} under a limit of {text_of(nbytes_of(limit, '--limit'))}",
+            f"One array of {text_of(read[-1])} under a limit of "
+            f"{text_of(nbytes_of(limit, '--limit'))}",
             fontsize=14,
             fontweight="bold",
         )
