@@ -32,7 +32,8 @@ FOLDERS = {
 HEAD = """# Where things live
 
 `python tools/file_tree.py` writes this page from the first sentence of each file.
-A public name leads to its code in two steps: `pagemove.X`, the line in `src/pagemove/__init__.py`, its file.
+A public name leads to its code in two steps: `pagemove.X`, the line in
+`src/pagemove/__init__.py`, its file.
 
 """
 

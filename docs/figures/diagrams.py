@@ -17,7 +17,8 @@ INK, FAINT, GREEN, EMPTY = "#1F2A33", "#5B6873", "#007A55", "#F1F4F6"
 def text(x: float, y: float, words: str, *, colour: str = INK, bold: bool = False) -> str:
     """Write words, centred at x."""
     weight = ' font-weight="bold"' if bold else ""
-    return f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="middle"{weight}>{words}</text>'
+    place = f'x="{x}" y="{y}" text-anchor="middle"'
+    return f'<text {place} fill="{colour}"{weight}>{words}</text>'
 
 
 def cells(x: float, y: float, contents: str) -> str:
