@@ -28,7 +28,8 @@ def cells(x: float, y: float, contents: str) -> str:
         left = x + 30 * number
         fill, dash = (GREEN, "") if letter != "." else (EMPTY, ' stroke-dasharray="3 3"')
         drawn.append(
-            f'<rect x="{left}" y="{y}" width="30" height="30" fill="{fill}" stroke="{FAINT}"{dash}/>'
+            f'<rect x="{left}" y="{y}" width="30" height="30" fill="{fill}" '
+            f'stroke="{FAINT}"{dash}/>'
         )
         if letter != ".":
             drawn.append(text(left + 15, y + 20, letter, colour="white", bold=True))
