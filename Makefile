@@ -13,11 +13,17 @@ C_FILES := $(shell find src tests benchmarks docs -name _build -prune -o -name "
 # What the environment is made with: another PYTHON gets another one.
 INTERPRETER := $(shell $(PYTHON) -c "import sys; print(sys.base_prefix, *sys.version_info[:3])" 2>/dev/null)
 
-.PHONY: demo test test-all test-kernels check bench docs sanitize wheel format clean FORCE
+.PHONY: demo compare test test-all test-kernels check bench docs sanitize wheel format clean FORCE
 
+# The verdict alone where all is well; everything that doctor says where something is missing.
 demo: $(BIN)/.installed
-	$(BIN)/pagemove doctor
-	$(BIN)/pagemove compare --quick
+	@$(BIN)/pagemove doctor >build/doctor.txt || { cat build/doctor.txt; exit 1; }
+	@head -3 build/doctor.txt
+	@$(BIN)/python examples/demo.py
+
+# The argument of 2014 in full, and pages of real files.
+compare: $(BIN)/.installed
+	$(BIN)/pagemove compare $(COMPARE_ARGS)
 	$(BIN)/python examples/reorder_file.py
 	$(BIN)/python examples/compact_heap.py
 	$(BIN)/python examples/page_file.py
@@ -84,6 +90,8 @@ $(VENV)/.made-with: FORCE
 
 # Not an editable install: that rebuilds on import, and tests start many interpreters at once.
 $(BIN)/.installed: pyproject.toml meson.build $(PACKAGE) | $(VENV)/.made-with
+	@echo "Building pagemove into $(VENV): half a minute, the first time some minutes with downloads."
+	@mkdir -p build
 	$(BIN)/python -m pip install --quiet --group build
 	$(BIN)/python -m pip install --quiet --no-build-isolation -Cbuild-dir=build/release '.[cli,plot]'
 	touch $@

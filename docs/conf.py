@@ -17,7 +17,16 @@ author = "The pagemove developers"
 copyright = f"2026, {author}"
 release = version = _version("pagemove")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+# What is copied is what is typed: no prompts, and no output.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+copybutton_copy_empty_lines = False
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 
@@ -34,6 +43,8 @@ maximum_signature_line_length = 80
 html_theme = "furo"
 html_title = f"pagemove {version}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["pagemove.css"]
 
 
 class CommandHelp(Directive):

@@ -21,7 +21,7 @@ import pagemove
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts),
 ]
 MODULES = [
@@ -191,22 +191,40 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_the_map_in_contributing_is_true() -> None:
-    """Every path of the map is there, and every module of the package is in it."""
-    trees = [b for b in blocks(ROOT / "CONTRIBUTING.md") if b.language == "text"]
-    named: set[Path] = set()
-    for tree in trees:
-        stack: list[tuple[int, Path]] = [(-1, ROOT)]
-        for line in MAP.finditer(tree.text):
-            indent = len(line["indent"])
-            while stack[-1][0] >= indent:
-                stack.pop()
-            path = stack[-1][1] / line["path"]
-            assert path.exists(), path
-            named.add(path)
-            stack.append((indent, path))
+def test_the_map_of_the_sources_is_true() -> None:
+    """Every path of the map is there, and the map is what the files say of themselves."""
+    page = DOCS / "contributing" / "map.md"
+    named = 0
+    stack: list[tuple[int, Path]] = [(-1, ROOT)]
+    (tree,) = (b for b in blocks(page) if b.language == "text")
+    for line in MAP.finditer(tree.text):
+        indent = len(line["indent"])
+        while stack[-1][0] >= indent:
+            stack.pop()
+        path = stack[-1][1] / line["path"]
+        assert path.exists(), path
+        stack.append((indent, path))
+        named += path.suffix in (".py", ".pyx", ".c")
     package = ROOT / "src" / "pagemove"
-    kinds = (".py", ".pyx", ".c")
-    for file in package.rglob("*"):
-        if file.suffix in kinds and file.name not in ("__init__.py", "__main__.py"):
-            assert file in named, f"{file.relative_to(ROOT)} is not in the map"
+    assert named == sum(1 for p in package.rglob("*") if p.suffix in (".py", ".pyx", ".c"))
+    _run([sys.executable, str(ROOT / "tools" / "file_tree.py"), "--check"], ROOT)
+
+
+def test_the_diagrams_are_what_their_script_draws(tmp_path: Path) -> None:
+    _run([sys.executable, str(DOCS / "figures" / "diagrams.py"), str(tmp_path)], ROOT)
+    drawn = sorted(path.name for path in tmp_path.iterdir())
+    assert drawn == ["eviction.svg", "fault.svg", "move.svg"]
+    for name in drawn:
+        assert (tmp_path / name).read_text() == (DOCS / "_static" / name).read_text()
+
+
+def test_pages_for_newcomers_stay_short() -> None:
+    for name, most in (("README.md", 110), ("CONTRIBUTING.md", 199)):
+        assert len((ROOT / name).read_text().splitlines()) <= most, name
+
+
+def test_the_readme_says_what_bites_and_how_to_begin() -> None:
+    text = (ROOT / "README.md").read_text()
+    for words in ("fork", "System calls without privilege", "SIGBUS", "$ make demo", "$ make test"):
+        assert words in text
+    assert text.count("$ sudo apt install ") == 1

@@ -19,7 +19,13 @@ pytestmark = pytest.mark.needs("move")
 
 def test_every_example_is_tested() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    paging = {"page_file", "kmeans", "update_table", "c_extension"}  # test_examples_paging.py
+    paging = {
+        "demo",
+        "page_file",
+        "kmeans",
+        "update_table",
+        "c_extension",
+    }  # test_examples_paging.py
     stores = {"compressed_swap", "embeddings_in_redis", "sum_on_s3"}  # test_examples_stores.py
     assert names == {"reorder_file", "compact_heap"} | paging | stores
 

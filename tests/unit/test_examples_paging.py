@@ -21,6 +21,7 @@ pytestmark = pytest.mark.needs("move")
     ("name", "arguments", "last"),
     [
         ("page_file", ["--nbytes", "3MiB", "--limit", "1MiB"], "Within the limit."),
+        ("demo", ["--nbytes", "3MiB", "--limit", "1MiB"], "the proof"),
         ("kmeans", ["--nbytes", "2MiB", "--clusters", "5"], "bit for bit."),
         ("update_table", ["--nbytes", "2MiB", "--transfers", "300"], "bit for bit."),
         ("c_extension", ["--nbytes", "2MiB"], "bit for bit."),

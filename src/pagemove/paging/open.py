@@ -74,9 +74,16 @@ def open_array(
         For a path, in mode ``"r+"``: refuse while another region or store writes the file, and
         refuse others as long as this one does; see `pagemove.stores.FileStore`.
     **paging
-        As for `PagedMemory`: `resident_limit` (by default half of the memory available, where the
-        file is larger), `block_size`, `mode`, `prefetch`, `store_timeout`,
-        `writeback_interval`, `name`.
+        Keywords that `PagedMemory` has too; all are optional.
+
+        - `resident_limit`, int or str: the most bytes in memory at any moment, as a number or as
+          ``"256MiB"``. By default half of the memory available, where the file is larger than
+          that, else no limit; ``"unlimited"``: none.
+        - `block_size`, int or str: bytes that are read and written at once, a power of two from
+          the page size to 2 MiB. Small for random touches, large for sequences.
+        - `mode`, str: ``"r"`` (the default), read only; ``"r+"``, changes go to the file; ``"c"``,
+          changes stay private to the region, and the file is never written.
+        - `prefetch`, `store_timeout`, `writeback_interval`, `name`: see `PagedMemory`.
 
     Returns
     -------

@@ -1,0 +1,38 @@
+"""The reference against the package: every public name is there, and says what it takes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import pagemove
+from pagemove import lowlevel
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+FUNCTIONS = [name for name in pagemove.__all__ if inspect.isfunction(getattr(pagemove, name))]
+
+
+def test_every_name_of_lowlevel_is_described() -> None:
+    page = (REFERENCE / "lowlevel.md").read_text()
+    described = set(re.findall(r"^\| `(\w+)` \| [^|]{4,} \|$", page, re.MULTILINE))
+    described |= set(re.findall(r"^\.\. autofunction:: (\w+)$", page, re.MULTILINE))
+    assert set(lowlevel.__all__) <= described
+
+
+@pytest.mark.parametrize("kind", [pagemove.PagedMemory, pagemove.Memory], ids=lambda k: k.__name__)
+def test_every_public_method_is_in_the_reference(kind: type) -> None:
+    pages = "".join(page.read_text() for page in REFERENCE.glob("*.md"))
+    (listed,) = re.findall(rf"autoclass:: {kind.__name__}\n +:members:(.*)", pages)
+    methods = {name for name in vars(kind) if not name.startswith("_")}
+    assert methods <= set(re.findall(r"\w+", listed)) or not listed.strip()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_parameter_of_a_function_is_documented(name: str) -> None:
+    function = getattr(pagemove, name)
+    text = inspect.getdoc(function) or ""
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"^(\w+, )*\*{{0,2}}{parameter}\b", text, re.MULTILINE), parameter
