@@ -159,6 +159,10 @@ def refuse(
     return str(error())
 
 
+def nothing() -> None:
+    """What a child does whose only purpose is to have inherited something."""
+
+
 def private_mmap(pages: int) -> mmap.mmap:
     """Map private anonymous memory the standard library's way; its default would be shared."""
     return mmap.mmap(-1, pages * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -21,17 +21,13 @@ from pagemove import (
 from support import at, child, fork, living_child, pattern, read, state, wait_for, write
 from support.system import Ring
 
-from .checks import GUARDS, move_all, refusal, refuse, zeros
+from .checks import GUARDS, move_all, nothing, refusal, refuse, zeros
 
 pytestmark = pytest.mark.needs("move", "fork")
 
 _EBUSY = errno.EBUSY
 _EXCLUSIVE = PageState.EXCLUSIVE
 _HUGE_PAGES = HUGE_PAGE_SIZE // PAGE_SIZE
-
-
-def nothing() -> None:
-    """What a child does whose only purpose is to have inherited something."""
 
 
 class TestShared:

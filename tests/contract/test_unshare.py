@@ -20,17 +20,13 @@ from pagemove import (
 )
 from support import child, living_child, read, read_all, wait_for, write
 
-from .checks import move_all, refusal
+from .checks import move_all, nothing, refusal
 
 pytestmark = pytest.mark.needs("move", "fork")
 
 _EBUSY = errno.EBUSY
 _EXCLUSIVE = PageState.EXCLUSIVE
 _HUGE_PAGES = HUGE_PAGE_SIZE // PAGE_SIZE
-
-
-def nothing() -> None:
-    """What a child does whose only purpose is to have inherited something."""
 
 
 def frames(address: int, pages: int) -> list[int]:

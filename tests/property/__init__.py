@@ -8,7 +8,8 @@
     the memory they may name, with canaries around it, in ``ground.py``.
 
 ``PAGEMOVE_HYPOTHESIS_EXAMPLES=2000`` makes each of them try so many examples instead of the few
-that fit into an ordinary test run.
+that fit into an ordinary test run, ``PAGEMOVE_HYPOTHESIS_STEPS=100`` makes the runs of a state
+machine so long.
 """
 
 import os
@@ -17,6 +18,8 @@ from hypothesis import settings
 
 #: Examples asked for in the environment, 0 for the default of each test.
 EXAMPLES = int(os.environ.get("PAGEMOVE_HYPOTHESIS_EXAMPLES", "0"))
+#: Steps of a run of a state machine asked for in the environment, 0 for the default of each test.
+STEPS = int(os.environ.get("PAGEMOVE_HYPOTHESIS_STEPS", "0"))
 
 # The same examples on every run of continuous integration; new ones everywhere else.
 settings.register_profile("ci", derandomize=True)

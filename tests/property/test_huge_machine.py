@@ -11,7 +11,7 @@ from hypothesis.stateful import rule
 
 from model import HUGE
 
-from . import EXAMPLES
+from . import EXAMPLES, STEPS
 from .machine import Machine
 from .world import number
 
@@ -64,4 +64,4 @@ class HugeMachine(Machine):
 
 
 class TestHugeMachine(HugeMachine.TestCase):  # type: ignore[misc,valid-type]
-    settings = settings(max_examples=EXAMPLES or 30, stateful_step_count=30, deadline=None)
+    settings = settings(max_examples=EXAMPLES or 30, stateful_step_count=STEPS or 30, deadline=None)

@@ -11,7 +11,7 @@ from model import PAGE, Kind, State
 from pagemove import lowlevel
 from pagemove.introspect import states_at
 
-from . import EXAMPLES
+from . import EXAMPLES, STEPS
 from .machine import Machine
 from .outcomes import in_kernel
 from .world import number
@@ -43,13 +43,13 @@ class PlainMachine(Machine):
 
 
 class TestMachine(Machine.TestCase):  # type: ignore[misc,valid-type]
-    settings = settings(max_examples=EXAMPLES or 80, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=EXAMPLES or 80, stateful_step_count=STEPS or 40, deadline=None)
 
 
 @pytest.mark.needs("swap")
 class TestSwapMachine(SwapMachine.TestCase):  # type: ignore[misc,valid-type]
-    settings = settings(max_examples=EXAMPLES or 30, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=EXAMPLES or 30, stateful_step_count=STEPS or 40, deadline=None)
 
 
 class TestPlainMachine(PlainMachine.TestCase):  # type: ignore[misc,valid-type]
-    settings = settings(max_examples=EXAMPLES or 30, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=EXAMPLES or 30, stateful_step_count=STEPS or 40, deadline=None)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pagemove import StoreError
+from pagemove import PagedMemory, StoreError
 from pagemove.stores import Store
 from support.needs import missing
 from support.paging import Struck, load
@@ -162,6 +162,13 @@ def reined(folder: Path, contents: Words, **how: Any) -> Reined:
     path.write_bytes(contents.tobytes())
     Reins(path.with_suffix(".reins"), create=True)
     return Reined(path, **how)
+
+
+def reined_region(folder: Path, block: int = 4096, **how: Any) -> tuple[Reined, PagedMemory]:
+    """Page a reined store of 16 numbered blocks."""
+    store = reined(folder, numbered(16 * block))
+    how = {"prefetch": "off", "store_timeout": 20} | how
+    return store, PagedMemory(store, block_size=block, **how)
 
 
 def stored(store: Reined) -> Words:

@@ -239,6 +239,7 @@ NEEDS: dict[str, Probe] = {
     "userfaultfd_missing": _userfaultfd_missing,
     "vma_names": _vma_names,
     "without_move": _without_move,
+    "web": servers.no_module("aiohttp"),
     "wp_async": _feature("WP_ASYNC"),
     "zstandard": servers.no_module("zstandard"),
 }

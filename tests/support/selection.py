@@ -27,11 +27,12 @@ LEFT_OUT = {
 ALONE = frozenset(("swap", "ksm", "hugetlb"))
 #: The most sets of parameters of one test in the lean suite: a list that was written down by hand
 #: is one parameter to pytest, however many things differ in it.
-MOST_SETS = 8
+MOST_SETS = 5
 #: What the lean suite does without, by the names in `needs.py`.
-NOT_LEAN = frozenset(("redis", "s3"))
-#: Examples of Hypothesis, and runs of a state machine, in the lean suite.
+NOT_LEAN = frozenset(("redis", "s3", "web"))
+#: Examples of Hypothesis, and runs of a state machine, in the lean suite, and the steps of a run.
 LEAN_EXAMPLES = 5
+LEAN_STEPS = 20
 
 
 def cover(rows: Sequence[Mapping[str, int]], strength: int) -> list[int]:
@@ -116,6 +117,7 @@ class Selection:
         self._left_out = 0
         if self._sets == "lean":
             os.environ.setdefault("PAGEMOVE_HYPOTHESIS_EXAMPLES", str(LEAN_EXAMPLES))
+            os.environ.setdefault("PAGEMOVE_HYPOTHESIS_STEPS", str(LEAN_STEPS))
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

@@ -220,7 +220,7 @@ def chained(origin: str, chain: Chain, folder: Path, servers: Servers) -> Make:
 
 
 def _kinds_of_fsspec() -> dict[str, Kind]:
-    needs = {"http": ("fsspec",), "s3": ("fsspec", "s3")}
+    needs = {"http": ("fsspec", "web"), "s3": ("fsspec", "s3")}
     makers = {
         name: functools.partial(_fsspec, name) for name in ("file", "zip", "memory", "http", "s3")
     }

@@ -15,6 +15,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Builds the package, and an environment for it.
+pytestmark = pytest.mark.slow
+
 USE_IT = textwrap.dedent(
     """
     import pathlib, sys

@@ -47,7 +47,7 @@ def in_fork(function: Callable[[], int | None]) -> int:
             status = function() or 0
         finally:
             os._exit(status)
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while time.monotonic() < limit:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:

@@ -18,19 +18,13 @@ import pytest
 from pagemove import PagedMemory, StoreError, lowlevel
 from pagemove.stores import CallableStore, FsspecStore, Store
 from support import child, together, wait_for
-from support.helpers import helpers, kill_helper, numbered, reined, touch
+from support.helpers import helpers, kill_helper, numbered, reined_region, touch
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
 K = 1024
 SIZES = (4 * K, 64 * K)
 N = 16
-
-
-def _region(folder: Path, block: int = 4 * K, **how: Any) -> tuple[Any, PagedMemory]:
-    store = reined(folder, numbered(N * block))
-    how = {"prefetch": "off", "store_timeout": 20} | how
-    return store, PagedMemory(store, block_size=block, **how)
 
 
 class TestFailures:
@@ -220,8 +214,8 @@ class TestTime:
 
 def _slow(folder: Path, block: int) -> dict[str, Any]:
     """One block takes 3 s; others, and those of another region, are read meanwhile."""
-    store, region = _region(folder, block, store_timeout=1)
-    _, other = _region(folder, block, store_timeout=1)
+    store, region = reined_region(folder, block, store_timeout=1)
+    _, other = reined_region(folder, block, store_timeout=1)
     words = numbered(N * block)
     touch(region.address + block)
     touch(other.address + block)
@@ -315,7 +309,7 @@ def _slow_to_start(folder: Path) -> dict[str, float]:
 
 
 def _never(folder: Path, block: int) -> dict[str, Any]:
-    store, region = _region(folder, block, store_timeout=1)
+    store, region = reined_region(folder, block, store_timeout=1)
     touch(region.address + block)
     store.reins.hung = 1
     began = time.monotonic()
@@ -335,7 +329,7 @@ def _never(folder: Path, block: int) -> dict[str, Any]:
 
 
 def _cut(folder: Path, mode: str, block: int) -> dict[str, Any]:
-    store, region = _region(folder, block, mode=mode, resident_limit=8 * block)
+    store, region = reined_region(folder, block, mode=mode, resident_limit=8 * block)
     words = numbered(N * block)
     touch(region.address)
 

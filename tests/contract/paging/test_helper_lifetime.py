@@ -18,19 +18,13 @@ import pytest
 
 from pagemove import PagedMemory
 from support import ChildFailed, child, fork, living_child, wait_for
-from support.helpers import has_ended, helpers, kill_helper, numbered, reined, touch
+from support.helpers import has_ended, helpers, kill_helper, numbered, reined, reined_region, touch
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
 K = 1024
 SIZES = (4 * K, 64 * K)
 N = 16
-
-
-def _region(folder: Path, block: int = 4 * K, **how: Any) -> tuple[Any, PagedMemory]:
-    store = reined(folder, numbered(N * block))
-    how = {"prefetch": "off", "store_timeout": 20} | how
-    return store, PagedMemory(store, block_size=block, **how)
 
 
 class TestLifetime:
@@ -67,7 +61,7 @@ class TestLifetime:
             for pid in alive:
                 os.kill(pid, signal.SIGKILL)
 
-    def test_it_ends_with_its_region(self, tmp_path):
+    def test_it_ends_with_itsreined_region(self, tmp_path):
         assert child(_closed, tmp_path) == []
 
     def test_close_does_not_wait_for_a_fault_under_way(self, tmp_path):
@@ -135,7 +129,7 @@ if __name__ == "__main__":
 
 
 def _closed(folder: Path) -> list[int]:
-    regions = [_region(folder)[1] for _ in range(2)]
+    regions = [reined_region(folder)[1] for _ in range(2)]
     assert len(helpers()) == 2
     for region in regions:
         touch(region.address)
@@ -144,7 +138,7 @@ def _closed(folder: Path) -> list[int]:
 
 
 def _closed_under_a_fault(folder: Path, block: int) -> tuple[int, float]:
-    store, region = _region(folder, block)
+    store, region = reined_region(folder, block)
     touch(region.address + block)
     store.reins.hung = 1
     code = []
@@ -166,7 +160,7 @@ def _closed_under_a_fault(folder: Path, block: int) -> tuple[int, float]:
 
 
 def _forked(folder: Path) -> dict[str, Any]:
-    _, region = _region(folder, mode="r+")
+    _, region = reined_region(folder, mode="r+")
     array = region.asarray(np.uint64)
     array[0] = 1
     pid = fork()
@@ -184,7 +178,7 @@ def _forked(folder: Path) -> dict[str, Any]:
 
 
 def _opened(folder: Path) -> int:
-    region = _region(folder)[1]
+    region = reined_region(folder)[1]
     touch(region.address)
     (pid,) = helpers()
     _kept.append(region)
@@ -195,7 +189,7 @@ _kept: list[object] = []
 
 
 def _interrupted(folder: Path) -> bool:
-    with _region(folder)[1] as region:
+    with reined_region(folder)[1] as region:
         touch(region.address)
         (pid,) = helpers()
         os.kill(pid, signal.SIGINT)
@@ -216,7 +210,7 @@ class TestRestart:
 
 def _restarted(folder: Path) -> tuple[int, ...]:
     # As long as a busy machine may take to start one.
-    with _region(folder, store_timeout=6)[1] as region:
+    with reined_region(folder, store_timeout=6)[1] as region:
         touch(region.address)
         counts = [region.counters()["restarts"]]
         kill_helper()

@@ -34,7 +34,8 @@ from support.paging import expected, make_file
 from support.threads import passing_threads
 from support.trouble import COPY, MOVE_IN, refused
 
-pytestmark = pytest.mark.needs("paging", "fork")
+# Each goes through the values that a limit can have.
+pytestmark = [pytest.mark.needs("paging", "fork"), pytest.mark.slow]
 
 _NBYTES = 16 * PAGE_SIZE
 _LINES = 2

@@ -226,7 +226,7 @@ def _close_after(memory: PagedMemory, pause: float) -> None:
 def _close_in_threads(path: Path, mode: str) -> list[str]:
     """Close, in the middle of calls of other threads: each ends, done or refused."""
     outcomes: list[str] = []
-    for turn in range(20):
+    for turn in range(10):
         context = paged(path, mode, **_FOUR)
         memory = context.__enter__()
         if mode != "r":
@@ -242,14 +242,14 @@ def _close_in_threads(path: Path, mode: str) -> list[str]:
         calls = [memory.flush, memory.stats, lambda m=memory: m.prefetch(wait=True), memory.evict]
         together(
             *[lambda call=call: use(call) for call in calls],
-            lambda m=memory, t=turn: _close_after(m, 0.0005 * t),
+            lambda m=memory, t=turn: _close_after(m, 0.001 * t),
         )
     return outcomes
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_close_during_calls_of_other_threads(file, mode):
-    child(_close_in_threads, file(_NBYTES), mode, deadline=60)
+    child(_close_in_threads, file(_NBYTES), mode, deadline=120)
 
 
 def _two_regions(path: Path, modes: tuple[str, str]) -> str | None:

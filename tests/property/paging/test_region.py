@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from pagemove import PAGE_SIZE
-from property import EXAMPLES
+from property import EXAMPLES, STEPS
 from support import child, paging
 
 from .failing import FailingMachine
@@ -30,6 +30,11 @@ FEW = {"4 KiB": 40, "64 KiB": 15, "16 KiB": 15, "2 MiB": 2}
 FEWER = {"4 KiB": 6, "64 KiB": 3}
 
 
+def _few(name: str) -> object:
+    """A run with huge blocks takes as long as ten with others."""
+    return pytest.param(name, marks=pytest.mark.slow if SIZES[name] > 1 << 20 else ())
+
+
 def _run(machine: type[Machine], size: int, examples: int, steps: int = 40, *phases: Phase) -> None:
     # What is told on standard error is not what this is about, and it is much.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -38,7 +43,7 @@ def _run(machine: type[Machine], size: int, examples: int, steps: int = 40, *pha
         named,
         settings=settings(
             max_examples=EXAMPLES or examples,
-            stateful_step_count=steps,
+            stateful_step_count=STEPS or steps,
             phases=phases or settings.default.phases,
             deadline=None,
             # The child may not be able to write files for a while.
@@ -50,7 +55,7 @@ def _run(machine: type[Machine], size: int, examples: int, steps: int = 40, *pha
 
 
 @pytest.mark.needs("kernel_faults")
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [_few(name) for name in SIZES])
 @pytest.mark.parametrize("machine", [Machine, FailingMachine])
 def test_region_and_model_agree(machine, size):
     paging.build()
