@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pagemove._native import remap
-from pagemove.compare.measure import Spread, Task, interleave, spread
-from pagemove.compare.plan import Unmeasurable
+from pagemove.measuring.endings import Unmeasurable
+from pagemove.measuring.timing import Spread, Task, interleave, spread
 
 __all__ = [
     "FULL",

@@ -25,7 +25,7 @@ from benchmarks._measure import (
     pinned,
 )
 from pagemove import DestinationMapped
-from pagemove.compare.machine import machine
+from pagemove.measuring.machine import machine
 
 Measure = Callable[[Effort], list[Finding]]
 

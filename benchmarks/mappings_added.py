@@ -5,12 +5,13 @@ from __future__ import annotations
 from benchmarks._measure import Effort, Finding, spread
 from benchmarks._report import run_alone
 from pagemove import features
-from pagemove.compare.child import run_in_child
+from pagemove.compare import growth
 from pagemove.compare.growth import MREMAP, MREMAP_KEPT, REMAP_ANON_PAGES
+from pagemove.measuring.child import run_in_child
 
 
 def _finding(means: str, moves: int, target: float | None) -> Finding:
-    data = run_in_child("growth", "grow_here", means, moves)
+    data = run_in_child(growth.__name__, "grow_here", means, moves)
     made, added = data["points"][-1]
     note = f"after {made:,} moves"
     if data["ended_by"]:

@@ -2,6 +2,10 @@
 
 from pagemove import lowlevel, stores
 from pagemove._version import __version__ as __version__
+from pagemove.calls.move_many import move_many
+from pagemove.calls.mremap import mremap
+from pagemove.calls.remap import RAP_ALLOW_SRC_HOLES, move, remap_anon_pages
+from pagemove.calls.unshare import unshare
 from pagemove.errors import (
     DestinationMapped,
     KernelFaultsWarning,
@@ -11,7 +15,6 @@ from pagemove.errors import (
     StoreError,
     UnsupportedError,
 )
-from pagemove.features import KernelFeatures, features
 from pagemove.introspect import (
     HUGE_PAGE_SIZE,
     PAGE_SIZE,
@@ -20,10 +23,7 @@ from pagemove.introspect import (
     page_states,
     vmas,
 )
-from pagemove.many import move_many
-from pagemove.mapping_moves import mremap
 from pagemove.memory import Memory, empty
-from pagemove.moving import RAP_ALLOW_SRC_HOLES, move, remap_anon_pages
 from pagemove.paging import (
     PagedArray,
     PagedMemory,
@@ -35,7 +35,7 @@ from pagemove.paging import (
     save,
     save_on_sigterm,
 )
-from pagemove.sharing import unshare
+from pagemove.probing import KernelFeatures, features
 
 __all__ = [
     "HUGE_PAGE_SIZE",

@@ -20,13 +20,13 @@ from typing import Any
 
 from pagemove import limits
 from pagemove._native import pager
-from pagemove.features import PROBES, KernelFeatures
+from pagemove.calls.remap import move, remap_anon_pages
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import Memory
-from pagemove.moving import move, remap_anon_pages
 from pagemove.paging.options import FEWEST_BLOCKS
 from pagemove.paging.region import PagedMemory
-from pagemove.remedies import Problem
+from pagemove.probing import PROBES, KernelFeatures
+from pagemove.problems import Problem
 from pagemove.stores.file import FileStore
 
 _DEADLINE = 20.0

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from pagemove import limits, lowlevel
 from pagemove._native import remap
 from pagemove._native.mapping import Mapping
-from pagemove.arrays import array_over, owner_behind
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, page_states
+from pagemove.views import array_over, owner_behind
 
 # The kernel allows printable ASCII but for these, and 79 bytes (prctl(2), PR_SET_VMA_ANON_NAME).
 _NAME_FORBIDDEN = set("[]\\$`")

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from typing import NoReturn
 
-from pagemove.features import KernelFeatures
-from pagemove.remedies import Problem
+from pagemove.probing import KernelFeatures
+from pagemove.problems import Problem
 
-#: `pagemove.features` is the function; this is the module, of which tests replace parts.
-module = importlib.import_module("pagemove.features")
+#: The module of `features`, of which tests replace parts.
+module = importlib.import_module("pagemove.probing")
 
 
 def by_name(found: KernelFeatures) -> dict[str, Problem]:

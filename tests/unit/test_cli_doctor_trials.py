@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pagemove import checkup
-from pagemove.features import PROBES, features, look
+from pagemove.probing import PROBES, features, look
 from support.slowness import SLOWNESS
 from unit.test_features import PRELUDE
 

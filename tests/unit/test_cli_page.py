@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from pagemove import StoreError, UnsupportedError
 from pagemove.cli import app, main
-from pagemove.paging import storage_options, trial
+from pagemove.paging import storage_options
 from pagemove.stores import RedisStore
+from pagemove.trial import trying
 from support.servers import Moto, Redis, Web, free_ports
 from support.slowness import SLOWNESS
 
@@ -224,7 +225,7 @@ class TestRefused:
         def run(*_):
             raise AssertionError("measured in spite of a wrong argument")
 
-        monkeypatch.setattr(trial, "run", run)
+        monkeypatch.setattr(trying, "run", run)
 
     @pytest.mark.parametrize(
         ("arguments", "reason"),
@@ -336,7 +337,7 @@ def test_a_limit_of_the_process_is_said_in_one_line(path, monkeypatch, error):
     def run(*_):
         raise error
 
-    monkeypatch.setattr(trial, "run", run)
+    monkeypatch.setattr(trying, "run", run)
     result = call(path)
     assert result.exit_code == 1
     assert result.stderr == f"Error: {error}\n"
@@ -353,7 +354,7 @@ def test_what_goes_wrong_is_said_in_one_line(path, monkeypatch, error):
     def run(*_):
         raise error
 
-    monkeypatch.setattr(trial, "run", run)
+    monkeypatch.setattr(trying, "run", run)
     result = call(path)
     assert result.exit_code == 1
     assert f"Error: {error}" in result.output

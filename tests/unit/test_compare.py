@@ -1,4 +1,4 @@
-"""`pagemove compare`: every means and outcome really done, and the whole command once."""
+"""`pagemove compare`: every method and outcome really done, and the whole command once."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ from typer.testing import CliRunner
 from pagemove import PAGE_SIZE, features
 from pagemove.cli import app
 from pagemove.compare import (
-    child,
     contention,
     document,
-    drawing,
     growth,
-    machine,
-    means,
+    methods,
     outcomes,
-    outputs,
     plot,
     report,
     scenarios,
 )
-from pagemove.compare.plan import FULL, QUICK, Bench, Unmeasurable
+from pagemove.compare.plan import FULL, QUICK, Bench
 from pagemove.compare.verdicts import Finding, Verdict
-from pagemove.remedies import Problem
+from pagemove.measuring import child, drawing, machine, outputs
+from pagemove.measuring.endings import Unmeasurable
+from pagemove.problems import Problem
 
 
 @pytest.mark.needs("move")
@@ -109,11 +107,11 @@ class TestRun:
 class TestChild:
     def test_failure_has_a_reason(self):
         with pytest.raises(Unmeasurable, match="KeyError: 'copying'"):
-            child.run_in_child("growth", "grow_here", "copying", 1)
+            child.run_in_child(growth.__name__, "grow_here", "copying", 1)
 
     def test_ends_in_time(self):
         with pytest.raises(Unmeasurable, match="did not end within"):
-            child.run_in_child("growth", "grow_here", growth.MREMAP, 1000, timeout=0.001)
+            child.run_in_child(growth.__name__, "grow_here", growth.MREMAP, 1000, timeout=0.001)
 
 
 @pytest.mark.needs("move")
@@ -127,10 +125,10 @@ class TestReallyDone:
             assert bytes(area.view(area.address, 2)) == b"\0\0"
         assert growth.count_vmas() <= before + 1
 
-    @pytest.mark.parametrize("kind", means.ALL, ids=lambda kind: kind.__name__)
+    @pytest.mark.parametrize("kind", methods.ALL, ids=lambda kind: kind.__name__)
     @pytest.mark.parametrize("slots", [1, 3])
     def test_every_means_brings_the_content_over_and_back(self, kind, slots):
-        one = kind(means.Size("4", 4, slots))
+        one = kind(methods.Size("4", 4, slots))
         try:
             length = one.size.nbytes
             for number, (_, source) in enumerate(one.pairs):
@@ -150,7 +148,7 @@ class TestReallyDone:
             one.close()
 
     def test_few_moves_are_counted(self):
-        data = child.run_in_child("growth", "grow_here", growth.MREMAP, 10)
+        data = child.run_in_child(growth.__name__, "grow_here", growth.MREMAP, 10)
         assert data["moves"] == 10
         assert data["ended_by"] is None
         assert data["points"][-1] == [10, 28]

@@ -11,17 +11,17 @@ from pagemove.compare import (
     contention,
     costs,
     growth,
-    means,
+    methods,
     outcomes,
 )
 from pagemove.compare.costs import COLD, WARM, Cost, Costs
-from pagemove.compare.measure import (
+from pagemove.compare.verdicts import Finding, Verdict
+from pagemove.measuring.endings import Unmeasurable
+from pagemove.measuring.timing import (
     Spread,
 )
-from pagemove.compare.plan import Unmeasurable
-from pagemove.compare.verdicts import Finding, Verdict
 
-OWN = means.RemapAnonPages.name
+OWN = methods.RemapAnonPages.name
 
 
 def exactly(value: float) -> Spread:
@@ -106,7 +106,7 @@ def made_up(sibling=(False, True), huge=True, **by_means) -> Costs:
     sizes = [(label, pages, False) for label, pages in SIZES]
     if huge:
         sizes.append(("one huge page", 512, True))
-    for kind in means.ALL:
+    for kind in methods.ALL:
         cost = by_means.get(kind.__name__, lambda pages, caches, sibling: 1000.0 * pages)
         for label, pages, is_huge in sizes:
             for beside in sibling:
@@ -194,7 +194,7 @@ class TestCopyingJudged:
         data = made_up(RemapAnonPages=lambda *_: 10**7, Memcpy=lambda pages, *_: 100 * pages)
         finding = claims.copying(data)
         assert finding.verdict is Verdict.HOLDS
-        assert f"{means.Memcpy.name} is cheaper at every size" in finding.why
+        assert f"{methods.Memcpy.name} is cheaper at every size" in finding.why
 
     def test_fails(self):
         data = made_up(RemapAnonPages=lambda *_: 10, Memcpy=lambda pages, *_: 100 * pages)
@@ -203,7 +203,7 @@ class TestCopyingJudged:
 
 class TestContentionJudged:
     def judged(self, ours, theirs):
-        lost = {OWN: ours, means.Mremap.name: theirs, means.MemcpyFresh.name: exactly(7000)}
+        lost = {OWN: ours, methods.Mremap.name: theirs, methods.MemcpyFresh.name: exactly(7000)}
         data = contention.Contention(
             exactly(1000),
             tuple(

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from pagemove.cli import app
 from pagemove.compare import contention, costs, document, scenarios
-from pagemove.compare.plan import QUICK, Bench, Stopped
+from pagemove.compare.plan import QUICK, Bench
 from pagemove.compare.verdicts import Verdict
+from pagemove.measuring.endings import Stopped
 
 pytestmark = pytest.mark.needs("move")
 

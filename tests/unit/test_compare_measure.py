@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pagemove.compare.measure import (
+from pagemove.measuring.timing import (
     Crossover,
     Spread,
     Task,

@@ -1,4 +1,4 @@
-"""features.py: what is found here, and where userfaultfd is refused."""
+"""probing.py: what is found here, and where userfaultfd is refused."""
 
 import errno
 import json
@@ -11,12 +11,12 @@ import pytest
 
 from pagemove import lowlevel
 from pagemove._native import calls
-from pagemove.features import (
+from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas
+from pagemove.probing import (
     KernelFeatures,
     features,
 )
-from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas
-from pagemove.remedies import UFFD_FEATURES, Problem
+from pagemove.problems import UFFD_FEATURES, Problem
 from support import fresh_interpreter
 from support.probes import by_name, failing
 

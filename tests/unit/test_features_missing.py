@@ -1,4 +1,4 @@
-"""features.py and remedies.py: what is missing, why, and what to do; `require`."""
+"""probing.py and problems.py: what is missing, why, and what to do; `require`."""
 
 import errno
 import os
@@ -9,11 +9,11 @@ import pytest
 from pagemove import lowlevel
 from pagemove._native import calls
 from pagemove.errors import RemapError, UnsupportedError
-from pagemove.features import (
+from pagemove.probing import (
     REQUIRABLE,
     features,
 )
-from pagemove.remedies import UFFD_FEATURES
+from pagemove.problems import UFFD_FEATURES
 from support.probes import by_name, failing, module
 
 pytestmark = pytest.mark.usefixtures("fresh_features")

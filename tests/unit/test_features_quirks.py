@@ -1,12 +1,12 @@
-"""features.py: which kernels have which defects."""
+"""probing.py: which kernels have which defects."""
 
 import pytest
 
-from pagemove.features import (
+from pagemove.probing import (
     quirks,
     stable_release,
 )
-from pagemove.remedies import DEFECTS
+from pagemove.problems import DEFECTS
 
 
 class TestQuirks:

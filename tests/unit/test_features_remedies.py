@@ -1,4 +1,4 @@
-"""remedies.py: the right advice where a process lives in less than a whole machine."""
+"""problems.py: the right advice where a process lives in less than a whole machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pagemove import remedies
-from pagemove.features import PROBES, features
-from pagemove.remedies import DEVICE, Surroundings, problems_of
+from pagemove import problems
+from pagemove.probing import PROBES, features
+from pagemove.problems import DEVICE, Surroundings, problems_of
 from support.probes import by_name, failing, module
 from support.slowness import SLOWNESS
 from unit.test_features import PRELUDE, look
@@ -120,7 +120,7 @@ def test_who_is_to_do_it(contained):
 def test_a_user_namespace_is_not_the_host():
     if subprocess.run(["unshare", "-Ur", "true"], capture_output=True, check=False).returncode:
         pytest.skip("there can be no user namespace here")
-    code = "from pagemove.remedies import Surroundings; print(Surroundings.here({}).contained)"
+    code = "from pagemove.problems import Surroundings; print(Surroundings.here({}).contained)"
     for before, contained in (([], "False"), (["unshare", "-Ur"], "True")):
         done = subprocess.run(
             [*before, sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -131,9 +131,9 @@ def test_a_user_namespace_is_not_the_host():
 
 
 def test_settings_that_may_only_be_read(monkeypatch):
-    monkeypatch.setattr(remedies, "_flags", lambda path: os.ST_RDONLY * (path == "/proc/sys"))
+    monkeypatch.setattr(problems, "_flags", lambda path: os.ST_RDONLY * (path == "/proc/sys"))
     assert Surroundings.here({}).contained
-    monkeypatch.setattr(remedies, "_flags", lambda path: os.ST_NODEV * (path == DEVICE))
+    monkeypatch.setattr(problems, "_flags", lambda path: os.ST_NODEV * (path == DEVICE))
     assert Surroundings.here({}).nodev
 
 

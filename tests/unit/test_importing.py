@@ -56,7 +56,7 @@ def test_nothing_is_imported_that_is_not_needed(numpys: set[str]) -> None:
     loaded = {name.split(".")[2] for name in added if name.startswith("pagemove.stores.")}
     assert loaded <= STORES, f"imported besides: {sorted(loaded - STORES)}"
     packages = {name.split(".")[1] for name in added if name.startswith("pagemove.")}
-    assert not packages & {"cli", "compare"}
+    assert not packages & {"cli", "compare", "measuring", "trial"}
 
 
 def test_nor_for_paging_a_file(numpys: set[str], tmp_path: Path) -> None:

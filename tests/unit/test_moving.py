@@ -1,4 +1,4 @@
-"""moving.py, diagnosis.py and places.py: what becomes of the kernel's answers."""
+"""calls/: what becomes of the kernel's answers."""
 
 import errno
 
@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import pagemove
-from pagemove import PAGE_SIZE, Memory, PageState, RemapError, UnsupportedError, diagnosis, moving
+from pagemove import PAGE_SIZE, Memory, PageState, RemapError, UnsupportedError
 from pagemove._native import remap
-from pagemove.diagnosis import Failure, check_arguments, explain
-from pagemove.places import Place
+from pagemove.calls import explain as explaining
+from pagemove.calls import remap as moving
+from pagemove.calls.arguments import Place
+from pagemove.calls.explain import Failure, check_arguments, explain
 from support import hole, pattern, read, together, write, write_all
 
 pytestmark = pytest.mark.needs("move")
@@ -49,7 +51,7 @@ class TestMending:
         made, left = answers
         left += [-errno.EINVAL, 4 * P]
         registered = []
-        monkeypatch.setattr(diagnosis, "register", lambda *range_: registered.append(range_))
+        monkeypatch.setattr(explaining, "register", lambda *range_: registered.append(range_))
         assert self.run(pair) == 4 * P
         assert registered == [(pair[0].address, 4 * P)]
         assert len(made) == 2
@@ -247,7 +249,7 @@ class TestExplain:
         dst, src = pair
         states = {dst.address: dst_state, src.address: src_state}
         monkeypatch.setattr(
-            diagnosis, "states_at", lambda at, pages: np.array([states[at]], np.uint16)
+            explaining, "states_at", lambda at, pages: np.array([states[at]], np.uint16)
         )
         failure = explain(code, dst.address, src.address, P)
         assert failure.code == becomes
@@ -259,7 +261,7 @@ class TestExplain:
         def refused(*_):
             raise PermissionError(errno.EACCES, "no")
 
-        monkeypatch.setattr(diagnosis, "states_at", refused)
+        monkeypatch.setattr(explaining, "states_at", refused)
         failure = explain(errno.EBUSY, pair[0].address, pair[1].address, P)
         assert failure.code == errno.EBUSY
         assert "EBUSY" in failure.text

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from pagemove.cli.output import Output
-from pagemove.compare import document, outputs, report, scenarios
+from pagemove.compare import document, report, scenarios
 from pagemove.compare import plot as plotting
 from pagemove.compare.plan import FULL, QUICK
+from pagemove.measuring import outputs
 from pagemove.stdout import STANDARD_OUTPUT
 
 

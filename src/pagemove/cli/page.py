@@ -9,10 +9,12 @@ import typer
 from rich.console import Console
 
 from pagemove.cli.output import Output
-from pagemove.compare import outputs
-from pagemove.paging import storage_options, trial, trial_document, trial_plot, trial_report
+from pagemove.measuring import outputs
+from pagemove.paging import storage_options
 from pagemove.paging.sources import Source
 from pagemove.stdout import STANDARD_OUTPUT
+from pagemove.trial import document, report, trying
+from pagemove.trial import plot as plotting
 
 
 def page(
@@ -35,8 +37,8 @@ def page(
         str, typer.Option(metavar="SIZE", help="What is read and evicted as one: 4KiB to 2MiB.")
     ] = "64KiB",
     pattern: Annotated[
-        trial.Pattern, typer.Option(help="The order in which blocks are touched.")
-    ] = trial.Pattern.SEQUENTIAL,
+        trying.Pattern, typer.Option(help="The order in which blocks are touched.")
+    ] = trying.Pattern.SEQUENTIAL,
     write: Annotated[
         bool,
         typer.Option(
@@ -48,8 +50,8 @@ def page(
     seconds: Annotated[
         float,
         typer.Option(
-            min=trial.FEWEST_SECONDS,
-            max=trial.MOST_SECONDS,
+            min=trying.FEWEST_SECONDS,
+            max=trying.MOST_SECONDS,
             help="How long; Ctrl-C ends it early.",
         ),
     ] = 10.0,
@@ -81,20 +83,20 @@ def page(
         outputs.check(json, plot)
         options = storage_options.parsed(storage_option or ())
         named = Source(source, options, "--storage-option")
-        plan, nbytes = trial.planned(named, limit, block, pattern, write=write, seconds=seconds)
+        plan, nbytes = trying.planned(named, limit, block, pattern, write=write, seconds=seconds)
     # A TypeError: an option that what opens the URL does not know.
     except (ImportError, OSError, TypeError, ValueError) as reason:
         raise typer.BadParameter(str(reason)) from None
     try:
-        with trial_report.live(plan, nbytes, Console(stderr=True)) as observe:
-            outcome = trial.run(plan, observe)
+        with report.live(plan, nbytes, Console(stderr=True)) as observe:
+            outcome = trying.run(plan, observe)
     # A limit of the process that a region does not fit into is an OSError or a MemoryError.
     except (OSError, MemoryError) as reason:
         typer.echo(f"Error: {reason}", err=True)
         raise typer.Exit(1) from None
     if json != STANDARD_OUTPUT:
-        trial_report.show(outcome, Output())
+        report.show(outcome, Output())
     if json:
-        trial_document.write(outcome, json)
+        document.write(outcome, json)
     if plot:
-        trial_plot.draw(outcome, plot)
+        plotting.draw(outcome, plot)

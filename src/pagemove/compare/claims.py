@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pagemove.compare import means
+from pagemove.compare import methods
 from pagemove.compare.costs import COLD, WARM, Costs
-from pagemove.compare.measure import Spread, below
-from pagemove.compare.plan import Unmeasurable
 from pagemove.compare.verdicts import Finding, Verdict
+from pagemove.measuring.endings import Unmeasurable
+from pagemove.measuring.timing import Spread, below
 
-_OWN = means.RemapAnonPages.name
+_OWN = methods.RemapAnonPages.name
 _HUGE = "one huge page"
 _COMPANY = {False: "alone", True: "beside a running thread"}
 
@@ -28,7 +28,7 @@ def one_unit(costs: Costs) -> Finding:
     for label, what in (("1", "one page"), (_HUGE, _HUGE)):
         for sibling in costs.companies():
             ours = costs.find(_OWN, label, caches=COLD, sibling=sibling)
-            theirs = costs.find(means.Mremap.name, label, caches=COLD, sibling=sibling)
+            theirs = costs.find(methods.Mremap.name, label, caches=COLD, sibling=sibling)
             if ours is None or theirs is None:
                 continue
             cheaper.append(below(ours, theirs))
@@ -39,10 +39,10 @@ def one_unit(costs: Costs) -> Finding:
     above = [
         f"{crossing.points[-1].size:.0f} pages ({_COMPANY[crossing.sibling]})"
         for crossing in costs.crossings
-        if crossing.rival == means.Mremap.name
+        if crossing.rival == methods.Mremap.name
         and crossing.caches == COLD
         and crossing.points
-        and crossing.points[-1].cheaper == means.Mremap.name
+        and crossing.points[-1].cheaper == methods.Mremap.name
     ]
     why = f"remap_anon_pages against mremap: {'; '.join(parts)}."
     if above:
@@ -72,8 +72,8 @@ def _added(costs: Costs, detecting: str, plain: str) -> str:
 def detection(costs: Costs) -> Finding:
     """Ask whether detecting costs something both where it fails and where it succeeds."""
     cases = (
-        ("Where it cannot", means.DetectingMremapFailing.name, means.MremapOccupied.name),
-        ("Where it can", means.DetectingMremap.name, _OWN),
+        ("Where it cannot", methods.DetectingMremapFailing.name, methods.MremapOccupied.name),
+        ("Where it can", methods.DetectingMremap.name, _OWN),
     )
     slower: list[bool | None] = []
     parts = []
@@ -102,7 +102,7 @@ def _duels(costs: Costs, rival: str) -> Iterator[tuple[bool, str, str, Spread, S
 def _range_of_copying(costs: Costs, sibling: bool, caches: str) -> str:
     for crossing in costs.crossings:
         key = (crossing.rival, crossing.sibling, crossing.caches)
-        if key == (means.Memcpy.name, sibling, caches):
+        if key == (methods.Memcpy.name, sibling, caches):
             if crossing.points:
                 pages = " and ".join(f"{point.size:.1f}" for point in crossing.points)
                 return f"they change places at {pages} pages"
@@ -113,7 +113,7 @@ def _range_of_copying(costs: Costs, sibling: bool, caches: str) -> str:
 def copying(costs: Costs) -> Finding:
     """Ask whether moving ever beats copying into memory that is there already."""
     wins = losses = 0
-    for _sibling, _caches, _label, ours, theirs in _duels(costs, means.Memcpy.name):
+    for _sibling, _caches, _label, ours, theirs in _duels(costs, methods.Memcpy.name):
         wins += below(ours, theirs) is True
         losses += below(theirs, ours) is True
     if not wins and not losses:
@@ -123,7 +123,7 @@ def copying(costs: Costs) -> Finding:
         for sibling in costs.companies()
         for caches in (COLD, WARM)
     ]
-    fresh = list(_duels(costs, means.MemcpyFresh.name))
+    fresh = list(_duels(costs, methods.MemcpyFresh.name))
     beaten = sum(below(ours, theirs) is True for *_, ours, theirs in fresh)
     why = (
         f"Against memcpy into memory that is there: {'; '.join(parts)}. Against memcpy into fresh "
@@ -131,7 +131,7 @@ def copying(costs: Costs) -> Finding:
         "cases."
     )
     huge = costs.find(_OWN, _HUGE, caches=COLD, sibling=False)
-    copied = costs.find(means.Memcpy.name, _HUGE, caches=COLD, sibling=False)
+    copied = costs.find(methods.Memcpy.name, _HUGE, caches=COLD, sibling=False)
     if huge and copied:
         why += (
             f" One huge page: {microseconds(huge.median)} against {microseconds(copied.median)} us."

@@ -16,11 +16,12 @@ import numpy as np
 
 import pagemove
 from pagemove import PAGE_SIZE, lowlevel
-from pagemove.compare import means
-from pagemove.compare.machine import Area, open_userfaultfd
-from pagemove.compare.measure import Spread, below, spread
-from pagemove.compare.plan import Bench, Stopped, Unmeasurable
+from pagemove.compare import methods
+from pagemove.compare.plan import Bench
 from pagemove.compare.verdicts import Finding
+from pagemove.measuring.endings import Stopped, Unmeasurable
+from pagemove.measuring.machine import Area, open_userfaultfd
+from pagemove.measuring.timing import Spread, below, spread
 
 _STARTED = 64
 _LEAST_ROUNDS = 3
@@ -178,28 +179,28 @@ def _bouncing(name: str, pages: int) -> Iterator[Callable[[], object]]:
     with ExitStack() as stack:
         one, other = (stack.enter_context(Area(length)) for _ in range(2))
         one.fill(one.address, length)
-        if name == means.RemapAnonPages.name:
+        if name == methods.RemapAnonPages.name:
             bounce = _there_and_back(pagemove.remap_anon_pages)
-        elif name == means.Mremap.name:
+        elif name == methods.Mremap.name:
             bounce = _remapping(remap)
-        elif name == means.MremapKeepSource.name:
+        elif name == methods.MremapKeepSource.name:
             bounce = _remapping(remap | lowlevel.MREMAP_DONTUNMAP)
-        elif name == means.UffdioCopy.name:
+        elif name == methods.UffdioCopy.name:
             fd = open_userfaultfd()
             stack.callback(os.close, fd)
             bounce = _uffdio_copying(fd, one, other)
         else:
-            bounce = _copying(one, other, length, discard=name == means.MemcpyFresh.name)
+            bounce = _copying(one, other, length, discard=name == methods.MemcpyFresh.name)
         yield lambda: bounce(one.address, other.address, length)
 
 
 _NAMES = (
-    means.RemapAnonPages.name,
-    means.Mremap.name,
-    means.MremapKeepSource.name,
-    means.Memcpy.name,
-    means.MemcpyFresh.name,
-    means.UffdioCopy.name,
+    methods.RemapAnonPages.name,
+    methods.Mremap.name,
+    methods.MremapKeepSource.name,
+    methods.Memcpy.name,
+    methods.MemcpyFresh.name,
+    methods.UffdioCopy.name,
 )
 
 
@@ -251,7 +252,7 @@ def _lost(undisturbed: float, disturbed: float, operations: float) -> float:
 
 
 def measure(bench: Bench) -> Contention:
-    """Let another thread fault while each means works, in turn, round after round."""
+    """Let another thread fault while each method works, in turn, round after round."""
     plan, cpu = bench.plan, bench.sibling_cpu
     if cpu is None:
         raise Unmeasurable("it takes two CPUs, and only one may be used")
@@ -313,9 +314,9 @@ def judge(data: Contention) -> Finding:
     slower = []
     parts = []
     for pages in data.pages():
-        ours = data.find(means.RemapAnonPages.name, pages)
-        theirs = data.find(means.Mremap.name, pages)
-        discarding = data.find(means.MemcpyFresh.name, pages)
+        ours = data.find(methods.RemapAnonPages.name, pages)
+        theirs = data.find(methods.Mremap.name, pages)
+        discarding = data.find(methods.MemcpyFresh.name, pages)
         slower.append(below(ours.lost, theirs.lost))
         parts.append(
             f"{pages} page{'s' if pages > 1 else ''} at a time: {ours.lost.median / 1000:.1f} us "

@@ -1,4 +1,4 @@
-"""What one operation costs, for each means, size, state of the caches, and kind of company."""
+"""What one operation costs, for each method, size, state of the caches, and kind of company."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from pagemove import UnsupportedError, lowlevel
-from pagemove.compare import means as all_means
-from pagemove.compare.machine import Area, Chill, Intrusions, running_sibling
-from pagemove.compare.means import Means, RemapAnonPages, Size
-from pagemove.compare.measure import Crossover, Spread, Task, crossovers, interleave, spread
-from pagemove.compare.plan import Bench, Stopped, Unmeasurable
+from pagemove.compare import methods as all_methods
+from pagemove.compare.methods import Method, RemapAnonPages, Size
+from pagemove.compare.plan import Bench
+from pagemove.measuring.endings import Stopped, Unmeasurable
+from pagemove.measuring.machine import Area, Chill, Intrusions, running_sibling
+from pagemove.measuring.timing import Crossover, Spread, Task, crossovers, interleave, spread
 
 COLD = "cold"
 WARM = "warm"
@@ -22,11 +23,11 @@ _UNDISTURBED = 0.8
 
 #: What the crossover points are computed against, for remap_anon_pages.
 RIVALS = (
-    all_means.Mremap.name,
-    all_means.MremapKeepSource.name,
-    all_means.Memcpy.name,
-    all_means.MemcpyFresh.name,
-    all_means.UffdioCopy.name,
+    all_methods.Mremap.name,
+    all_methods.MremapKeepSource.name,
+    all_methods.Memcpy.name,
+    all_methods.MemcpyFresh.name,
+    all_methods.UffdioCopy.name,
 )
 
 
@@ -69,7 +70,7 @@ class Crossing:
     Attributes
     ----------
     rival : str
-        The other means.
+        The other method.
     caches, sibling
         As in `Cost`.
     points : tuple of Crossover
@@ -127,7 +128,7 @@ class Costs:
         return None
 
     def curve(self, means: str, *, caches: str, sibling: bool) -> list[Cost]:
-        """Return the costs of one means by the number of pages, without the huge page."""
+        """Return the costs of one method by the number of pages, without the huge page."""
         chosen = [
             cost
             for cost in self.costs
@@ -195,7 +196,7 @@ def _empty_calls(rounds: int) -> dict[str, Spread]:
 
 
 @contextmanager
-def _prepared(size: Size, kinds: Sequence[type[Means]]) -> Iterator[list[Means]]:
+def _prepared(size: Size, kinds: Sequence[type[Method]]) -> Iterator[list[Method]]:
     with ExitStack() as stack:
         ready = []
         for kind in kinds:
@@ -214,12 +215,12 @@ def _conditions(sibling_cpu: int | None) -> list[tuple[bool, str]]:
 
 @dataclass(slots=True)
 class _Samples:
-    """Everything timed so far, by size, condition and means; and how long siblings really ran."""
+    """Everything timed so far, by size, condition and method; and how long siblings really ran."""
 
     times: dict[tuple[Size, bool, str, str], list[float]] = field(default_factory=dict)
     shares: list[float] = field(default_factory=list)
 
-    def add(self, size: Size, bench: Bench, chill: Chill, kinds: Sequence[type[Means]]) -> None:
+    def add(self, size: Size, bench: Bench, chill: Chill, kinds: Sequence[type[Method]]) -> None:
         """Measure one size in each condition, with memory allocated in the order of `kinds`."""
         with _prepared(size, kinds) as ready:
             for sibling, caches in _conditions(bench.sibling_cpu):
@@ -264,7 +265,7 @@ def measure(bench: Bench) -> Costs:
     chill = Chill()
     stopped = False
     samples = _Samples()
-    kinds = all_means.ALL
+    kinds = all_methods.ALL
     sizes = bench.plan.sizes()
     left_out: dict[str, list[Size]] = {}
     turns = [(sitting, size) for sitting in range(bench.plan.sittings) for size in sizes]

@@ -10,11 +10,11 @@ import numpy as np
 
 import pagemove
 from pagemove import PAGE_SIZE, features, lowlevel
-from pagemove.compare.child import run_in_child
-from pagemove.compare.machine import Area
 from pagemove.compare.plan import Bench
 from pagemove.compare.verdicts import Finding
 from pagemove.introspect import count_vmas
+from pagemove.measuring.child import run_in_child
+from pagemove.measuring.machine import Area
 
 REMAP_ANON_PAGES = "remap_anon_pages"
 MREMAP = "mremap"
@@ -124,7 +124,7 @@ def measure(bench: Bench) -> Mappings:
     names = (REMAP_ANON_PAGES, MREMAP, MREMAP_KEPT)
     for number, means in enumerate(names):
         bench.tick(f"counting mappings: {means}", number / len(names))
-        data = run_in_child("growth", "grow_here", means, bench.plan.most_moves)
+        data = run_in_child(__name__, "grow_here", means, bench.plan.most_moves)
         points = tuple((moves, added) for moves, added in data["points"])
         growths.append(Growth(means, points, data["moves"], data["ended_by"]))
     return Mappings(features().max_map_count, tuple(growths))

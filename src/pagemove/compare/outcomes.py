@@ -1,4 +1,4 @@
-"""What each means does to source, destination, holes and forked pages: by really doing it."""
+"""What each method does to source, destination, holes and forked pages: by really doing it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import pagemove
 from pagemove import PAGE_SIZE, PageState
-from pagemove.compare.child import run_in_child
-from pagemove.compare.machine import Area
 from pagemove.compare.plan import Bench
 from pagemove.compare.verdicts import Finding
 from pagemove.introspect import count_vmas, find_vma, states_at
+from pagemove.measuring.child import run_in_child
+from pagemove.measuring.machine import Area
 
 REMAP_ANON_PAGES = "remap_anon_pages"
 MREMAP = "mremap"
@@ -46,7 +46,7 @@ _AREA_PAGES = 16
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one means did in one situation.
+    """What one method did in one situation.
 
     Attributes
     ----------
@@ -235,7 +235,7 @@ def outcomes_here() -> list[dict[str, str]]:
 def measure(bench: Bench) -> Outcomes:
     """Fill the table in a process of its own."""
     bench.tick("trying what each does to source, destination, holes and forked pages", 0.0)
-    cells: list[dict[str, Any]] = run_in_child("outcomes", "outcomes_here")
+    cells: list[dict[str, Any]] = run_in_child(__name__, "outcomes_here")
     return Outcomes(tuple(Outcome(**cell) for cell in cells))
 
 

@@ -6,29 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pagemove import HUGE_PAGE_SIZE, PAGE_SIZE
-from pagemove.compare.means import Size
+from pagemove.compare.methods import Size
 
 # Operations in one timed run: enough to outweigh reading the clock, few enough to stay in a cache.
 _MOST_SLOTS = 32
 _MOST_PAGES = 256
-
-
-class Unmeasurable(Exception):  # noqa: N818 (it is a finding, not an error)
-    """Something that this machine cannot show, with the reason."""
-
-
-class Stopped(KeyboardInterrupt):
-    """The user pressed Ctrl-C, and what was measured until then is worth showing.
-
-    Attributes
-    ----------
-    measured : object
-        What the measurement would have returned, from fewer rounds.
-    """
-
-    def __init__(self, measured: object) -> None:
-        super().__init__()
-        self.measured = measured
 
 
 @dataclass(frozen=True, slots=True)

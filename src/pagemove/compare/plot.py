@@ -7,9 +7,12 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pagemove.compare import means
+from pagemove.compare import methods
 from pagemove.compare.costs import COLD, WARM, Costs
-from pagemove.compare.drawing import (
+from pagemove.compare.growth import MREMAP, MREMAP_KEPT, REMAP_ANON_PAGES, Mappings
+from pagemove.compare.scenarios import Argument
+from pagemove.compare.verdicts import Verdict
+from pagemove.measuring.drawing import (
     BLUE,
     FAINT,
     GREEN,
@@ -21,14 +24,11 @@ from pagemove.compare.drawing import (
     spread_apart,
     tidy,
 )
-from pagemove.compare.growth import MREMAP, MREMAP_KEPT, REMAP_ANON_PAGES, Mappings
-from pagemove.compare.scenarios import Argument
-from pagemove.compare.verdicts import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_OWN = means.RemapAnonPages.name
+_OWN = methods.RemapAnonPages.name
 _VERDICTS = {
     Verdict.HOLDS: "#007A55",
     Verdict.IN_PART: "#B07000",
@@ -48,21 +48,26 @@ class _Curve(NamedTuple):
 
 _CURVES = (
     _Curve(
-        means.MemcpyFresh.name, COLD, "copy into fresh memory,\ndiscard the source", PINK, 1.6, "-"
+        methods.MemcpyFresh.name,
+        COLD,
+        "copy into fresh memory,\ndiscard the source",
+        PINK,
+        1.6,
+        "-",
     ),
-    _Curve(means.UffdioCopy.name, COLD, "UFFDIO_COPY", ORANGE, 1.6, "-"),
-    _Curve(means.Memcpy.name, COLD, "copy (memory there)", RED, 2.4, "-"),
-    _Curve(means.Memcpy.name, WARM, "copy, caches warm", RED, 1.4, ":"),
-    _Curve(means.Mremap.name, COLD, "mremap:\nmove the mapping", BLUE, 2.4, "-"),
+    _Curve(methods.UffdioCopy.name, COLD, "UFFDIO_COPY", ORANGE, 1.6, "-"),
+    _Curve(methods.Memcpy.name, COLD, "copy (memory there)", RED, 2.4, "-"),
+    _Curve(methods.Memcpy.name, WARM, "copy, caches warm", RED, 1.4, ":"),
+    _Curve(methods.Mremap.name, COLD, "mremap:\nmove the mapping", BLUE, 2.4, "-"),
     _Curve(_OWN, COLD, "remap_anon_pages:\nmove the pages", GREEN, 3.6, "-"),
 )
 _GROWTH = {REMAP_ANON_PAGES: GREEN, MREMAP_KEPT: SKY, MREMAP: BLUE}
 _BARS = (
     (_OWN, "move the page", GREEN),
-    (means.Mremap.name, "move the mapping", BLUE),
-    (means.Memcpy.name, "copy", RED),
-    (means.MemcpyFresh.name, "copy into fresh\nmemory, discard", PINK),
-    (means.UffdioCopy.name, "UFFDIO_COPY", ORANGE),
+    (methods.Mremap.name, "move the mapping", BLUE),
+    (methods.Memcpy.name, "copy", RED),
+    (methods.MemcpyFresh.name, "copy into fresh\nmemory, discard", PINK),
+    (methods.UffdioCopy.name, "UFFDIO_COPY", ORANGE),
 )
 
 
@@ -148,8 +153,8 @@ def _height(costs: Costs, size: float, *, sibling: bool) -> float:
 def _crossings(axes: Axes, costs: Costs, *, sibling: bool) -> None:
     """Mark where moving pages overtakes copying, and mremap overtakes moving pages."""
     wanted = (
-        (means.Memcpy.name, _OWN, "moving beats copying\nfrom {} pages on"),
-        (means.Mremap.name, means.Mremap.name, "mremap is cheaper\nfrom {} pages on"),
+        (methods.Memcpy.name, _OWN, "moving beats copying\nfrom {} pages on"),
+        (methods.Mremap.name, methods.Mremap.name, "mremap is cheaper\nfrom {} pages on"),
     )
     marks = []
     for rival, cheaper, text in wanted:

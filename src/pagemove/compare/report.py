@@ -13,15 +13,15 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from pagemove.compare import means
+from pagemove.compare import methods
 from pagemove.compare.claims import microseconds
 from pagemove.compare.contention import Contention
 from pagemove.compare.costs import COLD, RIVALS, WARM, Costs, Crossing
 from pagemove.compare.growth import Mappings
-from pagemove.compare.measure import Spread
 from pagemove.compare.outcomes import Outcomes
 from pagemove.compare.scenarios import Argument, Scenario
 from pagemove.compare.verdicts import Finding, Verdict
+from pagemove.measuring.timing import Spread
 
 _COLOURS = {
     Verdict.HOLDS: "green",
@@ -29,25 +29,25 @@ _COLOURS = {
     Verdict.FAILS: "red",
     Verdict.UNMEASURED: "magenta",
 }
-_OWN = means.RemapAnonPages.name
+_OWN = methods.RemapAnonPages.name
 _TABLE_SIZES = ("1", "4", "16", "64", "512", "whole range", "one huge page")
 _COST_ROWS = (
-    means.RemapAnonPages,
-    means.Mremap,
-    means.MremapKeepSource,
-    means.DetectingMremap,
-    means.DetectingMremapFailing,
-    means.Memcpy,
-    means.MemcpyFresh,
-    means.UffdioCopy,
+    methods.RemapAnonPages,
+    methods.Mremap,
+    methods.MremapKeepSource,
+    methods.DetectingMremap,
+    methods.DetectingMremapFailing,
+    methods.Memcpy,
+    methods.MemcpyFresh,
+    methods.UffdioCopy,
 )
 _DETECTION_ROWS = (
-    means.RemapAnonPages,
-    means.DetectingMremap,
-    means.LibraryDetecting,
-    means.MremapOccupied,
-    means.DetectingMremapFailing,
-    means.LibraryDetectingFailing,
+    methods.RemapAnonPages,
+    methods.DetectingMremap,
+    methods.LibraryDetecting,
+    methods.MremapOccupied,
+    methods.DetectingMremapFailing,
+    methods.LibraryDetectingFailing,
 )
 # "mremap(detect=True)," without a break.
 _NAME_WIDTH = 20
@@ -151,7 +151,7 @@ def _headers(costs: Costs) -> dict[str, str]:
     return heads
 
 
-def _cost_table(costs: Costs, rows: tuple[type[means.Means], ...], *, sibling: bool) -> Table:
+def _cost_table(costs: Costs, rows: tuple[type[methods.Method], ...], *, sibling: bool) -> Table:
     heads = _headers(costs)
     title = f"Microseconds for one operation, caches cold, {_COMPANY[sibling]}; columns: pages"
     table = _table(title, "means", *heads.values())
@@ -221,7 +221,7 @@ def _faults(data: Contention) -> Iterator[Table]:
 def _copying(costs: Costs) -> Iterator[Table]:
     conditions = [(caches, sibling) for sibling in costs.companies() for caches in (COLD, WARM)]
     pages = {cost.size: cost.pages for cost in costs.costs}
-    for rival in (means.Memcpy.name, means.MemcpyFresh.name):
+    for rival in (methods.Memcpy.name, methods.MemcpyFresh.name):
         table = _table(
             f"Moving / {rival}, microseconds; the cheaper one green",
             "pages",

@@ -9,9 +9,10 @@ from typing import Any
 
 from pagemove import features
 from pagemove.compare import claims, contention, costs, growth, outcomes
-from pagemove.compare.machine import Machine, machine, pinned
-from pagemove.compare.plan import Bench, Plan, Stopped, Unmeasurable
+from pagemove.compare.plan import Bench, Plan
 from pagemove.compare.verdicts import Finding, Verdict
+from pagemove.measuring.endings import Stopped, Unmeasurable
+from pagemove.measuring.machine import Machine, machine, pinned
 
 ARCANGELI = "Andrea Arcangeli, 2014"
 TORVALDS = "Linus Torvalds, 2014"

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pagemove.arrays import owner_behind
 from pagemove.paging.pins import pinned, runs_of
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import PIECE, pieces, tofile
+from pagemove.views import owner_behind
 
 
 class Origin(NamedTuple):

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemove import limits
-from pagemove.arrays import owner_behind
 from pagemove.paging.array import Origin, PagedArray
 from pagemove.paging.options import check_store
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
+from pagemove.views import owner_behind
 
 if TYPE_CHECKING:
     from typing import Unpack

@@ -12,9 +12,7 @@ import numpy.typing as npt
 
 from pagemove import limits
 from pagemove._native.pager import Pager
-from pagemove.arrays import array_over
 from pagemove.errors import StoreError
-from pagemove.features import features
 from pagemove.paging import failures, refusals, registry, sigterm, working_set
 from pagemove.paging.available import promise
 from pagemove.paging.exits import save_at_exit, tell
@@ -22,7 +20,9 @@ from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_
 from pagemove.paging.serving import file_lock, label_of, serving, store_of
 from pagemove.paging.sizes import span, text_of
 from pagemove.paging.stats import PagingStats
+from pagemove.probing import features
 from pagemove.stores.base import Store
+from pagemove.views import array_over
 
 # What a kernel that lacks something, or does not permit it, answers.
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from pagemove.errors import StoreError
-from pagemove.features import features
 from pagemove.paging import PagedMemory
+from pagemove.probing import features
 from pagemove.stores import Store
 
 #: An odd length, so that the last block of a region is never full.

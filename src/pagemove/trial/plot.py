@@ -8,10 +8,10 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pagemove.compare.drawing import BLUE, FAINT, GREEN, INK, ORANGE, RED, spread_apart, tidy
+from pagemove.measuring.drawing import BLUE, FAINT, GREEN, INK, ORANGE, RED, spread_apart, tidy
 from pagemove.paging.sizes import text_of
-from pagemove.paging.trial import Outcome, Rates
-from pagemove.paging.trial_report import by_power, duration_of, title
+from pagemove.trial.report import by_power, duration_of, title
+from pagemove.trial.trying import Outcome, Rates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

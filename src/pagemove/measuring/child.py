@@ -12,18 +12,18 @@ import subprocess
 import sys
 from typing import Any
 
-from pagemove.compare.plan import Unmeasurable
+from pagemove.measuring.endings import Unmeasurable
 
-_PROGRAM = "from pagemove.compare.child import main; main()"
+_PROGRAM = "from pagemove.measuring.child import main; main()"
 
 
 def run_in_child(module: str, function: str, *arguments: object, timeout: float = 120.0) -> Any:
-    """Call a function of `pagemove.compare` in a new process and return what it returned.
+    """Call a function of pagemove in a new process and return what it returned.
 
     Parameters
     ----------
     module, function : str
-        Where it is: ``("growth", "grow_here")``.
+        Where it is: ``("pagemove.compare.growth", "grow_here")``.
     *arguments : object
         What JSON can carry; so must be what it returns.
     timeout : float
@@ -52,5 +52,5 @@ def run_in_child(module: str, function: str, *arguments: object, timeout: float 
 def main() -> None:
     """Do what the command line says; the counterpart of `run_in_child`."""
     module, function, arguments = sys.argv[1:]
-    call = getattr(importlib.import_module(f"pagemove.compare.{module}"), function)
+    call = getattr(importlib.import_module(module), function)
     json.dump(call(*json.loads(arguments)), sys.stdout)

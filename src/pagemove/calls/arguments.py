@@ -7,7 +7,7 @@ import errno
 import numpy as np
 
 from pagemove._native.mapping import Hold
-from pagemove.diagnosis import Failure
+from pagemove.calls.explain import Failure
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import spare_tail
 

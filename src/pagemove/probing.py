@@ -22,7 +22,7 @@ from pagemove._native.mapping import Hold
 from pagemove.cgroups import read as read_text
 from pagemove.errors import UnsupportedError
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas, open_proc
-from pagemove.remedies import (
+from pagemove.problems import (
     DEFECTS,
     DEVICE,
     KILLED,

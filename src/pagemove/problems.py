@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pagemove import limits
 
 if TYPE_CHECKING:
-    from pagemove.features import KernelFeatures
+    from pagemove.probing import KernelFeatures
 
 DEVICE = "/dev/userfaultfd"
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from pagemove import lowlevel
 from pagemove._native import remap
-from pagemove.diagnosis import (
+from pagemove.calls.arguments import Place
+from pagemove.calls.explain import (
     Failure,
     check_arguments,
     check_mappings,
@@ -20,7 +21,6 @@ from pagemove.diagnosis import (
 )
 from pagemove.introspect import PAGE_SIZE, PageState, find_vma, states_at, vmas
 from pagemove.memory import owner_at, register
-from pagemove.places import Place
 
 _PROT_NONE = 0
 

@@ -1,4 +1,4 @@
-"""paging/trial.py and what shows it: orders, rates, a run on a file, tables, JSON, the figure."""
+"""trial/: what shows it: orders, rates, a run on a file, tables, JSON, the figure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import pytest
 from rich.console import Console
 
 from pagemove import PagingStats, StoreError
-from pagemove.paging import sources, trial, trial_document, trial_plot, trial_report
+from pagemove.paging import sources
 from pagemove.paging.sources import Source
-from pagemove.paging.trial import Outcome, Pattern, Plan, Rates, Sample
 from pagemove.testing import Fault, FaultyStore
+from pagemove.trial import document, plot, report, trying
+from pagemove.trial.trying import Outcome, Pattern, Plan, Rates, Sample
 
 BLOCK = 4096
 N = 40 * BLOCK + 123
@@ -46,7 +47,7 @@ def plan(path: Path, **changes: object) -> Plan:
 
 class TestOrders:
     def first(self, pattern, count, number):
-        return list(itertools.islice(trial.blocks_in_order(pattern, count), number))
+        return list(itertools.islice(trying.blocks_in_order(pattern, count), number))
 
     def test_sequential(self):
         assert self.first(Pattern.SEQUENTIAL, 3, 8) == [0, 1, 2, 0, 1, 2, 0, 1]
@@ -55,8 +56,8 @@ class TestOrders:
     def test_strided_touches_every_block_once_a_round(self, count):
         found = self.first(Pattern.STRIDED, count, 2 * count)
         assert sorted(found[:count]) == sorted(found[count:]) == list(range(count))
-        if count > trial.STRIDE:
-            assert found[1] - found[0] == trial.STRIDE
+        if count > trying.STRIDE:
+            assert found[1] - found[0] == trying.STRIDE
 
     def test_random_is_the_same_every_time_and_reaches_everything(self):
         found = self.first(Pattern.RANDOM, 10, 5000)
@@ -87,7 +88,7 @@ class TestRun:
     @pytest.mark.parametrize("pattern", Pattern)
     def test_touches_blocks_under_the_limit_and_changes_nothing(self, path, pattern, write):
         seen: list[Sample] = []
-        outcome = trial.run(plan(path, pattern=pattern, write=write), seen.append)
+        outcome = trying.run(plan(path, pattern=pattern, write=write), seen.append)
         assert path.read_bytes() == CONTENTS
         assert outcome.samples == tuple(seen)
         first, last = outcome.samples[0], outcome.samples[-1]
@@ -103,18 +104,18 @@ class TestRun:
         assert outcome.stats.dirty_nbytes == 0
 
     def test_samples_come_at_intervals(self, path):
-        outcome = trial.run(plan(path, seconds=0.45), lambda _: None)
+        outcome = trying.run(plan(path, seconds=0.45), lambda _: None)
         apart = np.diff([sample.seconds for sample in outcome.samples])
         assert len(apart) >= 4
         assert np.median(apart) >= 0.09
 
     def test_read_only_files_can_be_read(self, path):
         path.chmod(0o400)
-        assert trial.run(plan(path), lambda _: None).samples[-1].touches
+        assert trying.run(plan(path), lambda _: None).samples[-1].touches
 
     def test_a_file_of_less_than_a_block(self, tmp_path):
         (tmp_path / "small").write_bytes(b"small")
-        outcome = trial.run(plan(tmp_path / "small", write=True, seconds=0.01), lambda _: None)
+        outcome = trying.run(plan(tmp_path / "small", write=True, seconds=0.01), lambda _: None)
         assert (tmp_path / "small").read_bytes() == b"small"
         assert outcome.samples[-1].nbytes == 5 * outcome.samples[-1].touches
 
@@ -123,7 +124,7 @@ class TestRun:
             if sample.touches:
                 raise KeyboardInterrupt
 
-        outcome = trial.run(plan(path, seconds=30, write=True), observe)
+        outcome = trying.run(plan(path, seconds=30, write=True), observe)
         assert outcome.interrupted
         assert outcome.samples[-1].seconds < 20
         assert outcome.stats.dirty_nbytes == 0
@@ -134,26 +135,26 @@ class TestRun:
             fault = Fault("write", count=0, errno=28)
             return FaultyStore(named, writable=writable, lock=lock, faults=[fault])
 
-        impatient = functools.partial(trial.PagedMemory, store_timeout=0)
+        impatient = functools.partial(trying.PagedMemory, store_timeout=0)
         monkeypatch.setattr(sources, "FileStore", faulty)
-        monkeypatch.setattr(trial, "PagedMemory", impatient)
+        monkeypatch.setattr(trying, "PagedMemory", impatient)
         with pytest.raises(StoreError, match="ENOSPC"):
-            trial.run(plan(path, limit=1 << 30, write=True), lambda _: None)
+            trying.run(plan(path, limit=1 << 30, write=True), lambda _: None)
         gc.collect()
         assert "could not be saved" in capsys.readouterr().err
         assert path.read_bytes() == CONTENTS
 
     def test_planned(self, path):
         named = Source(str(path))
-        found, nbytes = trial.planned(
+        found, nbytes = trying.planned(
             named, "1MiB", "8KiB", Pattern.RANDOM, write=True, seconds=2.0
         )
         assert nbytes == N
         assert found == Plan(named, 1 << 20, 8192, Pattern.RANDOM, True, 2.0)
         with pytest.raises(ValueError, match="less than four blocks"):
-            trial.planned(named, "1KiB", "8KiB", Pattern.RANDOM, write=False, seconds=1)
+            trying.planned(named, "1KiB", "8KiB", Pattern.RANDOM, write=False, seconds=1)
         with pytest.raises(FileNotFoundError):
-            trial.planned(
+            trying.planned(
                 Source(f"{path}.none"), "1MiB", "8KiB", Pattern.RANDOM, write=False, seconds=1
             )
 
@@ -195,7 +196,7 @@ class TestReport:
     def shown(self, outcome: Outcome) -> str:
         with Path("/dev/null").open("w") as nowhere:
             console = Console(record=True, width=100, file=nowhere)
-            trial_report.show(outcome, console)
+            report.show(outcome, console)
         return console.export_text()
 
     def test_totals(self, outcome):
@@ -254,12 +255,12 @@ class TestReport:
         [(7, "7 ns"), (999, "999 ns"), (12_500, "12.5 us"), (3.2e6, "3.2 ms"), (2e9, "2 s")],
     )
     def test_durations(self, ns, text):
-        assert trial_report.duration_of(ns) == text
+        assert report.duration_of(ns) == text
 
     def test_live_on_a_terminal(self, outcome):
         with Path("/dev/null").open("w") as nowhere:
             console = Console(record=True, width=100, force_terminal=True, file=nowhere)
-            with trial_report.live(outcome.plan, 1 << 30, console) as observe:
+            with report.live(outcome.plan, 1 << 30, console) as observe:
                 for sample in outcome.samples:
                     observe(sample)
         text = console.export_text()
@@ -272,16 +273,16 @@ class TestReport:
         assert re.search(r"elapsed +2.0 of 2 s ", last)
 
     def test_nothing_elsewhere(self, outcome, capsys):
-        with trial_report.live(outcome.plan, 1 << 30, Console(stderr=True)) as observe:
+        with report.live(outcome.plan, 1 << 30, Console(stderr=True)) as observe:
             observe(outcome.samples[-1])
         assert capsys.readouterr().err == ""
 
 
 class TestDocument:
     def test_holds_everything(self, outcome, path, tmp_path):
-        trial_document.write(outcome, tmp_path / "all.json")
+        document.write(outcome, tmp_path / "all.json")
         data = json.loads((tmp_path / "all.json").read_text())
-        assert data["schema"] == trial_document.SCHEMA
+        assert data["schema"] == document.SCHEMA
         assert data["machine"]["kernel"]
         assert data["plan"] == {
             "source": str(path),
@@ -313,20 +314,20 @@ class TestDocument:
     def test_has_no_secret(self, outcome):
         url = "redis://me:secret@host/0#a"
         plan = dataclasses.replace(outcome.plan, source=Source(url, {"password": "secret"}))
-        text = json.dumps(trial_document.document(dataclasses.replace(outcome, plan=plan)))
+        text = json.dumps(document.document(dataclasses.replace(outcome, plan=plan)))
         assert "redis://me:...@host/0#a" in text
         assert "secret" not in text + repr(plan)
 
     def test_its_description_is_complete(self, outcome):
-        data = trial_document.document(outcome)
+        data = document.document(outcome)
         names = {*data, *data["plan"], *data["rates"], *data["samples"][0]}
-        described = set(re.findall(r"``(\w+)``", trial_document.__doc__))
+        described = set(re.findall(r"``(\w+)``", document.__doc__))
         assert names <= described
 
     def test_failures_are_texts(self, outcome):
         error = StoreError(5, "no way", store="x", operation="read", offset=0)
         stats = dataclasses.replace(outcome.stats, failures=(error,))
-        data = trial_document.document(dataclasses.replace(outcome, stats=stats))
+        data = document.document(dataclasses.replace(outcome, stats=stats))
         assert data["stats"]["failures"] == ["[Errno 5] no way"]
 
 
@@ -334,7 +335,7 @@ class TestFigure:
     @pytest.mark.parametrize("suffix", ["png", "svg"])
     def test_is_drawn(self, outcome, tmp_path, suffix):
         pytest.importorskip("matplotlib")
-        trial_plot.draw(outcome, tmp_path / f"figure.{suffix}")
+        plot.draw(outcome, tmp_path / f"figure.{suffix}")
         figure = (tmp_path / f"figure.{suffix}").read_bytes()
         assert len(figure) > 20_000
         assert figure.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
@@ -346,7 +347,7 @@ class TestFigure:
         )
         for samples in (nothing * 2, outcome.samples[:2]):
             few = dataclasses.replace(outcome, samples=samples, stats=PagingStats())
-            trial_plot.draw(few, tmp_path / "figure.svg")
+            plot.draw(few, tmp_path / "figure.svg")
             assert "there were no faults" in text_of_figure(few, tmp_path)
 
 
@@ -355,13 +356,13 @@ def text_of_figure(outcome: Outcome, folder: Path) -> str:
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none"}):
-        trial_plot.draw(outcome, folder / "words.svg")
+        plot.draw(outcome, folder / "words.svg")
     return (folder / "words.svg").read_text()
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, 0.0, -1.0, 1e9])
 def test_seconds_that_never_end_are_refused(seconds):
     with pytest.raises(ValueError, match=rf"--seconds must be a number .* not {seconds}"):
-        trial.planned(
-            Source("nowhere"), "1g", "4k", trial.Pattern.RANDOM, write=False, seconds=seconds
+        trying.planned(
+            Source("nowhere"), "1g", "4k", trying.Pattern.RANDOM, write=False, seconds=seconds
         )

@@ -37,9 +37,9 @@ from typing import Any
 
 from pagemove import stdout
 from pagemove._version import __version__
-from pagemove.compare.machine import machine
+from pagemove.measuring.machine import machine
 from pagemove.paging.stats import PagingStats
-from pagemove.paging.trial import Outcome, Sample
+from pagemove.trial.trying import Outcome, Sample
 
 SCHEMA = 1
 

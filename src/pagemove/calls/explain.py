@@ -272,7 +272,7 @@ def unsupported(call: str, code: int, *, moved: int = 0, index: int | None = Non
             "opened; update the kernel, mount /proc, or move without holes"
         )
         return UnsupportedError(code, f"{call}: {text}", moved=moved, index=index)
-    from pagemove.features import features  # it needs this module's errors
+    from pagemove.probing import features  # it needs this module's errors
 
     remedy = "run `pagemove doctor` for the remedy"
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The means of getting pages from one place to another, each ready to be timed.
+"""The methods of getting pages from one place to another, each ready to be timed.
 
 A mean owns a source and a destination area with a number of slots in each, and brings the content
 of every source slot to the destination slot of the same number. Slots are aligned to their own
@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import pagemove
 from pagemove import HUGE_PAGE_SIZE, PAGE_SIZE, lowlevel
-from pagemove.compare.machine import Area, open_userfaultfd
+from pagemove.measuring.machine import Area, open_userfaultfd
 
 _REMAP = lowlevel.MREMAP_MAYMOVE | lowlevel.MREMAP_FIXED
 _PRESENT = lowlevel.PAGE_IS_PRESENT
@@ -57,7 +57,7 @@ class Size:
         )
 
 
-class Means(ABC):
+class Method(ABC):
     """One mean, its memory, and what undoes it.
 
     Parameters
@@ -115,7 +115,7 @@ class Means(ABC):
             self.occupy(destination)
 
 
-class RemapAnonPages(Means):
+class RemapAnonPages(Method):
     """The call of 2014, as this library has it."""
 
     name = "remap_anon_pages"
@@ -131,7 +131,7 @@ class RemapAnonPages(Means):
         self._move_back()
 
 
-class Mremap(Means):
+class Mremap(Method):
     """mremap(2) with MREMAP_FIXED: the mapping moves."""
 
     name = "mremap"
@@ -166,7 +166,7 @@ class MremapOccupied(Mremap):
         self.destination.fill(destination + self.size.nbytes - last, last)
 
 
-class DetectingMremap(Means):
+class DetectingMremap(Method):
     """A mremap that looks first whether moving the pages is enough, where it is.
 
     It does the least a detection can do: one PAGEMAP_SCAN for each side. What else may forbid the
@@ -231,7 +231,7 @@ class LibraryDetectingFailing(MremapOccupied):
     run = LibraryDetecting.run
 
 
-class Memcpy(Means):
+class Memcpy(Method):
     """memcpy(3) into memory that is there already."""
 
     name = "memcpy, memory there"
@@ -282,7 +282,7 @@ class MemcpyFresh(Memcpy):
         self._move_back()
 
 
-class UffdioCopy(Means):
+class UffdioCopy(Method):
     """UFFDIO_COPY: the kernel allocates the destination and copies into it."""
 
     name = "UFFDIO_COPY"
@@ -312,7 +312,7 @@ class UffdioCopy(Means):
 
 
 #: In the order of the tables.
-ALL: tuple[type[Means], ...] = (
+ALL: tuple[type[Method], ...] = (
     RemapAnonPages,
     Mremap,
     MremapKeepSource,

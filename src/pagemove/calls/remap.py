@@ -8,9 +8,9 @@ import numpy as np
 
 from pagemove._native import remap
 from pagemove._native.remap import remap_anon_pages
-from pagemove.diagnosis import Failure, check_arguments, check_mappings, explain, unsupported
+from pagemove.calls.arguments import Place
+from pagemove.calls.explain import Failure, check_arguments, check_mappings, explain, unsupported
 from pagemove.memory import CLOSED, reopen
-from pagemove.places import Place
 
 __all__ = ["RAP_ALLOW_SRC_HOLES", "move", "remap_anon_pages"]
 

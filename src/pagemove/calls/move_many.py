@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemove._native import remap
-from pagemove.diagnosis import Failure, check_arguments, check_mappings, explain, unsupported
+from pagemove.calls.arguments import Place
+from pagemove.calls.explain import Failure, check_arguments, check_mappings, explain, unsupported
+from pagemove.calls.remap import MENDINGS, RAP_ALLOW_SRC_HOLES
 from pagemove.errors import RemapError
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import CLOSED, reopen
-from pagemove.moving import MENDINGS, RAP_ALLOW_SRC_HOLES
-from pagemove.places import Place
 
 
 def _indices(name: str, pages: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pagemove.paging.sizes import text_of
 from pagemove.paging.stats import PagingStats
-from pagemove.paging.trial import Outcome, Plan, Rates, Sample
+from pagemove.trial.trying import Outcome, Plan, Rates, Sample
 
 _BAR_WIDTH = 40
 # The live rates are those of so many seconds: of less they are hard to read.

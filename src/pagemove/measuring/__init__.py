@@ -1,0 +1,1 @@
+"""Measuring, whatever is measured: timing, the machine, child processes, figures and files."""

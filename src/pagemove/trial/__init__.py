@@ -1,0 +1,1 @@
+"""Paging, tried on what the user has: what `pagemove page` does."""
