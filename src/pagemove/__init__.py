@@ -23,6 +23,7 @@ from pagemove.introspect import (
     page_states,
     vmas,
 )
+from pagemove.kernel import KernelFeatures
 from pagemove.memory import Memory, empty
 from pagemove.paging import (
     PagedArray,
@@ -35,7 +36,7 @@ from pagemove.paging import (
     save,
     save_on_sigterm,
 )
-from pagemove.probing import KernelFeatures, features
+from pagemove.probing import features
 
 __all__ = [
     "HUGE_PAGE_SIZE",

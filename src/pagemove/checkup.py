@@ -22,11 +22,11 @@ from pagemove import limits
 from pagemove._native import pager
 from pagemove.calls.remap import move, remap_anon_pages
 from pagemove.introspect import PAGE_SIZE
+from pagemove.kernel import KernelFeatures, Problem
 from pagemove.memory import Memory
 from pagemove.paging.options import FEWEST_BLOCKS
 from pagemove.paging.region import PagedMemory
-from pagemove.probing import PROBES, KernelFeatures
-from pagemove.problems import Problem
+from pagemove.probing import PROBES
 from pagemove.stores.file import FileStore
 
 _DEADLINE = 20.0

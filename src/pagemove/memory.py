@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import mmap as _mmap
 import operator
-import time
 import warnings
 import weakref
 from typing import Any, SupportsIndex
@@ -16,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemove import limits, lowlevel
-from pagemove._native import remap
 from pagemove._native.mapping import Mapping
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, page_states
+from pagemove.registration import register
 from pagemove.views import array_over, owner_behind
 
 # The kernel allows printable ASCII but for these, and 79 bytes (prctl(2), PR_SET_VMA_ANON_NAME).
@@ -26,14 +24,6 @@ _NAME_FORBIDDEN = set("[]\\$`")
 _NAME_LONGEST = 79
 
 _LARGEST = 2**63 - 1
-
-#: The errno for a descriptor that the program has closed, or replaced by another.
-CLOSED = (errno.EBADF, errno.ENOTTY)
-
-# When the descriptor was last opened anew, and for how many seconds the old one may linger.
-_reopened = -math.inf
-_LINGER = 1.0
-_MOST_MENDINGS = 100
 
 _live: weakref.WeakSet[Memory] = weakref.WeakSet()
 
@@ -235,35 +225,6 @@ def empty(
     memory = Memory(max(nbytes, 1), huge_pages=huge_pages)
     memory._array_nbytes = max(nbytes, 1)
     return memory.asarray(kind, sizes)
-
-
-def reopen() -> None:
-    """Open the descriptor again if the program has closed it, or replaced it by another."""
-    global _reopened
-    remap.reopen()
-    _reopened = time.monotonic()
-
-
-def register(address: int, length: int) -> None:
-    """Make a range a legal destination, leaving its faults alone: write-protect mode only.
-
-    `OSError` as UFFDIO_REGISTER; EBUSY: it is registered with another userfaultfd.
-    """
-    mendings = 0
-    while True:
-        try:
-            lowlevel.register(remap.descriptor(), address, length, lowlevel.UFFDIO_REGISTER_MODE_WP)
-            return
-        except OSError as error:
-            # A descriptor that is in order and refused all the same stays refused.
-            if error.errno in CLOSED and mendings < _MOST_MENDINGS:
-                mendings += 1
-                reopen()
-            elif error.errno == errno.EBUSY and time.monotonic() < _reopened + _LINGER:
-                # A thread inside a call on the closed descriptor keeps its registrations alive.
-                time.sleep(0.0005)
-            else:
-                raise
 
 
 def owner_of(buffer: object) -> Memory | None:

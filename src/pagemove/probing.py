@@ -14,169 +14,18 @@ import os
 import re
 import struct
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from pagemove._native import calls, remap
 from pagemove._native.mapping import Hold
 from pagemove.cgroups import read as read_text
-from pagemove.errors import UnsupportedError
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas, open_proc
-from pagemove.problems import (
-    DEFECTS,
-    DEVICE,
-    KILLED,
-    UFFD_FEATURES,
-    Problem,
-    Surroundings,
-    problems_of,
-)
+from pagemove.kernel import UFFD_FEATURES, KernelFeatures
+from pagemove.problems import DEVICE, KILLED, Surroundings, problems_of
 
 _USER_MODE_ONLY = 1
 _MADV_GUARD_INSTALL = 102
 _PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
-
-
-@dataclass(frozen=True, slots=True)
-class KernelFeatures:
-    """What this kernel and this process may do, as found at one moment.
-
-    Attributes
-    ----------
-    release : str
-        As `uname -r` has it.
-    page_size, huge_page_size : int
-        Bytes; a huge page of 0 bytes means that the kernel has none.
-    userfaultfd_syscall : bool
-        userfaultfd(2) opens one that also reports faults raised inside the kernel.
-    userfaultfd_user_mode : bool
-        userfaultfd(2) opens one with UFFD_USER_MODE_ONLY: enough to move pages.
-    userfaultfd_device : bool
-        /dev/userfaultfd opens one.
-    unprivileged_userfaultfd : int or None
-        The sysctl of that name; None where it cannot be read.
-    seccomp : int
-        0 no seccomp filter, 1 strict, 2 filtered.
-    uffd_features : tuple of str
-        The userfaultfd's features, without ``UFFD_FEATURE_``: ``"MOVE"`` ... Unknown ones are
-        ``"BIT_19"`` ... Empty where no userfaultfd can be opened.
-    pagemap_scan, procmap_query : bool
-        The ioctls of /proc/self/pagemap and /proc/self/maps.
-    guard_regions, vma_names : bool
-        MADV_GUARD_INSTALL; names for anonymous mappings (PR_SET_VMA_ANON_NAME).
-    thp : str
-        Transparent huge pages: ``"always"``, ``"madvise"``, ``"never"``, or ``""`` without them.
-    swap : int
-        Bytes of swap space.
-    ksm : str
-        Merging of equal pages: ``"running"``, ``"stopped"``, or ``""`` in a kernel without it.
-    max_map_count, vma_count : int
-        The most mappings that a process may have (vm.max_map_count), and how many this one had.
-    defects : tuple of str
-        Known defects of this kernel, by the names in `DEFECTS`.
-    problems : tuple of Problem
-        Everything that is missing, what `remap_anon_pages` needs first.
-    """
-
-    release: str
-    page_size: int
-    huge_page_size: int
-    userfaultfd_syscall: bool
-    userfaultfd_user_mode: bool
-    userfaultfd_device: bool
-    unprivileged_userfaultfd: int | None
-    seccomp: int
-    uffd_features: tuple[str, ...]
-    pagemap_scan: bool
-    procmap_query: bool
-    guard_regions: bool
-    vma_names: bool
-    thp: str
-    swap: int
-    ksm: str
-    max_map_count: int
-    vma_count: int
-    defects: tuple[str, ...]
-    problems: tuple[Problem, ...]
-
-    @property
-    def remap_anon_pages(self) -> bool:
-        """Whether `pagemove.remap_anon_pages` can work here."""
-        return not any(problem.needed for problem in self.problems)
-
-    @property
-    def paging(self) -> str:
-        """How `pagemove.PagedMemory` takes blocks out of memory here.
-
-        ``"move"``: by UFFDIO_MOVE. ``"mremap"``: the kernel cannot move pages, or must not be asked
-        to; blocks leave by mremap and arrive by copy, which is slower (docs: how paging works
-        without UFFDIO_MOVE). ``""``: it cannot, because no userfaultfd can be opened.
-        """
-        if "PAGEFAULT_FLAG_WP" not in self.uffd_features:
-            return ""
-        broken = "CVE-2024-27007" in self.defects
-        return "move" if {"MOVE", "POISON"} <= {*self.uffd_features} and not broken else "mremap"
-
-    def require(self, *names: str) -> None:
-        """Raise unless everything named is there.
-
-        Parameters
-        ----------
-        *names : str
-            ``"remap_anon_pages"`` for all that the call needs, ``"paging"`` for what paged memory
-            needs, or any of ``REQUIRABLE``: the names of `UFFD_FEATURES`, the yes-or-no attributes
-            of this class, ``"paging_by_move"``, ``"huge_pages"``, ``"swap"``, ``"ksm"``.
-
-        Raises
-        ------
-        UnsupportedError
-            Something is missing; the message has the remedy for each.
-        ValueError
-            No such name.
-        """
-        for name in names:
-            if name not in REQUIRABLE:
-                raise ValueError(f"unknown feature {name!r}; known: {', '.join(REQUIRABLE)}")
-        wanted = set(names)
-        if wanted.intersection(("paging", "paging_by_move")):
-            wanted.add("PAGEFAULT_FLAG_WP")
-        if wanted.intersection(UFFD_FEATURES) and not self.uffd_features:
-            wanted.add("userfaultfd_user_mode")
-        found = [
-            problem
-            for problem in self.problems
-            if problem.name in wanted or (problem.needed and "remap_anon_pages" in wanted)
-        ]
-        if found:
-            text = "; ".join(
-                f"{each.name}: {each.missing}. Remedy: {each.remedy}" for each in found
-            )
-            raise UnsupportedError(found[0].errno, text)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON types; ``remap_anon_pages`` and ``paging`` are the answers."""
-        defects = [{"name": name, "consequence": DEFECTS[name]} for name in self.defects]
-        answers = {"remap_anon_pages": self.remap_anon_pages, "paging": self.paging}
-        return {**answers, **asdict(self), "defects": defects}
-
-
-#: The names that `KernelFeatures.require` knows.
-REQUIRABLE: tuple[str, ...] = (
-    "remap_anon_pages",
-    "paging",
-    "paging_by_move",
-    "userfaultfd_syscall",
-    "userfaultfd_user_mode",
-    "userfaultfd_device",
-    "pagemap_scan",
-    "procmap_query",
-    "guard_regions",
-    "vma_names",
-    "huge_pages",
-    "swap",
-    "ksm",
-    *UFFD_FEATURES,
-)
 
 
 def features(*, refresh: bool = False) -> KernelFeatures:

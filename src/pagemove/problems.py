@@ -6,81 +6,16 @@ import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pagemove import limits
-
-if TYPE_CHECKING:
-    from pagemove.probing import KernelFeatures
+from pagemove.kernel import DEFECTS, UFFD_FEATURES, KernelFeatures, Problem
 
 DEVICE = "/dev/userfaultfd"
 
 #: Instead of an errno: the process would have been killed.
 KILLED = -1
 
-#: The UFFD_FEATURE_ names in the order of their bits, and the first Linux with each.
-UFFD_FEATURES: dict[str, str] = {
-    "PAGEFAULT_FLAG_WP": "5.7 (on arm64 6.10)",
-    "EVENT_FORK": "4.11",
-    "EVENT_REMAP": "4.11",
-    "EVENT_REMOVE": "4.11",
-    "MISSING_HUGETLBFS": "4.11",
-    "MISSING_SHMEM": "4.11",
-    "EVENT_UNMAP": "4.11",
-    "SIGBUS": "4.14",
-    "THREAD_ID": "4.14",
-    "MINOR_HUGETLBFS": "5.13",
-    "MINOR_SHMEM": "5.14",
-    "EXACT_ADDRESS": "5.18",
-    "WP_HUGETLBFS_SHMEM": "5.19",
-    "WP_UNPOPULATED": "6.4",
-    "POISON": "6.6",
-    "WP_ASYNC": "6.7",
-    "MOVE": "6.8",
-    "RWP": "7.3",
-    "RWP_ASYNC": "7.3",
-}
-#: New ones that nothing here uses: `doctor` does not advise to boot another kernel for them.
-UNUSED_FEATURES = ("RWP", "RWP_ASYNC")
 _NEEDED_FEATURES = ("PAGEFAULT_FLAG_WP", "MOVE")
-
-#: Known defects of Linux, and what pagemove does about each.
-DEFECTS: dict[str, str] = {
-    "CVE-2024-27007": "UFFDIO_MOVE can corrupt memory: pagemove refuses to use it",
-    "CVE-2026-31397": "UFFDIO_MOVE of a huge zero page maps memory that does not exist: "
-    "pagemove refuses to move huge zero pages",
-    "stale-EAGAIN": "UFFDIO_MOVE can report a page it has moved as EEXIST, or leave it out of a "
-    "short count: pagemove looks at the pages before each call, so that its answers are true",
-    "holes-spin": "UFFDIO_MOVE with ALLOW_SRC_HOLES can loop forever when a page is discarded "
-    "meanwhile: pagemove never passes that flag and finds the holes itself",
-    "split-spin": "UFFDIO_MOVE of part of a huge page can loop forever while I/O or a pipe holds "
-    "another part: pagemove has it split beforehand, and refuses to move what cannot be (EBUSY)",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that is missing here, and what to do about it.
-
-    Attributes
-    ----------
-    name : str
-        What is missing, by the name that `KernelFeatures.require` takes.
-    missing : str
-        What was found, and why.
-    remedy : str
-        The commands, or the kernel, that put it right.
-    needed : bool
-        Whether `remap_anon_pages` cannot work without it.
-    errno : int
-        EPERM where it is refused, ENOSYS where the kernel does not have it.
-    """
-
-    name: str
-    missing: str
-    remedy: str
-    needed: bool = False
-    errno: int = errno.ENOSYS
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 
 from pagemove import HUGE_PAGE_SIZE, PAGE_SIZE, PageState
 from pagemove._native import remap
-from pagemove.memory import register
+from pagemove.registration import register
 from support import Area
 
 pytest.register_assert_rewrite("contract.checks")

@@ -25,7 +25,7 @@ from pagemove import (
     vmas,
 )
 from pagemove._native import remap
-from pagemove.memory import register
+from pagemove.registration import register
 from support import Area, at, child, hole, pattern, read, together, vmas_in, write, write_all
 from support.foreign import MAP_FIXED, PRIVATE, READ_WRITE
 
@@ -96,7 +96,7 @@ class TestFirstCall:
             assert not {"um", "ui"} & flags_of(memory.address)
 
     def test_is_not_repeated(self, foreign, monkeypatch):
-        import pagemove.calls.explain
+        import pagemove.calls.mappings
 
         dst, src = foreign(3), foreign(3)
         src.fill()
@@ -105,7 +105,7 @@ class TestFirstCall:
         def register(address: int, length: int) -> None:
             raise AssertionError("registered again")
 
-        monkeypatch.setattr(pagemove.calls.explain, "register", register)
+        monkeypatch.setattr(pagemove.calls.mappings, "register", register)
         assert remap_anon_pages(dst.page(1), src.page(1), 2 * PAGE_SIZE) == 2 * PAGE_SIZE
 
     def test_by_two_threads_at_once(self, foreign):
@@ -315,9 +315,9 @@ class TestDescriptor:
         assert _userfaultfds() == 1
 
     def test_closed_between_the_move_and_the_registration(self, foreign, monkeypatch):
-        import pagemove.calls.explain
+        import pagemove.calls.mappings
 
-        look, looks = pagemove.calls.explain.find_vma, []
+        look, looks = pagemove.calls.mappings.find_vma, []
 
         def find_vma(address: int) -> object:
             if not looks:
@@ -325,7 +325,7 @@ class TestDescriptor:
             looks.append(address)
             return look(address)
 
-        monkeypatch.setattr(pagemove.calls.explain, "find_vma", find_vma)
+        monkeypatch.setattr(pagemove.calls.mappings, "find_vma", find_vma)
         dst, src = foreign(2), foreign(2)
         src.fill()
         move_all(dst.address, src.address, dst.nbytes)

@@ -7,8 +7,7 @@ import os
 from collections.abc import Callable
 from typing import NoReturn
 
-from pagemove.probing import KernelFeatures
-from pagemove.problems import Problem
+from pagemove.kernel import KernelFeatures, Problem
 
 #: The module of `features`, of which tests replace parts.
 module = importlib.import_module("pagemove.probing")

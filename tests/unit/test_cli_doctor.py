@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pagemove.cli import app, main
+from pagemove.kernel import DEFECTS, Problem
 from pagemove.probing import features
-from pagemove.problems import DEFECTS, Problem
 
 doctor_module = importlib.import_module("pagemove.cli.doctor")
 

@@ -28,9 +28,9 @@ from pagemove.compare import (
 )
 from pagemove.compare.plan import FULL, QUICK, Bench
 from pagemove.compare.verdicts import Finding, Verdict
+from pagemove.kernel import Problem
 from pagemove.measuring import child, drawing, machine, outputs
 from pagemove.measuring.endings import Unmeasurable
-from pagemove.problems import Problem
 
 
 @pytest.mark.needs("move")

@@ -12,11 +12,8 @@ import pytest
 from pagemove import lowlevel
 from pagemove._native import calls
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas
-from pagemove.probing import (
-    KernelFeatures,
-    features,
-)
-from pagemove.problems import UFFD_FEATURES, Problem
+from pagemove.kernel import UFFD_FEATURES, KernelFeatures, Problem
+from pagemove.probing import features
 from support import fresh_interpreter
 from support.probes import by_name, failing
 

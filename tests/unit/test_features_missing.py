@@ -9,11 +9,8 @@ import pytest
 from pagemove import lowlevel
 from pagemove._native import calls
 from pagemove.errors import RemapError, UnsupportedError
-from pagemove.probing import (
-    REQUIRABLE,
-    features,
-)
-from pagemove.problems import UFFD_FEATURES
+from pagemove.kernel import REQUIRABLE, UFFD_FEATURES
+from pagemove.probing import features
 from support.probes import by_name, failing, module
 
 pytestmark = pytest.mark.usefixtures("fresh_features")

@@ -2,11 +2,11 @@
 
 import pytest
 
+from pagemove.kernel import DEFECTS
 from pagemove.probing import (
     quirks,
     stable_release,
 )
-from pagemove.problems import DEFECTS
 
 
 class TestQuirks:

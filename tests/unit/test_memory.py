@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 import pagemove
-from pagemove import HUGE_PAGE_SIZE, PAGE_SIZE, Memory, lowlevel, memory, remap_anon_pages
+from pagemove import (
+    HUGE_PAGE_SIZE,
+    PAGE_SIZE,
+    Memory,
+    lowlevel,
+    memory,
+    registration,
+    remap_anon_pages,
+)
 from pagemove._native import remap
 from pagemove._native.mapping import Hold, Mapping
 from pagemove.memory import owner_at, owner_of, spare_tail
@@ -117,27 +125,27 @@ class TestRegister:
     @pytest.mark.parametrize("codes", [[], [errno.EBADF], [errno.ENOTTY, errno.EBADF]])
     def test_a_bad_descriptor_is_mended(self, foreign, refused, codes):
         refused += codes
-        memory.register(foreign().address, P)
+        registration.register(foreign().address, P)
         assert not refused
 
     @pytest.mark.needs("move")
     def test_somebody_elses_is_told_at_once(self, foreign, refused, monkeypatch):
-        monkeypatch.setattr(memory, "_reopened", -1e9)
+        monkeypatch.setattr(registration, "_reopened", -1e9)
         refused += [errno.EBUSY]
         with pytest.raises(OSError, match="busy"):
-            memory.register(foreign().address, P)
+            registration.register(foreign().address, P)
 
     @pytest.mark.needs("move")
     def test_a_closed_descriptors_is_waited_for(self, foreign, refused, monkeypatch):
-        monkeypatch.setattr(memory, "_reopened", time.monotonic())
+        monkeypatch.setattr(registration, "_reopened", time.monotonic())
         refused += [errno.EBUSY] * 3
-        memory.register(foreign().address, P)
+        registration.register(foreign().address, P)
         assert not refused
 
     def test_other_errors_pass(self, foreign, refused):
         refused += [errno.ENOMEM]
         with pytest.raises(OSError, match="memory"):
-            memory.register(foreign().address, P)
+            registration.register(foreign().address, P)
 
 
 class TestLesserKernels:

@@ -9,9 +9,11 @@ import pagemove
 from pagemove import PAGE_SIZE, Memory, PageState, RemapError, UnsupportedError
 from pagemove._native import remap
 from pagemove.calls import explain as explaining
+from pagemove.calls import mappings
 from pagemove.calls import remap as moving
-from pagemove.calls.arguments import Place
-from pagemove.calls.explain import Failure, check_arguments, explain
+from pagemove.calls.arguments import Place, check_arguments
+from pagemove.calls.explain import explain
+from pagemove.calls.failure import Failure
 from support import hole, pattern, read, together, write, write_all
 
 pytestmark = pytest.mark.needs("move")
@@ -51,7 +53,7 @@ class TestMending:
         made, left = answers
         left += [-errno.EINVAL, 4 * P]
         registered = []
-        monkeypatch.setattr(explaining, "register", lambda *range_: registered.append(range_))
+        monkeypatch.setattr(mappings, "register", lambda *range_: registered.append(range_))
         assert self.run(pair) == 4 * P
         assert registered == [(pair[0].address, 4 * P)]
         assert len(made) == 2

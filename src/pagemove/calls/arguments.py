@@ -7,9 +7,47 @@ import errno
 import numpy as np
 
 from pagemove._native.mapping import Hold
-from pagemove.calls.explain import Failure
+from pagemove.calls.failure import Failure
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import spare_tail
+
+
+def check_arguments(dst: int, src: int, length: int, flags: int, known_flags: int) -> None:
+    """Raise the `Failure` of arguments that no mappings could make right."""
+    for name, address in (("destination", dst), ("source", src)):
+        if address % PAGE_SIZE:
+            raise Failure(
+                errno.EINVAL,
+                address,
+                f"{name} {address:#x} is not page aligned: the nearest page below it starts at "
+                f"{address - address % PAGE_SIZE:#x}",
+            )
+    if length <= 0 or length % PAGE_SIZE:
+        raise Failure(
+            errno.EINVAL,
+            None,
+            f"length {length} is not a positive multiple of the page size, {PAGE_SIZE}",
+        )
+    for name, address in (("destination", dst), ("source", src)):
+        if address < 0 or address + length > 2**64:
+            raise Failure(
+                errno.EINVAL,
+                address,
+                f"{name} {address:#x} and length {length} wrap around the address space",
+            )
+    if flags & ~known_flags:
+        raise Failure(
+            errno.EINVAL,
+            None,
+            f"unknown flag bits {flags & ~known_flags:#x}: only RAP_ALLOW_SRC_HOLES (1) is known",
+        )
+    if src <= dst < src + length:
+        raise Failure(
+            errno.EINVAL,
+            dst,
+            f"destination {dst:#x} starts inside the source range {src:#x}-{src + length:#x}: move "
+            "the upper part first, in a call of its own",
+        )
 
 
 class Place:

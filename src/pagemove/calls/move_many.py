@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemove._native import remap
-from pagemove.calls.arguments import Place
-from pagemove.calls.explain import Failure, check_arguments, check_mappings, explain, unsupported
+from pagemove.calls.arguments import Place, check_arguments
+from pagemove.calls.explain import explain, unsupported
+from pagemove.calls.failure import Failure
+from pagemove.calls.mappings import prepare
 from pagemove.calls.remap import MENDINGS, RAP_ALLOW_SRC_HOLES
 from pagemove.errors import RemapError
 from pagemove.introspect import PAGE_SIZE
-from pagemove.memory import CLOSED, reopen
+from pagemove.registration import CLOSED, reopen
 
 
 def _indices(name: str, pages: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -205,6 +207,6 @@ class _Many:
                 return
             if code == errno.EINVAL:
                 check_arguments(dst, src, length, 0, 0)
-                check_mappings(dst, src, length)
+                prepare(dst, src, length)
                 return
         raise explain(code, dst, src, length)

@@ -11,16 +11,13 @@ import numpy as np
 
 from pagemove import lowlevel
 from pagemove._native import remap
-from pagemove.calls.arguments import Place
-from pagemove.calls.explain import (
-    Failure,
-    check_arguments,
-    check_mappings,
-    check_not_paged,
-    with_limits,
-)
+from pagemove.calls.arguments import Place, check_arguments
+from pagemove.calls.explain import with_limits
+from pagemove.calls.failure import Failure
+from pagemove.calls.mappings import check_not_paged, prepare
 from pagemove.introspect import PAGE_SIZE, PageState, find_vma, states_at, vmas
-from pagemove.memory import owner_at, register
+from pagemove.memory import owner_at
+from pagemove.registration import register
 
 _PROT_NONE = 0
 
@@ -128,7 +125,7 @@ def _move_pages(dst: int, src: int, length: int) -> bool:
             return False
         moved = remap.move(dst, src, length, 0)
         if moved == -errno.EINVAL:
-            check_mappings(dst, src, length)
+            prepare(dst, src, length)
             moved = remap.move(dst, src, length, 0)
     except (OSError, Failure):
         return False
@@ -141,7 +138,7 @@ def _move_pages(dst: int, src: int, length: int) -> bool:
 
 def _move_back(dst: int, src: int, moved: int) -> None:
     """Undo a part that moved before a page changed under the detection."""
-    check_mappings(src, dst, moved)  # registers what is the destination now
+    prepare(src, dst, moved)
     back = remap.move(src, dst, moved, 0)
     if back != moved:
         raise Failure(

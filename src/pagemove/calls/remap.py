@@ -8,9 +8,11 @@ import numpy as np
 
 from pagemove._native import remap
 from pagemove._native.remap import remap_anon_pages
-from pagemove.calls.arguments import Place
-from pagemove.calls.explain import Failure, check_arguments, check_mappings, explain, unsupported
-from pagemove.memory import CLOSED, reopen
+from pagemove.calls.arguments import Place, check_arguments
+from pagemove.calls.explain import explain, unsupported
+from pagemove.calls.failure import Failure
+from pagemove.calls.mappings import prepare
+from pagemove.registration import CLOSED, reopen
 
 __all__ = ["RAP_ALLOW_SRC_HOLES", "move", "remap_anon_pages"]
 
@@ -61,7 +63,7 @@ def _move_mending(call: str, dst: int, src: int, length: int, flags: int) -> int
         if -moved in CLOSED:
             reopen()
         elif moved == -errno.EINVAL:
-            check_mappings(dst, src, length)
+            prepare(dst, src, length)
         else:
             break
     if -moved in (errno.EOPNOTSUPP, errno.ENOSYS):

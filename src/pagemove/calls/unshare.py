@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pagemove._native import calls, remap
 from pagemove._native.mapping import Hold
-from pagemove.calls.explain import Failure
+from pagemove.calls.failure import Failure
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, PageState, states_at
 
 _STATE_CHUNK = 1 << 16

@@ -14,8 +14,8 @@ from rich.text import Text
 from pagemove import stdout
 from pagemove.checkup import deadly_probes, try_moving, try_paging
 from pagemove.cli.output import Output
-from pagemove.probing import KernelFeatures, features, look
-from pagemove.problems import DEFECTS, UNUSED_FEATURES, Problem
+from pagemove.kernel import DEFECTS, UNUSED_FEATURES, KernelFeatures, Problem
+from pagemove.probing import features, look
 
 
 def doctor(
