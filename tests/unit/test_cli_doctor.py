@@ -202,7 +202,7 @@ class TestCommandLine:
     def test_help_lists_the_commands(self):
         result = call("--help")
         assert result.exit_code == 0
-        assert re.search(r"doctor\s+Tell whether pages can be moved here", result.stdout)
+        assert re.search(r"doctor\s+Say whether pages can be moved here", result.stdout)
         assert re.search(r"compare\s+\S", result.stdout)
         assert "--install-completion" in result.stdout
 

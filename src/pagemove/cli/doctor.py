@@ -30,7 +30,7 @@ def doctor(
         bool, typer.Option("--all", help="Also what is missing and not needed.")
     ] = False,
 ) -> None:
-    """Return whether pages can be moved here, and the remedy for each thing that is missing.
+    """Say whether pages can be moved here, and the remedy for each thing that is missing.
 
     The exit status is 0 where remap_anon_pages and paged memory work, else 1.
     """
