@@ -172,11 +172,6 @@ class Layout(NamedTuple):
         """Return the place of a block in its group's bitmap."""
         return block // self.run // self.groups * self.run + block % self.run
 
-    def block_of(self, group: int, bit: int) -> int:
-        """Return the block that has a place in a group's bitmap."""
-        turn, place = divmod(bit, self.run)
-        return (turn * self.groups + group) * self.run + place
-
     @property
     def last_bit(self) -> int:
         """Return the last place that a group's bitmap may need."""

@@ -205,26 +205,17 @@ void pg_set_dirty(struct pg_blocks *blocks, pg_entry entry, int dirty)
     block->flags = (uint8_t)(dirty ? block->flags | PG_DIRTY : block->flags & ~PG_DIRTY);
 }
 
-static void insert(struct pg_blocks *blocks, enum pg_list list, pg_entry entry, pg_entry prev,
-                   pg_entry next)
-{
-    blocks->link[entry] = (struct pg_link){prev, next};
-    *(prev == PG_NONE ? &blocks->head[list] : &blocks->link[prev].next) = entry;
-    *(next == PG_NONE ? &blocks->tail[list] : &blocks->link[next].prev) = entry;
-    blocks->at[entry].list = (unsigned char)(list & 15);
-    blocks->length[list]++;
-}
-
 void pg_push_tail(struct pg_blocks *blocks, enum pg_list list, pg_entry entry)
 {
-    pg_unlist(blocks, entry);
-    insert(blocks, list, entry, blocks->tail[list], PG_NONE);
-}
+    pg_entry prev;
 
-void pg_push_head(struct pg_blocks *blocks, enum pg_list list, pg_entry entry)
-{
     pg_unlist(blocks, entry);
-    insert(blocks, list, entry, PG_NONE, blocks->head[list]);
+    prev = blocks->tail[list];
+    blocks->link[entry] = (struct pg_link){prev, PG_NONE};
+    *(prev == PG_NONE ? &blocks->head[list] : &blocks->link[prev].next) = entry;
+    blocks->tail[list] = entry;
+    blocks->at[entry].list = (unsigned char)(list & 15);
+    blocks->length[list]++;
 }
 
 void pg_unlist(struct pg_blocks *blocks, pg_entry entry)

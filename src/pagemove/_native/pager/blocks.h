@@ -80,7 +80,6 @@ void pg_set_dirty(struct pg_blocks *blocks, pg_entry entry, int dirty);
 
 /* Lists: an entry is in one at most. */
 void pg_push_tail(struct pg_blocks *blocks, enum pg_list list, pg_entry entry);
-void pg_push_head(struct pg_blocks *blocks, enum pg_list list, pg_entry entry);
 void pg_unlist(struct pg_blocks *blocks, pg_entry entry);
 
 #endif
