@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "pager/pager.h" nogil:
     enum:
-        PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT, PG_NO_ROOM, PG_INTERRUPTED
+        PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT, PG_NO_ROOM, PG_INTERRUPTED, PG_LOST
     int pg_errno_of(int code)
     void pg_set_trouble(int call, uint64_t first, uint64_t count, uint64_t period, int error)
     struct pg_helper:

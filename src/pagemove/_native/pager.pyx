@@ -361,7 +361,8 @@ cdef class Pager:
         return pg_pinnable(self._open())
 
     def flush(self):
-        """Make changes durable. 0, or an errno; `failures` has the block."""
+        """Make changes durable. 0; -1: of a region that is lost all is saved; or an errno:
+        `failures` has the block."""
         cdef pg_region *region = self._open()
         cdef int status
         self._calls += 1
@@ -371,7 +372,7 @@ cdef class Pager:
             self._raise_if_interrupted(status)
         finally:
             self._calls -= 1
-        return _errno_of(status)
+        return -1 if status == -PG_LOST else _errno_of(status)
 
     def counters(self):
         """Return all counters by name."""

@@ -133,14 +133,20 @@ def check_saved(pager: Pager, code: int, first: int, operation: str, store: str)
         throw(writes, code, operation, store)
 
 
-def throw_lost(store: str, dirty: int) -> NoReturn:
-    """Raise that the program has closed the descriptors; `dirty` bytes could not be saved then."""
-    saved = f"{dirty} changed bytes could not be saved" if dirty else "all changes are saved"
+def throw_lost(store: str, dirty: int, saved: bool = True) -> NoReturn:
+    """Raise that the program has closed the descriptors; `dirty` bytes could not be saved then.
+
+    Without `saved` the store has not made durable what it was given.
+    """
+    if dirty:
+        outcome = f"{dirty} changed bytes could not be saved"
+    else:
+        outcome = "all changes are saved" if saved else "changes could not be made durable"
     raise StoreError(
         errno.EBADF,
         f"paged memory over {store} is lost: the program has closed the descriptors of this "
         "library, as code that closes all of them does (os.closerange, a daemon at its start); "
-        f"{saved}; open the region after that",
+        f"{outcome}; open the region after that",
         store=store,
         operation="flush",
         offset=None,

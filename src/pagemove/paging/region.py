@@ -361,7 +361,8 @@ class PagedMemory(Pager):
             The region is closed.
         """
         with memoryview(self):
-            self._save()
+            if not self._save():
+                failures.throw_lost(self._label, self.counters()["dirty"])
             first, self._told = self._told, failures.next_sequence(self)
             reads = [each for each in failures.noted(self, first) if each.operation == "read"]
             if reads:
@@ -446,8 +447,6 @@ class PagedMemory(Pager):
         try:
             self._save()
         except Exception as error:
-            if self.lost and not self.counters()["dirty"]:
-                return
             self._tell_unsaved(str(error))
         except BaseException as reason:
             # The caller does not want to wait any longer; the finaliser need not try again.
@@ -462,20 +461,25 @@ class PagedMemory(Pager):
         )
 
     def _save_before_close(self) -> None:
-        """Save; of a region that is lost, what could be saved then is saved."""
-        try:
-            self._save()
-        except StoreError:
-            if not self.lost or self.counters()["dirty"]:
-                raise
+        """Save: that a region is lost is no reason not to close it."""
+        self._save()
 
-    def _save(self) -> None:
-        """Write changes back and make them durable; StoreError."""
+    def _save(self) -> bool:
+        """Write changes back and make them durable; StoreError.
+
+        Returns
+        -------
+        bool
+            False for a region that is lost, though its changes are saved.
+        """
         first = failures.next_sequence(self)
         code = super().flush()
-        if self.lost:
-            failures.throw_lost(self._label, self.counters()["dirty"])
+        if code < 0:
+            return False
+        if code and self.lost:
+            failures.throw_lost(self._label, self.counters()["dirty"], saved=False)
         failures.check_saved(self, code, first, "flush", self._label)
+        return True
 
     def __enter__(self) -> Self:
         return self

@@ -121,6 +121,68 @@ class TestClosedByOthers:
         found[:: 8 * KIB] -= np.uint64(1)
         assert wrong_words(found) is None
 
+    def test_a_sync_that_failed_once_is_never_told_as_saved(self, file):
+        path = file(_NBYTES)
+        done = program(
+            """
+            from pagemove.testing import Fault, FaultyStore
+            store = FaultyStore(path, writable=True, faults=[Fault("flush", errno=5)])
+            region = pagemove.PagedMemory(
+                store, mode="r+", resident_limit=None, writeback_interval=None
+            )
+            array = region.asarray("u8")
+            array += 1
+            os.closerange(3, 1000)
+            print(lost(region))
+            for each in (region.flush, region.flush, region.close):
+                try:
+                    each()
+                except pagemove.StoreError as error:
+                    print(error.errno, "could not be made durable" in str(error))
+            sys.stdout.flush()
+            os._exit(0)
+            """,
+            path,
+        )
+        assert done.stdout.split() == ["True", *["9", "True"] * 3]
+
+    def test_a_flush_under_way_does_not_keep_others_from_saving(self, file):
+        """What it retries cannot be done in the region any more."""
+        path = file(_NBYTES)
+        program(
+            f"""
+            import pathlib, threading
+            region = pagemove.region_of(array := pagemove.open_array(
+                path, dtype="u8", mode="r+", store_timeout=50, writeback_interval=None,
+                resident_limit=None,
+            ))
+            array += 1
+            os.truncate(path, 0)
+            codes = []
+            def flush():
+                try:
+                    region.flush()
+                except pagemove.StoreError as error:
+                    codes.append((error.errno, "all changes are saved" in str(error)))
+            thread = threading.Thread(target=flush)
+            thread.start()
+            def calls():
+                # One thread more than there are calls under way.
+                tasks = pathlib.Path("/proc/self/task").iterdir()
+                return sum((task / "comm").read_text() == "pagemove-calls\\n" for task in tasks)
+            while calls() < 2:
+                time.sleep(0.001)
+            os.closerange(3, 1000)
+            assert lost(region)
+            os.truncate(path, {_NBYTES})
+            thread.join(20)
+            assert codes == [(9, True)], codes
+            assert not region.counters()["dirty"]
+            """,
+            path,
+        )
+        assert wrong_words(np.fromfile(path, np.uint64) - np.uint64(1)) is None
+
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("there", [False, True], ids=["absent", "resident"])
     def test_a_touch_is_a_signal_and_a_message(self, file, mode, there):

@@ -252,3 +252,34 @@ def test_a_store_that_fails_is_told(file):
     status, _, errors = ends(path, script)
     assert status == KILLED
     assert errors == (f"pagemove: changes of {path} could not be saved: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("faults", "cause"),
+    [
+        ('[Fault("write", count=0, errno=errno.EBADF)]', "Bad file descriptor"),
+        (
+            '[Fault("flush", errno=errno.EIO)]',
+            "it was written, but the store has failed to make it durable",
+        ),
+    ],
+    ids=["no write", "one sync"],
+)
+def test_what_a_lost_region_has_not_saved_is_told(file, faults, cause):
+    """Whatever errno the store has for it; and that asking again succeeds saves nothing."""
+    path = file(NBYTES)
+    script = f"""
+        array = changed(faults={faults}, store_timeout=0.1)
+        region = pagemove.region_of(array)
+        os.closerange(3, 1000)
+        until = time.monotonic() + {DEADLINE}
+        while not (region.lost and region.failures()) and time.monotonic() < until:
+            time.sleep(0.001)
+        raise_it()
+        os._exit(7)
+    """
+    status, _, errors = ends(path, script)
+    assert status == KILLED
+    first, *others = errors.splitlines()
+    assert "has closed the descriptors" in first
+    assert others == [f"pagemove: changes of {path} could not be saved: {cause}"]

@@ -240,8 +240,11 @@ static int run(struct pg_region *region, const struct pg_call *wanted, char *tex
 
 static int flush(struct pg_region *region, struct pg_call *call)
 {
+    int error = pg_is_lost(region) ? -PG_LOST : pg_do_flush(region);
+
     (void)call;
-    return pg_is_lost(region) ? pg_save_lost(region) : pg_do_flush(region);
+    /* Also one that has ended because of that. */
+    return error && pg_is_lost(region) ? pg_save_lost(region) : error;
 }
 
 static int evict(struct pg_region *region, struct pg_call *call)

@@ -44,7 +44,7 @@ static void let_go(struct pg_saving *saving)
 void pg_note_saved(struct pg_saving *saving, const struct pg_region *region, int error)
 {
     /* One that is lost to the program says so even when its changes are saved. */
-    int failed = error && !(error == -EBADF && pg_is_lost(region));
+    int failed = error && error != -PG_LOST;
 
     if (failed)
         pg_say("pagemove: changes of %s could not be saved: %s\n", region->store.label,

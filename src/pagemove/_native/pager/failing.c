@@ -20,6 +20,8 @@ const char *pg_cause_of(int code)
 {
     if (code == PG_NO_ANSWER)
         return "the store has not answered in time";
+    if (code == PG_NOT_DURABLE)
+        return "it was written, but the store has failed to make it durable";
     return code == PG_SHORT ? "the file is shorter than when it was opened"
                             : strerror(pg_errno_of(code));
 }

@@ -139,14 +139,21 @@ static int is_held(const struct pg_block *block)
            (block->state != PG_ABSENT && block->flags & PG_FLUSHING);
 }
 
+/* Whether to end between two blocks. What a region that is lost has not saved, who waits for the
+ * flush to end does in another way (lost.c). */
+static int is_to_end(const struct pg_region *region)
+{
+    return pg_is_called_off() || pg_is_lost(region);
+}
+
 /* Wait for others to be done with a block. -ENOMEM: it is in memory, but cannot be mapped.
- * -PG_INTERRUPTED: nobody waits for this any more. Drops the lock. */
+ * -PG_INTERRUPTED: it is to end. Drops the lock. */
 static int wait_for_block(struct pg_region *region, const struct pg_block *block)
 {
     uint64_t patience = pg_overdue(region, pg_overdue(region, pg_now()));
 
     while (is_held(block)) {
-        if (pg_is_called_off())
+        if (is_to_end(region))
             return -PG_INTERRUPTED;
         if (block->state != PG_FILLING)
             pthread_cond_wait(&region->changed, &region->lock);
@@ -163,7 +170,7 @@ static int write_dirty(struct pg_region *region, uint32_t *failed)
 
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
         struct pg_block *block = &region->blocks.at[entry];
-        int error = pg_is_called_off() ? -PG_INTERRUPTED : wait_for_block(region, block);
+        int error = is_to_end(region) ? -PG_INTERRUPTED : wait_for_block(region, block);
         if (error) {
             note_error(&sweep, error, block->number);
             break;
@@ -219,7 +226,7 @@ static int write_all(struct pg_region *region)
         pg_look_at_merging(region);
         error = write_dirty(region, &number);
         wait_for_evictions(region);
-        if (pg_is_called_off())
+        if (error && is_to_end(region))
             return -PG_INTERRUPTED; /* what is not written is dirty as before */
         if (!error && region->write_failures == failures)
             return 0;
@@ -282,14 +289,14 @@ static int sync_store(struct pg_region *region)
         pthread_mutex_lock(&region->lock);
         /* Nothing became of it if it was not asked. Else that it succeeds the next time means
          * nothing: after fdatasync has failed once, what it could not write may be gone. */
-        if (!error || pg_now() >= deadline || pg_is_called_off() ||
+        if (!error || pg_now() >= deadline || is_to_end(region) ||
             !(region->flush_retryable || error == -PG_NOT_ASKED))
             return error;
         pg_pause(region, pg_backoff(++tries));
     }
 }
 
-static int sync_all(struct pg_region *region)
+int pg_sync_all(struct pg_region *region)
 {
     int error, evicted = region->unsynced_evicted;
 
@@ -329,10 +336,10 @@ static int save(struct pg_region *region)
         error = write_all(region);
         if (error)
             return error;
-        error = sync_all(region);
+        error = pg_sync_all(region);
         tries++;
         if (!error || region->sync_lost || !pg_has_helper(region) || pg_now() >= deadline ||
-            pg_is_called_off())
+            is_to_end(region))
             break;
         pg_pause(region, pg_backoff(tries));
     }

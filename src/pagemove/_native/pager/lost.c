@@ -80,6 +80,7 @@ static int save_one(struct pg_region *region, pg_entry entry)
         return out.error;
     }
     pg_set_dirty(&region->blocks, entry, 0);
+    region->unsynced_evicted = 1; /* it is not there to be written again if the sync fails */
     pg_become(&region->blocks, entry, PG_ABSENT);
     pg_slot_back(region, out.slot, out.whole);
     return 0;
@@ -117,32 +118,38 @@ static int save_dirty(struct pg_region *region, uint32_t *failed)
 int pg_save_lost(struct pg_region *region)
 {
     uint64_t deadline = pg_now() + region->timeout, tries = 0;
-    uint32_t number = 0;
-    int error = 0;
+    enum pg_operation operation;
+    uint32_t number;
+    int error;
 
     if (region->mode != PG_WRITE)
-        return -EBADF;
+        return -PG_LOST;
     pthread_mutex_lock(&region->lock);
     error = pg_begin_flush(region);
     if (error) {
         pthread_mutex_unlock(&region->lock);
         return error;
     }
-    while ((error = save_dirty(region, &number)) && pg_now() < deadline)
-        pg_pause(region, pg_backoff(++tries));
-    if (error)
-        pg_note_failure(region, PG_OP_WRITE, number, -error, tries);
-    if (!error && region->unsynced) {
-        pthread_mutex_unlock(&region->lock);
-        error = pg_store_sync(&region->store);
-        pthread_mutex_lock(&region->lock);
-        region->unsynced = error != 0;
-        if (error)
-            pg_note_failure(region, PG_OP_SYNC, 0, -error, 1);
+    for (;;) {
+        operation = PG_OP_WRITE;
+        number = 0;
+        error = save_dirty(region, &number);
+        if (!error) {
+            operation = PG_OP_SYNC;
+            error = pg_sync_all(region);
+        }
+        tries++;
+        if (!error || region->sync_lost || pg_now() >= deadline)
+            break;
+        pg_pause(region, pg_backoff(tries));
     }
+    if (error)
+        pg_note_failure(region, operation, number, -error, tries);
+    if (region->sync_lost)
+        pg_note_failure(region, PG_OP_SYNC, 0, -(error = -PG_NOT_DURABLE), 1);
     pg_end_flush(region);
     pthread_mutex_unlock(&region->lock);
-    return error ? error : -EBADF;
+    return error ? error : -PG_LOST;
 }
 
 static void *save(void *region)

@@ -30,6 +30,7 @@ enum pg_code {
     PG_NO_ROOM,      /* more is to be pinned than the limit has room for */
     PG_NOT_DURABLE,  /* of blocks that have left memory it is not known, and never will be */
     PG_INTERRUPTED,  /* the program does not wait any longer */
+    PG_LOST,         /* the region is not there for the program; what was changed is saved */
 };
 
 /* The errno that people see for a code, both positive. 0: PG_SHORT, of a flush PG_NOT_DURABLE. */
@@ -154,7 +155,8 @@ void pg_unpin(struct pg_region *region, const struct pg_run *runs, size_t count)
 /* Bytes that can be pinned at most, all together. */
 uint64_t pg_pinnable(struct pg_region *region);
 
-/* Make durable what was stored before. Blocks that cannot be written stay as they are. */
+/* Make durable what was stored before. Blocks that cannot be written stay as they are. -PG_LOST: of
+ * a region that is lost all is saved. */
 int pg_flush(struct pg_region *region);
 
 /* Flush all regions of the process whose stores outlive it, at once. Returns how many could not be

@@ -108,7 +108,8 @@ static void tear_down(struct pg_region *region)
     pg_store_free(&region->spill, 0);
 }
 
-/* What is left when its threads have ended. */
+/* What is left when its threads have ended, and it is in the list of all regions no more: who goes
+ * through that needs the name of its store. */
 static void forget(struct pg_region *region)
 {
     pg_free_opening(region->opening);
@@ -122,6 +123,8 @@ static void forget(struct pg_region *region)
     free(region->ghosts);
     pg_pins_free(region);
     free(region->spill_directory);
+    free(region->store.label);
+    free(region->spill.label);
     free(region);
 }
 

@@ -262,6 +262,10 @@ int pg_do_flush(struct pg_region *region);
 /* Until nobody else flushes. 0, or -PG_INTERRUPTED. Drops the lock. */
 int pg_begin_flush(struct pg_region *region);
 void pg_end_flush(struct pg_region *region);
+
+/* Have the store make durable what was written, for one that has the lock for flushes. 0 or -errno;
+ * then `sync_lost` says whether it can still be written again. Drops the lock. */
+int pg_sync_all(struct pg_region *region);
 int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
 int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
@@ -315,8 +319,7 @@ uint64_t pg_next_pardon(const struct pg_region *region);
  * faults cannot be received. */
 void pg_lose(struct pg_region *region, int error);
 
-/* Write what is dirty. -EBADF when nothing is, or the errno of what cannot be written. Needs no
- * lock. */
+/* Save what is dirty. -PG_LOST when all is saved, or why it is not. Needs no lock. */
 int pg_save_lost(struct pg_region *region);
 
 /* As pg_bring_in, into a region that is lost: nobody is to touch it, and the kernel puts pages only

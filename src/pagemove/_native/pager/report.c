@@ -51,6 +51,8 @@ int pg_errno_of(int code)
         return EPIPE;
     if (code == PG_NO_MEMORY)
         return ENOMEM;
+    if (code == PG_LOST)
+        return EBADF;
     return code == PG_NOT_NOW ? EBUSY : code;
 }
 

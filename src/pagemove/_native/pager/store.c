@@ -66,10 +66,13 @@ void pg_store_free(struct pg_store *store, int inherited)
         pg_channel_close(store->channel, inherited);
     if (store->fd >= 0)
         close(store->fd);
-    free(store->label);
     free(store->injections);
     free(store->said);
-    *store = (struct pg_store){.fd = -1};
+    store->channel = NULL;
+    store->fd = -1;
+    store->injections = NULL;
+    store->injection_count = 0;
+    store->said = NULL;
 }
 
 /* Count a call and do what tests want of it: a positive errno, or the bytes to leave out. */

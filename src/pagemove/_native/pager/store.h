@@ -44,6 +44,8 @@ enum { PG_PIECES = 256 };
 
 int pg_store_init(struct pg_store *store, const struct pg_config *config, int region,
                   char text[PG_TEXT]);
+
+/* All but its label, which others may read until the region is in no list any more. */
 void pg_store_free(struct pg_store *store, int inherited);
 
 /* Read pieces that follow each other in the store. What lies beyond its end becomes zeros. With
