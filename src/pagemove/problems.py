@@ -128,7 +128,17 @@ def _deadly_problems(errors: dict[str, int]) -> Iterator[Problem]:
 
 
 def _proc_problems(found: KernelFeatures, errors: dict[str, int]) -> Iterator[Problem]:
-    if not found.pagemap_scan and errors["pagemap_scan"] in (errno.EACCES, errno.EPERM):
+    # A kernel that does not know an ioctl says ENOTTY.
+    if found.seccomp and errors["pagemap_scan"] == errno.ENOSYS:
+        call = _SYSTEM_CALLS["pagemap_scan"]
+        yield Problem(
+            "pagemap_scan",
+            f"{call} is hidden by the process's seccomp filter (ENOSYS): moving pages works, but "
+            "not with RAP_ALLOW_SRC_HOLES, and page states know neither huge pages nor the page of "
+            "zeros",
+            f"allow {call} in the seccomp filter",
+        )
+    elif not found.pagemap_scan and errors["pagemap_scan"] in (errno.EACCES, errno.EPERM):
         yield Problem(
             "pagemap_scan",
             "/proc/self/pagemap may not be opened, because the process is not dumpable (it has "

@@ -247,7 +247,7 @@ def touch(address: int, nbytes: int = 8) -> bytes:
         try:
             return load(address, nbytes)
         except Struck as struck:
-            raise OSError(errno.EFAULT, str(struck)) from None
+            raise OSError(errno.EFAULT, f"{os.strerror(errno.EFAULT)}: {struck}") from None
     fd = os.memfd_create("touched")
     try:
         put = _libc.write(fd, ctypes.c_void_p(address), ctypes.c_size_t(nbytes))

@@ -18,11 +18,14 @@ BLOCK = 64 * KIB
 NBYTES = 16 * BLOCK
 
 BEGIN = """
-import ctypes, errno, os, signal, sys, threading, time
+import ctypes, errno, os, signal, sys, threading, time, warnings
 import numpy as np
 import pagemove
 from pagemove.stores import FileStore
 from pagemove.testing import Fault, FaultyStore
+
+# What these programs print is compared, whoever runs them.
+warnings.simplefilter("ignore", pagemove.KernelFaultsWarning)
 
 def opened(mode="r+", faults=None, lock=True, **how):
     how = {"resident_limit": 6 * 65536, "block_size": 65536, "store_timeout": 1.0} | how

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pagemove import checkup
+from pagemove.cli.doctor import _rows
 from pagemove.probing import PROBES, features, look
 from support.slowness import SLOWNESS
 from unit.test_features import PRELUDE
@@ -25,16 +27,22 @@ pytestmark = pytest.mark.needs("move", "fork", "seccomp")
 #: Kills for a system call, as a systemd unit's SystemCallFilter does; and runs the command.
 KILLING = """
 import sys
-def kill_for(number):
-    program = b"".join(
-        struct.pack("HBBI", *each)
-        for each in [(0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x80000000),
-                     (6, 0, 0, 0x7FFF0000)]
+def filtered(*statements):
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in statements))
+    filter = ctypes.create_string_buffer(
+        struct.pack("HxxxxxxP", len(statements), ctypes.addressof(code))
     )
-    code = ctypes.create_string_buffer(program)
-    filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(code)))
     assert not libc.prctl(38, 1, 0, 0, 0)
     assert not libc.prctl(22, 2, filter, 0, 0)
+
+def kill_for(number):
+    filtered((0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x80000000), (6, 0, 0, 0x7FFF0000))
+
+def hide_ioctl(request, error):
+    number = {"x86_64": 16, "aarch64": 29}[os.uname().machine]
+    # Its second argument is 24 bytes into what a filter sees.
+    filtered((0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 24), (0x15, 0, 1, request),
+             (6, 0, 0, 0x50000 | error), (6, 0, 0, 0x7FFF0000))
 
 def doctor(*arguments):
     from pagemove.cli import main
@@ -95,6 +103,24 @@ def test_a_filter_that_kills_whoever_moves_several_pages() -> None:
     assert done.returncode == 1, done.stderr
     assert "remap_anon_pages cannot work here.\n" in done.stdout
     assert "killed by its seccomp filter" in done.stdout
+
+
+def test_a_filter_that_hides_the_scan_of_the_pagemap() -> None:
+    """What the remedy for one that kills allows: pages are moved without the scan."""
+    done = doctor(f"hide_ioctl(0xC0606610, {errno.ENOSYS})", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["remap_anon_pages"], found["paging"]) == (True, "move")
+    (problem,) = (each for each in found["problems"] if each["name"] == "pagemap_scan")
+    assert not problem["needed"]
+    assert "hidden by the process's seccomp filter" in problem["missing"]
+    assert problem["remedy"] == "allow ioctl(2) with PAGEMAP_SCAN in the seccomp filter"
+
+
+def test_mappings_that_cannot_be_counted() -> None:
+    rows = _rows(replace(features(), vma_count=0, max_map_count=0))
+    assert rows["mappings"] == "unknown"
+    assert _rows(replace(features(), max_map_count=99))["mappings"].endswith(" of at most 99")
 
 
 def test_features_without_what_kills() -> None:

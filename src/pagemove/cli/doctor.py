@@ -127,5 +127,7 @@ def _rows(found: KernelFeatures) -> dict[str, bool | str]:
         "transparent huge pages": found.thp or "none",
         "swap": f"{found.swap} B",
         "KSM": found.ksm or "none",
-        "mappings": f"{found.vma_count} of at most {found.max_map_count}",
+        "mappings": f"{found.vma_count} of at most {found.max_map_count}"
+        if found.max_map_count
+        else "unknown",
     }

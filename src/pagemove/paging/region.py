@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from pagemove import limits
 from pagemove._native.pager import Pager
-from pagemove.errors import StoreError
 from pagemove.paging import failures, refusals, registry, sigterm, working_set
 from pagemove.paging.available import promise
 from pagemove.paging.exits import save_at_exit, tell

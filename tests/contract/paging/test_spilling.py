@@ -18,8 +18,9 @@ pytestmark = pytest.mark.needs("paging")
 
 _NBYTES = 2 * MIB
 _PROGRAM = """
-    import os, sys
+    import os, sys, warnings
     import numpy as np, pagemove
+    warnings.simplefilter("ignore", pagemove.KernelFaultsWarning)
     a = pagemove.open_array(sys.argv[1], dtype="u8", mode="c", resident_limit="512KiB")
     a += 1
     print(os.listdir(sys.argv[2]))
