@@ -5,6 +5,7 @@ With vm.unprivileged_userfaultfd=0: UFFD_USER_MODE_ONLY suffices for moving page
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -119,6 +120,15 @@ def test_nobody_may_open_a_userfaultfd_for_user_mode_only(run):
 
 def test_a_helper_process_serves_nobody_too(run):
     run("-c", _PAGED)
+
+
+def test_commands_do_not_warn_of_system_calls_that_they_do_not_make(run, tmp_path):
+    file = tmp_path / "home" / "file"
+    file.write_bytes(bytes(1 << 20))
+    strict = ["-W", "error:system calls on paged memory"]
+    assert "Paged memory works here.\n" in run(*strict, "-m", "pagemove", "doctor")
+    page = [str(file), "--seconds", "0.1", "--json", "-"]
+    assert json.loads(run(*strict, "-m", "pagemove", "page", *page))["nbytes"] == 1 << 20
 
 
 def test_region_and_model_agree_for_nobody_too(run):

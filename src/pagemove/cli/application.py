@@ -7,12 +7,14 @@ what `pagemove compare` needs.
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from pagemove._version import __version__
+from pagemove.errors import KernelFaultsWarning
 
 _COMMANDS = ("doctor", "compare", "page")
 
@@ -54,3 +56,5 @@ def _pagemove(
     ] = False,
 ) -> None:
     """Move pages of memory between mappings, without copying, and page in user space with that."""
+    # No command makes the system calls that it warns of; doctor names what is missing for these.
+    warnings.simplefilter("ignore", KernelFaultsWarning)
