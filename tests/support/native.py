@@ -19,6 +19,7 @@ LIBRARIES = (
     (_TESTS / "support/guard.c", _TESTS / "support/workers.c"),
     (_TESTS / "stress/siblings.c",),
     (_TESTS / "support/tmpfile.c",),
+    (_TESTS / "support/held_io.c",),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import sys
@@ -78,3 +79,35 @@ def counted(path: Path, times: int = 1) -> str | None:
     found = np.fromfile(path, np.uint64)
     found[::64] -= np.uint64(times)
     return wrong_words(found)
+
+
+_DESCRIPTORS = """
+    import ctypes, os, sys, time, warnings
+    import numpy as np, pagemove
+    path = sys.argv[1]
+    def lost(region):
+        until = time.monotonic() + 20
+        while not region.lost and time.monotonic() < until:
+            time.sleep(0.001)
+        return region.lost
+    """
+
+
+def program(
+    code: str, *arguments: object, status: int = 0, shell: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, with a redirection of the shell; return what it has printed."""
+    command = [sys.executable, "-c", textwrap.dedent(_DESCRIPTORS) + textwrap.dedent(code)]
+    command += map(str, arguments)
+    if shell:
+        command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == status, done.stderr
+    return done

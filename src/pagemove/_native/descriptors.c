@@ -6,7 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static struct pm_identity standard_error;
+/* Output and error. */
+static struct pm_identity standard[2];
 
 int pm_keep(int fd)
 {
@@ -45,24 +46,25 @@ void pm_close(int fd, struct pm_identity identity)
         close(fd);
 }
 
-void pm_set_standard_error(struct pm_identity identity)
+void pm_set_standard(int fd, struct pm_identity identity)
 {
-    standard_error = identity;
+    standard[fd - STDOUT_FILENO] = identity;
 }
 
-int pm_may_tell(void)
+int pm_may_print(int fd)
 {
+    struct pm_identity first = standard[fd - STDOUT_FILENO];
     struct stat status;
     int flags;
 
-    if (standard_error.inode == PM_NO_FILE)
+    if (first.inode == PM_NO_FILE)
         return 0;
-    if (pm_is_still(STDERR_FILENO, standard_error))
+    if (pm_is_still(fd, first))
         return 1;
-    flags = fcntl(STDERR_FILENO, F_GETFD);
-    if (flags < 0 || flags & FD_CLOEXEC || fstat(STDERR_FILENO, &status))
+    flags = fcntl(fd, F_GETFD);
+    if (flags < 0 || flags & FD_CLOEXEC || fstat(fd, &status))
         return 0;
     if (S_ISREG(status.st_mode))
-        return !status.st_nlink || fcntl(STDERR_FILENO, F_GETFL) & O_APPEND;
-    return isatty(STDERR_FILENO);
+        return !status.st_nlink || fcntl(fd, F_GETFL) & O_APPEND;
+    return isatty(fd);
 }

@@ -25,14 +25,15 @@ int pm_is_still(int fd, struct pm_identity identity);
 /* Close a descriptor unless its number is another file's by now. */
 void pm_close(int fd, struct pm_identity identity);
 
-/* Remember what standard error is. Each library that links this has its own. */
-void pm_set_standard_error(struct pm_identity identity);
+/* Remember what standard output (1) or standard error (2) is. Each library that links this has its
+ * own. */
+void pm_set_standard(int fd, struct pm_identity identity);
 
-/* Whether a message may be written to descriptor 2: where it is what it was when the library was
- * loaded. If that was closed since, its number may be that of a data file; so of other files only
- * those will do that were put there on purpose (they are not close-on-exec) and in which a message
- * overwrites nothing: a terminal, a file opened for appending, one without a name that captures
- * output. */
-int pm_may_tell(void);
+/* Whether text may be written to descriptor 1 or 2, by the library or by its helper: where it is
+ * what it was when the library was loaded. If that was closed since, its number may be that of a
+ * data file or a connection; so of others only those will do that were put there on purpose (they
+ * are not close-on-exec) and in which text overwrites nothing: a terminal, a file opened for
+ * appending, one without a name that captures output. */
+int pm_may_print(int fd);
 
 #endif

@@ -23,7 +23,7 @@ cdef extern from "process.h" nogil:
 cdef extern from "descriptors.h" nogil:
     struct pm_identity:
         uint64_t device, inode
-    void pm_set_standard_error(pm_identity identity)
+    void pm_set_standard(int fd, pm_identity identity)
 
 cdef extern from "paged.h" nogil:
     struct pm_paged:
@@ -35,9 +35,11 @@ cdef extern from "paged.h" nogil:
 # Wiped by a fork: in a child it is another number, and what is inherited is dead.
 cdef uint64_t *_generation = <uint64_t *> <uintptr_t> <uint64_t> mapping.generation_address()
 
-cdef pm_identity _standard_error
-_standard_error.device, _standard_error.inode = remap.standard_error()
-pm_set_standard_error(_standard_error)
+cdef pm_identity _standard
+_standard.device, _standard.inode = remap.standard(1)
+pm_set_standard(1, _standard)
+_standard.device, _standard.inode = remap.standard(2)
+pm_set_standard(2, _standard)
 
 # What moves pages has to know what not to move.
 cdef pm_paged *_paged = <pm_paged *> <uintptr_t> <uint64_t> remap.paged_table()

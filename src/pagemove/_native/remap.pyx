@@ -47,8 +47,8 @@ cdef extern from "descriptors.h" nogil:
     struct pm_identity:
         uint64_t device, inode
     pm_identity pm_identify(int fd)
-    void pm_set_standard_error(pm_identity identity)
-    bint pm_may_tell()
+    void pm_set_standard(int fd, pm_identity identity)
+    bint pm_may_print(int fd)
 
 cdef extern from "hotcall.h":
     struct PyMethodDef:
@@ -61,8 +61,9 @@ cdef extern from "Python.h":
 
 
 # Before the program can close it.
-cdef pm_identity _standard_error = pm_identify(2)
-pm_set_standard_error(_standard_error)
+cdef pm_identity[2] _standard = [pm_identify(1), pm_identify(2)]
+pm_set_standard(1, _standard[0])
+pm_set_standard(2, _standard[1])
 
 QUIRK_STALE_EAGAIN = PM_QUIRK_STALE_EAGAIN
 QUIRK_HUGE_ZERO = PM_QUIRK_HUGE_ZERO
@@ -100,14 +101,14 @@ def reopen():
     pm_process_reopen()
 
 
-def standard_error():
-    """Return device and inode of what was standard error at first; an inode of 0: it was closed."""
-    return _standard_error.device, _standard_error.inode
+def standard(int fd):
+    """Return device and inode of what descriptor 1 or 2 was at first; inode 0: it was closed."""
+    return _standard[fd - 1].device, _standard[fd - 1].inode
 
 
 def may_tell():
     """Whether descriptor 2 is still standard error, not a file that has got its number."""
-    return pm_may_tell()
+    return pm_may_print(2)
 
 
 def paged_table():

@@ -109,7 +109,11 @@ static void make(struct pg_region *region, struct pg_call *call)
 {
     pthread_mutex_unlock(&region->calls_lock);
     mine = call;
+    pg_begin_work(region);
+    /* It may be waiting without ticking. */
+    pg_look_at_jobs(region);
     call->result = call->function(region, call);
+    pg_end_work(region);
     mine = NULL;
     if (call->saving)
         pg_note_saved(call->saving, region, call->result);

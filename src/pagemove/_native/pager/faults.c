@@ -9,6 +9,9 @@
 
 enum { EVENTS = 16 };
 
+/* ns between looks whether others are still in I/O. */
+#define TICKING UINT64_C(1000000000)
+
 #define FLAG_WRITE UINT64_C(1)
 #define FLAG_WP UINT64_C(2)
 
@@ -150,13 +153,17 @@ static uint64_t answer_due(const struct pg_region *region)
                                                : UINT64_MAX;
 }
 
-/* When the helper's answer is late, or a job; UINT64_MAX: neither is awaited. */
+/* When to look again: when the helper's answer is late, or a job. While others may be in I/O, soon:
+ * a file keeps them in the kernel, where they do not tick (clock.h), and this thread does it for
+ * them. UINT64_MAX: nothing is awaited. */
 static uint64_t next_due(struct pg_region *region)
 {
     uint64_t until;
 
     pthread_mutex_lock(&region->lock);
     until = pg_next_expiry(region);
+    if (pg_is_working(region) && until > pg_now() + TICKING)
+        until = pg_now() + TICKING;
     pthread_mutex_unlock(&region->lock);
     until = pg_next_pardon(region) < until ? pg_next_pardon(region) : until;
     return answer_due(region) < until ? answer_due(region) : until;

@@ -155,6 +155,7 @@ int pg_save_lost(struct pg_region *region)
 static void *save(void *region)
 {
     pg_save_lost(region);
+    pg_end_work(region);
     return NULL;
 }
 
@@ -180,7 +181,11 @@ void pg_lose(struct pg_region *region, int error)
     __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
     /* Threads that wait for a page find out. */
     pg_wake(&region->uffd, region->base, region->length);
-    if (region->mode == PG_WRITE)
+    if (region->mode == PG_WRITE) {
+        pg_begin_work(region);
         region->has_saver = !pg_start_thread(&region->saver, "pagemove-save", save, region);
+        if (!region->has_saver)
+            pg_end_work(region);
+    }
     pthread_mutex_unlock(&region->lock);
 }

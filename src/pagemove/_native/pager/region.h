@@ -118,6 +118,7 @@ struct pg_region {
     struct pg_job *jobs;
     uint32_t job_count, job_room;
     uint32_t starving;           /* jobs that lack a frame: the next ones are theirs */
+    unsigned working;            /* threads that may be in I/O now */
     int want_writes, write_busy; /* dirty blocks are to be written; a worker does so */
     struct pg_request requests[PG_REQUESTS];
     uint32_t request_count;
@@ -455,6 +456,14 @@ void pg_drop_requests(struct pg_region *region);
 
 /* work.c */
 void *pg_work(void *region);
+
+/* A thread may be in I/O from here to there, and is not to be given up for the time in which this
+ * process was stopped meanwhile. */
+void pg_begin_work(struct pg_region *region);
+void pg_end_work(struct pg_region *region);
+
+/* Whether any is, or will be. */
+int pg_is_working(const struct pg_region *region);
 
 /* Ask for dirty blocks to be written, and be woken when some are. */
 void pg_want_writes(struct pg_region *region);

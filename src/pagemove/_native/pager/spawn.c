@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../descriptors.h"
 #include "helper.h"
 
 #ifndef CLONE_PIDFD
@@ -30,15 +31,14 @@ struct start {
     int control, process, error;
 };
 
-/* The helper may have what its parent prints to, but must not read what is typed. What the parent
- * has closed, or has something of its own in the place of, must not become a line's socket. */
+/* The helper may have what its parent prints to, but must not read what is typed, nor print into a
+ * file that has got the number. What the parent has closed must not become a line's socket. */
 static void set_standard(void)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
     for (int fd = 0; fd < 3; fd++) {
-        int flags = fcntl(fd, F_GETFD);
-        if (fd == 0 || flags < 0 || flags & FD_CLOEXEC) {
+        if (fd == STDIN_FILENO || fcntl(fd, F_GETFD) & FD_CLOEXEC || !pm_may_print(fd)) {
             /* dup2 onto itself would leave it closed on exec. */
             if (null == fd)
                 fcntl(fd, F_SETFD, 0);

@@ -36,7 +36,7 @@ static void write_line(const char *line, size_t length)
 {
     struct pollfd polled = {STDERR_FILENO, POLLOUT, 0};
 
-    if (pm_may_tell() && poll(&polled, 1, 0) == 1 && polled.revents & POLLOUT &&
+    if (pm_may_print(STDERR_FILENO) && poll(&polled, 1, 0) == 1 && polled.revents & POLLOUT &&
         write(STDERR_FILENO, line, length) < 0)
         return; /* there is no one to report to */
 }

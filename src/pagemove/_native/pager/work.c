@@ -145,6 +145,39 @@ void pg_expire_jobs(struct pg_region *region)
     }
 }
 
+void pg_begin_work(struct pg_region *region)
+{
+    __atomic_add_fetch(&region->working, 1, __ATOMIC_RELEASE);
+}
+
+void pg_end_work(struct pg_region *region)
+{
+    __atomic_sub_fetch(&region->working, 1, __ATOMIC_RELEASE);
+}
+
+int pg_is_working(const struct pg_region *region)
+{
+    return region->request_count || __atomic_load_n(&region->working, __ATOMIC_ACQUIRE);
+}
+
+/* Do what is most urgent; 0: there is nothing to do. Drops the lock. */
+static int work(struct pg_region *region, int which)
+{
+    int worked = 1;
+
+    pg_begin_work(region);
+    if (region->want_writes && !region->write_busy && pg_may_write(region))
+        write_out(region);
+    else if (which >= 0 && region->jobs[which].not_before <= pg_now())
+        pg_do_job(region, take_job(region, which));
+    else if (region->request_count && !region->ahead_busy)
+        pg_read_ahead(region);
+    else
+        worked = 0;
+    pg_end_work(region);
+    return worked;
+}
+
 void *pg_work(void *argument)
 {
     struct pg_region *region = argument;
@@ -152,13 +185,9 @@ void *pg_work(void *argument)
     pthread_mutex_lock(&region->lock);
     while (!region->stop) {
         int which = next_job(region);
-        if (region->want_writes && !region->write_busy && pg_may_write(region))
-            write_out(region);
-        else if (which >= 0 && region->jobs[which].not_before <= pg_now())
-            pg_do_job(region, take_job(region, which));
-        else if (region->request_count && !region->ahead_busy)
-            pg_read_ahead(region);
-        else if (which >= 0)
+        if (work(region, which))
+            continue;
+        if (which >= 0)
             pg_wait_until(&region->work, &region->lock, region->jobs[which].not_before);
         else
             pthread_cond_wait(&region->work, &region->lock);
