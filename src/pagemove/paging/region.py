@@ -13,7 +13,6 @@ import numpy.typing as npt
 from pagemove import limits
 from pagemove._native.pager import Pager
 from pagemove.arrays import array_over
-from pagemove.errors import StoreError
 from pagemove.features import features
 from pagemove.paging import failures, refusals, registry, sigterm, working_set
 from pagemove.paging.available import promise
