@@ -8,7 +8,7 @@ import mmap as _mmap
 import operator
 import warnings
 import weakref
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from pagemove import limits, lowlevel
 from pagemove._native.mapping import Mapping
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, page_states
 from pagemove.registration import register
-from pagemove.views import array_over, owner_behind
+from pagemove.views import Scalar, array_over, owner_behind
 
 # The kernel allows printable ASCII but for these, and 79 bytes (prctl(2), PR_SET_VMA_ANON_NAME).
 _NAME_FORBIDDEN = set("[]\\$`")
@@ -91,6 +91,20 @@ class Memory(Mapping):
             register(self.address, length)
         _live.add(self)
 
+    @overload
+    def asarray(
+        self,
+        dtype: type[Scalar] | np.dtype[Scalar],
+        shape: int | tuple[int, ...] | None = None,
+        offset: int = 0,
+    ) -> npt.NDArray[Scalar]: ...
+    @overload
+    def asarray(
+        self,
+        dtype: npt.DTypeLike,
+        shape: int | tuple[int, ...] | None = None,
+        offset: int = 0,
+    ) -> npt.NDArray[Any]: ...
     def asarray(
         self,
         dtype: npt.DTypeLike,

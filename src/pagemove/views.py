@@ -12,6 +12,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 _Owner = TypeVar("_Owner")
 
 

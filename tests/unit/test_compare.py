@@ -246,6 +246,21 @@ class TestOutputs:
             outputs.check_file(tmp_path / "all.json")
 
 
+def test_progress_bar_keeps_its_width(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    widths = set()
+    for what in ("timing", "timing " + "a very long name of a measurement " * 3):
+        with report.progress_bar() as progress:
+            progress(what, 0.5)
+        drawn = [line for line in capsys.readouterr().err.split("\r") if "timing" in line]
+        assert drawn
+        widths.update(line.count("\N{BOX DRAWINGS HEAVY HORIZONTAL}") for line in drawn)
+    assert len(widths) == 1
+    assert widths.pop() >= 20
+
+
 def test_progress_is_drawn_on_a_terminal_only(capsys):
     with report.progress_bar() as progress:
         progress("timing", 0.5)

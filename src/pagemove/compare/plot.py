@@ -7,6 +7,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from pagemove.compare import methods
 from pagemove.compare.costs import COLD, WARM, Costs
 from pagemove.compare.growth import MREMAP, MREMAP_KEPT, REMAP_ANON_PAGES, Mappings
@@ -61,6 +63,13 @@ _CURVES = (
     _Curve(methods.Mremap.name, COLD, "mremap:\nmove the mapping", BLUE, 2.4, "-"),
     _Curve(_OWN, COLD, "remap_anon_pages:\nmove the pages", GREEN, 3.6, "-"),
 )
+# The two sides of the argument and copying: the strip below the curves compares these.
+_STRIP = {
+    methods.Memcpy.name: "copying is cheapest",
+    _OWN: "moving pages",
+    methods.Mremap.name: "moving mappings",
+}
+_STRIP_HEIGHT = 0.07
 _GROWTH = {REMAP_ANON_PAGES: GREEN, MREMAP_KEPT: SKY, MREMAP: BLUE}
 _BARS = (
     (_OWN, "move the page", GREEN),
@@ -114,6 +123,7 @@ def _costs(axes: Axes, costs: Costs, *, sibling: bool) -> None:
     if not labelled:
         _nothing_there(axes, "could not be measured")
         return
+    pages_first = min(_per_page(costs, curve, sibling=sibling)[0][0] for curve, _, _ in labelled)
     ends = [math.log10(end) for _, _, end in labelled]
     bottom, top = (math.log10(y) for y in axes.get_ylim())
     for (curve, last, _), level in zip(
@@ -129,7 +139,10 @@ def _costs(axes: Axes, costs: Costs, *, sibling: bool) -> None:
             va="center",
             annotation_clip=False,
         )
-    _crossings(axes, costs, sibling=sibling)
+    # Room for the strip below all curves.
+    axes.set_ylim(10 ** (bottom - (top - bottom) * 0.15), 10**top)
+    axes.set_xlim(pages_first / 1.3, labelled[0][1] * 1.3)
+    _strip(axes, costs, sibling=sibling)
     ticks = [pages for pages in (1, 4, 16, 64, 256, 1024, 4096, 16384) if pages <= labelled[0][1]]
     axes.set_xticks(ticks, [f"{pages:,}" for pages in ticks])
     axes.set_xlabel("pages brought over by one operation", fontsize=9, color=INK)
@@ -138,54 +151,72 @@ def _costs(axes: Axes, costs: Costs, *, sibling: bool) -> None:
     axes.set_axisbelow(True)
 
 
-def _height(costs: Costs, size: float, *, sibling: bool) -> float:
-    """Return the cost per page of remap_anon_pages at a size between the measured ones."""
-    pages, us = _per_page(costs, _CURVES[-1], sibling=sibling)
-    for (low, below), (high, above) in zip(
-        zip(pages, us, strict=True), zip(pages[1:], us[1:], strict=True), strict=False
-    ):
-        if low <= size <= high:
-            share = math.log(size / low) / math.log(high / low)
-            return math.exp(math.log(below) * (1 - share) + math.log(above) * share)
-    return us[-1]
-
-
-def _crossings(axes: Axes, costs: Costs, *, sibling: bool) -> None:
-    """Mark where moving pages overtakes copying, and mremap overtakes moving pages."""
-    wanted = (
-        (methods.Memcpy.name, _OWN, "moving beats copying\nfrom {} pages on"),
-        (methods.Mremap.name, methods.Mremap.name, "mremap is cheaper\nfrom {} pages on"),
+def _cheapest(costs: Costs, *, sibling: bool) -> list[tuple[float, _Curve]]:
+    """Return where each of the three methods in the argument begins to be the cheapest."""
+    rivals = {}
+    for curve in _CURVES:
+        pages, us = _per_page(costs, curve, sibling=sibling)
+        if pages and curve.caches == COLD and curve.means in _STRIP:
+            rivals[curve] = (np.log(pages), np.log(us))
+    if not rivals:
+        return []
+    # Between the measured sizes as the figure draws them: straight, in logarithms.
+    places = np.linspace(
+        max(pages[0] for pages, _ in rivals.values()),
+        min(pages[-1] for pages, _ in rivals.values()),
+        1000,
     )
-    marks = []
-    for rival, cheaper, text in wanted:
-        for crossing in costs.crossings:
-            if (crossing.rival, crossing.caches, crossing.sibling) != (rival, COLD, sibling):
-                continue
-            sizes = [point.size for point in crossing.points if point.cheaper == cheaper]
-            if sizes:
-                marks.append((sizes[-1], text.format(f"{sizes[-1]:,.0f}")))
-    # Below the curves there is room; the mark further left gets the upper place, so that no line
-    # down to a text runs through another text.
-    for (size, text), level in zip(sorted(marks), (0.22, 0.07), strict=False):
-        where = (size, _height(costs, size, sibling=sibling))
-        axes.plot(*where, "o", color="white", markeredgecolor=INK, markersize=7, zorder=5)
+    drawn = np.array([np.interp(places, pages, us) for pages, us in rivals.values()])
+    changes: list[tuple[float, _Curve]] = []
+    for place, number in zip(places, drawn.argmin(axis=0), strict=True):
+        best = list(rivals)[number]
+        if not changes or best is not changes[-1][1]:
+            changes.append((math.exp(place), best))
+    return changes
+
+
+def _strip(axes: Axes, costs: Costs, *, sibling: bool) -> None:
+    """Say along the bottom which method is the cheapest, and from how many pages on."""
+    changes = _cheapest(costs, sibling=sibling)
+    if not changes:
+        return
+    low, high = axes.get_xlim()
+    across = axes.get_xaxis_transform()
+    starts = [low, *(start for start, _ in changes[1:])]
+    for start, end, (_, curve) in zip(starts, [*starts[1:], high], changes, strict=True):
+        axes.axvspan(start, end, 0, _STRIP_HEIGHT, color=curve.colour, linewidth=0, zorder=3)
+        if math.log(end / start) > 0.2 * math.log(high / low):
+            axes.text(
+                math.sqrt(start * end),
+                _STRIP_HEIGHT / 2,
+                _STRIP[curve.means],
+                transform=across,
+                ha="center",
+                va="center",
+                fontsize=9,
+                fontweight="bold",
+                color="white",
+                zorder=4,
+            )
+    for number, (start, _) in enumerate(changes[1:]):
+        axes.axvline(start, color=FAINT, linewidth=0.8, linestyle=":", zorder=2)
+        # The first number stands left of its line and the others right, so that two lines close
+        # together keep theirs apart.
         axes.annotate(
-            text,
-            where,
-            xytext=(size, level),
-            textcoords=axes.get_xaxis_transform(),
-            ha="right",
-            va="center",
+            f"{start:,.0f} pages",
+            (start, _STRIP_HEIGHT),
+            xycoords=across,
+            xytext=(4 if number else -4, 5),
+            textcoords="offset points",
+            ha="left" if number else "right",
             fontsize=9,
             color=INK,
             zorder=6,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
-            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "relpos": (1, 1)},
         )
 
 
 def _growth(axes: Axes, data: Mappings) -> None:
-    tidy(axes, "Mappings added by scattered one-page moves")
+    tidy(axes, "Mappings added by moving scattered pages")
     longest = max(growth.moves for growth in data.growths)
     axes.axhline(data.limit, color=FAINT, linewidth=1, linestyle="--")
     axes.text(
@@ -223,6 +254,7 @@ def _growth(axes: Axes, data: Mappings) -> None:
     axes.set_xlabel("moves made", fontsize=9, color=INK)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.locator_params(axis="x", nbins=4)
 
 
 def _huge_page(axes: Axes, costs: Costs) -> None:
@@ -234,7 +266,7 @@ def _huge_page(axes: Axes, costs: Costs) -> None:
     if not found:
         _nothing_there(axes, "one huge page: could not be measured")
         return
-    tidy(axes, "One huge page, microseconds (logarithmic)")
+    tidy(axes, "One huge page, in microseconds")
     labels, colours, times = zip(*reversed(found), strict=True)
     axes.barh(labels, times, color=colours, height=0.62)
     for row, us in enumerate(times):
@@ -253,7 +285,7 @@ def _claims(axes: Axes, argument: Argument) -> None:
     axes.set_title("The claims, judged", loc="left", fontsize=11, fontweight="bold", color=INK)
     level = 0.97
     for scenario, finding in argument.findings:
-        lines = textwrap.wrap(scenario.claim, 62)
+        lines = textwrap.wrap(scenario.claim, 58)
         axes.text(0, level, "\n".join(lines), va="top", fontsize=8.2, color=INK, linespacing=1.1)
         level -= 0.047 * len(lines)
         verdict = f"{scenario.who}: {finding.verdict.value}"
@@ -281,8 +313,19 @@ def draw(argument: Argument, path: Path) -> None:
         hspace=0.3,
         wspace=0.4,
         left=0.05,
-        right=0.9,
+        right=0.89,
         top=0.88,
+        bottom=0.085,
+    )
+    # The middle panel has long labels at its left; the claims may use the margin of the curves.
+    lower = figure.add_gridspec(
+        1,
+        3,
+        width_ratios=(1.1, 0.75, 1.15),
+        wspace=0.42,
+        left=0.05,
+        right=0.985,
+        top=0.4,
         bottom=0.085,
     )
     here = argument.machine
@@ -326,15 +369,15 @@ def draw(argument: Argument, path: Path) -> None:
         limits = [*left.get_ylim(), *right.get_ylim()]
         for axes in (left, right):
             axes.set_ylim(min(limits), max(limits))
-    growing = figure.add_subplot(grid[1, :4])
+    growing = figure.add_subplot(lower[0])
     if mappings:
         _growth(growing, mappings)
     else:
         _nothing_there(growing, "mappings could not be counted")
-    huge = figure.add_subplot(grid[1, 5:8])
+    huge = figure.add_subplot(lower[1])
     if costs:
         _huge_page(huge, costs)
     else:
         _nothing_there(huge, "costs could not be measured")
-    _claims(figure.add_subplot(grid[1, 8:]), argument)
+    _claims(figure.add_subplot(lower[2]), argument)
     figure.savefig(path)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.rule import Rule
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from pagemove.compare import methods
@@ -30,6 +30,8 @@ _COLOURS = {
     Verdict.UNMEASURED: "magenta",
 }
 _OWN = methods.RemapAnonPages.name
+# Of 80 columns, what the bar, the percentage and the time leave.
+_DESCRIPTION_WIDTH = 36
 _TABLE_SIZES = ("1", "4", "16", "64", "512", "whole range", "one huge page")
 _COST_ROWS = (
     methods.RemapAnonPages,
@@ -62,10 +64,14 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
     It is drawn only when that function is called: a thread that draws meanwhile would be measured.
     """
     columns = (
-        BarColumn(),
+        BarColumn(bar_width=28, table_column=Column(min_width=28)),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        # The description gives way, so that the bar keeps its width when the text is long.
+        TextColumn(
+            "{task.description}",
+            table_column=Column(no_wrap=True, overflow="ellipsis", width=_DESCRIPTION_WIDTH),
+        ),
     )
     console = Console(stderr=True)
     with Progress(

@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import warnings
-from typing import Any, Self
+from typing import Any, Self, overload
 
+import numpy as np
 import numpy.typing as npt
 
 from pagemove import limits
@@ -21,7 +22,7 @@ from pagemove.paging.sizes import span, text_of
 from pagemove.paging.stats import PagingStats
 from pagemove.probing import features
 from pagemove.stores.base import Store
-from pagemove.views import array_over
+from pagemove.views import Scalar, array_over
 
 # What a kernel that lacks something, or does not permit it, answers.
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -255,6 +256,20 @@ class PagedMemory(Pager):
         """The most bytes in memory at any moment, also where it was not chosen; None: no limit."""
         return self._limit or None
 
+    @overload
+    def asarray(
+        self,
+        dtype: type[Scalar] | np.dtype[Scalar],
+        shape: int | tuple[int, ...] | None = None,
+        offset: int = 0,
+    ) -> npt.NDArray[Scalar]: ...
+    @overload
+    def asarray(
+        self,
+        dtype: npt.DTypeLike,
+        shape: int | tuple[int, ...] | None = None,
+        offset: int = 0,
+    ) -> npt.NDArray[Any]: ...
     def asarray(
         self,
         dtype: npt.DTypeLike,

@@ -6,7 +6,7 @@ import abc
 import errno
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pagemove.errors import StoreError
 
@@ -82,8 +82,10 @@ class Store(abc.ABC):
         """Whether `write` may be called. False unless a store says otherwise."""
         return False
 
+    # `Any` rather than `Buffer`, so that a store of one's own may say memoryview, which is what a
+    # region passes: an override must not accept less than its base does.
     @abc.abstractmethod
-    def read_into(self, offset: int, buffer: Buffer) -> None:
+    def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a buffer with the bytes from `offset` on: whole, or raise.
 
         Parameters
@@ -99,7 +101,7 @@ class Store(abc.ABC):
             They cannot be read. What the buffer contains then is of no importance.
         """
 
-    def write(self, offset: int, data: Buffer) -> None:
+    def write(self, offset: int, data: Any) -> None:
         """Store bytes from `offset` on: all of them, or raise.
 
         Another `read_into` sees them from then on. They need not be durable before `flush`.
