@@ -162,14 +162,14 @@ def ratios(
     What counts is CPU time of this thread, in the kernel and out of it: nothing measured here ever
     waits, and what else the machine does in between is not part of it.
     """
-    quirks = remap.quirks()
+    defects = remap.defects()
     try:
         measured = interleave(
             [baseline, *(task for task, _ in subjects)], rounds + 1, clock=time.thread_time_ns
         )
     finally:
         # A task that raised has not put them back.
-        remap.set_quirks(quirks)
+        remap.set_defects(defects)
     samples = {name: times[1:] for name, times in measured.items()}
     base = samples[baseline.name]
     return [
@@ -190,17 +190,17 @@ def on_both_kernels(name: str, run: Callable[[], object], operations: int) -> tu
 
     With it the library looks at the source pages beforehand, so that its answer is true.
     """
-    here = remap.quirks()
-    defect = remap.QUIRK_STALE_EAGAIN
+    here = remap.defects()
+    defect = remap.DEFECT_STALE_EAGAIN
 
-    def task(quirks: int, kernel: str) -> Task:
-        which = " (this one)" if quirks == here else ""
+    def task(defects: int, kernel: str) -> Task:
+        which = " (this one)" if defects == here else ""
         return Task(
             f"{name}; {kernel}{which}",
             run,
             operations,
-            prepare=lambda: remap.set_quirks(quirks),
-            restore=lambda: remap.set_quirks(here),
+            prepare=lambda: remap.set_defects(defects),
+            restore=lambda: remap.set_defects(here),
         )
 
     return (

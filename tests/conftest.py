@@ -71,14 +71,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quirks_restored() -> Iterator[None]:
+def _defects_restored() -> Iterator[None]:
     """Take back what a test made the library believe of the kernel."""
     before = None
     with contextlib.suppress(OSError):
-        before = remap.quirks()
+        before = remap.defects()
     yield
     if before is not None:
-        remap.set_quirks(before)
+        remap.set_defects(before)
 
 
 @pytest.fixture

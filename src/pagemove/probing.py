@@ -58,7 +58,7 @@ def features(*, refresh: bool = False) -> KernelFeatures:
     return _probe()
 
 
-def quirks(release: str) -> tuple[str, ...]:
+def defects_of(release: str) -> tuple[str, ...]:
     """Name the known defects of a Linux release such as ``"6.18.44-fc"``.
 
     The numbers decide, in the same code that guards the moves. Some distributions stay at
@@ -66,16 +66,16 @@ def quirks(release: str) -> tuple[str, ...]:
     little: such a kernel is taken to have every defect that it may have. `stable_release` knows
     more where the kernel does. A text that is no release counts as older than any.
     """
-    bits = remap.quirks_of(release)
+    bits = remap.defects_of(release)
     names = []
-    if bits & remap.QUIRK_REFUSE:
+    if bits & remap.DEFECT_REFUSE:
         names.append("CVE-2024-27007")
-    if bits & remap.QUIRK_HUGE_ZERO:
+    if bits & remap.DEFECT_HUGE_ZERO:
         names.append("CVE-2026-31397")
-    if bits & remap.QUIRK_STALE_EAGAIN:
+    if bits & remap.DEFECT_STALE_EAGAIN:
         # Both come from the same loop over the pages, which Linux 6.18 rewrote, and have one fix.
         names += ["stale-EAGAIN", "holes-spin"]
-    if bits & remap.QUIRK_SPLIT_SPIN:
+    if bits & remap.DEFECT_SPLIT_SPIN:
         names.append("split-spin")
     return tuple(names)
 
@@ -105,7 +105,7 @@ def look(killed: Collection[str] = ()) -> KernelFeatures:
     names = dict(enumerate(UFFD_FEATURES))
     seccomp = read_text("/proc/self/status").partition("\nSeccomp:")[2].split()
     sysctl = read_text("/proc/sys/vm/unprivileged_userfaultfd")
-    defects = quirks(stable_release(release, read_text("/proc/version_signature")))
+    defects = defects_of(stable_release(release, read_text("/proc/version_signature")))
     if offered and "MOVE" not in (names.get(bit) for bit in _bits(offered)):
         defects = ()  # all of them are of that call
     found = KernelFeatures(

@@ -15,7 +15,7 @@ CLOSED = (errno.EBADF, errno.ENOTTY)
 # When the descriptor was last opened anew, and for how many seconds the old one may linger.
 _reopened = -math.inf
 _LINGER = 1.0
-_MOST_MENDINGS = 100
+_MOST_RETRIES = 100
 
 
 def reopen() -> None:
@@ -30,15 +30,15 @@ def register(address: int, length: int) -> None:
 
     `OSError` as UFFDIO_REGISTER; EBUSY: it is registered with another userfaultfd.
     """
-    mendings = 0
+    retries = 0
     while True:
         try:
             lowlevel.register(remap.descriptor(), address, length, lowlevel.UFFDIO_REGISTER_MODE_WP)
             return
         except OSError as error:
             # A descriptor that is in order and refused all the same stays refused.
-            if error.errno in CLOSED and mendings < _MOST_MENDINGS:
-                mendings += 1
+            if error.errno in CLOSED and retries < _MOST_RETRIES:
+                retries += 1
                 reopen()
             elif error.errno == errno.EBUSY and time.monotonic() < _reopened + _LINGER:
                 # A thread inside a call on the closed descriptor keeps its registrations alive.

@@ -61,8 +61,8 @@ def guarded() -> Callable[[bool], None]:
     """
 
     def choose(guard: bool) -> None:
-        others = remap.quirks() & ~remap.QUIRK_STALE_EAGAIN
-        more = remap.QUIRK_STALE_EAGAIN | remap.QUIRK_SPLIT_SPIN
-        remap.set_quirks(others | (more if guard else 0))
+        others = remap.defects() & ~remap.DEFECT_STALE_EAGAIN
+        more = remap.DEFECT_STALE_EAGAIN | remap.DEFECT_SPLIT_SPIN
+        remap.set_defects(others | (more if guard else 0))
 
     return choose

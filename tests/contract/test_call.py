@@ -292,7 +292,7 @@ class TestBuffers:
             with pytest.raises(TypeError, match="contiguous"):
                 remap_anon_pages(arguments["dst"], arguments["src"], PAGE_SIZE)
 
-    def test_a_buffer_is_let_go_of(self):
+    def test_a_buffer_is_released(self):
         with Memory(PAGE_SIZE) as dst, Memory(PAGE_SIZE) as src:
             write(src.address, 1)
             remap_anon_pages(dst, src, PAGE_SIZE)

@@ -165,7 +165,7 @@ class TestLocked:
         refuse(errno.EEXIST, pair[0].address, pair[1].address, PAGE_SIZE, address=pair[0].address)
 
 
-class TestSomebodyElsesUserfaultfd:
+class TestForeignUserfaultfd:
     """Destination registered with another userfaultfd: EINVAL, saying so."""
 
     @pytest.fixture

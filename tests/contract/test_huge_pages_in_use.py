@@ -111,7 +111,7 @@ def test_move_many_names_the_first(huge, guarded, holes, guard):
 
 
 def test_one_that_is_locked_in_memory_is_refused_where_it_might_not_end(huge):
-    remap.set_quirks(remap.quirks() | remap.QUIRK_SPLIT_SPIN)
+    remap.set_defects(remap.defects() | remap.DEFECT_SPLIT_SPIN)
     dst, src = huge(1), huge(1, filled=True)
     mlock(dst.address, dst.nbytes, on_fault=True)
     mlock(src.address, src.nbytes)
@@ -126,7 +126,7 @@ def test_one_that_is_locked_in_memory_is_refused_where_it_might_not_end(huge):
 
 def test_many_pages_of_memory_without_them(huge, foreign):
     # As move_many finds out first, by one look for all pages.
-    remap.set_quirks(remap.quirks() | remap.QUIRK_SPLIT_SPIN)
+    remap.set_defects(remap.defects() | remap.DEFECT_SPLIT_SPIN)
     dst, src = foreign(600), foreign(600)
     contents = src.fill()
     order = np.arange(600)[::-1].copy()

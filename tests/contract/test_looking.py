@@ -192,7 +192,7 @@ class TestVmas:
         assert "rd" in vma.flags
         assert "wr" not in vma.flags
 
-    def test_flags_tell_what_was_advised(self, foreign):
+    def test_flags_show_the_advice(self, foreign):
         area = foreign(3)
         area.advise(mmap.MADV_DONTFORK)
         (vma,) = [vma for vma in vmas() if vma.start == area.address]

@@ -338,7 +338,7 @@ def test_page_states_are_its_own():
             remap_anon_pages(memory, memory, PAGE_SIZE)
 
 
-def test_the_limit_on_mappings_is_told(monkeypatch):
+def test_the_message_names_the_limit_on_mappings(monkeypatch):
     # The kernel's ENOMEM, as any process meets it under a limit on its address space.
     import resource
 

@@ -115,7 +115,7 @@ class TestPartialLastPage:
             del to, of
             gc.collect()
 
-    def test_arrays_of_somebody_else_have_none(self):
+    def test_foreign_arrays_have_none(self):
         dst, src = np.zeros(100), pagemove.empty(100)
         src[:] = 1
         for to, of in ((dst, src), (src, dst)):
@@ -173,7 +173,7 @@ class TestAllOrError:
                 move(dst.array(), src.array())
             assert error().address == src.page(2)
 
-    def test_goes_on_after_the_caller_mended_it(self):
+    def test_continues_after_the_caller_fixes_it(self):
         with Memory(9 * PAGE_SIZE) as dst, Memory(9 * PAGE_SIZE) as src:
             contents = write_all(src.address, 9)
             write(dst.address + 4 * PAGE_SIZE, 99)
@@ -282,7 +282,7 @@ class TestArguments:
             move(dst.array(), src.array())
         assert error().address == src.address
 
-    def test_buffers_are_held_while_it_works_and_let_go_of(self):
+    def test_buffers_are_held_during_the_call_and_released(self):
         with Memory(PAGE_SIZE) as dst, Memory(PAGE_SIZE) as src:
             for _ in range(3):
                 with pytest.raises(RemapError):

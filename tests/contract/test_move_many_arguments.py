@@ -153,7 +153,7 @@ class TestBuffers:
             with pytest.raises(BufferError):
                 move_many(*arguments, [0], [0])
 
-    def test_are_held_and_let_go_of(self):
+    def test_are_held_and_released(self):
         with Memory(PAGE_SIZE) as dst, Memory(PAGE_SIZE) as src:
             for pages in ([0], [1], [-1], [0, 0]):
                 with pytest.raises((RemapError, IndexError)):

@@ -242,7 +242,7 @@ class TestDescriptor:
 
     @GUARDS
     @pytest.mark.parametrize("flags", [0, 1])
-    def test_closed_by_somebody_is_mended(self, foreign, guarded, guard, flags):
+    def test_a_closed_descriptor_is_replaced(self, foreign, guarded, guard, flags):
         guarded(guard)
         dst, src = foreign(4), foreign(4)
         self.use(dst, src)

@@ -114,11 +114,11 @@ def run(restricted, tmp_path):
     return run
 
 
-def test_nobody_may_open_a_userfaultfd_for_user_mode_only(run):
+def test_an_unprivileged_user_may_open_a_user_mode_userfaultfd(run):
     assert run("-c", _CHECK).strip() == "0"
 
 
-def test_a_helper_process_serves_nobody_too(run):
+def test_a_helper_process_serves_an_unprivileged_user(run):
     run("-c", _PAGED)
 
 
@@ -131,7 +131,7 @@ def test_commands_do_not_warn_of_system_calls_that_they_do_not_make(run, tmp_pat
     assert json.loads(run(*strict, "-m", "pagemove", "page", *page))["nbytes"] == 1 << 20
 
 
-def test_region_and_model_agree_for_nobody_too(run):
+def test_region_and_model_agree_unprivileged(run):
     machine = _HERE.parent / "property" / "paging" / "test_region.py"
     output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "pinned", str(machine))
     assert "2 passed" in output, output

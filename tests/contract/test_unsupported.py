@@ -67,10 +67,10 @@ class TestKnownBrokenKernel:
 
     @pytest.fixture
     def broken(self):
-        before = remap.quirks()
-        remap.set_quirks(before | remap.QUIRK_REFUSE)
+        before = remap.defects()
+        remap.set_defects(before | remap.DEFECT_REFUSE)
         yield
-        remap.set_quirks(before)
+        remap.set_defects(before)
 
     @pytest.mark.needs("move")
     def test_every_call_refuses(self, broken):
@@ -86,7 +86,7 @@ class TestKnownBrokenKernel:
         assert hole(dst.address)
 
     @pytest.mark.needs("move")
-    def test_bad_arguments_are_told_first(self, broken):
+    def test_bad_arguments_are_reported_first(self, broken):
         with Memory(PAGE_SIZE) as memory:
             with pytest.raises(RemapError) as caught:
                 remap_anon_pages(memory.address + 1, memory.address, PAGE_SIZE)
@@ -236,7 +236,7 @@ class TestHugeZeroPage:
 
     @pytest.fixture(params=[0, 1], ids=["plain", "guarded"])
     def affected(self, request):
-        remap.set_quirks(remap.QUIRK_HUGE_ZERO | (remap.QUIRK_STALE_EAGAIN * request.param))
+        remap.set_defects(remap.DEFECT_HUGE_ZERO | (remap.DEFECT_STALE_EAGAIN * request.param))
 
     @pytest.mark.parametrize("flags", [0, 1])
     def test_is_refused(self, affected, sides, flags):

@@ -44,7 +44,7 @@ def _word(file: str, index: int) -> int:
 
 def _take_guards_away_if_asked() -> None:
     if os.environ.get("PAGEMOVE_TEST_WITHOUT_GUARDS", "") not in ("", "0"):
-        remap.set_quirks(0)
+        remap.set_defects(0)
 
 
 def _move_a_huge_zero_page() -> str:
@@ -82,7 +82,7 @@ def _move_a_page_of_a_huge_page_in_a_pipe() -> str:
 
 
 @pytest.mark.needs("move", "thp", "fork")
-def test_a_huge_page_that_cannot_be_split_is_refused_and_not_tried_for_ever():
+def test_an_unsplittable_huge_page_is_refused_without_looping():
     said = child(_move_a_page_of_a_huge_page_in_a_pipe)
     assert "pipe" in said
     assert ("split-spin" in said) == ("split-spin" in features().defects)

@@ -13,7 +13,7 @@ from support.system import Ring
 
 
 @pytest.mark.needs("swap")
-def test_swap_takes_a_page_and_gives_it_back(foreign):
+def test_a_page_swaps_out_and_in(foreign):
     area = foreign(1)
     contents = area.fill()
     area.page_out()
@@ -47,7 +47,7 @@ def test_the_exception_of_a_child_is_raised_here():
         child(lambda: 1 // 0)
 
 
-def test_the_signal_of_a_child_is_told():
+def test_the_signal_of_a_child_is_reported():
     with pytest.raises(ChildFailed) as caught:
         child(lambda: os.kill(os.getpid(), signal.SIGSEGV))
     assert caught.value.signal == signal.SIGSEGV

@@ -39,7 +39,7 @@ class PlainMachine(Machine):
     What the defect spoils needs another thread, so the answers are true here too.
     """
 
-    QUIRKS = 0
+    DEFECTS = 0
 
 
 class TestMachine(Machine.TestCase):  # type: ignore[misc,valid-type]

@@ -46,15 +46,15 @@ class World(RuleBasedStateMachine):
     #: Words of a page between those compared after every step; in the end all are.
     STRIDE: ClassVar[int] = 1
     #: The kernel's defects that the library is to reckon with; None for those it has.
-    QUIRKS: ClassVar[int | None] = None
+    DEFECTS: ClassVar[int | None] = None
 
     def __init__(self) -> None:
         super().__init__()
         assert {state.name: int(state) for state in State} == {
             state.name: int(state) for state in pagemove.PageState
         }
-        if self.QUIRKS is not None:
-            remap.set_quirks(self.QUIRKS)
+        if self.DEFECTS is not None:
+            remap.set_defects(self.DEFECTS)
         self.arena = Arena(self.FOREIGN, self.OWNED, huge=self.WITH_HUGE)
         self.space = AddressSpace()
         self.space.map(self.arena.first, self.arena.count, "", anonymous=False)

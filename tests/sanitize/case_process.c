@@ -103,7 +103,7 @@ void case_closed(uint64_t seed)
     struct area area = area_make(2 * MENDERS, SMALL_PAGES);
     struct mender menders[MENDERS];
     struct sibling siblings[MENDERS];
-    uint32_t quirks = library()->quirks;
+    uint32_t defects = library()->defects;
     long broken = 0;
 
     (void)seed;
@@ -124,7 +124,7 @@ void case_closed(uint64_t seed)
     }
     CHECK(broken >= CLOSINGS / 2, "%ld", broken);
     pm_process_reopen();
-    CHECK(open_userfaultfds() <= 1 && library()->quirks == quirks);
+    CHECK(open_userfaultfds() <= 1 && library()->defects == defects);
     page_register(area.start, area.pages * library()->page_size);
     area_check(&area);
     area_free(&area);
@@ -186,7 +186,7 @@ void case_forks(uint64_t seed)
     struct sibling mover;
     char *inherited =
         mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    uint32_t quirks = library()->quirks;
+    uint32_t defects = library()->defects;
 
     (void)seed;
     CHECK(inherited != MAP_FAILED);
@@ -203,7 +203,7 @@ void case_forks(uint64_t seed)
             in_the_child(inherited);
         CHECK(waitpid(child, &status, 0) == child);
         CHECK(WIFEXITED(status) && !WEXITSTATUS(status), "child: status %#x", status);
-        CHECK(library()->uffd == uffd && library()->quirks == quirks);
+        CHECK(library()->uffd == uffd && library()->defects == defects);
         CHECK(inherited[0] == 5 && inherited[page - 1] == 5 && !page_there(inherited + page));
     }
     CHECK(sibling_stop(&mover) > 0);

@@ -42,7 +42,7 @@ struct pm_process *library(void)
 
 void set_guard(int on)
 {
-    CHECK(!pm_process_set_quirks(on ? PM_QUIRK_STALE_EAGAIN : 0));
+    CHECK(!pm_process_set_defects(on ? PM_DEFECT_STALE_EAGAIN : 0));
 }
 
 void with_guard_and_without(void (*run)(uint64_t seed), uint64_t seed)

@@ -20,8 +20,8 @@ def _huge_pages(memory: Memory) -> int:
 
 @pytest.mark.parametrize("guard", [False, True], ids=["plain", "guarded"])
 def test_huge_pages_inside_an_unaligned_range_stay_whole(guard: bool) -> None:
-    quirks = remap.quirks() & ~remap.QUIRK_STALE_EAGAIN
-    remap.set_quirks(quirks | remap.QUIRK_STALE_EAGAIN if guard else quirks)
+    defects = remap.defects() & ~remap.DEFECT_STALE_EAGAIN
+    remap.set_defects(defects | remap.DEFECT_STALE_EAGAIN if guard else defects)
     nbytes, skip = _HUGE * HUGE_PAGE_SIZE, HUGE_PAGE_SIZE // 2
     with Memory(nbytes, huge_pages=True) as src, Memory(nbytes, huge_pages=True) as dst:
         view = memoryview(src)

@@ -82,7 +82,7 @@ def _lies(words: np.ndarray, memory: Memory, ask: Ask) -> int:
 
 def _under_reclaim(ask: Ask) -> tuple[int, int, int]:
     """Count wrong answers without the guard and with it, to the same number of bursts."""
-    guarded = remap.quirks()
+    guarded = remap.defects()
     without = having = bursts = 0
     memory = Memory(2 * _COUNT * PAGE_SIZE)
     words = memory.asarray(np.uint64, (2 * _COUNT, PAGE_SIZE // 8))
@@ -90,9 +90,9 @@ def _under_reclaim(ask: Ask) -> tuple[int, int, int]:
     with apart() as cpu, Sibling(PAGEOUT, memory.address, len(words), cpu=cpu) as sibling:
         while time.monotonic() < end:
             sibling.pause(bursts % 8 * 4000)
-            remap.set_quirks(guarded & ~remap.QUIRK_STALE_EAGAIN)
+            remap.set_defects(guarded & ~remap.DEFECT_STALE_EAGAIN)
             without += _lies(words, memory, ask)
-            remap.set_quirks(guarded)
+            remap.set_defects(guarded)
             having += _lies(words, memory, ask)
             bursts += 1
     del words

@@ -93,16 +93,16 @@ def provoked(siblings: None) -> None:
 
 def _without_and_with(form: Form) -> tuple[int, int, int]:
     """Count wrong answers without the guard and with it, to the same number of calls."""
-    guarded = remap.quirks()
+    guarded = remap.defects()
     without = having = calls = 0
     end = time.monotonic() + _SECONDS
     paces = cycle(_PACES)
     ring = Ring(form.span, distance=form.distance, order=form.order, zeros=form.zeros)
     with apart() as cpu, Sibling(COLD, ring.address, ring.pages, cpu=cpu) as sibling:
         while without < _ENOUGH and time.monotonic() < end:
-            remap.set_quirks(guarded & ~remap.QUIRK_STALE_EAGAIN)
+            remap.set_defects(guarded & ~remap.DEFECT_STALE_EAGAIN)
             provoked = lies(ring, form.ask, _BURSTS)
-            remap.set_quirks(guarded)
+            remap.set_defects(guarded)
             having += lies(ring, form.ask, _BURSTS)
             without += provoked
             calls += _BURSTS * BURST

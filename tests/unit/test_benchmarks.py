@@ -54,7 +54,7 @@ def findings(name: str, **changes: int) -> list[Any]:
 
 @pytest.mark.parametrize("name", TIMED)
 def test_a_ratio_is_that_of_its_times(benchmarks: ModuleType, name: str) -> None:
-    quirks = remap.quirks()
+    defects = remap.defects()
     found = findings(name)
     assert len(found) % 2 == 0, "kernels without the defect, and with it"
     for finding in found:
@@ -65,7 +65,7 @@ def test_a_ratio_is_that_of_its_times(benchmarks: ModuleType, name: str) -> None
         assert finding.baseline_ns.median > 0
         assert finding.target is not None
         assert finding.reached == (finding.figure.median <= finding.target)
-    assert remap.quirks() == quirks
+    assert remap.defects() == defects
 
 
 def test_memory_for_indices(benchmarks: ModuleType) -> None:

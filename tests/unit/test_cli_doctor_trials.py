@@ -97,7 +97,7 @@ def test_a_filter_that_kills_for_something_else() -> None:
     assert "journalctl -k -g SECCOMP" in done.stdout
 
 
-def test_a_filter_that_kills_whoever_moves_several_pages() -> None:
+def test_a_filter_that_kills_on_multi_page_moves() -> None:
     """What systemd's @system-service leaves out is not needed for one page."""
     done = doctor(f"kill_for({MINCORE})")
     assert done.returncode == 1, done.stderr
@@ -233,7 +233,7 @@ def test_a_reader_that_leaves_changes_nothing(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"], ["--json", "-"]])
-def test_a_full_disk_is_told_in_a_line(arguments: list[str]) -> None:
+def test_a_full_disk_prints_one_line(arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "pagemove", "doctor", *arguments],

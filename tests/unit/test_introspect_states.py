@@ -241,7 +241,7 @@ class TestPageStates:
         with pytest.raises((TypeError, BufferError)):
             page_states(np.zeros((4, P))[:, ::2])
 
-    def test_buffer_is_let_go(self):
+    def test_buffer_is_released(self):
         data = bytearray(P)
         page_states(data)
         data.append(1)

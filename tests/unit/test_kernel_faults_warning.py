@@ -33,7 +33,7 @@ def test_with_privileges_nothing_is_said(run):
     assert run("print(kinds(2))") == "[]"
 
 
-def test_without_it_is_said_once_to_whoever_makes_the_first_region(run):
+def test_the_first_region_without_it_warns_once(run):
     found = run("""
 pager.set_kernel_faults(False)
 (kind, where, text), = kinds(2)

@@ -123,13 +123,13 @@ class TestRegister:
 
     @pytest.mark.needs("move")
     @pytest.mark.parametrize("codes", [[], [errno.EBADF], [errno.ENOTTY, errno.EBADF]])
-    def test_a_bad_descriptor_is_mended(self, foreign, refused, codes):
+    def test_a_bad_descriptor_is_replaced(self, foreign, refused, codes):
         refused += codes
         registration.register(foreign().address, P)
         assert not refused
 
     @pytest.mark.needs("move")
-    def test_somebody_elses_is_told_at_once(self, foreign, refused, monkeypatch):
+    def test_a_foreign_userfaultfd_raises_at_once(self, foreign, refused, monkeypatch):
         monkeypatch.setattr(registration, "_reopened", -1e9)
         refused += [errno.EBUSY]
         with pytest.raises(OSError, match="busy"):

@@ -41,8 +41,8 @@ def pair(foreign):
     return dst, src
 
 
-class TestMending:
-    """_move_mending: what is mended unseen, how often, and what the rest becomes."""
+class TestRegisteringAgain:
+    """_move_registering: what is mended unseen, how often, and what the rest becomes."""
 
     def run(self, pair):
         dst, src = pair
@@ -72,7 +72,7 @@ class TestMending:
         left += [-errno.EBADF, -errno.EINVAL, 4 * P]
         assert self.run(pair) == 4 * P
 
-    def test_einval_for_ever_is_an_error_in_the_end(self, answers, pair):
+    def test_permanent_einval_ends_in_an_error(self, answers, pair):
         made, left = answers
         left += [-errno.EINVAL] * 50
         with pytest.raises(RemapError) as caught:
@@ -120,7 +120,7 @@ class TestMending:
         assert [call[2] for call in made] == [4 * P, 3 * P, P]
         assert [call[0] - dst.address for call in made] == [0, P, 3 * P]
 
-    def test_move_tells_how_far_it_got(self, answers, pair):
+    def test_move_reports_its_progress(self, answers, pair):
         _, left = answers
         left += [P, 2 * P, -errno.EBUSY]
         with pytest.raises(pagemove.PageShared, match="12288 bytes were moved before") as caught:

@@ -110,7 +110,7 @@ class TestDefault:
         memory(None)
         assert default_limit(1 << 50, 0) == 0
 
-    def test_however_little_there_is(self, memory):
+    def test_at_any_amount(self, memory):
         memory(0)
         assert default_limit(LEAST, 0) == 0
         assert default_limit(GIB, 0) == LEAST

@@ -161,7 +161,7 @@ class TestExit:
         assert said.count("could not be saved") == 1
         assert "saving them was interrupted (KeyboardInterrupt)" in said
 
-    def test_what_cannot_be_saved_is_told(self, path):
+    def test_unsaved_changes_are_reported(self, path):
         said = program(
             """
             store = FaultyStore(path, writable=True, faults=[Fault("write", count=0, errno=28)])

@@ -126,7 +126,7 @@ class TestReads:
             region.prefetch(0, BLOCK)
             region.flush()
 
-    def test_flush_tells_once(self, path):
+    def test_flush_raises_once(self, path):
         fault = Fault("read", count=FOR_EVER, errno=errno.EIO)
         with opened(path, fault, mode="r", store_timeout=0) as region:
             with pytest.raises(StoreError, match="SIGBUS"):
@@ -267,7 +267,7 @@ class TestWrites:
             region.flush()
         assert path.read_bytes()[0] == CONTENTS[0] ^ 1
 
-    def test_a_read_that_failed_is_told_after_the_writes(self, path):
+    def test_a_failed_read_is_reported_after_the_writes(self, path):
         faults = (
             Fault("read", first=1, count=FOR_EVER, errno=errno.EIO),
             Fault("write", errno=errno.ENOSPC),

@@ -157,7 +157,7 @@ class TestNpy:
         with pytest.raises(ValueError, match="its header cannot be read"):
             open_array(path)
 
-    def test_a_header_of_a_length_that_cannot_be(self, path):
+    def test_a_header_with_an_impossible_length(self, path):
         path.write_bytes(b"\x93NUMPY\2\0\xff\xff\xff\x7f" + bytes(100))
         with pytest.raises(ValueError, match="2147483647 bytes"):
             open_array(path)

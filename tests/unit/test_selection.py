@@ -20,7 +20,7 @@ def _combinations(rows: list[dict[str, int]], strength: int) -> set[tuple[tuple[
 
 
 @given(_ROWS, st.integers(1, 3))
-def test_every_combination_that_there_is_is_chosen(rows, strength):
+def test_every_combination_is_chosen(rows, strength):
     chosen = [rows[number] for number in cover(rows, strength)]
     assert _combinations(chosen, strength) == _combinations(rows, strength)
 

@@ -27,7 +27,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class TestPermissions:
-    def test_nobody_may_read_what_is_being_copied(self, path, monkeypatch):
+    def test_other_users_cannot_read_the_copy(self, path, monkeypatch):
         seen = []
         real = blockfile.write_all
 

@@ -129,7 +129,7 @@ class TestOpening:
         finally:
             os.chdir(current)
 
-    def test_a_byte_that_cannot_be_read_does_not_prevent_opening(self, path, monkeypatch):
+    def test_opening_survives_an_unreadable_byte(self, path, monkeypatch):
         def broken(*_):
             raise OSError(errno.EIO, "a bad sector")
 
@@ -246,7 +246,7 @@ class TestEnds:
                 use()
         assert (store.nbytes, store.path) == (10, path)
 
-    def test_twice_never_closes_somebody_elses(self, path):
+    def test_closing_twice_never_closes_a_foreign_descriptor(self, path):
         store = FileStore(path)
         number = store.fileno()
         store.close()

@@ -78,7 +78,7 @@ class TestRegions:
                 assert _positions(path) == {0, 7}
             assert _positions(path) == {7}
 
-    def test_a_second_writer_is_told_who_is_the_first(self, path):
+    def test_a_second_writer_gets_the_name_of_the_first(self, path):
         with writer(path) as pid:
             with pytest.raises(
                 BlockingIOError, match=rf"written by process {pid} \(python"

@@ -268,12 +268,12 @@ static int has_no_huge(struct pm_process *process, const struct pm_many *many)
 int pm_move_many(struct pm_process *process, struct pm_many *many)
 {
     struct window window = {.end = many->index};
-    int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN, error = 0;
+    int guarded = process->defects & PM_DEFECT_STALE_EAGAIN, error = 0;
     const struct pm_known small = {.no_huge = 1};
     size_t singly_until = 0;
     struct run run;
 
-    if (process->quirks & PM_QUIRK_SPLIT_SPIN && many->index < many->count)
+    if (process->defects & PM_DEFECT_SPLIT_SPIN && many->index < many->count)
         window.known.no_huge = has_no_huge(process, many);
     while (many->index < many->count && !error) {
         size_t most = many->index < singly_until || many->partial ? 1 : many->count - many->index;

@@ -159,7 +159,7 @@ static int unmapped(struct pm_process *process, uint64_t dst, uint64_t src)
 static int64_t step_holes(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,
                           int *inside)
 {
-    int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN;
+    int guarded = process->defects & PM_DEFECT_STALE_EAGAIN;
     int64_t gap = pm_look_holes(process, src, length), free, moved;
 
     if (gap < 0)
@@ -213,7 +213,7 @@ static int refuse_huge_zero(struct pm_process *process, uint64_t dst, uint64_t s
 {
     uint64_t huge = process->huge_page_size;
 
-    if (!(process->quirks & PM_QUIRK_HUGE_ZERO) || !huge || (dst ^ src) & (huge - 1) ||
+    if (!(process->defects & PM_DEFECT_HUGE_ZERO) || !huge || (dst ^ src) & (huge - 1) ||
         length < huge)
         return 0;
     return pm_look_huge_zero(process, src, length) != 0;
@@ -270,7 +270,7 @@ static int64_t step(struct pm_process *process, const struct pm_known *known, ui
 {
     if (flags & PM_ALLOW_SRC_HOLES)
         return step_holes(process, dst, src, length, inside);
-    if (process->quirks & PM_QUIRK_STALE_EAGAIN)
+    if (process->defects & PM_DEFECT_STALE_EAGAIN)
         return step_guarded(process, known, dst, src, length, inside);
     return kernel_move(process, dst, src, length);
 }
@@ -278,7 +278,7 @@ static int64_t step(struct pm_process *process, const struct pm_known *known, ui
 static int64_t move_all(struct pm_process *process, const struct pm_known *known, uint64_t dst,
                         uint64_t src, uint64_t length, unsigned flags)
 {
-    int splits = process->quirks & PM_QUIRK_SPLIT_SPIN && !(known && known->no_huge);
+    int splits = process->defects & PM_DEFECT_SPLIT_SPIN && !(known && known->no_huge);
     uint64_t done = 0, ready = splits ? 0 : length; /* nothing has to be split up to there */
     int64_t moved = 0;
     int inside = 0;
@@ -305,11 +305,11 @@ static int64_t move_all(struct pm_process *process, const struct pm_known *known
 int64_t pm_move_with(struct pm_process *process, const struct pm_known *known, uint64_t dst,
                      uint64_t src, uint64_t length, unsigned flags, int wait)
 {
-    int guarded = process->quirks & PM_QUIRK_STALE_EAGAIN;
+    int guarded = process->defects & PM_DEFECT_STALE_EAGAIN;
     uint64_t stripes = 0;
     int64_t moved;
 
-    if (process->quirks & PM_QUIRK_REFUSE)
+    if (process->defects & PM_DEFECT_REFUSE)
         return -ENOSYS;
     if (bad_arguments(process, dst, src, length, flags) || is_paged(dst, src, length))
         return -EINVAL;

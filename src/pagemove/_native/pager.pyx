@@ -17,8 +17,8 @@ cdef extern from "Python.h":
 
 cdef extern from "process.h" nogil:
     enum:
-        PM_QUIRK_REFUSE
-    uint32_t pm_running_quirks()
+        PM_DEFECT_REFUSE
+    uint32_t pm_running_defects()
 
 cdef extern from "descriptors.h" nogil:
     struct pm_identity:
@@ -56,7 +56,7 @@ cdef int _interrupted() noexcept with gil:
 # In threads that run no handlers it does nothing.
 pg_ask_while_waiting(_interrupted)
 
-cdef bint _may_move = not pm_running_quirks() & PM_QUIRK_REFUSE
+cdef bint _may_move = not pm_running_defects() & PM_DEFECT_REFUSE
 
 
 def set_moves(bint moves):

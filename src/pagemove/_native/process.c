@@ -78,10 +78,10 @@ static int all_ours(void)
     return 1;
 }
 
-uint32_t pm_quirks_of(const char *release)
+uint32_t pm_defects_of(const char *release)
 {
     int major = 0, minor = 0, patch = 0, parsed = 0, kept_at_zero;
-    uint32_t quirks = 0;
+    uint32_t defects = 0;
 
     /* "6.12.0-55.el10": a distribution that stays at .0 and says nothing of the fixes it has. */
     kept_at_zero = sscanf(release, "%d.%d.%d%n", &major, &minor, &patch, &parsed) == 3 &&
@@ -90,26 +90,26 @@ uint32_t pm_quirks_of(const char *release)
 #define AT_LEAST(a, b) (major > (a) || (major == (a) && minor >= (b)))
 #define SERIES(a, b) (major == (a) && minor == (b))
     if (!AT_LEAST(6, 8) || (SERIES(6, 8) && patch < 8))
-        quirks |= PM_QUIRK_REFUSE;
+        defects |= PM_DEFECT_REFUSE;
     if (SERIES(6, 16) || SERIES(6, 17) || (SERIES(6, 18) && patch < 20) ||
         (SERIES(6, 19) && patch < 10) || kept_at_zero)
-        quirks |= PM_QUIRK_HUGE_ZERO;
+        defects |= PM_DEFECT_HUGE_ZERO;
     /* This and the next are fixed in the releases named at the latest; of others in the same
      * series it is not known. */
     if (kept_at_zero || (AT_LEAST(6, 18) && !((SERIES(7, 2) && patch >= 6) || AT_LEAST(7, 3))))
-        quirks |= PM_QUIRK_STALE_EAGAIN;
-    if (!(quirks & PM_QUIRK_REFUSE) &&
+        defects |= PM_DEFECT_STALE_EAGAIN;
+    if (!(defects & PM_DEFECT_REFUSE) &&
         (kept_at_zero ||
          !((SERIES(6, 18) && patch >= 44) || (SERIES(7, 3) && patch >= 4) || AT_LEAST(7, 4))))
-        quirks |= PM_QUIRK_SPLIT_SPIN;
+        defects |= PM_DEFECT_SPLIT_SPIN;
 #undef AT_LEAST
 #undef SERIES
-    return quirks;
+    return defects;
 }
 
 /* Ubuntu's releases stay at x.y.0 whatever fixes they have; their signature ends with the stable
  * release that they have caught up with. */
-uint32_t pm_running_quirks(void)
+uint32_t pm_running_defects(void)
 {
     char signature[256] = "";
     struct utsname name;
@@ -124,8 +124,8 @@ uint32_t pm_running_quirks(void)
     }
     last = strrchr(signature, ' ');
     if (last && sscanf(last, "%d.%d.%d", &major, &minor, &patch) == 3)
-        return pm_quirks_of(last + 1);
-    return uname(&name) ? PM_QUIRK_REFUSE : pm_quirks_of(name.release);
+        return pm_defects_of(last + 1);
+    return uname(&name) ? PM_DEFECT_REFUSE : pm_defects_of(name.release);
 }
 
 static uint64_t read_huge_page_size(void)
@@ -196,7 +196,7 @@ static int open_proc(const char *path, int *fd)
 
 static void prepare(struct pm_process *process)
 {
-    process->quirks = pm_running_quirks();
+    process->defects = pm_running_defects();
     process->huge_page_size = read_huge_page_size();
     for (int i = 0; i < PM_STRIPES; i++)
         pthread_mutex_init(&process->stripes[i], NULL);
@@ -211,7 +211,7 @@ static int open_all(struct pm_process *process)
     /* Once in every process, but not again when descriptors are reopened: threads hold stripes. */
     if (!process->page_size)
         prepare(process);
-    if (process->quirks & PM_QUIRK_REFUSE)
+    if (process->defects & PM_DEFECT_REFUSE)
         return -ENOSYS;
     process->uffd = note_inherited(0, open_userfaultfd());
     if (process->uffd < 0)
@@ -285,13 +285,13 @@ void pm_process_reopen(void)
     __atomic_store_n(&state->phase, FRESH, __ATOMIC_RELEASE);
 }
 
-int pm_process_set_quirks(uint32_t quirks)
+int pm_process_set_defects(uint32_t defects)
 {
     struct pm_process *process;
     int error = pm_process_get(&process);
 
     if (!error)
-        process->quirks = quirks;
+        process->defects = defects;
     return error;
 }
 

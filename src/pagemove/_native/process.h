@@ -8,17 +8,17 @@
 
 /* Known-broken kernels, by defect; docs/explanation/kernel-versions.md describes them. */
 enum {
-    PM_QUIRK_STALE_EAGAIN = 1, /* a moved page reported as EEXIST, or left out of a short count */
-    PM_QUIRK_HUGE_ZERO = 2,    /* CVE-2026-31397: a moved huge zero page gets a bogus pfn */
-    PM_QUIRK_REFUSE = 4,       /* CVE-2024-27007: UFFDIO_MOVE may corrupt memory, never use it */
-    PM_QUIRK_SPLIT_SPIN = 8,   /* loops forever on a huge page that cannot be split */
+    PM_DEFECT_STALE_EAGAIN = 1, /* a moved page reported as EEXIST, or left out of a short count */
+    PM_DEFECT_HUGE_ZERO = 2,    /* CVE-2026-31397: a moved huge zero page gets a bogus pfn */
+    PM_DEFECT_REFUSE = 4,       /* CVE-2024-27007: UFFDIO_MOVE may corrupt memory, never use it */
+    PM_DEFECT_SPLIT_SPIN = 8,   /* loops forever on a huge page that cannot be split */
 };
 
 enum { PM_STRIPES = 64, PM_STRIPE_SHIFT = 21 };
 
 struct pm_process {
     uint32_t phase; /* of its opening; zero in a page that a fork has wiped */
-    uint32_t quirks;
+    uint32_t defects;
     uint32_t no_move_pages; /* move_pages(2) is missing or refused */
     int uffd;               /* knows the destinations; write-protect mode only */
     int pagemap;            /* /proc/self/pagemap, -1 where it may not be opened */
@@ -43,12 +43,12 @@ int pm_process_start(void);
  * Does nothing where they are all in order, as when another thread has reopened them already. */
 void pm_process_reopen(void);
 
-/* Set the quirks by hand: how the tests reach code for kernels other than the running one. */
-int pm_process_set_quirks(uint32_t quirks);
+/* Set the defects by hand: how the tests reach code for kernels other than the running one. */
+int pm_process_set_defects(uint32_t defects);
 
-/* The quirks of a kernel release such as "6.18.44-generic". */
-uint32_t pm_quirks_of(const char *release);
-uint32_t pm_running_quirks(void);
+/* The defects of a kernel release such as "6.18.44-generic". */
+uint32_t pm_defects_of(const char *release);
+uint32_t pm_running_defects(void);
 
 /* Lock, or unlock, the stripes of both ranges. Lock with `wait` 0 may return -EBUSY. */
 uint64_t pm_stripes_of(uint64_t start, uint64_t length);

@@ -10,16 +10,16 @@ import os
 cdef extern from "process.h" nogil:
     struct pm_process:
         int uffd
-        uint32_t quirks
+        uint32_t defects
     int pm_process_get(pm_process **process)
     int pm_process_start()
     void pm_process_reopen()
-    int pm_process_set_quirks(uint32_t quirks)
-    uint32_t pm_quirks_of(const char *release)
-    int PM_QUIRK_STALE_EAGAIN
-    int PM_QUIRK_HUGE_ZERO
-    int PM_QUIRK_REFUSE
-    int PM_QUIRK_SPLIT_SPIN
+    int pm_process_set_defects(uint32_t defects)
+    uint32_t pm_defects_of(const char *release)
+    int PM_DEFECT_STALE_EAGAIN
+    int PM_DEFECT_HUGE_ZERO
+    int PM_DEFECT_REFUSE
+    int PM_DEFECT_SPLIT_SPIN
 
 cdef extern from "moves.h" nogil:
     struct pm_many:
@@ -65,10 +65,10 @@ cdef pm_identity[2] _standard = [pm_identify(1), pm_identify(2)]
 pm_set_standard(1, _standard[0])
 pm_set_standard(2, _standard[1])
 
-QUIRK_STALE_EAGAIN = PM_QUIRK_STALE_EAGAIN
-QUIRK_HUGE_ZERO = PM_QUIRK_HUGE_ZERO
-QUIRK_REFUSE = PM_QUIRK_REFUSE
-QUIRK_SPLIT_SPIN = PM_QUIRK_SPLIT_SPIN
+DEFECT_STALE_EAGAIN = PM_DEFECT_STALE_EAGAIN
+DEFECT_HUGE_ZERO = PM_DEFECT_HUGE_ZERO
+DEFECT_REFUSE = PM_DEFECT_REFUSE
+DEFECT_SPLIT_SPIN = PM_DEFECT_SPLIT_SPIN
 
 cdef int _failed = pm_process_start() or pm_paged_start()
 if _failed:
@@ -121,25 +121,25 @@ def paged_at(uint64_t start, uint64_t length):
     return pm_paged_at(pm_paged_table(), start, length)
 
 
-def quirks():
-    """Return the known defects of the running kernel, as QUIRK_ bits."""
+def defects():
+    """Return the known defects of the running kernel, as DEFECT_ bits."""
     cdef pm_process *process
     _process(&process)
-    return process.quirks
+    return process.defects
 
 
-def set_quirks(uint32_t quirks):
+def set_defects(uint32_t defects):
     """Pretend to run on a kernel with these defects; for tests."""
-    cdef int error = pm_process_set_quirks(quirks)
+    cdef int error = pm_process_set_defects(defects)
     if error:
         raise OSError(-error, f"userfaultfd: {os.strerror(-error)}")
 
 
-def quirks_of(str release):
-    """Return the known defects of a kernel release, as QUIRK_ bits."""
+def defects_of(str release):
+    """Return the known defects of a kernel release, as DEFECT_ bits."""
     cdef bytes text = release.encode()
     cdef const char *name = text
-    return pm_quirks_of(name)
+    return pm_defects_of(name)
 
 
 def move(uint64_t dst, uint64_t src, uint64_t length, unsigned flags):

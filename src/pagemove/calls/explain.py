@@ -96,7 +96,7 @@ def _explain_pages(code: int, dst: int, src: int, at_src: PageState) -> Failure:
                 "to a huge page of which a pipe or I/O holds a part"
             )
             remedy = "let the I/O finish, or call unshare() on the source"
-            if at_src & PageState.HUGE and remap.quirks() & remap.QUIRK_SPLIT_SPIN:
+            if at_src & PageState.HUGE and remap.defects() & remap.DEFECT_SPLIT_SPIN:
                 remedy += (
                     "; on this kernel, which has the defect split-spin, it is refused too where "
                     "the huge page is locked in memory: munlock it, or move it whole"

@@ -15,7 +15,7 @@ from pagemove.calls.arguments import Place, check_arguments
 from pagemove.calls.explain import explain, unsupported
 from pagemove.calls.failure import Failure
 from pagemove.calls.mappings import prepare
-from pagemove.calls.remap import MENDINGS, RAP_ALLOW_SRC_HOLES
+from pagemove.calls.remap import MOST_REGISTRATIONS, RAP_ALLOW_SRC_HOLES
 from pagemove.errors import RemapError
 from pagemove.introspect import PAGE_SIZE
 from pagemove.registration import CLOSED, reopen
@@ -152,13 +152,13 @@ class _Many:
 
     def run(self, flags: int) -> int:
         """Move them all, or raise."""
-        stopped, mendings = (-1, 0), 0
+        stopped, retries = (-1, 0), 0
         while code := self._go_on(flags):
             here = (self.index, self.partial)
-            mendings = mendings + 1 if here == stopped else 1
+            retries = retries + 1 if here == stopped else 1
             stopped = here
             try:
-                self._mend(code, mendings)
+                self._fix(code, retries)
             except Failure as failure:
                 raise failure.as_error("move_many", moved=self.moved, index=self.index) from None
         return self.moved
@@ -185,7 +185,7 @@ class _Many:
     def _unsupported(self, code: int) -> RemapError:
         return unsupported("move_many", code, moved=self.moved, index=self.index)
 
-    def _mend(self, code: int, mendings: int) -> None:
+    def _fix(self, code: int, retries: int) -> None:
         """Make it possible to go on, or raise why it is not."""
         to, of = int(self.dst_pages[self.index]), int(self.src_pages[self.index])
         inside = 0 <= to < self.dst_limit and 0 <= of < self.src_limit
@@ -201,7 +201,7 @@ class _Many:
         dst = self.dst + to * self.unit + self.partial
         src = self.src + of * self.unit + self.partial
         length = self.unit - self.partial
-        if mendings <= MENDINGS:
+        if retries <= MOST_REGISTRATIONS:
             if code in CLOSED:
                 reopen()
                 return

@@ -21,7 +21,7 @@ RAP_ALLOW_SRC_HOLES = 1
 
 # A registration can be lost again while it is fixed, if another thread maps over it or closes
 # the descriptor. If the mappings are to blame, registering them raises at once.
-MENDINGS = 20
+MOST_REGISTRATIONS = 20
 
 
 def _integer(name: str, value: object) -> int:
@@ -39,7 +39,9 @@ def _remap_with_care(dst: object, src: object, length: object, flags: object = 0
                 raise ValueError(f"length {nbytes} exceeds the {at.nbytes} bytes of {name}")
         try:
             check_arguments(at_dst.address, at_src.address, nbytes, bits, RAP_ALLOW_SRC_HOLES)
-            return _move_mending("remap_anon_pages", at_dst.address, at_src.address, nbytes, bits)
+            return _move_registering(
+                "remap_anon_pages", at_dst.address, at_src.address, nbytes, bits
+            )
         except Failure as failure:
             raise failure.as_error("remap_anon_pages") from None
 
@@ -54,9 +56,9 @@ def _native_move(call: str, dst: int, src: int, length: int, flags: int) -> int:
         raise unsupported(call, error.errno or errno.ENOSYS) from None
 
 
-def _move_mending(call: str, dst: int, src: int, length: int, flags: int) -> int:
+def _move_registering(call: str, dst: int, src: int, length: int, flags: int) -> int:
     """Move, registering the destination if it is not known yet. Raise `Failure`."""
-    for _ in range(MENDINGS):
+    for _ in range(MOST_REGISTRATIONS):
         moved = _native_move(call, dst, src, length, flags)
         if moved > 0:
             return moved
@@ -117,7 +119,7 @@ def move(dst: object, src: object, *, holes: bool = False) -> int:
                 raise ValueError(f"dst has {at_dst.nbytes} bytes, src has {at_src.nbytes}")
             check_arguments(at_dst.address, at_src.address, length, flags, RAP_ALLOW_SRC_HOLES)
             while moved < length:
-                moved += _move_mending(
+                moved += _move_registering(
                     "move",
                     at_dst.address + moved,
                     at_src.address + moved,

@@ -199,7 +199,7 @@ def test_nothing_is_written_while_something_older_is(file):
 
 
 class TestTrouble:
-    def test_it_is_counted_told_once_and_tried_until_it_is_taken(self, file, capfd):
+    def test_it_is_counted_reported_once_and_retried(self, file, capfd):
         path = file(_NBYTES)
         faults = [Fault("write", count=4, errno=errno.ENOSPC)]
         with paged(path, "r+", faults=faults, writeback_interval=_SOON) as memory:

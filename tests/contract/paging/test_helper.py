@@ -180,7 +180,7 @@ def _not_unpickled() -> str:
 
 
 class TestTime:
-    def test_nobody_waits_too_long_for_one_that_takes_its_time_to_start(self, tmp_path):
+    def test_a_slow_start_delays_no_other(self, tmp_path):
         took = child(_slow_to_start, tmp_path, deadline=60)
         assert took["counted"] < 3, "the interpreter has waited"
         assert took["first"] < 3, "the fault that met the dead one"
@@ -188,7 +188,7 @@ class TestTime:
         assert took["closed"] < 3
 
     @pytest.mark.parametrize("block", SIZES)
-    def test_a_slow_read_is_an_error_in_time_and_nobody_else_waits(self, tmp_path, block):
+    def test_a_slow_read_fails_in_time_and_delays_no_other(self, tmp_path, block):
         found = child(_slow, tmp_path, block, deadline=60)
         assert 0.9 < found["struck after"] < 2.5
         assert found["others"] < 0.9, "other blocks have waited"

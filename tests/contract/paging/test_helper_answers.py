@@ -98,7 +98,7 @@ class TestWhatAStoreRaises:
         for offset, text in texts:
             assert f"read at {offset}\n" in text
 
-    def test_one_for_want_of_a_frame_has_nobody_elses(self, tmp_path):
+    def test_one_without_a_frame_takes_no_other_blocks_frame(self, tmp_path):
         operations, text = child(_starved, tmp_path, deadline=60)
         assert "read" in operations
         assert "write at" not in text

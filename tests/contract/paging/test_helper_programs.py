@@ -207,7 +207,7 @@ class TestHosts:
         assert "ended before it had its store" in outer
         assert runs == 2
 
-    def test_run_the_python_they_are_told_of(self, tmp_path):
+    def test_run_the_configured_python(self, tmp_path):
         (tmp_path / "mine.py").write_text(_MINE)
         code = """
             import multiprocessing, sys

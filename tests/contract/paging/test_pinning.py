@@ -188,7 +188,7 @@ class TestChanges:
                 assert memory.stats().dirty_nbytes == part.nbytes
             del part
 
-    def test_nobody_is_held_up_while_one_flushes(self, file, out):
+    def test_a_flush_stalls_no_other_thread(self, file, out):
         """Not for a moment: a system call cannot wait for a page, as a thread does."""
         path = file(NBYTES)
         words_in = np.frombuffer(contents_of(MOST * BLOCK, 1), np.uint64)

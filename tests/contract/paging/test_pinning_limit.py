@@ -183,7 +183,7 @@ class TestStays:
             assert not (states_at(memory.address, NBYTES // PAGE_SIZE) & PageState.PRESENT).any()
             del array
 
-    def test_it_is_let_go_by_an_exception(self, file):
+    def test_an_exception_releases_it(self, file):
         with region(file(NBYTES)) as memory:
             with contextlib.suppress(KeyError), pinned(words(memory)[:4096]):
                 assert blocks_pinned(memory) == 2

@@ -284,7 +284,7 @@ def _pinned(path: Path, mode: str, blocks: int) -> str | None:
 @pytest.mark.needs("io_uring", "paging_by_move")  # mremap does not see pinned pages
 @pytest.mark.parametrize("mode", ["r+", "c"])
 @pytest.mark.parametrize("blocks", [1, 4])
-def test_blocks_that_somebody_has_pinned(file, mode, blocks):
+def test_pinned_blocks_of_another_thread(file, mode, blocks):
     assert child(_pinned, file(_NBYTES), mode, blocks, deadline=30) is None
 
 

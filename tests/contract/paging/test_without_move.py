@@ -115,7 +115,7 @@ def _mappings(path: Path) -> tuple[int, int]:
     return max(counts[:6]), max(counts[6:])
 
 
-def test_a_block_that_cannot_be_read_is_sigbus_and_evicting_it_mends_that(path):
+def test_an_unreadable_block_raises_sigbus_until_evicted(path):
     without_move(_poison, path)
 
 

@@ -296,7 +296,7 @@ def _writers_meanwhile(path: Path) -> tuple[str | None, str | None]:
     return kept, wrong_words(np.fromfile(path, np.uint64), shadow=shadow)
 
 
-def test_writers_wait_for_a_store_that_is_mended_in_time(file):
+def test_writers_wait_for_a_store_that_is_fixed_in_time(file):
     assert child(_writers_meanwhile, file(_NBYTES), deadline=60) == (None, None)
 
 

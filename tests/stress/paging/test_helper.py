@@ -70,7 +70,7 @@ def test_a_helper_killed_at_any_moment_is_not_noticed(tmp_path, mode, block, see
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_one_killed_while_somebody_flushes_under_load(tmp_path, block):
+def test_a_helper_killed_during_a_flush_under_load(tmp_path, block):
     found = child(_killed_under_load, tmp_path, "r+", block, 0, True, deadline=90)
     assert found == {"restarts": 1, "errors": 0, "helpers": []}
 

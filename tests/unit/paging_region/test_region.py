@@ -77,7 +77,7 @@ class TestAsMemory:
             (("V0",), ValueError, "pass a shape"),
         ],
     )
-    def test_arrays_that_there_cannot_be(self, path, arguments, kind, reason):
+    def test_impossible_arrays(self, path, arguments, kind, reason):
         with opened(path) as region, pytest.raises(kind, match=reason):
             region.asarray(*arguments)
 
@@ -164,7 +164,7 @@ class TestPrefetchAndEvict:
     @pytest.mark.parametrize(
         ("offset", "length"), [(-1, 1), (0, N + 1), (N + 1, 0), (N, 1), (5, -1), (2**64, 1)]
     )
-    def test_ranges_that_there_are_not(self, path, method, offset, length):
+    def test_ranges_outside(self, path, method, offset, length):
         with opened(path) as region, pytest.raises(ValueError, match=f"not within the {N} of"):
             getattr(region, method)(offset, length)
 

@@ -57,7 +57,7 @@ class TestBlocks:
             with pytest.raises(StoreError, match="not there any more"):
                 read(store)
 
-    def test_a_block_that_somebody_else_has_written(self, server, key):
+    def test_a_block_written_by_another_writer(self, server, key):
         with create(server, key) as store:
             server.say("SET", key_of(store, 1), "short")
             with pytest.raises(StoreError, match="block 1 has 5 bytes, not 16416"):

@@ -174,7 +174,7 @@ def test_redis_py_takes_in_no_more_than_there_can_be(fake, what):
         array(array(b":0\r\n", b":16383\r\n")),
     ],
 )
-def test_clusters_that_there_cannot_be(fake, answer):
+def test_impossible_clusters(fake, answer):
     fake.answers |= {"INFO": bulk("cluster_enabled:1\r\n"), "SLOTS": answer}
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(StoreError, match="no cluster that there can be"):
@@ -184,7 +184,7 @@ def test_clusters_that_there_cannot_be(fake, answer):
 
 
 @pytest.mark.parametrize("word", ["MOVED", "ASK"])
-def test_redirected_for_ever(fake, word):
+def test_endless_redirects(fake, word):
     fake.answers["INFO"] = bulk("cluster_enabled:1\r\n")
     with RedisStore(f"redis://127.0.0.1:{fake.port}", "a", timeout=0.5) as store:
         fake.answers["MGET"] = f"-{word} 1 127.0.0.1:{fake.port}\r\n".encode()

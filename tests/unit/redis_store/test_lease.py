@@ -29,7 +29,7 @@ def _reads(server: Redis, key: str) -> set[int]:
 
 
 class TestOneWriter:
-    def test_a_second_is_told_who_has_it_and_for_how_long(self, server, key):
+    def test_a_second_writer_gets_the_holder_and_the_time_left(self, server, key):
         with create(server, key, lease=20), pytest.raises(StoreError) as caught:
             RedisStore(server.url, key, writable=True)
         assert caught.value.errno == errno.EBUSY

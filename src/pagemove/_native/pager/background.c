@@ -31,7 +31,7 @@ static void rest(struct pg_region *region, uint64_t nanoseconds)
     uint64_t until = pg_later(pg_now(), nanoseconds);
 
     while (!has_ended(region) && pg_now() < until)
-        pg_doze_until(&region->unrest, &region->lock, until);
+        pg_sleep_until(&region->unrest, &region->lock, until);
 }
 
 /* A flush that runs writes the same blocks, and comes first. Drops the lock. */

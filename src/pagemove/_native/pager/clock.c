@@ -90,7 +90,7 @@ void pg_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t wh
     end_ticking();
 }
 
-void pg_doze_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t when)
+void pg_sleep_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t when)
 {
     uint64_t now = pg_now();
     struct timespec at = timespec_of(running_clock() + (when > now ? when - now : 0));

@@ -22,7 +22,7 @@ void pg_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t wh
 
 /* As pg_wait_until, for all of the time, and without ticking: where nothing is to be given up in
  * the end, time that has not run may count, and nobody need wake up ten times a second. */
-void pg_doze_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t when);
+void pg_sleep_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t when);
 
 /* As poll(2), until a time: 0 then. Until UINT64_MAX: for as long as it takes. */
 int pg_poll_until(struct pollfd *polled, nfds_t count, uint64_t when);

@@ -71,7 +71,7 @@ void pg_settle(struct pg_region *region, const struct pg_out *out)
     } else {
         pg_push_tail(&region->blocks, PG_STANDBY, out->entry);
     }
-    pg_note_frame(region);
+    pg_wake_starved(region);
 }
 
 /* Move some blocks out, so that slots become full or blocks go on standby. Returns how many have

@@ -165,7 +165,7 @@ static uint64_t next_due(struct pg_region *region)
     if (pg_is_working(region) && until > pg_now() + TICKING)
         until = pg_now() + TICKING;
     pthread_mutex_unlock(&region->lock);
-    until = pg_next_pardon(region) < until ? pg_next_pardon(region) : until;
+    until = pg_next_lift(region) < until ? pg_next_lift(region) : until;
     return answer_due(region) < until ? answer_due(region) : until;
 }
 
@@ -222,7 +222,7 @@ void pg_serve(struct pg_region *region)
         }
         if (region->refused_count) {
             pthread_mutex_lock(&region->lock);
-            pg_pardon(region);
+            pg_lift_refusal(region);
             pthread_mutex_unlock(&region->lock);
         }
     }

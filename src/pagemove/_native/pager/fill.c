@@ -21,11 +21,11 @@ uint16_t pg_slot_for_block(struct pg_region *region)
 
 uint16_t pg_slot_to_move_into(struct pg_region *region)
 {
-    uint16_t slot = pg_take_vault(&region->frames), full;
+    uint16_t slot = pg_take_outgoing(&region->frames), full;
 
     while (slot == PG_NO_SLOT && (full = pg_take_full(&region->frames)) != PG_NO_SLOT) {
         pg_give_up(&region->frames, full);
-        slot = pg_take_vault(&region->frames);
+        slot = pg_take_outgoing(&region->frames);
     }
     return slot;
 }
@@ -37,7 +37,7 @@ void pg_slot_back(struct pg_region *region, uint16_t slot, int whole)
         pg_give_full(&region->frames, slot);
     else
         pg_give_up(&region->frames, slot);
-    pg_note_frame(region);
+    pg_wake_starved(region);
     pthread_cond_broadcast(&region->changed);
 }
 

@@ -4,7 +4,7 @@
 #include "leaving.h"
 #include "region.h"
 
-/* A copy of the block's present contents in a slot of the vault; the block itself is clean from
+/* A copy of the block's present contents in an outgoing slot; the block itself is clean from
  * here on, and mapped again: whoever waited for it meanwhile did so for microseconds. 0; 1, there
  * is nothing to copy any more; or -errno, -PG_NOT_NOW: there is no room. Drops the lock. */
 static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out)

@@ -95,7 +95,7 @@ void pg_leave(struct pg_region *region)
     leave(region, 1);
 }
 
-void pg_forsake(struct pg_region *region)
+void pg_abandon(struct pg_region *region)
 {
     leave(region, 0);
 }

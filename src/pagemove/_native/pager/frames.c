@@ -17,8 +17,8 @@ static uint64_t round_up(uint64_t value)
 /* Slots of both kinds in one mapping, each kind at a multiple of 2 MiB. */
 static uint64_t staging_length(const struct pg_frames *frames)
 {
-    return round_up(frames->vault_slots * frames->block_size) +
-           round_up(frames->nursery_slots * frames->block_size);
+    return round_up(frames->outgoing_slots * frames->block_size) +
+           round_up(frames->incoming_slots * frames->block_size);
 }
 
 uint64_t pg_map_aligned(uint64_t length, int dumped)
@@ -53,31 +53,31 @@ uint64_t pg_map_aligned(uint64_t length, int dumped)
 
 void pg_frames_unmerge(const struct pg_frames *frames)
 {
-    madvise((void *)(uintptr_t)frames->vault, staging_length(frames), MADV_UNMERGEABLE);
+    madvise((void *)(uintptr_t)frames->outgoing, staging_length(frames), MADV_UNMERGEABLE);
 }
 
 int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_t block_size,
-                   uint32_t limit, uint16_t vault_slots, uint16_t nursery_slots, int huge)
+                   uint32_t limit, uint16_t outgoing_slots, uint16_t incoming_slots, int huge)
 {
-    size_t slots = (size_t)vault_slots + nursery_slots;
+    size_t slots = (size_t)outgoing_slots + incoming_slots;
     int advice = huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE, error;
 
     *frames = (struct pg_frames){.block_size = block_size,
                                  .limit = limit,
-                                 .vault_slots = vault_slots,
-                                 .nursery_slots = nursery_slots,
-                                 .empty_vault = vault_slots,
-                                 .empty_nursery = nursery_slots};
+                                 .outgoing_slots = outgoing_slots,
+                                 .incoming_slots = incoming_slots,
+                                 .empty_outgoing = outgoing_slots,
+                                 .empty_incoming = incoming_slots};
     frames->stack = calloc(2 * slots, sizeof *frames->stack);
-    frames->vault = pg_map_aligned(staging_length(frames), 0);
-    if (!frames->stack || !frames->vault) {
+    frames->outgoing = pg_map_aligned(staging_length(frames), 0);
+    if (!frames->stack || !frames->outgoing) {
         error = errno ? -errno : -ENOMEM;
         pg_frames_free(frames);
         return error;
     }
-    frames->nursery = frames->vault + round_up(vault_slots * block_size);
-    madvise((void *)(uintptr_t)frames->vault, staging_length(frames), advice);
-    error = pg_register(uffd->staging, frames->vault, round_up(vault_slots * block_size),
+    frames->incoming = frames->outgoing + round_up(outgoing_slots * block_size);
+    madvise((void *)(uintptr_t)frames->outgoing, staging_length(frames), advice);
+    error = pg_register(uffd->staging, frames->outgoing, round_up(outgoing_slots * block_size),
                         PM_REGISTER_MODE_MISSING);
     if (error) {
         pg_frames_free(frames);
@@ -90,33 +90,33 @@ int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_
 
 void pg_frames_free(struct pg_frames *frames)
 {
-    if (frames->vault)
-        munmap((void *)(uintptr_t)frames->vault, staging_length(frames));
+    if (frames->outgoing)
+        munmap((void *)(uintptr_t)frames->outgoing, staging_length(frames));
     free(frames->stack);
     memset(frames, 0, sizeof *frames);
 }
 
 uint64_t pg_slot_address(const struct pg_frames *frames, uint16_t slot)
 {
-    if (slot < frames->vault_slots)
-        return frames->vault + slot * frames->block_size;
-    return frames->nursery + (uint64_t)(slot - frames->vault_slots) * frames->block_size;
+    if (slot < frames->outgoing_slots)
+        return frames->outgoing + slot * frames->block_size;
+    return frames->incoming + (uint64_t)(slot - frames->outgoing_slots) * frames->block_size;
 }
 
 int pg_is_fresh_slot(const struct pg_frames *frames, uint16_t slot)
 {
-    return slot >= frames->vault_slots;
+    return slot >= frames->outgoing_slots;
 }
 
-/* The three stacks, one behind the other: vault, nursery, full. */
-static uint16_t *nursery_stack(struct pg_frames *frames)
+/* The three stacks, one behind the other: outgoing, incoming, full. */
+static uint16_t *incoming_stack(struct pg_frames *frames)
 {
-    return frames->stack + frames->vault_slots;
+    return frames->stack + frames->outgoing_slots;
 }
 
 static uint16_t *full_stack(struct pg_frames *frames)
 {
-    return frames->stack + frames->vault_slots + frames->nursery_slots;
+    return frames->stack + frames->outgoing_slots + frames->incoming_slots;
 }
 
 uint16_t pg_take_full(struct pg_frames *frames)
@@ -131,15 +131,15 @@ int pg_has_room(const struct pg_frames *frames)
 
 uint16_t pg_take_fresh(struct pg_frames *frames)
 {
-    if (!pg_has_room(frames) || !frames->empty_nursery)
+    if (!pg_has_room(frames) || !frames->empty_incoming)
         return PG_NO_SLOT;
     frames->total++;
-    return nursery_stack(frames)[--frames->empty_nursery];
+    return incoming_stack(frames)[--frames->empty_incoming];
 }
 
-uint16_t pg_take_vault(struct pg_frames *frames)
+uint16_t pg_take_outgoing(struct pg_frames *frames)
 {
-    return frames->empty_vault ? frames->stack[--frames->empty_vault] : PG_NO_SLOT;
+    return frames->empty_outgoing ? frames->stack[--frames->empty_outgoing] : PG_NO_SLOT;
 }
 
 void pg_give_full(struct pg_frames *frames, uint16_t slot)
@@ -149,10 +149,10 @@ void pg_give_full(struct pg_frames *frames, uint16_t slot)
 
 void pg_give_empty(struct pg_frames *frames, uint16_t slot)
 {
-    if (slot < frames->vault_slots)
-        frames->stack[frames->empty_vault++] = slot;
+    if (slot < frames->outgoing_slots)
+        frames->stack[frames->empty_outgoing++] = slot;
     else
-        nursery_stack(frames)[frames->empty_nursery++] = slot;
+        incoming_stack(frames)[frames->empty_incoming++] = slot;
 }
 
 void pg_give_up(struct pg_frames *frames, uint16_t slot)

@@ -1,8 +1,8 @@
 /* Frames: a block's worth of physical pages each, recycled under the limit.
  *
  * A frame is either mapped in the region or fills a slot of the staging area. There are two kinds
- * of slots: those of the vault, where a touch of an empty slot is an error (blocks leave into
- * these), and those of the nursery, which get fresh memory by being written to. */
+ * of slots: the outgoing ones, where a touch of an empty slot is an error (blocks leave into
+ * these), and the incoming ones, which get fresh memory by being written to. */
 #ifndef PAGEMOVE_PAGER_FRAMES_H
 #define PAGEMOVE_PAGER_FRAMES_H
 
@@ -13,12 +13,12 @@
 #define PG_HUGE_SIZE (UINT64_C(2) << 20)
 
 struct pg_frames {
-    uint64_t vault, nursery; /* addresses of slot 0 of each */
+    uint64_t outgoing, incoming; /* addresses of slot 0 of each */
     uint64_t block_size;
     uint32_t limit, total; /* frames allowed, frames there are */
-    uint16_t vault_slots, nursery_slots;
-    uint16_t *stack; /* empty vault slots, empty nursery slots, full slots without a meaning */
-    uint16_t empty_vault, empty_nursery, full;
+    uint16_t outgoing_slots, incoming_slots;
+    uint16_t *stack; /* empty outgoing slots, empty incoming slots, full slots without a meaning */
+    uint16_t empty_outgoing, empty_incoming, full;
 };
 
 /* Map private anonymous memory at a multiple of 2 MiB that a fork does not inherit, and that is in
@@ -26,7 +26,7 @@ struct pg_frames {
 uint64_t pg_map_aligned(uint64_t length, int dumped);
 
 int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_t block_size,
-                   uint32_t limit, uint16_t vault_slots, uint16_t nursery_slots, int huge);
+                   uint32_t limit, uint16_t outgoing_slots, uint16_t incoming_slots, int huge);
 void pg_frames_free(struct pg_frames *frames);
 
 uint64_t pg_slot_address(const struct pg_frames *frames, uint16_t slot);
@@ -41,8 +41,8 @@ uint16_t pg_take_full(struct pg_frames *frames);
  */
 uint16_t pg_take_fresh(struct pg_frames *frames);
 
-/* An empty slot of the vault to move a block into. */
-uint16_t pg_take_vault(struct pg_frames *frames);
+/* An empty outgoing slot to move a block into. */
+uint16_t pg_take_outgoing(struct pg_frames *frames);
 
 /* Whether another frame is allowed. */
 int pg_has_room(const struct pg_frames *frames);

@@ -252,7 +252,7 @@ void pg_unpin(struct pg_region *region, const struct pg_run *runs, size_t count)
 {
     pthread_mutex_lock(&region->lock);
     each(region, runs, count, note_unpinned);
-    pg_note_frame(region);
+    pg_wake_starved(region);
     pthread_mutex_unlock(&region->lock);
 }
 

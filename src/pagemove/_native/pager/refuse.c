@@ -67,7 +67,7 @@ void pg_refuse(struct pg_region *region, uint64_t address)
     pg_poison(&region->uffd, page, region->uffd.page_size);
 }
 
-uint64_t pg_next_pardon(const struct pg_region *region)
+uint64_t pg_next_lift(const struct pg_region *region)
 {
     uint64_t first = UINT64_MAX;
 
@@ -77,7 +77,7 @@ uint64_t pg_next_pardon(const struct pg_region *region)
     return first;
 }
 
-void pg_pardon(struct pg_region *region)
+void pg_lift_refusal(struct pg_region *region)
 {
     uint64_t now = pg_now();
 

@@ -163,7 +163,7 @@ static void abandon(struct pg_region *region)
     pthread_t root = region->root;
     int ended;
 
-    pg_forsake(region);
+    pg_abandon(region);
     pthread_mutex_lock(&region->calls_lock);
     ended = region->ended;
     region->abandoned = 1;

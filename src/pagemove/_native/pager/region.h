@@ -245,7 +245,7 @@ int pg_enter(struct pg_region *region);
 void pg_leave(struct pg_region *region);
 
 /* The same while threads of the region still run, which may have something to say. */
-void pg_forsake(struct pg_region *region);
+void pg_abandon(struct pg_region *region);
 
 /* calls.c */
 
@@ -311,8 +311,8 @@ void *pg_write_in_background(void *region);
 void pg_refuse(struct pg_region *region, uint64_t address);
 
 /* Unpoison such pages for readers; return when to do it next. */
-void pg_pardon(struct pg_region *region);
-uint64_t pg_next_pardon(const struct pg_region *region);
+void pg_lift_refusal(struct pg_region *region);
+uint64_t pg_next_lift(const struct pg_region *region);
 
 /* lost.c */
 
@@ -345,7 +345,7 @@ void pg_look_at_jobs(const struct pg_region *region);
  */
 uint16_t pg_slot_for_block(struct pg_region *region);
 
-/* An empty slot of the vault to move a block into; PG_NO_SLOT: not now. */
+/* An empty outgoing slot to move a block into; PG_NO_SLOT: not now. */
 uint16_t pg_slot_to_move_into(struct pg_region *region);
 
 /* Give back a slot that was taken for a block; `whole` if it is known to be full. */
@@ -469,7 +469,7 @@ int pg_is_working(const struct pg_region *region);
 void pg_want_writes(struct pg_region *region);
 
 /* A frame is free: wake those that lack one. */
-void pg_note_frame(struct pg_region *region);
+void pg_wake_starved(struct pg_region *region);
 
 /* Give up jobs that are long overdue: the store blocks the workers. Drops the lock. */
 void pg_expire_jobs(struct pg_region *region);

@@ -13,7 +13,7 @@ enum { PG_MOST_PAGES = 512 };
 
 struct pg_uffd {
     int region;  /* descriptor that the region is registered with */
-    int staging; /* that the vault is: a touch of an empty slot there is an error, not a wait */
+    int staging; /* of the outgoing slots: a touch of an empty slot there is an error, not a wait */
     int pagemap;
     int user_mode_only;
     uint64_t page_size;
@@ -47,7 +47,7 @@ int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
  * blocks: with a thread running on another CPU each costs an interruption of that. */
 int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
 
-/* Move the pages of a block to an empty slot of the vault, and say which there were. Atomic page by
+/* Move the pages of a block to an empty outgoing slot, and say which there were. Atomic page by
  * page. -EBUSY: a page is pinned; `pages` says which have moved before. */
 int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                 struct pg_pages *pages);
@@ -69,7 +69,7 @@ int pg_bring_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t
 /* Give up the pages of a slot that the region has as well. 0 or -errno. */
 int pg_give_up_copied(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length);
 
-/* Copy the pages of a block that are there to an empty slot of the vault, and say which they were.
+/* Copy the pages of a block that are there to an empty outgoing slot, and say which they were.
  * 0 or -errno. */
 int pg_copy_out(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                 struct pg_pages *pages);

@@ -2,7 +2,7 @@
  *
  * Out goes a block by mremap(MREMAP_DONTUNMAP) onto its slot: that moves the pages as atomically,
  * and leaves the region's mapping as it was. It takes mmap_lock exclusively, so all other faults of
- * the process wait meanwhile; it makes each slot of the vault a mapping of its own; and it does not
+ * the process wait meanwhile; it makes each outgoing slot a mapping of its own; and it does not
  * see that a page is pinned. In comes a block by copy.
  *
  * Poisoned pages are those of an empty file: touching them is SIGBUS too, and EFAULT for a system

@@ -12,7 +12,7 @@
  * what was stored. */
 static uint32_t slots(const struct pg_region *region)
 {
-    return region->frames.vault_slots + region->frames.nursery_slots;
+    return region->frames.outgoing_slots + region->frames.incoming_slots;
 }
 
 static int grow(struct pg_region *region, uint32_t room)
@@ -75,7 +75,7 @@ void pg_want_writes(struct pg_region *region)
     pthread_cond_signal(&region->work);
 }
 
-void pg_note_frame(struct pg_region *region)
+void pg_wake_starved(struct pg_region *region)
 {
     if (!region->starving)
         return;
@@ -97,7 +97,7 @@ static void write_out(struct pg_region *region)
         left = pg_write_out(region);
         /* Else they would ask again at once, and never drop the lock. */
         if (left)
-            pg_note_frame(region);
+            pg_wake_starved(region);
     } while (left && region->blocks.dirty &&
              region->blocks.length[PG_STANDBY] < region->standby_wanted);
     region->write_busy = 0;

@@ -4,12 +4,12 @@ import pytest
 
 from pagemove.kernel import DEFECTS
 from pagemove.probing import (
-    quirks,
+    defects_of,
     stable_release,
 )
 
 
-class TestQuirks:
+class TestDefects:
     REFUSED, HUGE_ZERO, SPLIT = "CVE-2024-27007", "CVE-2026-31397", "split-spin"
     OF_THE_BATCH = ("stale-EAGAIN", "holes-spin")
 
@@ -55,7 +55,7 @@ class TestQuirks:
         ],
     )
     def test_of_a_release(self, release, expected):
-        assert quirks(release) == expected
+        assert defects_of(release) == expected
         assert set(expected) <= set(DEFECTS)
 
     @pytest.mark.parametrize(
