@@ -405,7 +405,7 @@ cdef class Pager:
         }
 
     def histogram(self):
-        """Return (upper limit in ns, number of faults) for each range of latencies that had some."""
+        """Return (upper limit in ns, number of faults) of each range of latencies with any."""
         cdef uint64_t counts[PG_BUCKETS]
         cdef pg_region *region = self._open()
         self._calls += 1
@@ -430,7 +430,7 @@ cdef class Pager:
         ]
 
     def failure_text(self, uint64_t sequence):
-        """Return what the helper said of a failure, with its traceback; empty if that is too old."""
+        """Return what the helper said of a failure, with its traceback; empty if too old."""
         cdef char text[PG_TEXT]
         pg_failure_text(self._open(), sequence, text)
         return text.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The moves, for Python: integers in, (result, errno) out; what they mean is for `calls/remap.py`."""
+"""The moves, for Python: integers in, (result, errno) out; `calls/remap.py` says what they mean."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
