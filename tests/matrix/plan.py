@@ -95,15 +95,45 @@ FULL = Plan(
     examples=2,
     variants=2,
 )
+#: What a kernel can change: moves, the defects, and how pages come and go. Not what Python does
+#: with arguments and messages, nor what the tests themselves stand on.
 SHORT = Plan(
     (
-        "tests/kernel",
-        *(f"tests/contract/test_{name}.py" for name in ("call", "call_holes", "unsupported")),
-        "tests/contract/paging/test_discard.py",
+        "tests/kernel/test_facts.py",
+        "tests/kernel/test_defects.py",
+        *(
+            f"tests/contract/test_call.py::test_{name}"
+            for name in (
+                "moves_any_number_of_pages",
+                "moves_two_mebibytes",
+                "the_same_physical_page_is_at_the_destination",
+                "the_source_gets_fresh_zero_pages",
+                "pages_outside_the_ranges_stay_as_they_are",
+                "many_moves_add_no_mapping",
+                "backward_overlap_behaves_as_memmove_by_pages",
+                "backward_overlap_with_an_occupied_destination_moves_nothing",
+                "both_sides_may_be_in_one_mapping",
+            )
+        ),
+        "tests/contract/test_call_holes.py",
+        *(
+            f"tests/contract/test_unsupported.py::Test{name}"
+            for name in ("KernelWithoutMove", "RefusedUserfaultfd", "HugeZeroPage")
+        ),
+        *(
+            f"tests/contract/paging/test_discard.py::test_{name}"
+            for name in (
+                "a_whole_block_is_read_again",
+                "a_page_of_a_block_is_read_again",
+                "holes_do_not_become_zeros",
+                "a_page_that_was_read_again_is_watched_as_before",
+                "swapped_out_pages_of_the_region",
+            )
+        ),
         "tests/contract/paging/test_without_move.py",
         "tests/property/test_state_machine.py",
     ),
-    examples=2,
+    examples=1,
     variants=1,
     observed=False,
 )

@@ -51,7 +51,7 @@ class TestMessages:
         error = self.FLUSH.error("/data/x")
         assert (error.operation, error.offset) == ("flush", None)
         assert "cannot make durable /data/x: ENOSPC" in str(error)
-        assert "then flush() again" in str(error)
+        assert "then call flush() again" in str(error)
 
     def test_several_are_one_with_notes(self):
         with pytest.raises(StoreError, match="cannot read") as caught:
