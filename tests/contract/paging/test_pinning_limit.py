@@ -239,3 +239,17 @@ class TestStays:
                 pass
             del part
             assert memory.stats().pinned_nbytes == 0
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_a_page_that_cannot_be_read_again(self, file, mode):
+        """The rest of its block is in memory, and where the page was there is a mark of poison."""
+        faults = [Fault("read", first=1, count=1 << 30, errno=errno.EIO)]
+        how = {"prefetch": "off", "store_timeout": 0.05}
+        with region(file(NBYTES), mode, faults=faults, **how) as memory:
+            load(memory.address)
+            lowlevel.madvise(memory.address + PAGE_SIZE, PAGE_SIZE, mmap.MADV_DONTNEED)
+            part = memory.asarray(np.uint8)[:BLOCK]
+            with pytest.raises(StoreError, match="cannot read"), pinned(part):
+                pass
+            del part
+            assert memory.stats().pinned_nbytes == 0

@@ -31,8 +31,9 @@ FEWER = {"4 KiB": 6, "64 KiB": 3}
 
 
 def _few(name: str) -> object:
-    """A run with huge blocks takes as long as ten with others."""
-    return pytest.param(name, marks=pytest.mark.slow if SIZES[name] > 1 << 20 else ())
+    """Blocks of one page and of several are enough for the lean suite."""
+    lean = SIZES[name] in (PAGE_SIZE, 65536)
+    return pytest.param(name, marks=() if lean else pytest.mark.slow)
 
 
 def _run(machine: type[Machine], size: int, examples: int, steps: int = 40, *phases: Phase) -> None:
