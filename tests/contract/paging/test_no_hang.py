@@ -205,13 +205,14 @@ def _close_while_reading_ahead(path: Path, mode: str) -> bool:
         with paged(path, mode, faults=late, **_FOUR) as memory:
             memory.prefetch()
             begin = time.monotonic()
-        assert time.monotonic() - begin < 5
+        # Not for what has not begun, which would be some 20 seconds.
+        assert time.monotonic() - begin < 10
     return True
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_close_while_reading_ahead(file, mode):
-    assert child(_close_while_reading_ahead, file(_NBYTES), mode)
+    assert child(_close_while_reading_ahead, file(_NBYTES), mode, deadline=60)
 
 
 def _close_after(memory: PagedMemory, pause: float) -> None:
