@@ -34,6 +34,15 @@ _LIES += ("parts", "cut")
 _NAMES = ("plain", "tar", "tar.gz", "zip", "zip, deflated", "blockcache", "filecache", "reference")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loop() -> None:
+    """Start what fsspec keeps open for good, before anybody counts descriptors."""
+    load_libraries()
+    from fsspec.asyn import get_loop
+
+    get_loop()
+
+
 def _lie(web: WebServer, over: threading.Event, seed: int) -> None:
     chance = random.Random(seed)
     while not over.wait(chance.random() * 0.02):
@@ -73,7 +82,6 @@ def _together(calls: list[Callable[[], None]], over: threading.Event) -> None:
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_whatever_is_answered_no_byte_is_another(tmp_path: Path, name: str) -> None:
-    load_libraries()
     seed = _NAMES.index(name) if SOAK <= 1 else time.time_ns()
     with WebServer(tmp_path).running() as web:
 
