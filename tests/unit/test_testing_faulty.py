@@ -26,6 +26,13 @@ def path(tmp_path: Path) -> Path:
     return found
 
 
+def test_the_name_it_had_before():
+    from pagemove.stores import faulty
+
+    assert faulty.FaultyFileStore is FaultyStore
+    assert faulty.Fault is Fault
+
+
 class TestFault:
     @pytest.mark.parametrize(
         ("fault", "injection"),

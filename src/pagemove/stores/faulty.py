@@ -1,0 +1,9 @@
+"""The faulty store under the name that it had before `pagemove.testing`, which programs still use."""
+
+from importlib import import_module
+from typing import Any
+
+# By its name: stores know nothing of what tests them, and this one only forwards.
+_faulty: Any = import_module("pagemove.testing.faulty")
+Fault: Any = _faulty.Fault
+FaultyFileStore: Any = _faulty.FaultyStore
