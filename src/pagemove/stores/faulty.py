@@ -1,4 +1,4 @@
-"""The faulty store under the name that it had before `pagemove.testing`, which programs still use."""
+"""The faulty store by the name that it had before `pagemove.testing`; programs still import it."""
 
 from importlib import import_module
 from typing import Any
