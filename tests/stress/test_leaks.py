@@ -305,11 +305,14 @@ def _pinned_and_saved() -> Iterator[Callable[[], object]]:
         yield pin_and_save
 
 
-@calls("open_array", "region_of")
+@calls("memmap", "open_array", "region_of")
 def _open_array() -> Iterator[Callable[[], object]]:
     def function() -> None:
         for mode in ("r", "r+", "c"):
             array = pagemove.open_array(path, mode=mode, resident_limit=4 * _BLOCK)
+            raw = pagemove.memmap(path, mode="r", resident_limit=4 * _BLOCK)
+            assert raw.flush() is None
+            del raw
             assert array[::1000].sum() >= 0
             if mode != "r":
                 array[1:][::500] += 1

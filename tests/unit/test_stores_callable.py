@@ -36,7 +36,9 @@ def test_an_empty_range_asks_for_nothing():
 @pytest.mark.parametrize("extra", [-1, 1, -5])
 def test_another_length_than_asked_for_names_both(extra):
     store = CallableStore(functools.partial(count, extra=extra), 1000)
-    with pytest.raises(StoreError, match=rf"asked for 5 bytes, the function gave {5 + extra}\b"):
+    with pytest.raises(
+        StoreError, match=rf"asked for 5 bytes, the function returned {5 + extra}\b"
+    ):
         store.read_into(20, bytearray(5))
 
 

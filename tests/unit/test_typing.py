@@ -52,7 +52,11 @@ def test_documented_programs_are_accepted_by_mypy_strict(tmp_path: Path) -> None
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     done = subprocess.run(
-        (sys.executable, "-m", "mypy", "--strict", "--config-file=", program),
+        # For 3.11 NumPy's stubs know of no other buffers than those of the standard library.
+        (
+            *(sys.executable, "-m", "mypy", "--strict", "--config-file="),
+            *("--python-version", "3.12", program),
+        ),
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ import errno
 from pagemove import limits
 from pagemove._native import remap
 from pagemove.calls.failure import Failure
-from pagemove.calls.mappings import check_mappings
+from pagemove.calls.mappings import prepare
 from pagemove.errors import RemapError, UnsupportedError, describe
 from pagemove.introspect import PageState, states_at
 from pagemove.probing import features
@@ -39,7 +39,7 @@ def explain(code: int, dst: int, src: int, length: int) -> Failure:
     meanwhile, in which case the message says both.
     """
     try:
-        check_mappings(dst, src, length)
+        prepare(dst, src, length)
     except Failure as failure:
         return failure
     if code == errno.ENOMEM:
