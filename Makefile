@@ -78,7 +78,8 @@ format: $(BIN)/.check
 clean:
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# Whole or not at all: half an environment would be taken for one the next time.
+# Whole or not at all: half an environment would be taken for one the next time. Its file changes only
+# with the interpreter, and what depends on it is made anew then.
 $(VENV)/.made-with: FORCE
 	@if [ -z "$(INTERPRETER)" ] || [ "$$(cat $@ 2>/dev/null)" != "$(INTERPRETER)" ]; then \
 	    sh tools/prerequisites.sh "$(PYTHON)" || exit 1; \
@@ -89,7 +90,7 @@ $(VENV)/.made-with: FORCE
 	fi
 
 # Not an editable install: that rebuilds on import, and tests start many interpreters at once.
-$(BIN)/.installed: pyproject.toml meson.build $(PACKAGE) | $(VENV)/.made-with
+$(BIN)/.installed: $(VENV)/.made-with pyproject.toml meson.build $(PACKAGE)
 	@echo "Building pagemove into $(VENV): half a minute, the first time some minutes with downloads."
 	@mkdir -p build
 	$(BIN)/python -m pip install --quiet --group build
@@ -97,6 +98,6 @@ $(BIN)/.installed: pyproject.toml meson.build $(PACKAGE) | $(VENV)/.made-with
 	touch $@
 
 # The tools of a task; the package itself is brought up to date besides.
-$(BIN)/.test $(BIN)/.check $(BIN)/.docs: $(BIN)/.%: pyproject.toml | $(VENV)/.made-with
+$(BIN)/.test $(BIN)/.check $(BIN)/.docs: $(BIN)/.%: $(VENV)/.made-with pyproject.toml
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@

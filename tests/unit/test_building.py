@@ -92,10 +92,12 @@ def test_missing_headers_of_the_library(tmp_path: Path) -> None:
     assert "sudo apt install libc6-dev" in done.stderr
 
 
-def made(folder: Path, python: Path | str) -> subprocess.CompletedProcess[str]:
+def made(
+    folder: Path, python: Path | str, target: str = ".made-with"
+) -> subprocess.CompletedProcess[str]:
     """Have the Makefile make an environment, elsewhere."""
     return subprocess.run(
-        ["make", "-f", str(ROOT / "Makefile"), "VENV=venv", f"PYTHON={python}", "venv/.made-with"],
+        ["make", "-f", str(ROOT / "Makefile"), "VENV=venv", f"PYTHON={python}", f"venv/{target}"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -137,6 +139,21 @@ def test_another_python_gets_another_environment(checkout: Path, tmp_path: Path)
     assert made(checkout, second).returncode == 0
     assert not (checkout / "venv/mine").exists()
     assert (checkout / "venv/made").read_text() == "second\n"
+
+
+@pytest.mark.parametrize("target", ["bin/.installed", "bin/.test"])
+def test_what_was_installed_is_installed_there_too(
+    checkout: Path, tmp_path: Path, target: str
+) -> None:
+    for name in ("pyproject.toml", "meson.build"):
+        (checkout / name).touch()
+    first, second = pip_stub(tmp_path, "first"), pip_stub(tmp_path, "second")
+    assert made(checkout, first, target).returncode == 0
+    there = (checkout / "venv" / target).stat().st_mtime_ns
+    assert made(checkout, first, target).returncode == 0
+    assert (checkout / "venv" / target).stat().st_mtime_ns == there
+    assert made(checkout, second, target).returncode == 0
+    assert (checkout / "venv" / target).exists()
 
 
 def test_a_failed_environment_leaves_nothing(checkout: Path, tmp_path: Path) -> None:
