@@ -117,7 +117,7 @@ def redis_server() -> Iterator[str]:
     needed("redis")
     if not shutil.which("redis-server"):
         raise Unmeasurable("redis-server is not installed")
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         command = ["redis-server", *options, "--loglevel", "warning"]
@@ -135,7 +135,7 @@ def nginx_server(contents: bytes) -> Iterator[str]:
     """Have nginx serve ``/bucket/x`` on a free port of loopback; return its URL."""
     if not shutil.which("nginx"):
         raise Unmeasurable("nginx is not installed")
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # its worker is nobody
@@ -159,7 +159,7 @@ def running(command: list[str], port: int) -> Iterator[None]:
         server.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks._measure import Effort, Finding
-from benchmarks._paging import Place, Way, in_turn, speed, timed
+from benchmarks._paging import compared
 from benchmarks._report import run_alone
-from benchmarks._stores import elapsing, needed, nginx_server, running
+from benchmarks._stores import elapsing, free_port, needed, nginx_server, running
 from pagemove.stores import FsspecStore
 
 _BLOCKS = (64 << 10, 2 << 20)
@@ -30,16 +28,17 @@ _WORTH_IT = 1.3
 # The server should not be the limit. nginx plays S3, where it is installed: an object that anybody
 # may read is no more than a range over HTTP. Without it moto does, which is slower than both.
 @contextlib.contextmanager
-def _nginx(_port: int, contents: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+def _nginx(contents: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     with nginx_server(contents) as url:
         yield "nginx", {"anon": True, "endpoint_url": url}
 
 
 @contextlib.contextmanager
-def _moto(port: int, contents: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+def _moto(contents: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     import s3fs
 
     needed("moto")
+    port = free_port()
     program = "from moto.server import main; main()"
     with running([sys.executable, "-c", program, "-H", "127.0.0.1", "-p", str(port)], port):
         endpoint = f"http://127.0.0.1:{port}"
@@ -75,12 +74,9 @@ def _reading(store: FsspecStore, block: int, threads: int, requests: int) -> Cal
 
 def measure(effort: Effort) -> list[Finding]:
     needed("s3fs", "obstore")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     serve = _nginx if shutil.which("nginx") else _moto
     contents = np.random.default_rng(0).bytes(min(effort.file, 64 << 20))
-    with serve(port, contents) as (server, options):
+    with serve(contents) as (server, options):
         # One that obstore cannot have, and that changes nothing.
         by_s3fs = {**options, "default_fill_cache": False}
         with (
@@ -89,31 +85,18 @@ def measure(effort: Effort) -> list[Finding]:
         ):
             stores = {"obstore": ours, "s3fs": theirs}
             target = _WORTH_IT if serve is _nginx else None
-            return [
-                _compared(stores, server, target, block, threads, place, effort)
-                for place in elapsing()
-                for block, threads in itertools.product(_BLOCKS, _THREADS)
-            ]
-
-
-def _compared(
-    stores: dict[str, FsspecStore],
-    server: str,
-    target: float | None,
-    block: int,
-    threads: int,
-    place: Place,
-    effort: Effort,
-) -> Finding:
-    requests = max(min(_REQUESTS[block], effort.pages), threads)
-    what = f"{block >> 10} KiB, {threads} threads; {place.name}"
-    with place.here():
-        ways = []
-        for name, store in stores.items():
-            job = _reading(store, block, threads, requests)
-            ways.append(Way(f"{name}, {what}", partial(timed, job, requests, place, requests)))
-        samples = in_turn(ways, effort.passes)
-    return speed(samples, ways[0].name, ways[1].name, target, server)
+            findings = []
+            for place, block, threads in itertools.product(elapsing(), _BLOCKS, _THREADS):
+                requests = max(min(_REQUESTS[block], effort.pages), threads)
+                jobs = {
+                    name: _reading(store, block, threads, requests)
+                    for name, store in stores.items()
+                }
+                what = f"{block >> 10} KiB, {threads} threads; {place.name}"
+                findings.append(
+                    compared(jobs, what, requests, place, effort.passes, target, server)
+                )
+            return findings
 
 
 if __name__ == "__main__":

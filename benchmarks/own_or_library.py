@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks._measure import Effort, Finding, Unmeasurable
-from benchmarks._paging import Place, Way, in_turn, speed, timed
+from benchmarks._paging import Place, compared
 from benchmarks._report import run_alone
 from benchmarks._stores import elapsing, needed, nginx_server, redis_server
 from pagemove.stores import FsspecStore
@@ -98,13 +98,9 @@ def _logs(effort: Effort, place: Place) -> Iterator[Finding]:
             return read
 
         for what, job in (("written and synced", written), ("read", found)):
-            yield _compared(
-                {name: job(log) for name, log in logs.items()},
-                f"blocks {what}; {place.name}",
-                _BLOCKS,
-                place,
-                effort,
-            )
+            jobs = {name: job(log) for name, log in logs.items()}
+            label = f"blocks {what}; {place.name}"
+            yield compared(jobs, label, _BLOCKS, place, effort.passes, _WORTH_IT)
 
 
 def _answers(effort: Effort, place: Place, size: int) -> Iterator[Finding]:
@@ -132,7 +128,8 @@ def _answers(effort: Effort, place: Place, size: int) -> Iterator[Finding]:
             return count
 
         jobs = {"redis_direct.py": directly, "redis-py with hiredis": by_hiredis}
-        yield _compared(jobs, f"{size >> 10} KiB; {place.name}", count, place, effort)
+        label = f"{size >> 10} KiB; {place.name}"
+        yield compared(jobs, label, count, place, effort.passes, _WORTH_IT)
         ours.close()
         theirs.close()
 
@@ -156,19 +153,8 @@ def _ranges(effort: Effort, place: Place, size: int) -> Iterator[Finding]:
 
         # An option that obstore is not told, and that changes nothing.
         jobs = {"objects.py, by obstore": reading(), "http.py": reading(client_kwargs={})}
-        yield _compared(jobs, f"{size >> 10} KiB; {place.name}", count, place, effort)
-
-
-def _compared(
-    jobs: dict[str, Callable[[], int]], what: str, operations: int, place: Place, effort: Effort
-) -> Finding:
-    def measured(job: Callable[[], int]) -> Callable[[], float]:
-        return lambda: timed(job, operations, place, operations)
-
-    with place.here():
-        ways = [Way(f"{name}, {what}", measured(job)) for name, job in jobs.items()]
-        samples = in_turn(ways, effort.passes)
-    return speed(samples, ways[0].name, ways[1].name, _WORTH_IT)
+        label = f"{size >> 10} KiB; {place.name}"
+        yield compared(jobs, label, count, place, effort.passes, _WORTH_IT)
 
 
 def measure(effort: Effort) -> list[Finding]:

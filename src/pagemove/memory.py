@@ -8,7 +8,7 @@ import mmap as _mmap
 import operator
 import warnings
 import weakref
-from typing import Any, SupportsIndex, overload
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from pagemove import limits, lowlevel
 from pagemove._native.mapping import Mapping
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, page_states
 from pagemove.registration import register
-from pagemove.views import Scalar, array_over, owner_behind
+from pagemove.views import Viewable, owner_behind
 
 # The kernel allows printable ASCII but for these, and 79 bytes (prctl(2), PR_SET_VMA_ANON_NAME).
 _NAME_FORBIDDEN = set("[]\\$`")
@@ -28,7 +28,7 @@ _LARGEST = 2**63 - 1
 _live: weakref.WeakSet[Memory] = weakref.WeakSet()
 
 
-class Memory(Mapping):
+class Memory(Mapping, Viewable):
     """Private anonymous memory that pages can be moved into and out of.
 
     Page aligned, 2 MiB aligned from 2 MiB up, zero until written. A child made by fork does not
@@ -90,51 +90,6 @@ class Memory(Mapping):
         with contextlib.suppress(OSError):
             register(self.address, length)
         _live.add(self)
-
-    @overload
-    def asarray(
-        self,
-        dtype: type[Scalar] | np.dtype[Scalar],
-        shape: int | tuple[int, ...] | None = None,
-        offset: int = 0,
-    ) -> npt.NDArray[Scalar]: ...
-    @overload
-    def asarray(
-        self,
-        dtype: npt.DTypeLike,
-        shape: int | tuple[int, ...] | None = None,
-        offset: int = 0,
-    ) -> npt.NDArray[Any]: ...
-    def asarray(
-        self,
-        dtype: npt.DTypeLike,
-        shape: int | tuple[int, ...] | None = None,
-        offset: int = 0,
-    ) -> npt.NDArray[Any]:
-        """View the memory as an array that keeps it alive.
-
-        Parameters
-        ----------
-        dtype : dtype
-            Any but those that hold Python objects.
-        shape : int or tuple of int, optional
-            By default as many whole items in one dimension as there are from `offset` on.
-        offset : int
-            Bytes before the first item.
-
-        Returns
-        -------
-        numpy.ndarray
-            C-contiguous and writable. No copy.
-
-        Raises
-        ------
-        ValueError
-            Shape and offset do not fit into the memory, or it is closed, or belongs to the parent.
-        TypeError
-            `dtype` holds Python objects.
-        """
-        return array_over(self, self.nbytes, dtype, shape, offset)
 
     def page_states(self) -> npt.NDArray[np.uint16]:
         """Return one `PageState` word a page; see `pagemove.page_states`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,66 @@ def array_over(
     items = needed // kind.base.itemsize
     whole = np.frombuffer(memoryview(owner), kind.base, items, start)
     return whole.reshape((*sizes, *kind.shape))
+
+
+class Viewable:
+    """What has memory of its own, with the buffer protocol, that arrays can be views of."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        @property
+        def nbytes(self) -> int:
+            """Length in bytes."""
+
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+
+    @overload
+    def asarray(
+        self,
+        dtype: type[Scalar] | np.dtype[Scalar],
+        shape: int | tuple[int, ...] | None = None,
+        offset: int = 0,
+    ) -> npt.NDArray[Scalar]: ...
+    @overload
+    def asarray(
+        self,
+        dtype: npt.DTypeLike,
+        shape: int | tuple[int, ...] | None = None,
+        offset: int = 0,
+    ) -> npt.NDArray[Any]: ...
+    def asarray(
+        self,
+        dtype: npt.DTypeLike,
+        shape: int | tuple[int, ...] | None = None,
+        offset: int = 0,
+    ) -> npt.NDArray[Any]:
+        """View the memory as an array that keeps it alive.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Any but those that hold Python objects.
+        shape : int or tuple of int, optional
+            By default as many whole items in one dimension as there are from `offset` on.
+        offset : int
+            Bytes before the first item.
+
+        Returns
+        -------
+        numpy.ndarray
+            C-contiguous; writeable unless it is a `PagedMemory` of mode ``"r"``. No copy, and
+            nothing is read by making it.
+
+        Raises
+        ------
+        ValueError
+            Shape and offset do not fit into the memory, or it is closed, or belongs to the parent.
+        TypeError
+            `dtype` holds Python objects.
+        """
+        return array_over(self, self.nbytes, dtype, shape, offset)
 
 
 def owner_behind(buffer: object, kind: type[_Owner]) -> _Owner | None:

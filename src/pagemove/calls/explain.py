@@ -36,7 +36,8 @@ def explain(code: int, dst: int, src: int, length: int) -> Failure:
     """Find out what a failure at the first page of the ranges means, and give it its true errno.
 
     `code` is what the kernel, or a look, said; the page tables are read now, and may have changed
-    meanwhile, in which case the message says both.
+    meanwhile, in which case the message says both. The destination is registered by the way, which
+    is how it shows that another userfaultfd has it.
     """
     try:
         prepare(dst, src, length)

@@ -55,7 +55,7 @@ def _check_mapping(name: str, start: int, length: int) -> Vma:
     return vma
 
 
-def check_mappings(dst: int, src: int, length: int) -> Vma:
+def _check_mappings(dst: int, src: int, length: int) -> Vma:
     """Raise the `Failure` of mappings between which nothing can be moved.
 
     Returns the destination's mapping. Changes nothing: it need not be registered.
@@ -92,8 +92,11 @@ def check_mappings(dst: int, src: int, length: int) -> Vma:
 
 
 def prepare(dst: int, src: int, length: int) -> None:
-    """Check the mappings, and register the destination's, or raise the `Failure` of either."""
-    at_dst = check_mappings(dst, src, length)
+    """Check the mappings, and register the destination's, or raise the `Failure` of either.
+
+    Whether another userfaultfd has the destination only registering it finds out.
+    """
+    at_dst = _check_mappings(dst, src, length)
     try:
         register(at_dst.start, at_dst.end - at_dst.start)
     except OSError as error:

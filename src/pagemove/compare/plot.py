@@ -7,8 +7,6 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from pagemove.compare import methods
 from pagemove.compare.costs import COLD, WARM, Costs
 from pagemove.compare.growth import MREMAP, MREMAP_KEPT, REMAP_ANON_PAGES, Mappings
@@ -26,6 +24,7 @@ from pagemove.measuring.drawing import (
     spread_apart,
     tidy,
 )
+from pagemove.measuring.timing import crossovers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,25 +152,25 @@ def _costs(axes: Axes, costs: Costs, *, sibling: bool) -> None:
 
 def _cheapest(costs: Costs, *, sibling: bool) -> list[tuple[float, _Curve]]:
     """Return where each of the three methods in the argument begins to be the cheapest."""
-    rivals = {}
-    for curve in _CURVES:
+    sizes: list[int] = []
+    rivals: dict[str, tuple[_Curve, list[float]]] = {}
+    for curve in reversed(_CURVES):  # ours, with whose sizes the others are compared, is the last
         pages, us = _per_page(costs, curve, sibling=sibling)
-        if pages and curve.caches == COLD and curve.means in _STRIP:
-            rivals[curve] = (np.log(pages), np.log(us))
+        sizes = sizes or pages
+        if pages and pages == sizes and curve.caches == COLD and curve.means in _STRIP:
+            rivals[curve.means] = (curve, us)
     if not rivals:
         return []
-    # Between the measured sizes as the figure draws them: straight, in logarithms.
-    places = np.linspace(
-        max(pages[0] for pages, _ in rivals.values()),
-        min(pages[-1] for pages, _ in rivals.values()),
-        1000,
-    )
-    drawn = np.array([np.interp(places, pages, us) for pages, us in rivals.values()])
-    changes: list[tuple[float, _Curve]] = []
-    for place, number in zip(places, drawn.argmin(axis=0), strict=True):
-        best = list(rivals)[number]
-        if not changes or best is not changes[-1][1]:
-            changes.append((math.exp(place), best))
+    start, best = float(sizes[0]), min(rivals, key=lambda name: rivals[name][1][0])
+    changes = [(start, rivals[best][0])]
+    while later := [
+        (point.size, other)
+        for other in rivals.keys() - {best}
+        for point in crossovers(sizes, rivals[best][1], rivals[other][1], (best, other))
+        if point.size > start and point.cheaper == other
+    ]:
+        start, best = min(later)
+        changes.append((start, rivals[best][0]))
     return changes
 
 

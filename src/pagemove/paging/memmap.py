@@ -121,7 +121,7 @@ class memmap(PagedArray):  # noqa: N801 (NumPy's name for it)
     ) -> Self:
         """Open the file, and make or extend it where the mode does that."""
         wanted = _wanted(dtype, mode, offset, shape, order)
-        with _opened(filename, wanted.mode) as file, limits.named():
+        with limits.named(), _opened(filename, wanted.mode) as file:
             sizes = _prepare(file, wanted, lock=lock)
             held: Mode = "r+" if wanted.mode == "w+" else wanted.mode
             with FileStore(file.path, writable=held == "r+", lock=lock) as store:
@@ -203,8 +203,7 @@ def _opened(filename: Any, mode: str) -> Iterator[_File]:
         ) from None
     path = Path(os.fsdecode(text)).absolute()
     flags = {"r": os.O_RDONLY, "c": os.O_RDONLY, "r+": os.O_RDWR, "w+": os.O_RDWR | os.O_CREAT}
-    with limits.named():
-        fd = open_high(path, flags[mode] | os.O_NONBLOCK | os.O_NOCTTY)
+    fd = open_high(path, flags[mode] | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         is_path = isinstance(filename, os.PathLike)
         yield _File(fd, path, path.resolve() if is_path else os.path.abspath(path), given=False)

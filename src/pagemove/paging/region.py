@@ -6,10 +6,7 @@ import errno
 import json
 import os
 import warnings
-from typing import Any, Self, overload
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Self
 
 from pagemove import limits
 from pagemove._native.pager import Pager
@@ -22,13 +19,13 @@ from pagemove.paging.sizes import span, text_of
 from pagemove.paging.stats import PagingStats
 from pagemove.probing import features
 from pagemove.stores.base import Store
-from pagemove.views import Scalar, array_over
+from pagemove.views import Viewable
 
 # What a kernel that lacks something, or does not permit it, answers.
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-class PagedMemory(Pager):
+class PagedMemory(Pager, Viewable):
     """A region of memory whose blocks are read from a store when they are first touched.
 
     To everything that uses it, NumPy, C extensions, system calls, it is ordinary private memory
@@ -255,51 +252,6 @@ class PagedMemory(Pager):
     def resident_limit(self) -> int | None:
         """The most bytes in memory at any moment, also where it was not chosen; None: no limit."""
         return self._limit or None
-
-    @overload
-    def asarray(
-        self,
-        dtype: type[Scalar] | np.dtype[Scalar],
-        shape: int | tuple[int, ...] | None = None,
-        offset: int = 0,
-    ) -> npt.NDArray[Scalar]: ...
-    @overload
-    def asarray(
-        self,
-        dtype: npt.DTypeLike,
-        shape: int | tuple[int, ...] | None = None,
-        offset: int = 0,
-    ) -> npt.NDArray[Any]: ...
-    def asarray(
-        self,
-        dtype: npt.DTypeLike,
-        shape: int | tuple[int, ...] | None = None,
-        offset: int = 0,
-    ) -> npt.NDArray[Any]:
-        """View the region as an array that keeps it alive.
-
-        Parameters
-        ----------
-        dtype : dtype
-            Any but those that hold Python objects.
-        shape : int or tuple of int, optional
-            By default as many whole items in one dimension as there are from `offset` on.
-        offset : int
-            Bytes before the first item.
-
-        Returns
-        -------
-        numpy.ndarray
-            C-contiguous; writeable unless the mode is ``"r"``. Nothing is read by making it.
-
-        Raises
-        ------
-        ValueError
-            Shape and offset do not fit into the region, or it is closed, or belongs to the parent.
-        TypeError
-            `dtype` holds Python objects.
-        """
-        return array_over(self, self.nbytes, dtype, shape, offset)
 
     # The pager's methods take ranges as they are; these are what callers should be asked for.
     def prefetch(  # type: ignore[override]

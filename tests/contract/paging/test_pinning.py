@@ -26,17 +26,14 @@ from support.paging import (
     store,
     words,
 )
-from support.pinning import (  # noqa: F401 (fixtures)
+from support.pinning import (
     BLOCK,
     BLOCKS,
     LIMIT,
     MOST,
     NBYTES,
-    answers,
     blocks_pinned,
-    is_there,
-    ordinary,
-    refusal,
+    ordinary,  # noqa: F401 (a fixture)
     region,
 )
 

@@ -25,7 +25,7 @@ from support.paging import (
     store,
     words,
 )
-from support.pinning import (  # noqa: F401 (fixtures)
+from support.pinning import (
     BLOCK,
     BLOCKS,
     LIMIT,
@@ -34,7 +34,7 @@ from support.pinning import (  # noqa: F401 (fixtures)
     answers,
     blocks_pinned,
     is_there,
-    ordinary,
+    ordinary,  # noqa: F401 (a fixture)
     refusal,
     region,
 )
