@@ -257,7 +257,8 @@ class TestReport:
     def test_durations(self, ns, text):
         assert report.duration_of(ns) == text
 
-    def test_live_on_a_terminal(self, outcome):
+    def test_live_on_a_terminal(self, outcome, monkeypatch):
+        monkeypatch.setenv("TERM", "xterm")  # on a dumb one nothing is drawn again
         with Path("/dev/null").open("w") as nowhere:
             console = Console(record=True, width=100, force_terminal=True, file=nowhere)
             with report.live(outcome.plan, 1 << 30, console) as observe:
