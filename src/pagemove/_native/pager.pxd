@@ -3,6 +3,11 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
+cdef extern from "descriptors.h" nogil:
+    struct pm_identity:
+        uint64_t device, inode
+    void pm_set_standard(int fd, pm_identity identity)
+
 cdef extern from "pager/pager.h" nogil:
     enum:
         PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT, PG_NO_ROOM, PG_INTERRUPTED, PG_LOST
@@ -21,6 +26,7 @@ cdef extern from "pager/pager.h" nogil:
     struct pg_config:
         const pg_helper *helper
         int fd
+        pm_identity[2] identities
         uint64_t offset, nbytes
         const char *label
         int mode

@@ -33,6 +33,7 @@ class Pager:
         dumped: bool = False,
         writeback_ns: int = 0,
         outlives: bool = False,
+        identities: Sequence[tuple[int, int]] = (),
     ) -> None: ...
     @property
     def address(self) -> int: ...

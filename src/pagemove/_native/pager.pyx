@@ -20,11 +20,6 @@ cdef extern from "process.h" nogil:
         PM_DEFECT_REFUSE
     uint32_t pm_running_defects()
 
-cdef extern from "descriptors.h" nogil:
-    struct pm_identity:
-        uint64_t device, inode
-    void pm_set_standard(int fd, pm_identity identity)
-
 cdef extern from "paged.h" nogil:
     struct pm_paged:
         pass
@@ -148,7 +143,8 @@ cdef class Pager:
     def __init__(self, int fd, uint64_t nbytes, bytes label, *, int mode, uint64_t block_size,
                  uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
                  uint64_t offset=0, object injection=(), bytes name=b"", object helper=None,
-                 bint dumped=False, uint64_t writeback_ns=0, bint outlives=False):
+                 bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
+                 object identities=()):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
@@ -171,6 +167,10 @@ cdef class Pager:
                 injections[i].kind = kind
                 injections[i].value = value
             config.fd = fd
+            for i in range(2):
+                config.identities[i].device = config.identities[i].inode = 0
+            for i, (device, inode) in enumerate(identities):
+                config.identities[i].device, config.identities[i].inode = device, inode
             config.offset = offset
             config.nbytes = nbytes
             config.label = label

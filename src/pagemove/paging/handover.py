@@ -55,6 +55,8 @@ class Helper:
         Descriptor of the memory that holds the pickled store.
     log : int
         Descriptor that the process writes its log records to.
+    identities : tuple
+        What the two are, so that nothing is taken for them that has got their numbers.
 
     Raises
     ------
@@ -85,6 +87,7 @@ class Helper:
         payload = _payload(store)
         with contextlib.ExitStack() as stack:
             self.config = os.memfd_create("pagemove store")
+            config = identity_of(self.config)
             stack.callback(os.close, self.config)
             with open(self.config, "wb", closefd=False) as file:
                 file.write(payload)
@@ -92,6 +95,7 @@ class Helper:
             records, self._log = map(stack.enter_context, pair)
             records = stack.enter_context(_above_standard(records))
             self.log = self._log.fileno()
+            self.identities = config, identity_of(self.log)
             thread = threading.Thread(
                 target=_pass_on, args=(records,), name="pagemove-log", daemon=True
             )
@@ -109,7 +113,8 @@ class Helper:
 
     def close(self) -> None:
         """Close what the pager has copies of by now."""
-        os.close(self.config)
+        if identity_of(self.config) == self.identities[0]:
+            os.close(self.config)
         self._log.close()
 
 

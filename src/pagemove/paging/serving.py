@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
+from pagemove.descriptors import identity_of
 from pagemove.paging.options import Size
 from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.base import Store
@@ -24,6 +25,7 @@ class Serving(TypedDict):
     label: bytes
     injection: list[tuple[int, int, int, int, int]]
     helper: tuple[list[bytes], int, int, int, int, int, int] | None
+    identities: Sequence[tuple[int, int]]
 
 
 def is_native(store: Store) -> bool:
@@ -81,11 +83,18 @@ def serving(
         # Of a FaultyStore.
         injection = [fault.injection for fault in getattr(store, "faults", ())]
         with _file_of(store, writes=writes) as fd:
-            yield Serving(fd=fd, offset=0, label=label, injection=injection, helper=None)
+            known = (identity_of(fd),)
+            yield Serving(
+                fd=fd, offset=0, label=label, injection=injection, helper=None, identities=known
+            )
         return
     place = _in_file(store)
     if place is not None:
-        yield Serving(fd=place[0], offset=place[1], label=label, injection=[], helper=None)
+        fd, offset = place
+        known = (identity_of(fd),)
+        yield Serving(
+            fd=fd, offset=offset, label=label, injection=[], helper=None, identities=known
+        )
         return
     from pagemove.paging.handover import Helper  # and multiprocessing, which files do not need
 
@@ -94,7 +103,14 @@ def serving(
         retryable = int(store.flush_retryable)
         numbers = helper.config, helper.log, count, nbytes, int(store.restartable), retryable
         process = (helper.argv, *numbers)
-        yield Serving(fd=-1, offset=0, label=label, injection=[], helper=process)
+        yield Serving(
+            fd=-1,
+            offset=0,
+            label=label,
+            injection=[],
+            helper=process,
+            identities=helper.identities,
+        )
 
 
 @contextlib.contextmanager

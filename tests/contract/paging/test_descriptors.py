@@ -26,6 +26,46 @@ _CLOSE = {
 }
 
 
+class TestClosedWhileItIsOpened:
+    @pytest.mark.parametrize("kind", ["file", "config", "log"])
+    def test_what_has_got_the_number_is_not_taken_for_it(self, file, kind):
+        """Neither paged, unpickled nor written to: the program's bytes may be anybody's."""
+        path = file(_NBYTES)
+        data = path.with_suffix(".data")
+        data.write_bytes(b"data" * 1000)
+        done = program(
+            f"""
+            import contextlib
+            from pagemove.paging import region as regions
+            real, kind = regions.serving, {kind!r}
+
+            @contextlib.contextmanager
+            def serving(*arguments, **keywords):
+                with real(*arguments, **keywords) as served:
+                    helper = served["helper"]
+                    fd = served["fd"] if kind == "file" else helper[1 + (kind == "log")]
+                    kept = os.dup(fd)
+                    os.dup2(os.open(sys.argv[2], os.O_RDWR), fd)
+                    try:
+                        yield served
+                    finally:
+                        os.dup2(kept, fd)
+
+            regions.serving = serving
+            store = pagemove.stores.FileStore(path) if kind == "file" else None
+            try:
+                pagemove.PagedMemory(store, nbytes=None if store else 1 << 20)
+            except OSError as error:
+                print(error.errno, error)
+            """,
+            path,
+            data,
+        )
+        assert done.stdout.split()[:2] == ["9", "[Errno"]
+        assert "closed the descriptors that the library had just opened" in done.stdout
+        assert data.read_bytes() == b"data" * 1000
+
+
 class TestClosedByOthers:
     @pytest.mark.parametrize("how", _CLOSE)
     def test_changes_are_saved_and_flush_raises(self, file, how):

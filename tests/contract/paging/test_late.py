@@ -62,6 +62,7 @@ class TestWrites:
         assert "an earlier flush of the store has not been answered yet" in found["notes"]
         assert found["begun"] == [1, 2]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["compressed", "layered"])
     def test_what_was_flushed_outlives_a_helper_that_was_stopped(self, tmp_path, kind):
         if kind == "compressed":

@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../descriptors.h"
+
 enum pg_mode {
     PG_READ = 0,    /* nothing is ever written */
     PG_WRITE = 1,   /* changes go to the store */
@@ -63,7 +65,10 @@ enum { PG_LINES = 64, PG_TEXT = 4096 /* the longest explanation of a failure */ 
 struct pg_config {
     const struct pg_helper *helper; /* or NULL: the store is a file */
 
-    int fd;          /* of the file; duplicated */
+    int fd; /* of the file; duplicated */
+    /* What `fd`, or what is handed to the helper, config_fd and log_fd, was when it was made: the
+     * program may have closed it since. An inode of PM_NO_FILE: not known. */
+    struct pm_identity identities[2];
     uint64_t offset; /* of the store's first byte in the file */
     uint64_t nbytes; /* of the store; what lies beyond in the last block reads as zeros */
     const char *label;

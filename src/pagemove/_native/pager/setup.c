@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -134,6 +135,23 @@ static int own_table(const struct pg_region *region, const struct pg_config *con
     return pg_own_table(kept, (size_t)count, region->watched);
 }
 
+/* Whether what was kept is what was passed. Nobody can close it from now on. */
+static int check_kept(const struct pg_config *config, char *text)
+{
+    const struct pg_helper *helper = config->helper;
+    int fds[] = {helper ? helper->config_fd : config->fd, helper ? helper->log_fd : -1};
+
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
+        if (config->identities[i].inode == PM_NO_FILE || pm_is_still(fds[i], config->identities[i]))
+            continue;
+        snprintf(text, PG_TEXT,
+                 "the program has closed the descriptors that the library had just "
+                 "opened; open it after that");
+        return -EBADF;
+    }
+    return 0;
+}
+
 int pg_set_up(struct pg_region *region, struct pg_opening *opening)
 {
     const struct pg_config *config = &opening->config;
@@ -144,6 +162,8 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
     opening->has_files = 1;
     pthread_cond_broadcast(&region->answered);
     pthread_mutex_unlock(&region->calls_lock);
+    if (!error)
+        error = check_kept(config, text);
     if (!error)
         error = pg_uffd_open(&region->uffd, config->moves, config->kernel_faults);
     if (!error)
