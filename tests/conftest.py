@@ -60,6 +60,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("alone")
 
 
+def pytest_collection_finish() -> None:
+    """Spare tests and their children the collection of what is there by now and stays."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for name in dict.fromkeys(selection.needs(item)):
@@ -110,11 +116,22 @@ def _descriptors() -> dict[int, str]:
     return found
 
 
+_last_unforked = (b"", 0)
+
+
 def _unforked() -> int:
-    """Count the bytes that a fork leaves out: those of every `Memory`, and hardly any others."""
-    text = Path("/proc/self/smaps").read_text(errors="surrogateescape")
-    sizes = re.findall(r"(?m)^Size: +(\d+) kB\n(?:\w+:.*\n)*?VmFlags:.* dc(?: |$)", text)
-    return sum(int(size) << 10 for size in sizes)
+    """Count the bytes that a fork leaves out: those of every `Memory`, and hardly any others.
+
+    The kernel walks page tables for this: it is asked again where the list of mappings has changed.
+    """
+    global _last_unforked
+    mappings = Path("/proc/self/maps").read_bytes()
+    if mappings != _last_unforked[0]:
+        text = Path("/proc/self/smaps").read_bytes()
+        flags = [flag.start() for flag in re.finditer(rb"VmFlags:[^\n]* dc\b", text)]
+        sizes = [text[text.rindex(b"\nSize:", 0, at) + 6 : at].split(None, 1)[0] for at in flags]
+        _last_unforked = mappings, sum(int(size) << 10 for size in sizes)
+    return _last_unforked[1]
 
 
 @pytest.fixture
@@ -130,7 +147,9 @@ def no_leak() -> Iterator[None]:
     yield
     left = sorted(_descriptors().values())
     assert left == sorted(descriptors.values()), "descriptors left open, or closed"
-    if _unforked() != memory:
+    left_unforked = _unforked()
+    if left_unforked != memory:
         # A caught exception keeps frames, and with them what they hold, until a collection.
         gc.collect()
-    assert _unforked() == memory, "memory not freed"
+        left_unforked = _unforked()
+    assert left_unforked == memory, "memory not freed"

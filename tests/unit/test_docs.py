@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
-import os
 import pkgutil
 import re
 import subprocess
@@ -15,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import pagemove
+from pagemove.cli import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -165,15 +166,10 @@ def _commands(program: str) -> list[object]:
 def test_commands_exist_with_their_options(arguments: list[str]) -> None:
     words = [word for word in arguments if re.fullmatch(r"[a-z]+", word)][:1]
     options = [word for word in arguments if word.startswith("--")]
-    done = subprocess.run(
-        [sys.executable, "-m", "pagemove", *words, "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "NO_COLOR": "1", "TERMINAL_WIDTH": "200"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert all(option in done.stdout for option in options)
+    environment = {"NO_COLOR": "1", "TERMINAL_WIDTH": "200"}
+    done = CliRunner().invoke(app, [*words, "--help"], env=environment)
+    assert done.exit_code == 0, done.output
+    assert all(option in done.output for option in options)
 
 
 @pytest.mark.parametrize("arguments", _commands("make"))
