@@ -163,6 +163,21 @@ def test_discarded_changes_are_as_the_store_has_them(file, step):
     assert child(_dirty_part, file(_NBYTES), step) == (None, None)
 
 
+def _spilled_in_part(path: Path) -> np.ndarray:
+    """A private change leaves for its file for the first time, without a page of its block."""
+    with paged(path, "c", block_size=_BLOCK, prefetch="off") as memory:
+        words(memory)[0] = 1
+        discard(memory, 3 * PAGE_SIZE, PAGE_SIZE)
+        memory.evict(0, 1)
+        return words(memory)[: _BLOCK // 8].copy()
+
+
+def test_a_page_that_was_discarded_before_its_block_was_spilled_is_the_stores(file):
+    wanted = expected(_BLOCK).copy()
+    wanted[0] = 1
+    assert np.array_equal(child(_spilled_in_part, file(_NBYTES)), wanted)
+
+
 def _races(path: Path, mode: str, block: int, limit: int | None) -> str | None:
     """Discards of clean blocks while threads read them, and while they are evicted and flushed."""
     with paged(path, mode, block_size=block, resident_limit=limit) as memory:

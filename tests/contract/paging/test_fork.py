@@ -257,6 +257,32 @@ def test_forking_while_threads_wait(file):
     assert child(_fork_in_fault, file(_NBYTES)) == 0
 
 
+def _fork_in_a_handler(path: Path) -> tuple[int, int]:
+    """A signal handler forks while this thread waits for a flush, and returns in the child too."""
+    found: list[int] = []
+    late = [Fault("flush", count=1, delay=1.0)]
+    with paged(path, "r+", faults=late, store_timeout=20.0, **_HOW) as memory:
+        words(memory)[0] = 1
+        signal.signal(signal.SIGALRM, lambda *_: found.append(fork()))
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        try:
+            memory.flush()
+        except ValueError as error:
+            os._exit(7 if found == [0] and "child of the process" in str(error) else 8)
+        if found == [0]:
+            os._exit(9)
+        limit = time.monotonic() + 20
+        while not (ended := os.waitpid(found[0], os.WNOHANG))[0]:
+            if time.monotonic() > limit:
+                os.kill(found[0], signal.SIGKILL)
+            time.sleep(0.01)
+    return os.waitstatus_to_exitcode(ended[1]), int(np.fromfile(path, np.uint64)[0])
+
+
+def test_a_child_that_is_forked_while_its_thread_waits_for_the_pager_is_told(file):
+    assert child(_fork_in_a_handler, file(_NBYTES), deadline=60) == (7, 1)
+
+
 def _multiprocessing(path: Path) -> list[int]:
     import multiprocessing
 

@@ -177,6 +177,42 @@ def test_what_was_written_while_a_flush_failed_is_written_again(tmp_path):
     assert found == (["returned", "returned"], True)
 
 
+def _back_meanwhile(folder: Path) -> list[str]:
+    """A block is written while a sync is under way, and touched before its write returns."""
+    source = lossy(folder, numbered(_NBYTES), concurrency=4)
+    memory = PagedMemory(source, store_timeout=20.0, **_HOW)
+    array = words(memory)
+    array[0] += np.uint64(1)
+    source.hold(flushes=True)
+    outcomes: list[str] = []
+    flushing = threading.Thread(target=lambda: outcomes.append(_outcome(memory)))
+    flushing.start()
+    wait_for(lambda: source.held == 1)
+    array[5 * _WORDS] += np.uint64(1)
+    source.hold(flushes=True, writes=True)
+    evicting = threading.Thread(target=lambda: memory.evict(5 * _BLOCK, _BLOCK))
+    evicting.start()
+    wait_for(lambda: source.held == 2)
+    faults = memory.stats().faults
+    touching = threading.Thread(target=lambda: array[5 * _WORDS].item())
+    touching.start()
+    wait_for(lambda: memory.stats().faults > faults)
+    source.hold(flushes=True)
+    evicting.join()
+    touching.join()
+    source.hold()
+    flushing.join()
+    source.fail(1)
+    outcomes += [_outcome(memory), _outcome(memory)]
+    return outcomes
+
+
+def test_a_sync_covers_nothing_that_was_written_while_it_was_under_way(tmp_path):
+    """That block is clean, and durable only with the next sync: if it fails, that is for good."""
+    outcomes = child(_back_meanwhile, tmp_path, deadline=40)
+    assert outcomes == ["returned", "raised", "for good"]
+
+
 def _roll_back(path: Path) -> None:
     """Reset a file to the contents that its device has: nothing of what was to be made durable."""
     contents = expected(path.stat().st_size)
