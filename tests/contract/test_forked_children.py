@@ -44,6 +44,7 @@ from support import (
     write_all,
 )
 from support.foreign import foreign as map_foreign
+from support.selection import few
 
 from .checks import move_all, refusal
 
@@ -327,7 +328,7 @@ class TestWhileThreadsMove:
         thread = threading.Thread(target=bounce)
         thread.start()
         try:
-            for _ in range(30):
+            for _ in range(few(30, 6)):
                 assert child(move_own_memory) == 14
         finally:
             stop.set()
@@ -352,7 +353,7 @@ class TestWhileThreadsMove:
             thread = threading.Thread(target=bounce)
             thread.start()
             try:
-                for _ in range(30):
+                for _ in range(few(30, 6)):
                     assert child(move_own_memory) == 14
             finally:
                 stop.set()
@@ -364,7 +365,7 @@ class TestWhileThreadsMove:
     def test_parent_and_child_at_once(self, foreign):
         dst, src = foreign(8), foreign(8)
         with living_child() as one:
-            for number in range(15):
+            for number in range(few(15, 5)):
                 contents = src.fill(number)
                 assert one.run(move_own_memory) == 14
                 move_all(dst.address, src.address, src.nbytes)

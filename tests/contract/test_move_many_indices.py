@@ -12,6 +12,7 @@ import pytest
 from pagemove import PAGE_SIZE, Memory, RemapError, move_many, page_states, remap_anon_pages
 from pagemove._native import remap
 from support import hole, pattern, read, read_all, together, write, write_all
+from support.selection import few
 
 from .checks import GUARDS, signature
 
@@ -236,7 +237,7 @@ class TestChangedMeanwhile:
         def call() -> int:
             moved = 0
             try:
-                for _ in range(50):
+                for _ in range(few(50, 20)):
                     try:
                         moved += move_many(dst.array()[inner], src.array()[inner], to, of)
                     except IndexError:

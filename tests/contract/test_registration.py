@@ -28,6 +28,7 @@ from pagemove._native import remap
 from pagemove.registration import register
 from support import Area, at, child, hole, pattern, read, together, vmas_in, write, write_all
 from support.foreign import MAP_FIXED, PRIVATE, READ_WRITE
+from support.selection import few
 
 from .checks import GUARDS, move_all, zeros
 
@@ -190,7 +191,7 @@ class TestStaleMemory:
 
     def test_of_a_closed_memory_at_the_same_address(self):
         with Memory(PAGE_SIZE) as src:
-            for _ in range(50):
+            for _ in range(few(50, 10)):
                 write(src.address, 3)
                 with Memory(PAGE_SIZE) as dst:
                     move_all(dst.address, src.address, PAGE_SIZE)

@@ -28,6 +28,9 @@ ALONE = frozenset(("swap", "ksm", "hugetlb"))
 #: The most sets of parameters of one test in the lean suite: a list that was written down by hand
 #: is one parameter to pytest, however many things differ in it.
 MOST_SETS = 5
+#: The same of paged memory, where each forks, opens a region and makes a file: a page, 64 KiB and
+#: 2 MiB of the block sizes.
+MOST_SETS_PAGING = 3
 #: What the lean suite does without, by the names in `needs.py`.
 NOT_LEAN = frozenset(("redis", "s3", "web"))
 #: Examples of Hypothesis, and runs of a state machine, in the lean suite, and the steps of a run.
@@ -79,6 +82,11 @@ def _values(item: pytest.Item) -> dict[str, int]:
     return {name: id(value) for name, value in callspec.params.items()} if callspec else {}
 
 
+def few(usual: int, lean: int) -> int:
+    """Return how often a test is to try again what it hopes to catch: in the lean suite, `lean`."""
+    return lean if os.environ.get("PAGEMOVE_TEST_LEAN") else usual
+
+
 def needs(item: pytest.Item) -> list[str]:
     """Return what a test needs of the machine."""
     return [name for mark in item.iter_markers("needs") for name in mark.args]
@@ -103,7 +111,8 @@ def choose(items: Sequence[pytest.Item], sets: str) -> set[pytest.Item]:
     for variants in tests.values():
         numbers = cover([_values(item) for item in variants], 1 if sets == "lean" else 2)
         if sets == "lean":
-            numbers = spread(numbers, MOST_SETS)
+            paging = "paging" in variants[0].path.parts
+            numbers = spread(numbers, MOST_SETS_PAGING if paging else MOST_SETS)
         chosen.update(variants[number] for number in numbers)
     return chosen
 
@@ -116,6 +125,7 @@ class Selection:
         self._sets: str = config.getoption("sets")
         self._left_out = 0
         if self._sets == "lean":
+            os.environ["PAGEMOVE_TEST_LEAN"] = "1"
             os.environ.setdefault("PAGEMOVE_HYPOTHESIS_EXAMPLES", str(LEAN_EXAMPLES))
             os.environ.setdefault("PAGEMOVE_HYPOTHESIS_STEPS", str(LEAN_STEPS))
 

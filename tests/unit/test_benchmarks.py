@@ -20,6 +20,7 @@ import pytest
 
 import pagemove
 from pagemove._native import remap
+from support.selection import few
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(
@@ -52,7 +53,11 @@ def findings(name: str, **changes: int) -> list[Any]:
     return list(answer)
 
 
-@pytest.mark.parametrize("name", TIMED)
+def _one_in_lean(names: list[str]) -> list[object]:
+    return [names[0], *(pytest.param(name, marks=pytest.mark.slow) for name in names[1:])]
+
+
+@pytest.mark.parametrize("name", _one_in_lean(TIMED))
 def test_a_ratio_is_that_of_its_times(benchmarks: ModuleType, name: str) -> None:
     defects = remap.defects()
     found = findings(name)
@@ -69,7 +74,7 @@ def test_a_ratio_is_that_of_its_times(benchmarks: ModuleType, name: str) -> None
 
 
 def test_memory_for_indices(benchmarks: ModuleType) -> None:
-    int64, int32 = findings("memory_for_indices", indices=400_000)
+    int64, int32 = findings("memory_for_indices", indices=few(400_000, 200_000))
     # An int64 array is used in place; an int32 one is converted, 8 bytes an index.
     assert int64.figure.median < 1.5
     assert 2 < int32.figure.median < 8
@@ -91,7 +96,7 @@ def test_import_time(benchmarks: ModuleType) -> None:
     assert 0 < finding.figure.median < 10_000
 
 
-@pytest.mark.parametrize("name", PAGED)
+@pytest.mark.parametrize("name", _one_in_lean(PAGED))
 def test_paged_memory_is_measured(benchmarks: ModuleType, name: str) -> None:
     for finding in findings(name):
         figure = finding.figure

@@ -247,7 +247,7 @@ class TestCommandLine:
         [
             ("pagemove do", "doctor"),
             ("pagemove page --li", "--limit"),
-            ("pagemove compare --q", "--quick"),
+            pytest.param("pagemove compare --q", "--quick", marks=pytest.mark.slow),
         ],
     )
     def test_a_shell_completes_commands_and_their_options(self, words, completed):

@@ -213,7 +213,15 @@ def test_what_a_child_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checkup.try_moving(features()) is None
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"], ["--json", "-"]])
+#: What it prints: a table, or JSON.
+OUTPUTS = [
+    [],
+    pytest.param(["--json"], marks=pytest.mark.slow),
+    ["--json", "-"],
+]
+
+
+@pytest.mark.parametrize("arguments", OUTPUTS)
 def test_a_reader_that_leaves_changes_nothing(arguments: list[str]) -> None:
     """With a pipe that nobody reads every write is EPIPE: what `head` does, but surely."""
     reading, writing = os.pipe()
@@ -232,7 +240,7 @@ def test_a_reader_that_leaves_changes_nothing(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"], ["--json", "-"]])
+@pytest.mark.parametrize("arguments", OUTPUTS)
 def test_a_full_disk_prints_one_line(arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(

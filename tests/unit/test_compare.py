@@ -26,7 +26,7 @@ from pagemove.compare import (
     report,
     scenarios,
 )
-from pagemove.compare.plan import FULL, QUICK, Bench
+from pagemove.compare.plan import FULL, QUICK, Bench, Plan
 from pagemove.compare.verdicts import Finding, Verdict
 from pagemove.kernel import Problem
 from pagemove.measuring import child, drawing, machine, outputs
@@ -275,17 +275,55 @@ def test_labels_move_apart_in_order():
     assert min(abs(a - b) for a in placed for b in placed if a is not b) >= 0.99
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    """Everything really done, once."""
-    folder = tmp_path_factory.mktemp("compare")
-    outputs_named = ["--json", str(folder / "all.json")]
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        pass
-    else:
-        outputs_named += ["--plot", str(folder / "figure.png")]
+def _checked(text: str, folder: Path, plan: Plan) -> None:
+    """Look at what a run has printed and written of all scenarios."""
+    for scenario in scenarios.SCENARIOS:
+        assert scenario.title in text
+    assert text.count("Verdict: ") == len(scenarios.SCENARIOS)
+    assert "timing" not in text
+    data = json.loads((folder / "all.json").read_text())
+    assert data["schema"] == document.SCHEMA
+    assert data["machine"]["kernel"]
+    assert data["machine"]["cpus"] >= 1
+    assert isinstance(data["machine"]["pinned"], bool)
+    assert [s["key"] for s in data["scenarios"]] == [s.key for s in scenarios.SCENARIOS]
+    verdicts = {s["key"]: s["verdict"] for s in data["scenarios"]}
+    assert set(verdicts.values()) <= {verdict.value for verdict in Verdict}
+    assert verdicts["mappings"] == verdicts["outcomes"] == "holds"
+    for cost in data["measurements"]["costs"]["costs"]:
+        ns = cost["ns"]
+        assert 0 < ns["lower"] <= ns["median"] <= ns["upper"]
+        assert 1 <= ns["samples"] <= plan.sittings * plan.rounds
+    growths = {g["means"]: g for g in data["measurements"]["mappings"]["growths"]}
+    assert growths["remap_anon_pages"]["points"][-1][1] < 10
+    if data["measurements"]["mappings"]["limit"] < 2 * plan.most_moves:
+        assert growths["mremap"]["ended_by"] == "ENOMEM"
+
+
+@pytest.mark.needs("move", "fork")
+def test_everything_is_really_done_and_judged(tmp_path, monkeypatch):
+    plan = dataclasses.replace(
+        QUICK,
+        seconds=3.0,
+        pages=(1, 4),
+        range_pages=64,
+        sittings=1,
+        most_moves=2_000,
+        fault_rounds=2,
+    )
+    monkeypatch.setattr("pagemove.cli.compare.QUICK", plan, raising=False)
+    command = ["compare", "--quick", "--json", str(tmp_path / "all.json")]
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, done.stderr) == (0, "")
+    _checked(done.stdout, tmp_path, plan)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("move", "fork")
+def test_the_quick_version_from_end_to_end(tmp_path):
+    pytest.importorskip("matplotlib")
+    json_path, figure = tmp_path / "all.json", tmp_path / "figure.png"
+    outputs_named = ["--json", str(json_path), "--plot", str(figure)]
     done = subprocess.run(
         [sys.executable, "-m", "pagemove", "compare", "--quick", *outputs_named],
         capture_output=True,
@@ -293,43 +331,7 @@ def quick(tmp_path_factory):
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done, folder
-
-
-@pytest.mark.needs("move", "fork")
-class TestEndToEnd:
-    def test_prints_every_claim_and_verdict(self, quick):
-        done, _ = quick
-        for scenario in scenarios.SCENARIOS:
-            assert scenario.title in done.stdout
-        assert done.stdout.count("Verdict: ") == len(scenarios.SCENARIOS)
-        assert "timing" not in done.stdout
-        assert done.stderr == ""
-
-    def test_json(self, quick):
-        _, folder = quick
-        data = json.loads((folder / "all.json").read_text())
-        assert data["schema"] == document.SCHEMA
-        assert data["machine"]["kernel"]
-        assert data["machine"]["cpus"] >= 1
-        assert isinstance(data["machine"]["pinned"], bool)
-        assert [s["key"] for s in data["scenarios"]] == [s.key for s in scenarios.SCENARIOS]
-        verdicts = {s["key"]: s["verdict"] for s in data["scenarios"]}
-        assert set(verdicts.values()) <= {verdict.value for verdict in Verdict}
-        assert verdicts["mappings"] == verdicts["outcomes"] == "holds"
-        for cost in data["measurements"]["costs"]["costs"]:
-            ns = cost["ns"]
-            assert 0 < ns["lower"] <= ns["median"] <= ns["upper"]
-            assert 1 <= ns["samples"] <= QUICK.sittings * QUICK.rounds
-        growths = {g["means"]: g for g in data["measurements"]["mappings"]["growths"]}
-        assert growths["remap_anon_pages"]["points"][-1][1] < 10
-        if data["measurements"]["mappings"]["limit"] < 2 * QUICK.most_moves:
-            assert growths["mremap"]["ended_by"] == "ENOMEM"
-
-    def test_figure(self, quick):
-        _, folder = quick
-        pytest.importorskip("matplotlib")
-        figure = Path(folder / "figure.png").read_bytes()
-        assert figure.startswith(b"\x89PNG")
-        assert len(figure) > 50_000
+    assert (done.returncode, done.stderr) == (0, "")
+    _checked(done.stdout, tmp_path, QUICK)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert len(figure.read_bytes()) > 50_000

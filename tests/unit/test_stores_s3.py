@@ -21,6 +21,9 @@ pytest.importorskip("moto")
 
 CONTENTS = np.random.default_rng(5).bytes(200_000)
 
+#: What asks a server of its own, where others ask what plays one in this process.
+served = pytest.mark.needs("s3")
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
@@ -56,6 +59,7 @@ def reads_by_obstore(store: FsspecStore) -> bool:
     return reader is not None and reader._proven
 
 
+@served
 @pytest.mark.parametrize(
     "options", [{}, {"client_kwargs": {"region_name": "eu-west-1"}}, {"token": "t"}, {"anon": True}]
 )
@@ -72,6 +76,7 @@ def test_obstore_reads(server, url, options):
             assert read(copy) == CONTENTS[5:1005]
 
 
+@served
 @pytest.mark.parametrize("where", ["environment", "profile"])
 def test_credentials_that_botocore_finds(server, url, tmp_path, monkeypatch, where):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
@@ -92,6 +97,7 @@ def test_credentials_that_botocore_finds(server, url, tmp_path, monkeypatch, whe
         assert reads_by_obstore(store)
 
 
+@served
 def test_what_only_s3fs_can_do(server, url):
     for options in (
         {"default_fill_cache": False},
@@ -103,6 +109,7 @@ def test_what_only_s3fs_can_do(server, url):
             assert not reads_by_obstore(store)
 
 
+@served
 def test_without_obstore(server, url, monkeypatch):
     monkeypatch.setattr(objects, "find_spec", lambda _: None)
     with opened(server, url) as store:
@@ -110,6 +117,7 @@ def test_without_obstore(server, url, monkeypatch):
         assert not reads_by_obstore(store)
 
 
+@served
 def test_an_object_that_has_changed(server, url):
     with opened(server, url) as store:
         assert read(store) == CONTENTS[5:1005]
@@ -119,6 +127,7 @@ def test_an_object_that_has_changed(server, url):
         assert caught.value.errno == errno.ESTALE
 
 
+@served
 def test_a_weak_etag_is_compared_here(server, url, monkeypatch):
     """If-Match never matches one, and the server would refuse each read."""
     import obstore
@@ -148,6 +157,7 @@ def test_a_weak_etag_is_compared_here(server, url, monkeypatch):
         assert not any(asked)
 
 
+@served
 def test_s3fs_reads_what_obstore_never_could(server, url):
     from obstore.store import S3Store
 
@@ -174,6 +184,7 @@ def test_s3fs_reads_what_obstore_never_could(server, url):
     store.close()
 
 
+@served
 def test_an_object_that_is_gone(server, url):
     with opened(server, url) as store:
         assert read(store) == CONTENTS[5:1005]
@@ -182,6 +193,7 @@ def test_an_object_that_is_gone(server, url):
             read(store)
 
 
+@served
 def test_names_of_all_kinds(server):
     for name in ("a b", "100%", "é/ü", "a+b", "a//b", "x#y"):
         url = f"s3://bucket/{name}"

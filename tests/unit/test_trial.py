@@ -333,7 +333,7 @@ class TestDocument:
 
 
 class TestFigure:
-    @pytest.mark.parametrize("suffix", ["png", "svg"])
+    @pytest.mark.parametrize("suffix", ["png", pytest.param("svg", marks=pytest.mark.slow)])
     def test_is_drawn(self, outcome, tmp_path, suffix):
         pytest.importorskip("matplotlib")
         plot.draw(outcome, tmp_path / f"figure.{suffix}")

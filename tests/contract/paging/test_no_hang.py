@@ -35,6 +35,7 @@ from support.paging import (
     words,
     wrong_words,
 )
+from support.selection import few
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -48,9 +49,9 @@ def _many_threads(path: Path, mode: str, block: int) -> str | None:
     """Three times as many threads as blocks may be resident, each wanting another block."""
     with paged(path, mode, block_size=block, resident_limit=4 * block) as memory:
         shadow = np.zeros(memory.nbytes // 8, np.uint32)
-        kind = READ if mode == "r" else COUNT
+        kind, steps = READ if mode == "r" else COUNT, few(60, 20)
         threads = [
-            Worker(memory, kind, RANDOM, number=n, of=12, shadow=shadow, steps=60, seed=n)
+            Worker(memory, kind, RANDOM, number=n, of=12, shadow=shadow, steps=steps, seed=n)
             for n in range(12)
         ]
         for thread in threads:
@@ -227,7 +228,7 @@ def _close_after(memory: PagedMemory, pause: float) -> None:
 def _close_in_threads(path: Path, mode: str) -> list[str]:
     """Close, in the middle of calls of other threads: each ends, done or refused."""
     outcomes: list[str] = []
-    for turn in range(10):
+    for turn in range(few(10, 4)):
         context = paged(path, mode, **_FOUR)
         memory = context.__enter__()
         if mode != "r":

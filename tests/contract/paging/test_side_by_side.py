@@ -35,7 +35,10 @@ def _beside_a_late_one(late: Path, path: Path, mode: str) -> tuple[bool, str | N
         return waiting, wrong or wrong_words(words(other)), memory.stats().resident_nbytes
 
 
-@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+@pytest.mark.parametrize(
+    "mode",
+    [pytest.param("r", marks=pytest.mark.slow), "r+", pytest.param("c", marks=pytest.mark.slow)],
+)
 def test_a_late_store_holds_up_no_other_region(file, mode):
     path = file(_NBYTES)
     found = child(_beside_a_late_one, file(_NBYTES), path, mode, deadline=120)

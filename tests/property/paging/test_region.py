@@ -43,7 +43,7 @@ def _run(machine: type[Machine], size: int, examples: int, steps: int = 40, *pha
     run_state_machine_as_test(
         named,
         settings=settings(
-            max_examples=EXAMPLES or examples,
+            max_examples=examples,
             stateful_step_count=STEPS or steps,
             phases=phases or settings.default.phases,
             deadline=None,
@@ -60,13 +60,13 @@ def _run(machine: type[Machine], size: int, examples: int, steps: int = 40, *pha
 @pytest.mark.parametrize("machine", [Machine, FailingMachine])
 def test_region_and_model_agree(machine, size):
     paging.build()
-    child(_run, machine, SIZES[size], FEW[size], deadline=900)
+    child(_run, machine, SIZES[size], EXAMPLES or FEW[size], deadline=900)
 
 
 @pytest.mark.parametrize("size", ["4 KiB", "64 KiB"])
 def test_region_and_model_agree_on_what_is_pinned(size):
     paging.build()
-    child(_run, PinningMachine, SIZES[size], FEW[size], deadline=900)
+    child(_run, PinningMachine, SIZES[size], EXAMPLES or FEW[size], deadline=900)
 
 
 @pytest.mark.needs("kernel_faults")
@@ -74,4 +74,5 @@ def test_region_and_model_agree_on_what_is_pinned(size):
 def test_region_and_model_agree_over_an_unruly_store(size):
     paging.build()
     # Its steps wait for what is late: a shorter way to a failure would take hours to find.
-    child(_run, UnrulyMachine, SIZES[size], FEWER[size], 15, Phase.generate, deadline=900)
+    examples = -(-EXAMPLES // 5) or FEWER[size]
+    child(_run, UnrulyMachine, SIZES[size], examples, 15, Phase.generate, deadline=900)
