@@ -178,9 +178,9 @@ def test_what_was_written_while_a_flush_failed_is_written_again(tmp_path):
 
 
 def _back_meanwhile(folder: Path) -> list[str]:
-    """A block is written while a sync is under way, and touched before its write returns."""
+    """A block leaves and is written while a sync is under way, and is back before that ends."""
     source = lossy(folder, numbered(_NBYTES), concurrency=4)
-    memory = PagedMemory(source, store_timeout=20.0, **_HOW)
+    memory = PagedMemory(source, store_timeout=20.0, resident_limit=16 * _BLOCK, **_HOW)
     array = words(memory)
     array[0] += np.uint64(1)
     source.hold(flushes=True)
@@ -190,18 +190,27 @@ def _back_meanwhile(folder: Path) -> list[str]:
     wait_for(lambda: source.held == 1)
     array[5 * _WORDS] += np.uint64(1)
     source.hold(flushes=True, writes=True)
-    evicting = threading.Thread(target=lambda: memory.evict(5 * _BLOCK, _BLOCK))
-    evicting.start()
+    # In no order: sequences leave before others.
+    others = itertools.cycle(random.Random(1).sample(range(8, _COUNT), _COUNT - 8))
+
+    def push_out() -> None:
+        while source.held < 2:
+            array[next(others) * _WORDS].item()
+
+    pushing = threading.Thread(target=push_out)
+    pushing.start()
     wait_for(lambda: source.held == 2)
-    faults = memory.stats().faults
+    rescued = memory.counters()["rescued"]
     touching = threading.Thread(target=lambda: array[5 * _WORDS].item())
     touching.start()
-    wait_for(lambda: memory.stats().faults > faults)
+    wait_for(lambda: memory.counters()["rescued"] > rescued)
     source.hold(flushes=True)
-    evicting.join()
+    pushing.join()
     touching.join()
+    wait_for(lambda: memory.counters()["written_back"] == 2)
     source.hold()
     flushing.join()
+    assert _there(memory, 5)
     source.fail(1)
     outcomes += [_outcome(memory), _outcome(memory)]
     return outcomes
