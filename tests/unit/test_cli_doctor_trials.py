@@ -15,8 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from pagemove import checkup
+from pagemove.cli import app
 from pagemove.cli.doctor import _rows
 from pagemove.probing import PROBES, features, look
 from support.slowness import SLOWNESS
@@ -263,6 +265,6 @@ def test_json_to_a_file_and_to_standard_output(tmp_path: Path) -> None:
         assert json.loads(text)["remap_anon_pages"] is True
         assert text.endswith("}\n")
     assert done.stdout == ""
-    done = doctor("", "found.json")
-    assert done.returncode == 2
-    assert "found.json" in done.stderr
+    refused = CliRunner().invoke(app, ["doctor", "found.json"])
+    assert refused.exit_code == 2
+    assert "found.json" in refused.output
