@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.selection import cover, spread
+from support.selection import cover, few, spread
 
 _ROWS = st.lists(
     st.fixed_dictionaries({name: st.integers(0, 4) for name in "abc"}), min_size=1, max_size=60
@@ -46,3 +46,10 @@ def test_without_parameters():
 )
 def test_spread(count, most, expected):
     assert spread(range(count), most) == expected
+
+
+def test_what_is_tried_again_is_tried_less_often_in_the_lean_suite(monkeypatch):
+    monkeypatch.delenv("PAGEMOVE_TEST_LEAN", raising=False)
+    assert few(30, 6) == 30
+    monkeypatch.setenv("PAGEMOVE_TEST_LEAN", "1")
+    assert few(30, 6) == 6
