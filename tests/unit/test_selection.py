@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.selection import cover, few, spread
@@ -19,6 +19,7 @@ def _combinations(rows: list[dict[str, int]], strength: int) -> set[tuple[tuple[
     return {some for row in rows for some in itertools.combinations(sorted(row.items()), strength)}
 
 
+@settings(deadline=None)
 @given(_ROWS, st.integers(1, 3))
 def test_every_combination_is_chosen(rows, strength):
     chosen = [rows[number] for number in cover(rows, strength)]
