@@ -120,7 +120,7 @@ def _in_a_cluster(path):
 
     array = open_array(path, resident_limit="512KiB", block_size=4096)
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with LocalCluster(**options) as cluster, Client(cluster) as client:
+    with LocalCluster(**options) as cluster, Client(cluster):
         for make in (from_array, da.from_array):
             assert int(make(array, chunks=(250, 200)).sum().compute()) == NUMBERS.sum()
         parts = from_array(array, chunks=(250, 200))
