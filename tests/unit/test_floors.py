@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("memory", "probing"),
     ("calls", "stores"),
     ("paging",),
+    ("dask",),
     ("pagemove",),
     ("checkup", "measuring", "testing"),
     ("compare", "trial"),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pagemove import PagedArray, open_array, pinned, region_of, save
+from pagemove import PagedArray, open_array, pinned, reference, region_of, save
 from pagemove._native import pager
 from support.paging import KIB, MIB, Peak
 
@@ -94,13 +94,18 @@ class TestWhatNumpyWrites:
         expected = view(np.load(tmp_path / "file.npy"))
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
             with (tmp_path / "pickle").open("wb") as file:
-                pickle.dump(array, file, protocol)
-            found = pickle.loads((tmp_path / "pickle").read_bytes())
+                pickle.dump(reference(array, copy=True), file, protocol)
+            found = pickle.loads((tmp_path / "pickle").read_bytes()).open()
             assert type(found) is np.ndarray
             assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
             numpys = pickle.loads(pickle.dumps(expected, protocol))
             assert found.flags.f_contiguous == numpys.flags.f_contiguous
             assert found.flags.writeable or not found.size
+            assert found.tobytes("A") == expected.tobytes("A")
+        array.dump(tmp_path / "dumped")
+        for dumped in (array.dumps(), (tmp_path / "dumped").read_bytes()):
+            found = pickle.loads(dumped)
+            assert type(found) is np.ndarray
             assert found.tobytes("A") == expected.tobytes("A")
 
 
@@ -115,7 +120,7 @@ class TestSave:
         assert (tmp_path / "raw").read_bytes() == expected
         save(tmp_path / "saved.npy", array)
         assert (tmp_path / "saved.npy").read_bytes().endswith(expected)
-        assert pickle.loads(pickle.dumps(array, 5)).tobytes() == expected
+        assert pickle.loads(array.dumps()).tobytes() == expected
 
     def test_plain_arrays_and_what_becomes_one(self, tmp_path):
         for thing in ([[1, 2], [3, 4]], 5, np.arange(10)[::2], np.ma.array([1, 2])):
@@ -219,7 +224,7 @@ class TestMemory:
             elif way == "tofile":
                 array.tofile(out)
             else:
-                pickle.dump(array, out, 5)
+                array.dump(out)
         assert (tmp_path / "out").stat().st_size >= array.nbytes
         assert peak.last <= 8 * MIB
         assert memory.stats().pinned_nbytes == 0
@@ -249,16 +254,16 @@ class TestArrays:
         array = opened(tmp_path / "file.npy", _NUMBERS, "c")
         array = open_array(tmp_path / "file.npy", mode="c", resident_limit="1MiB")
         buffers: list[pickle.PickleBuffer] = []
-        data = pickle.dumps(array, protocol=5, buffer_callback=buffers.append)
+        data = pickle.dumps(reference(array, copy=True), protocol=5, buffer_callback=buffers.append)
         assert len(data) < 1000
         assert np.shares_memory(np.frombuffer(buffers[0], "u1"), array)
-        assert (pickle.loads(data, buffers=buffers) == _NUMBERS).all()
+        assert (pickle.loads(data, buffers=buffers).open() == _NUMBERS).all()
 
     def test_where_others_have_pinned_all_it_is_copied(self, tmp_path):
         array = opened(tmp_path / "file.npy", _NUMBERS)
         array = open_array(tmp_path / "file.npy", resident_limit=64 * KIB, block_size=4096)
         with pinned(array.reshape(-1)[: 12 * 512 - 16]), (tmp_path / "out").open("wb") as out:
-            pickle.dump(array, out, 5)
+            array.dump(out)
         assert (pickle.loads((tmp_path / "out").read_bytes()) == _NUMBERS).all()
 
     @pytest.mark.parametrize("pickler", [pickle.Pickler, pickle._Pickler], ids=["C", "Python"])
@@ -268,8 +273,9 @@ class TestArrays:
         array = open_array(tmp_path / "file.npy", resident_limit="256KiB", block_size=4096)
         for _ in range(5):
             with (tmp_path / "out").open("wb", buffering=0) as out:
-                pickler(out, 5).dump([array[::2], array, array[:1], array[1:2], array[1:]])
-        found = pickle.loads((tmp_path / "out").read_bytes())
+                parts = [array[::2], array, array[:1], array[1:2], array[1:]]
+                pickler(out, 5).dump([reference(part, copy=True) for part in parts])
+        found = [each.open() for each in pickle.loads((tmp_path / "out").read_bytes())]
         assert (found[1] == array).all()
         assert (found[4] == array[1:]).all()
         assert region_of(array).stats().pinned_nbytes == 0

@@ -4,6 +4,7 @@ from pagemove.paging.array import PagedArray
 from pagemove.paging.memmap import memmap
 from pagemove.paging.open import open_array, region_of
 from pagemove.paging.pins import pinned
+from pagemove.paging.reference import Reference, reference
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import save
 from pagemove.paging.sigterm import save_on_sigterm
@@ -13,9 +14,11 @@ __all__ = [
     "PagedArray",
     "PagedMemory",
     "PagingStats",
+    "Reference",
     "memmap",
     "open_array",
     "pinned",
+    "reference",
     "region_of",
     "save",
     "save_on_sigterm",

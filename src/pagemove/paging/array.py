@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +31,17 @@ class Origin(NamedTuple):
 class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     """An array in paged memory: a `numpy.ndarray` in every other respect.
 
-    Views of it are too; what is computed from it is a plain array. `tofile` and pickling work piece
-    by piece, within the limit and without privileges, where NumPy's hand the memory of the whole
-    array to the kernel. For everything else that does, there is `pagemove.pinned`.
+    Views of it are too; what is computed from it is a plain array. `tofile`, `dump` and `dumps`
+    work piece by piece, within the limit and without privileges, where NumPy's hand the memory of
+    the whole array to the kernel. For everything else that does, there is `pagemove.pinned`.
+    `numpy.save` is NumPy's: use `pagemove.save`.
 
-    Pickled it is by value, and unpickled a plain array, also where pagemove is not installed. With
-    protocol 5 no more than a piece is in memory at a time; older protocols copy it whole, as they
-    do any array. `numpy.save` is NumPy's: use `pagemove.save`.
+    It pickles as its `pagemove.reference`, in a few hundred bytes: unpickled it is a view of a
+    region of the other process over the same store, for reading. So processes of multiprocessing,
+    joblib, Dask and Ray open the file instead of being sent its bytes. Arrays of mode ``"c"`` and
+    of compressed memory, which no other process could open, refuse to be pickled: pass
+    ``numpy.array(a)``, or ``pagemove.reference(a, copy=True)``. `dump` and `dumps` pickle by value;
+    what they write is loaded as a plain array, also where pagemove is not installed.
 
     Examples
     --------
@@ -45,12 +52,16 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     ...     file.flush()
     ...     numbers = pagemove.open_array(file.name, resident_limit="512KiB")
     ...     type(numbers[1:]).__name__, type(numbers + 1).__name__
-    ...     int(pickle.loads(pickle.dumps(numbers, protocol=5))[-1])
+    ...     len(pickle.dumps(numbers)) < 1024, int(pickle.loads(numbers.dumps())[-1])
     ('PagedArray', 'ndarray')
-    99999
+    (True, 99999)
     """
 
     __slots__ = ()
+    # Of reference.py and tokens.py, which know what is made of an array.
+    _refer: ClassVar[Callable[[PagedArray], Any]]
+    _open: ClassVar[Callable[[Any], Any]]
+    _is_dask: ClassVar[Callable[[FrameType], bool]]
     # In `vars` of a class whose copies and results are plain arrays; derived ones keep theirs.
     _results_are_plain = True
 
@@ -111,20 +122,28 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         else:
             tofile(self, fid)
 
+    def dump(self, file: Any) -> None:
+        """Pickle by value to a file; as `numpy.ndarray.dump`, piece by piece.
+
+        Parameters
+        ----------
+        file : path-like or file object
+            Anything with ``write``.
+        """
+        with contextlib.ExitStack() as stack:
+            if not hasattr(file, "write"):
+                file = stack.enter_context(open(os.fspath(file), "wb"))
+            pickle.dump(_Reduced(*by_value(self, 5)), file, protocol=5)
+
+    def dumps(self) -> bytes:
+        """Pickle by value; as `numpy.ndarray.dumps`."""
+        return pickle.dumps(_Reduced(*by_value(self, 5)), protocol=5)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle by value, and piece by piece."""
-        plain = np.asarray(self)
-        region = self.region
-        if region is None or not plain.nbytes:
-            return plain.__reduce_ex__(protocol)
-        build = np.empty(0).__reduce_ex__(5)[0]  # NumPy's own, of what is contiguous
-        fortran = plain.flags.f_contiguous and not plain.flags.c_contiguous
-        order = "F" if fortran else "C"
-        parts = pieces(plain, order)
-        if protocol >= 5 and (plain.flags.c_contiguous or plain.flags.f_contiguous):
-            parts = _pinned_pieces(plain.ravel("K"), region)
-        joined = _Reduced(bytearray.join, (bytearray(), _Reduced(list, (), None, parts)))
-        return build, (joined, plain.dtype, plain.shape, order)
+        """Pickle by reference; a copy as what it is."""
+        if self.region is None or not self.nbytes:
+            return np.asarray(self).__reduce_ex__(protocol)
+        return PagedArray._open, (PagedArray._refer(self),)
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
         """Let what was computed be plain."""
@@ -144,6 +163,8 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
 
     def copy(self, order: Any = "C") -> Any:
         """Copy into a plain array; as `numpy.ndarray.copy`."""
+        if PagedArray._is_dask(sys._getframe(1)):
+            return self[...]
         return np.array(self, order=order)
 
     def astype(self, *args: Any, **kwargs: Any) -> Any:
@@ -184,6 +205,22 @@ class _Lent:
                 self._held.enter_context(pinned(self._piece))
                 lent = pickle.PickleBuffer(self._piece.data)
         return memoryview, (self._piece.tobytes() if lent is None else lent,)
+
+
+def by_value(array: npt.NDArray[Any], protocol: Any) -> tuple[Any, ...]:
+    """Reduce an array to its items, a piece at a time: unpickled it is plain."""
+    plain = np.asarray(array)
+    region = owner_behind(array, PagedMemory)
+    if region is None or not plain.nbytes:
+        return tuple(plain.__reduce_ex__(protocol))
+    build = np.empty(0).__reduce_ex__(5)[0]  # NumPy's own, of what is contiguous
+    fortran = plain.flags.f_contiguous and not plain.flags.c_contiguous
+    order = "F" if fortran else "C"
+    parts = pieces(plain, order)
+    if protocol >= 5 and (plain.flags.c_contiguous or plain.flags.f_contiguous):
+        parts = _pinned_pieces(plain.ravel("K"), region)
+    joined = _Reduced(bytearray.join, (bytearray(), _Reduced(list, (), None, parts)))
+    return build, (joined, plain.dtype, plain.shape, order)
 
 
 def _pinned_pieces(flat: npt.NDArray[Any], region: PagedMemory) -> Iterator[Any]:

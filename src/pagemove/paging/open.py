@@ -18,6 +18,7 @@ from pagemove.paging.array import Origin, PagedArray
 from pagemove.paging.options import check_store
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
+from pagemove.paging.tokens import register
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
 from pagemove.views import owner_behind
@@ -205,6 +206,7 @@ def _array(
         )
     region = PagedMemory(store, **paging)
     region._forgettable = True
+    register()
     if isinstance(store, FileStore):
         region._origin = Origin(store.path, layout.offset, region.mode)
     shape_in_file = layout.shape[::-1] if layout.fortran else layout.shape

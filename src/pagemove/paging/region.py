@@ -176,6 +176,14 @@ class PagedMemory(Pager, Viewable):
         self._open(store, options)
         self._store = store
         self._label = label_of(store)
+        self._asked = {
+            "resident_limit": resident_limit,
+            "block_size": options.block_size,
+            "prefetch": prefetch,
+            "store_timeout": store_timeout,
+            "writeback_interval": writeback_interval,
+            "name": name,
+        }
         self._record: str | os.PathLike[str] | None = None
         self._mode = mode
         self._limit = options.limit

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 from pagemove.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from typing_extensions import Buffer
+
+    from pagemove.stores.links import Link
 
 
 class Store(abc.ABC):
@@ -146,6 +150,17 @@ class Store(abc.ABC):
     def stats(self) -> dict[str, float]:
         """Return what the store knows of itself, in numbers by name; nothing, as a rule."""
         return {}
+
+    def _link(self, *, written: bool = False) -> Link | None:
+        """Say how to open it anew elsewhere; None: by its pickle. `written`: by a region."""
+        return None
+
+    @classmethod
+    def _from_link(
+        cls, link: Link, writable: bool, lock: bool, options: Mapping[str, Any]
+    ) -> Store:
+        """Open what `_link` has returned, with more options."""
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

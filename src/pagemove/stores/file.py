@@ -17,9 +17,12 @@ from pagemove.errors import StoreError, store_error
 from pagemove.stores.base import Store, read_only
 from pagemove.stores.descriptors import open_high, shown, tell_in_child
 from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
+from pagemove.stores.links import Link
 from pagemove.stores.unsynced import Unsynced
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from typing_extensions import Buffer
 
 # What cannot be read at any offset, by its kind.
@@ -103,6 +106,7 @@ class FileStore(Store):
         try:
             os.set_blocking(fd, True)
             self._identity = identity_of(fd)
+            self._modified = os.fstat(fd).st_mtime_ns
             self._nbytes = _length(fd, self._path)
         except BaseException:
             os.close(fd)
@@ -346,6 +350,30 @@ class FileStore(Store):
         """Return the keywords that open such a store once more, but those with the usual value."""
         options: dict[str, Any] = {"writable": True} if self._writable else {}
         return options if self._locks else options | {"lock": False}
+
+    def _link(self, *, written: bool = False) -> Link | None:
+        if type(self) is not FileStore:
+            return None
+        found = os.stat(self._path)
+        is_device = stat.S_ISBLK(found.st_mode)
+        same = (found.st_dev, found.st_ino) == self._identity
+        if not same or (not is_device and not written and found.st_mtime_ns != self._modified):
+            raise StoreError(
+                errno.ESTALE,
+                f"{self._path} is not what it was when it was opened: "
+                + ("it was written to" if same else "another file has its name")
+                + "; open it again",
+                store=str(self._path),
+                operation="read",
+            )
+        version = (self._nbytes,) if is_device else (found.st_size, found.st_mtime_ns)
+        return Link(FileStore, str(self._path), {}, version)
+
+    @classmethod
+    def _from_link(
+        cls, link: Link, writable: bool, lock: bool, options: Mapping[str, Any]
+    ) -> Store:
+        return cls(link.place, writable=writable, lock=lock, **options)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Handed over: where it is used next it is to be written.

@@ -16,13 +16,16 @@ from pagemove.stores.descriptors import tell_in_child
 from pagemove.stores.extras import needed
 from pagemove.stores.files import Data, LocalRange
 from pagemove.stores.http import Guard, Resource, Validate
+from pagemove.stores.links import Link, portable_options
 from pagemove.stores.logs import hide_in_logs
 from pagemove.stores.loops import begin_in_a_thread, wait_for
 from pagemove.stores.patience import patiently
 from pagemove.stores.readers import Reader, Settings, reader_of
-from pagemove.stores.urls import Secrets, check_userinfo, without_secret
+from pagemove.stores.urls import Secrets, check_userinfo, portable, without_secret
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from typing_extensions import Buffer
 
 # What will not be another way the next time.
@@ -326,6 +329,26 @@ class FsspecStore(Store):
             operation="read",
             offset=offset,
         )
+
+    def _link(self, *, written: bool = False) -> Link | None:
+        if type(self) is not FsspecStore:
+            return None
+        if self._copy is not None:
+            raise ValueError(
+                f"{self!r} is in the memory of this process, where no other can read it: write it "
+                "to a file, or pass copy=True"
+            )
+        options, names = portable_options(self._options)
+        place, parts = portable(self._url)
+        options |= {"timeout": self._timeout, "validate": self._validate}
+        known = self._known.version if self._known and self._validate == "etag" else ""
+        return Link(FsspecStore, place, options, (self._nbytes, known), (*parts, *names))
+
+    @classmethod
+    def _from_link(
+        cls, link: Link, writable: bool, lock: bool, options: Mapping[str, Any]
+    ) -> Store:
+        return cls(link.place, **{**link.options, **options})
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_url", "_options", "_timeout", "_validate", "_known", "_copy", "_nbytes")

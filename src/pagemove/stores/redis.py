@@ -6,7 +6,7 @@ import contextlib
 import errno
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pagemove.errors import StoreError
@@ -15,13 +15,14 @@ from pagemove.stores import redis_arrays as arrays
 from pagemove.stores.base import Store, read_only
 from pagemove.stores.descriptors import tell_in_child
 from pagemove.stores.extras import needed
+from pagemove.stores.links import Link, portable_options
 from pagemove.stores.logs import hide_in_logs
 from pagemove.stores.redis_blocks import Blocks
 from pagemove.stores.redis_client import Client, code_of
 from pagemove.stores.redis_failures import Fenced, Turn, failure
 from pagemove.stores.redis_lease import Lease
 from pagemove.stores.redis_secrets import check_userinfo, scrub, secrets_of, shown
-from pagemove.stores.urls import Secrets
+from pagemove.stores.urls import Secrets, portable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -372,6 +373,27 @@ class RedisStore(Store):
             scrub(error, self._secrets)
             code = code_of(error)
             raise failure(repr(self), code, operation, offset, str(error)) from error
+
+    def _link(self, *, written: bool = False) -> Link | None:
+        if type(self) is not RedisStore:
+            return None
+        options, names = portable_options(self._options)
+        place, parts = portable(self._url)
+        given = {
+            "key": self._key,
+            "timeout": self._timeout,
+            "replicas": self._replicas,
+            "fsync": self._fsync,
+            "lease": self._seconds,
+        }
+        version = (self.nbytes, self._layout.id)
+        return Link(RedisStore, place, options | given, version, (*parts, *names))
+
+    @classmethod
+    def _from_link(
+        cls, link: Link, writable: bool, lock: bool, options: Mapping[str, Any]
+    ) -> Store:
+        return cls(link.place, writable=writable, **{**link.options, **options})
 
     def __getstate__(self) -> dict[str, Any]:
         token = None

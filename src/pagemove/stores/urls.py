@@ -55,6 +55,42 @@ def check_userinfo(url: str) -> None:
             )
 
 
+def is_secret_name(name: str) -> bool:
+    """Return whether what has such a name may be a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def portable(url: str) -> tuple[str, tuple[str, ...]]:
+    """Take what may be secret out of a URL, or of a chain of them, so that it still is one.
+
+    Returns
+    -------
+    tuple
+        The URL, and the names of what was taken out.
+    """
+    parts = _NEXT.split(url)
+    without = [_portable(part) for part in parts]
+    names = dict.fromkeys(name for _, names in without for name in names)
+    return "::".join(part for part, _ in without), tuple(names)
+
+
+def _portable(part: str) -> tuple[str, list[str]]:
+    scheme = _SCHEME.match(part)
+    if scheme is None:
+        return part, []
+    _, at, host = _userinfo(part[scheme.end() :])
+    taken = ["user and password"] if at else []
+    path, mark, query = host.partition("?")
+    query, hash_, name = query.partition("#")
+    given = query.split("&") if mark else []
+    kept = [each for each in given if not is_secret_name(each.partition("=")[0])]
+    # Of a signed query nothing is of use without the rest.
+    if len(kept) < len(given):
+        taken.append("query")
+        kept = []
+    return f"{scheme[0]}{path}{'?' if kept else ''}{'&'.join(kept)}{hash_}{name}", taken
+
+
 class Secrets:
     """What must not be in a message: passwords, keys and signatures of one store.
 
