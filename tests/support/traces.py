@@ -63,7 +63,9 @@ def hot_and_others(blocks: int, frames: int, length: int, seed: int = 1) -> Trac
     random = np.random.default_rng(seed)
     hot = random.permutation(blocks)[: frames // 2]
     others = random.integers(blocks, size=length)
-    return np.where(random.random(length) < 0.8, hot[random.integers(len(hot), size=length)], others)
+    return np.where(
+        random.random(length) < 0.8, hot[random.integers(len(hot), size=length)], others
+    )
 
 
 def drifting(blocks: int, frames: int, length: int, seed: int = 1) -> Trace:

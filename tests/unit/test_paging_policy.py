@@ -63,7 +63,7 @@ def run(machine: Path, trace: traces.Trace, frames: int, ahead: bool) -> tuple[i
         (traces.binary_search(BLOCKS, LENGTH // 10), 1.0),
         (traces.hot_and_scan(BLOCKS, FRAMES, LENGTH), 1.0),
         (traces.hot_and_others(BLOCKS, FRAMES, LENGTH), 1.1),
-        (traces.drifting(BLOCKS, FRAMES, LENGTH), 1.15),
+        (traces.drifting(BLOCKS, FRAMES, LENGTH), 1.2),
         (np.random.default_rng(1).integers(BLOCKS, size=LENGTH), 1.02),
         (traces.loop(FRAMES * 11 // 10, 100), 0.7),
         (traces.loop(FRAMES * 5 // 4, 100), 0.85),

@@ -1,4 +1,4 @@
-"""What is used again and again stays: blocks read by one thread, against LRU on the same touches."""
+"""What is used again and again stays: blocks read by one thread, against LRU on its touches."""
 
 from __future__ import annotations
 
