@@ -105,3 +105,16 @@ def test_what_was_hot_once_leaves(machine: Path) -> None:
     trace = np.concatenate([random.choice(hot, 20_000) for hot in np.split(sets, 10)])
     read, _ = run(machine, trace, FRAMES, ahead=True)
     assert read <= 1.3 * traces.lru(trace, FRAMES)
+
+
+def test_a_hot_set_that_a_scan_has_passed(machine: Path) -> None:
+    """Touches of blocks that have left as part of a sequence are not taken for that sequence."""
+    random = np.random.default_rng(1)
+    parts, scan = [], np.arange(BLOCKS)
+    for _ in range(10):
+        hot = random.permutation(BLOCKS)[: FRAMES // 2]
+        parts += [*(random.permutation(hot) for _ in range(4)), scan, random.permutation(hot)]
+    trace = np.concatenate(parts)
+    read, _ = run(machine, trace, FRAMES, ahead=True)
+    # Of each round the scan, and the hot set once.
+    assert read <= 1.05 * 10 * (BLOCKS + FRAMES // 2)

@@ -76,7 +76,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
     region->counters.faults++;
     sequential = pg_note_touch(region, number);
     if (entry == PG_NONE) {
-        hot = pg_note_missed(region, number);
+        hot = pg_note_missed(region, number, sequential);
         entry = pg_begin(&region->blocks, number);
         if (entry == PG_NONE) {
             /* No memory for its state: let the thread try again. */

@@ -89,7 +89,7 @@ static void missed_of_sequence(struct pg_region *region, enum kind kind)
     }
 }
 
-int pg_note_missed(struct pg_region *region, uint32_t number)
+int pg_note_missed(struct pg_region *region, uint32_t number, int sequential)
 {
     uint32_t frames = region->frames.limit, age;
     const struct pg_ghost *ghost;
@@ -106,7 +106,9 @@ int pg_note_missed(struct pg_region *region, uint32_t number)
         return 0;
     }
     if (ghost->kind == NEWEST || ghost->kind == OLDEST) {
-        missed_of_sequence(region, ghost->kind);
+        /* One that is touched by itself says nothing of how sequences are read. */
+        if (sequential)
+            missed_of_sequence(region, ghost->kind);
         return 0;
     }
     region->scan_wanted = less(region->scan_wanted, frames / 64, region->scan_least);

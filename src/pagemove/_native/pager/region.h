@@ -457,7 +457,7 @@ int pg_ghosts_start(struct pg_region *region);
 void pg_note_evicted(struct pg_region *region, pg_entry entry);
 
 /* A block is needed that is not in memory. Whether it was in it lately, and used again. */
-int pg_note_missed(struct pg_region *region, uint32_t number);
+int pg_note_missed(struct pg_region *region, uint32_t number, int sequential);
 
 /* record.c */
 
