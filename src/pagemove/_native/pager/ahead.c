@@ -8,12 +8,28 @@
 
 enum {
     FARTHEST_STRIDE =
-        64,          /* blocks; farther apart, two touches have nothing to do with each other */
-    CHUNK = 2 << 20, /* bytes of one read */
+        64,           /* blocks; farther apart, two touches have nothing to do with each other */
+    CHUNK = 2 << 20,  /* bytes of one read */
+    MOST_SKIPPED = 8, /* blocks */
+    DOUBTFUL = 2,
+    MOST_DOUBT = 18,
 };
 
-/* How many steps the touch of a block takes a stream further; 0: it is not part of it. */
-static int64_t steps(const struct pg_stream *stream, int64_t number)
+/* Whether a reader may have come from one block to another without a fault in between. */
+static int is_mapped_between(const struct pg_region *region, int64_t from, int64_t to,
+                             int64_t stride)
+{
+    for (from += stride; from != to; from += stride) {
+        pg_entry entry = pg_find(&region->blocks, (uint32_t)from);
+        if (entry == PG_NONE || region->blocks.at[entry].state != PG_RESIDENT)
+            return 0;
+    }
+    return 1;
+}
+
+/* How many steps the touch of a block takes a stream further; 0: it is not part of it. Blocks that
+ * were there before do not count. */
+static int64_t steps(const struct pg_region *region, const struct pg_stream *stream, int64_t number)
 {
     int64_t distance = number - stream->last, covered;
 
@@ -21,13 +37,21 @@ static int64_t steps(const struct pg_stream *stream, int64_t number)
         return 0;
     distance /= stream->stride;
     covered = (stream->ahead - stream->last) / stream->stride;
-    return distance >= 1 && distance <= (covered > 0 ? covered : 0) + 1 ? distance : 0;
+    covered = covered > 0 ? covered : 0;
+    if (distance < 1 || distance > covered + 1 + MOST_SKIPPED)
+        return 0;
+    if (distance <= covered + 1)
+        return distance;
+    return is_mapped_between(region, stream->last + covered * stream->stride, number,
+                             stream->stride)
+               ? covered + 1
+               : 0;
 }
 
 static struct pg_stream *continued(struct pg_region *region, int64_t number)
 {
     for (int i = 0; i < PG_STREAMS; i++)
-        if (steps(&region->streams[i], number))
+        if (steps(region, &region->streams[i], number))
             return &region->streams[i];
     return NULL;
 }
@@ -57,12 +81,38 @@ static struct pg_stream *replaced(struct pg_region *region)
     return oldest;
 }
 
+/* How many steps make a sequence: one has followed two by chance more often than not, unless it is
+ * to the next block. */
+static uint32_t certain_from(const struct pg_stream *stream)
+{
+    return llabs(stream->stride) == 1 ? 2 : 3;
+}
+
+/* Blocks touched at random are neighbours now and then, and those of a search in the end always.
+ * Where sequences seldom go on, more has to be seen of one before anything is read. */
+static int is_certain(const struct pg_region *region, const struct pg_stream *stream)
+{
+    return stream->run >= certain_from(stream) + (region->doubt > DOUBTFUL ? 2 : 0);
+}
+
+static void note_begun(struct pg_region *region, const struct pg_stream *stream, int went_on)
+{
+    if (stream->run != certain_from(stream))
+        return;
+    if (!went_on)
+        region->doubt += region->doubt < MOST_DOUBT;
+    else if (region->doubt)
+        region->doubt--;
+}
+
 static struct pg_stream *follow(struct pg_region *region, int64_t number)
 {
     struct pg_stream *stream = continued(region, number);
 
     if (stream) {
-        stream->run += (uint32_t)steps(stream, number);
+        if (number == stream->last + stream->stride)
+            note_begun(region, stream, 1);
+        stream->run += (uint32_t)steps(region, stream, number);
         stream->last = number;
         return stream;
     }
@@ -74,15 +124,9 @@ static struct pg_stream *follow(struct pg_region *region, int64_t number)
         return stream;
     }
     stream = replaced(region);
+    note_begun(region, stream, 0);
     *stream = (struct pg_stream){.last = number, .ahead = number, .run = 1};
     return stream;
-}
-
-/* One step further has followed two by chance more often than not, unless it is to the next block.
- */
-static int is_certain(const struct pg_stream *stream)
-{
-    return stream->run >= (llabs(stream->stride) == 1 ? 2 : 3);
 }
 
 static void ask(struct pg_region *region, struct pg_stream *stream)
@@ -119,7 +163,7 @@ int pg_note_touch(struct pg_region *region, uint32_t number)
     struct pg_stream *stream = follow(region, number);
 
     stream->used = region->counters.faults;
-    if (region->read_ahead && is_certain(stream))
+    if (region->read_ahead && is_certain(region, stream))
         ask(region, stream);
     return stream->run >= region->scan_run;
 }

@@ -178,7 +178,7 @@ void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state)
                state);
         abort();
     }
-    block->state = (unsigned char)(state & 15);
+    block->state = (unsigned char)(state & 7);
     if (state == PG_ABSENT)
         release(blocks, entry);
 }
@@ -214,7 +214,7 @@ void pg_push_tail(struct pg_blocks *blocks, enum pg_list list, pg_entry entry)
     blocks->link[entry] = (struct pg_link){prev, PG_NONE};
     *(prev == PG_NONE ? &blocks->head[list] : &blocks->link[prev].next) = entry;
     blocks->tail[list] = entry;
-    blocks->at[entry].list = (unsigned char)(list & 15);
+    blocks->at[entry].list = (unsigned char)(list & 7);
     blocks->length[list]++;
 }
 

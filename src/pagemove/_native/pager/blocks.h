@@ -26,7 +26,7 @@ enum pg_flag {
     PG_UNSYNCED = 64, /* written back by a flush that has yet to make it durable */
 };
 
-enum pg_list { PG_UNLISTED = 0, PG_MAIN, PG_RECENT, PG_SCAN, PG_STANDBY, PG_LISTS };
+enum pg_list { PG_UNLISTED = 0, PG_ONCE, PG_HOT, PG_RECENT, PG_SCAN, PG_STANDBY, PG_LISTS };
 
 #define PG_NONE UINT32_MAX
 #define PG_NO_SLOT UINT16_MAX
@@ -37,7 +37,8 @@ typedef uint32_t pg_entry;
 struct pg_block {
     uint32_t number;
     uint16_t slot;
-    uint8_t state : 4, list : 4;
+    uint8_t state : 3, list : 3;
+    uint8_t hot : 1; /* was needed again soon after it had left, or would have */
     uint8_t flags;
 };
 _Static_assert(sizeof(struct pg_block) == 8, "8 bytes a block");

@@ -16,7 +16,7 @@ void pg_note_dropped(struct pg_region *region, pg_entry entry)
 /* Forget a block whose frame is in a slot. */
 static void drop(struct pg_region *region, pg_entry entry)
 {
-    pg_note_evicted(region, region->blocks.at[entry].number);
+    pg_note_evicted(region, entry);
     pg_note_dropped(region, entry);
     region->counters.evicted++;
     pg_become(&region->blocks, entry, PG_ABSENT);

@@ -67,7 +67,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
 {
     pg_entry entry = pg_find(&region->blocks, number);
     struct pg_block *block;
-    int sequential, waits;
+    int sequential, waits, hot;
 
     if (entry != PG_NONE && region->blocks.at[entry].state == PG_RESIDENT) {
         fault_resident(region, entry, address, began);
@@ -76,13 +76,14 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
     region->counters.faults++;
     sequential = pg_note_touch(region, number);
     if (entry == PG_NONE) {
-        pg_note_missed(region, number);
+        hot = pg_note_missed(region, number, sequential);
         entry = pg_begin(&region->blocks, number);
         if (entry == PG_NONE) {
             /* No memory for its state: let the thread try again. */
             pg_wake(&region->uffd, address & ~(region->uffd.page_size - 1), region->uffd.page_size);
             return;
         }
+        region->blocks.at[entry].hot = hot & 1;
         region->blocks.at[entry].flags = sequential ? PG_SEQUENCE : 0;
         region->blocks.at[entry].flags |= write ? PG_STORED : 0;
         pg_fill(region, entry, began);
@@ -99,7 +100,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
                                           .began = began});
     } else if (block->state == PG_EVICTING) {
         struct pg_job job = {.entry = entry, .number = number, .slot = block->slot, .began = began};
-        region->counters.rescued++;
+        pg_note_rescued(region, entry);
         pg_unlist(&region->blocks, entry);
         pg_become(&region->blocks, entry, PG_FILLING);
         pg_do_job(region, job);

@@ -158,7 +158,7 @@ static int bring(struct pg_region *region, pg_entry entry, int write, uint64_t u
     if (block->state == PG_ERROR)
         return -EIO;
     if (block->state == PG_EVICTING) {
-        region->counters.rescued++;
+        pg_note_rescued(region, entry);
         pg_unlist(&region->blocks, entry);
         pg_become(&region->blocks, entry, PG_FILLING);
         block->flags |= write ? PG_STORED : 0;

@@ -1,19 +1,23 @@
 /* Which block leaves first.
  *
- * The pager sees only touches of blocks that are not mapped. So blocks of long sequences are kept
- * apart (RECENT, then SCAN): they leave newest first, once the reader is some blocks past them,
- * which recycles frames that are still in the cache, keeps a part of what is read in a loop, and
- * never pushes out anything else. All others (MAIN) leave oldest first, by way of STANDBY, where
- * a touch brings them back without I/O and makes them young: a second chance. If blocks are missed
- * that have left only lately, oldest first would have kept them: then SCAN does that for a while.
+ * The pager sees only touches of blocks that are not mapped, and sees them all the more if blocks
+ * that are about to leave are unmapped a while before (STANDBY): a touch brings such a block back
+ * without I/O, and shows that it is HOT. Others were needed ONCE, as far as is known; these leave
+ * first while there are more of them than wanted, else the oldest that are hot. How many are wanted
+ * follows from what is missed soon after it has left (ghosts.c).
+ *
+ * Blocks of long sequences are kept apart (RECENT, then SCAN): they leave newest first, once the
+ * reader is some blocks past them, which recycles frames that are still in the cache, keeps a part
+ * of what is read in a loop, and never pushes out anything else.
  */
-#include <errno.h>
-#include <stdlib.h>
-
 #include "leaving.h"
 #include "region.h"
 
-enum { FEWEST_GHOSTS = 64, MOST_STEPS = 64 };
+enum {
+    MOST_STEPS = 64,
+    MOST_STANDBY = 16384,         /* slots have numbers of 16 bits */
+    MOST_STANDBY_REMAPPED = 1024, /* each slot is a mapping of its own */
+};
 
 /* Which blocks may be chosen, of those that are dirty. */
 enum dirty {
@@ -27,6 +31,16 @@ static uint32_t clamp(uint64_t value, uint32_t least, uint32_t most)
     return value < least ? least : value > most ? most : (uint32_t)value;
 }
 
+/* With fewer it is seldom known in time what is hot. With twice as many a few per cent less is read
+ * where what is hot nearly fills memory, and everywhere there are more faults without I/O, each of
+ * which costs most of what reading a block from the page cache does. */
+static uint32_t standby_of(const struct pg_region *region, uint32_t frames)
+{
+    if (frames < PG_TIGHT)
+        return 1;
+    return clamp(frames / 16, 1, region->uffd.moves ? MOST_STANDBY : MOST_STANDBY_REMAPPED);
+}
+
 void pg_policy_init(struct pg_region *region, uint32_t frames)
 {
     uint64_t in_cache = (UINT64_C(8) << 20) / region->block_size;
@@ -35,21 +49,12 @@ void pg_policy_init(struct pg_region *region, uint32_t frames)
     region->window_most = clamp(clamp(in_cache, 4, 256), 1, clamp(frames / 8, 1, 256));
     region->recent_most = 2 * region->window_most + 2;
     region->scan_least = clamp(frames / 8, region->recent_most, UINT32_MAX);
-    region->standby_wanted = region->limited ? clamp(frames / 16, 1, 1024) : 0;
+    region->scan_most = clamp(frames - frames / 8, region->scan_least, UINT32_MAX);
+    region->scan_wanted = clamp(region->scan_wanted, region->scan_least, region->scan_most);
+    region->once_wanted = clamp(region->once_wanted ? region->once_wanted : frames / 4,
+                                pg_least_once(frames), pg_most_once(frames));
+    region->standby_wanted = region->limited ? standby_of(region, frames) : 0;
     region->scan_run = 8;
-}
-
-int pg_policy_start(struct pg_region *region)
-{
-    uint32_t ghosts = FEWEST_GHOSTS;
-
-    if (!region->limited)
-        return 0;
-    while (ghosts < region->frames.limit / 2)
-        ghosts *= 2;
-    region->ghosts = calloc(ghosts, sizeof *region->ghosts);
-    region->ghost_mask = ghosts - 1;
-    return region->ghosts ? 0 : -ENOMEM;
 }
 
 /* What cannot leave now: its copy is being written, or it is dirty and must not be. */
@@ -86,22 +91,32 @@ static pg_entry first_to_leave(const struct pg_region *region, enum pg_list list
 static pg_entry any_to_leave(struct pg_region *region, enum dirty dirty)
 {
     const struct pg_blocks *blocks = &region->blocks;
-    pg_entry entry = blocks->head[PG_MAIN];
+    pg_entry entry = blocks->head[PG_ONCE];
 
     region->random = region->random * 1664525 + 1013904223;
     if (region->random >> 31) {
-        entry = blocks->tail[PG_MAIN];
+        entry = blocks->tail[PG_ONCE];
         return entry != PG_NONE && !stays(region, entry, dirty) ? entry : PG_NONE;
     }
-    for (uint32_t steps = (region->random >> 16) % (blocks->length[PG_MAIN] + 1);
+    for (uint32_t steps = (region->random >> 16) % (blocks->length[PG_ONCE] + 1);
          steps && entry != PG_NONE && blocks->link[entry].next != PG_NONE; steps--)
         entry = blocks->link[entry].next;
     return entry != PG_NONE && !stays(region, entry, dirty) ? entry : PG_NONE;
 }
 
+/* Whether blocks of sequences are to leave before others: there are many of them, or none has come
+ * for as long as it takes to replace everything. */
+static int too_many_scanned(const struct pg_region *region)
+{
+    return region->blocks.length[PG_RECENT] + region->blocks.length[PG_SCAN] >
+               region->scan_wanted ||
+           region->evictions - region->scanned > region->frames.limit;
+}
+
 static pg_entry choose(struct pg_region *region, enum dirty dirty)
 {
     struct pg_blocks *blocks = &region->blocks;
+    int once = blocks->length[PG_ONCE] >= region->once_wanted;
     pg_entry entry = PG_NONE;
 
     if (pg_is_tight(region) && region->oldest_first) {
@@ -111,13 +126,15 @@ static pg_entry choose(struct pg_region *region, enum dirty dirty)
             return entry;
     }
 
-    if (blocks->length[PG_RECENT] + blocks->length[PG_SCAN] > region->scan_least) {
+    if (too_many_scanned(region)) {
         entry = first_to_leave(region, PG_SCAN, !region->oldest_first, dirty);
         if (entry != PG_NONE && region->oldest_first)
             region->oldest_first--;
     }
     if (entry == PG_NONE)
-        entry = first_to_leave(region, PG_MAIN, 0, dirty);
+        entry = first_to_leave(region, once ? PG_ONCE : PG_HOT, 0, dirty);
+    if (entry == PG_NONE)
+        entry = first_to_leave(region, once ? PG_HOT : PG_ONCE, 0, dirty);
     if (entry == PG_NONE)
         entry = first_to_leave(region, PG_SCAN, !region->oldest_first, dirty);
     if (entry == PG_NONE)
@@ -143,32 +160,22 @@ void pg_enlist(struct pg_region *region, pg_entry entry, int sequential)
     if (!region->limited || pg_is_pinned(region, blocks->at[entry].number))
         return;
     /* With few frames nothing may be kept from leaving: the others would be too few. */
-    sequential = sequential && !pg_is_tight(region);
-    pg_push_tail(blocks, sequential ? PG_RECENT : PG_MAIN, entry);
+    if (pg_is_tight(region)) {
+        pg_push_tail(blocks, PG_ONCE, entry);
+    } else if (sequential) {
+        region->scanned = region->evictions;
+        pg_push_tail(blocks, PG_RECENT, entry);
+    } else {
+        pg_push_tail(blocks, blocks->at[entry].hot ? PG_HOT : PG_ONCE, entry);
+    }
     if (blocks->length[PG_RECENT] > region->recent_most)
         pg_push_tail(blocks, PG_SCAN, blocks->head[PG_RECENT]);
 }
 
-static struct pg_ghost *ghost_of(const struct pg_region *region, uint32_t number)
+void pg_note_rescued(struct pg_region *region, pg_entry entry)
 {
-    return &region->ghosts[(number * UINT32_C(0x9E3779B1) >> 7) & region->ghost_mask];
-}
+    struct pg_block *block = &region->blocks.at[entry];
 
-void pg_note_evicted(struct pg_region *region, uint32_t number)
-{
-    region->evictions++;
-    if (region->ghosts)
-        *ghost_of(region, number) = (struct pg_ghost){number, region->evictions};
-}
-
-void pg_note_missed(struct pg_region *region, uint32_t number)
-{
-    const struct pg_ghost *ghost;
-
-    if (!region->ghosts)
-        return;
-    ghost = ghost_of(region, number);
-    if (ghost->evicted && ghost->number == number &&
-        region->evictions - ghost->evicted < region->frames.limit / 2)
-        region->oldest_first = region->frames.limit;
+    region->counters.rescued++;
+    block->hot = !(block->flags & PG_SEQUENCE);
 }

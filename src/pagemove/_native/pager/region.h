@@ -66,8 +66,11 @@ struct pg_refused {
     uint64_t page, until;
 };
 
+/* A block that has left. */
 struct pg_ghost {
-    uint32_t number, evicted; /* the eviction's number, modulo 2^32 */
+    uint32_t number;
+    uint32_t evicted : 30; /* the eviction's number, modulo 2^30 */
+    uint32_t kind : 2;
 };
 
 struct pg_region {
@@ -91,9 +94,15 @@ struct pg_region {
     struct pg_frames frames;
 
     /* Who leaves first (policy.c). */
-    uint32_t recent_most, scan_least, standby_wanted, scan_run;
+    uint32_t recent_most, standby_wanted, scan_run;
+    uint32_t scan_wanted, scan_least, scan_most; /* blocks of RECENT and SCAN together */
+    uint32_t once_wanted;                        /* of ONCE */
+    uint32_t scanned, oldest_first, random;      /* scanned: at which eviction, the last time */
+
+    /* What was learnt from blocks that were missed (ghosts.c). */
     struct pg_ghost *ghosts;
-    uint32_t ghost_mask, evictions, oldest_first, random;
+    uint32_t ghost_mask, evictions;
+    uint32_t against_oldest, newest_since;
 
     /* Writing back (writeback.c). */
     int flushing;               /* one flush at a time */
@@ -123,6 +132,7 @@ struct pg_region {
     struct pg_request requests[PG_REQUESTS];
     uint32_t request_count;
     struct pg_stream streams[PG_STREAMS];
+    uint32_t doubt; /* beginnings of a sequence that went no further, less those that did */
     uint32_t window_most, chunk_most; /* blocks of a window, of one read */
     int ahead_busy; /* one thread at a time decides what is next; of a file, until it is there */
     uint32_t *replayed;
@@ -423,13 +433,31 @@ int pg_copy_pinned(struct pg_region *region, struct pg_out *out);
 
 /* policy.c */
 void pg_policy_init(struct pg_region *region, uint32_t frames);
-int pg_policy_start(struct pg_region *region);
 /* A block to leave, which may be dirty with `write`. PG_NONE: there is none, or without `only` none
  * whose writing would not begin with waiting for an earlier one. */
 pg_entry pg_victim(struct pg_region *region, int write, int only);
 void pg_enlist(struct pg_region *region, pg_entry entry, int sequential);
-void pg_note_evicted(struct pg_region *region, uint32_t number);
-void pg_note_missed(struct pg_region *region, uint32_t number);
+
+/* Between which bounds it may be learnt how many blocks that were needed once stay. */
+static inline uint32_t pg_least_once(uint32_t frames)
+{
+    return frames / 20;
+}
+
+static inline uint32_t pg_most_once(uint32_t frames)
+{
+    return frames - frames / 8;
+}
+
+/* A touch has found a block on standby. */
+void pg_note_rescued(struct pg_region *region, pg_entry entry);
+
+/* ghosts.c */
+int pg_ghosts_start(struct pg_region *region);
+void pg_note_evicted(struct pg_region *region, pg_entry entry);
+
+/* A block is needed that is not in memory. Whether it was in it lately, and used again. */
+int pg_note_missed(struct pg_region *region, uint32_t number, int sequential);
 
 /* record.c */
 

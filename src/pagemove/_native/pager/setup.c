@@ -100,7 +100,7 @@ static int make_frames(struct pg_region *region)
                            (uint16_t)(in_flight + PG_BATCH), region->huge);
     if (!error)
         error = pg_jobs_start(region);
-    return error ? error : pg_policy_start(region);
+    return error ? error : pg_ghosts_start(region);
 }
 
 static int start_threads(struct pg_region *region)

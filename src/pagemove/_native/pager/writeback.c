@@ -273,7 +273,7 @@ int pg_copy_written(struct pg_region *region, pg_entry entry)
         return -PG_NOT_NOW;
     }
     region->frames.total++;
-    region->counters.rescued++;
+    pg_note_rescued(region, entry);
     block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
     block->flags |= PG_FLUSHING; /* until the write that is under way has ended */
     block->slot = PG_NO_SLOT;
