@@ -32,9 +32,11 @@ from pagemove.paging import (
     memmap,
     open_array,
     pinned,
+    prefetch,
     region_of,
     save,
     save_on_sigterm,
+    take,
 )
 from pagemove.probing import features
 
@@ -66,11 +68,13 @@ __all__ = [
     "open_array",
     "page_states",
     "pinned",
+    "prefetch",
     "region_of",
     "remap_anon_pages",
     "save",
     "save_on_sigterm",
     "stores",
+    "take",
     "unshare",
     "vmas",
 ]

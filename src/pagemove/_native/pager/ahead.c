@@ -268,6 +268,16 @@ static int read_chunk(struct pg_region *region, const struct chunk *chunk, int64
     return error;
 }
 
+uint32_t pg_read_part(struct pg_region *region, struct pg_request *request)
+{
+    struct chunk chunk;
+
+    collect(region, request, &chunk);
+    if (chunk.count)
+        read_chunk(region, &chunk, request->marker, request->sequential);
+    return (uint32_t)chunk.count;
+}
+
 static void drop_request(struct pg_region *region)
 {
     region->request_count--;
