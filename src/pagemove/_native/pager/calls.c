@@ -20,7 +20,7 @@ struct pg_call {
     struct pg_run *runs; /* to be pinned or read; its own */
     size_t run_count;
     int write, result, done, called_off;
-    int posted; /* no thread waits */
+    int posted;               /* no thread waits */
     struct pg_saving *saving; /* receives the result: no thread waits */
     struct pg_call *next;
     char text[PG_TEXT]; /* what the store says of itself */
@@ -272,9 +272,8 @@ static int pin(struct pg_region *region, struct pg_call *call)
 
 static int gather(struct pg_region *region, struct pg_call *call)
 {
-    return pg_is_lost(region)
-               ? -EBADF
-               : pg_do_gather(region, call->runs, call->run_count, !call->posted);
+    return pg_is_lost(region) ? -EBADF
+                              : pg_do_gather(region, call->runs, call->run_count, !call->posted);
 }
 
 static int store_stats(struct pg_region *region, struct pg_call *call)
@@ -345,10 +344,8 @@ static int post(struct pg_region *region, const struct pg_call *wanted)
 
 int pg_gather(struct pg_region *region, const struct pg_run *runs, size_t count, int wait)
 {
-    struct pg_call call = {.function = gather,
-                           .runs = (struct pg_run *)runs,
-                           .run_count = count,
-                           .posted = !wait};
+    struct pg_call call = {
+        .function = gather, .runs = (struct pg_run *)runs, .run_count = count, .posted = !wait};
 
     if (pg_is_lost(region))
         return -EBADF;

@@ -12,11 +12,11 @@
 #include "region.h"
 
 enum {
-    THREADS = 16,        /* that help with one list: as many reads as a disk does at once */
-    MOST_THREADS = 32,   /* that help in a region */
-    PARTS_EACH = 4,      /* a thread is not worth starting for less */
-    PART = 512 << 10,    /* bytes of one read */
-    AT_ONCE = 4096,      /* blocks that are looked at before others may have the lock */
+    THREADS = 16,      /* that help with one list: as many reads as a disk does at once */
+    MOST_THREADS = 32, /* that help in a region */
+    PARTS_EACH = 4,    /* a thread is not worth starting for less */
+    PART = 512 << 10,  /* bytes of one read */
+    AT_ONCE = 4096,    /* blocks that are looked at before others may have the lock */
 };
 
 /* ns to wait for a frame. */
@@ -142,8 +142,7 @@ static void read_part(struct pg_region *region, struct pg_gather *gather, struct
             /* Another thread was faster. */
             part.next++;
             part.count--;
-        } else if ((gather->busy == 1 && !region->blocks.dirty) ||
-                   pg_wait_changed(region, until)) {
+        } else if ((gather->busy == 1 && !region->blocks.dirty) || pg_wait_changed(region, until)) {
             return;
         }
     }

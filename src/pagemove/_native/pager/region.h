@@ -371,9 +371,10 @@ static inline int pg_has_helper(const struct pg_region *region)
 
 /* Put a FILLING block that has been read into the region. 0 or -errno: then the slot is still the
  * caller's, and has the block, or what the region has not of one that is dirty now; or it was given
- * up, and is PG_NO_SLOT: the block is to be read again. With `later` the caller calls pg_show
- * before it drops the lock. Drops the lock. */
-int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later);
+ * up, and is PG_NO_SLOT: the block is to be read again. With `unshown`, which is
+ * set then, the caller calls pg_show for what was moved to a read-only region, before it drops the
+ * lock. Drops the lock. */
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int *unshown);
 
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
  * by a worker. Drops the lock. */
