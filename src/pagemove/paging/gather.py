@@ -31,22 +31,22 @@ def take_from(
 ) -> Any:
     """Do what `numpy.ndarray.take` does for an array in a region."""
     rows = _rows(plain, indices, axis, out, mode)
-    if not rows.index.size or not plain.nbytes:
+    if not rows.numbers.size or not plain.nbytes:
         return plain.take(indices, axis, out, mode)
     fits = _bring_in(rows, region)
     if fits and rows.is_simple():
         # With "raise", which has been seen to, NumPy would copy `out` first.
-        index = rows.index.reshape(rows.shape)
+        index = rows.numbers.reshape(rows.shape)
         return rows.array.take(index, rows.axis, out, "clip")
     before, after = rows.around()
-    target = np.empty((*before, rows.index.size, *after), plain.dtype)
+    target = np.empty((*before, rows.numbers.size, *after), plain.dtype)
     if fits:
         _copy(rows, target)
     else:
         _copy_by_pieces(rows, region, target)
     if out is not None:
         # Which may have another dtype, or order of its items.
-        return target.take(np.arange(rows.index.size).reshape(rows.shape), len(before), out)
+        return target.take(np.arange(rows.numbers.size).reshape(rows.shape), len(before), out)
     result = target.reshape((*before, *rows.shape, *after))
     return result if result.ndim else result[()]
 
@@ -54,19 +54,19 @@ def take_from(
 def bring_in_rows(plain: _Array, region: PagedMemory, indices: Any, axis: Any, mode: Any) -> None:
     """Read what `numpy.ndarray.take` is about to touch, if there is room for all of it."""
     rows = _rows(plain, indices, axis, None, mode)
-    if rows.index.size and plain.nbytes:
+    if rows.numbers.size and plain.nbytes:
         _bring_in(rows, region)
 
 
 def prefetch_rows(plain: _Array, region: PagedMemory, indices: Any, wait: bool) -> None:
     """Read rows by index ahead, the first ones if there is not room for all."""
     rows = _rows(plain, indices, 0, None, "raise")
-    if not rows.index.size or not plain.nbytes:
+    if not rows.numbers.size or not plain.nbytes:
         return
-    rows = rows._replace(index=np.unique(rows.index))
+    rows = rows._replace(numbers=np.unique(rows.numbers))
     runs = rows.runs(region)
-    while runs is None and len(rows.index) > 1:
-        rows = rows._replace(index=rows.index[: len(rows.index) // 2])
+    while runs is None and len(rows.numbers) > 1:
+        rows = rows._replace(numbers=rows.numbers[: len(rows.numbers) // 2])
         runs = rows.runs(region)
     if runs is not None:
         read_together(region, runs, wait)
@@ -122,7 +122,7 @@ class _Rows(NamedTuple):
     Attributes
     ----------
     array : numpy.ndarray
-    index : numpy.ndarray
+    numbers : numpy.ndarray
         Of one dimension, and from 0 on.
     axis : int or None
         None: of the items in C order, of an array that does not have them in that order.
@@ -131,7 +131,7 @@ class _Rows(NamedTuple):
     """
 
     array: _Array
-    index: _Index
+    numbers: _Index
     axis: int | None
     shape: tuple[int, ...]
 
@@ -141,6 +141,9 @@ class _Rows(NamedTuple):
             return (), ()
         return self.array.shape[: self.axis], self.array.shape[self.axis + 1 :]
 
+    def _before(self) -> tuple[Any, ...]:
+        return (slice(None),) * (self.axis or 0)
+
     def is_simple(self) -> bool:
         """Return whether `numpy.ndarray.take` would not begin with a copy of the whole array."""
         flags = self.array.flags
@@ -149,22 +152,25 @@ class _Rows(NamedTuple):
     def pick(self) -> _Array:
         """Copy the rows."""
         if self.axis is None:
-            return self.array[np.unravel_index(self.index, self.array.shape)]
+            return self.array[np.unravel_index(self.numbers, self.array.shape)]
         if self.is_simple():
-            return self.array.take(self.index, self.axis, mode="clip")
-        return self.array[(*(slice(None),) * self.axis, self.index)]
+            return self.array.take(self.numbers, self.axis, mode="clip")
+        picked: _Array = self.array[(*self._before(), self.numbers)]
+        return picked
 
     def runs(self, region: PagedMemory) -> Runs | None:
         """List the blocks; None: there are too many parts of rows to list them."""
         array = self.array
         if self.axis is None:
             one = array[(slice(1),) * array.ndim]
-            places = np.unravel_index(self.index, array.shape)
+            places = np.unravel_index(self.numbers, array.shape)
             steps = zip(places, array.strides, strict=True)
-            offsets = sum(place * step for place, step in steps)
+            offsets = np.zeros(len(self.numbers), np.int64)
+            for place, step in steps:
+                offsets += place * step
         else:
-            one = array[(*(slice(None),) * self.axis, slice(1))]
-            offsets = self.index * array.strides[self.axis]
+            one = array[(*self._before(), slice(1))]
+            offsets = self.numbers * array.strides[self.axis]
         return runs_at(place_of(one), offsets, region.address, region.block_size)
 
 
@@ -215,10 +221,10 @@ def _copy(rows: _Rows, target: _Array, places: _Index | None = None) -> None:
         target[...] = rows.pick()
         return
     step = max(1, _STEP // max(1, target.nbytes // len(target)))
-    for at in range(0, len(rows.index), step):
+    for at in range(0, len(rows.numbers), step):
         some = slice(at, at + step)
         where = some if places is None else places[some]
-        target[where] = rows._replace(index=rows.index[some]).pick()
+        target[where] = rows._replace(numbers=rows.numbers[some]).pick()
 
 
 def _copy_by_pieces(rows: _Rows, region: PagedMemory, target: _Array) -> None:
@@ -234,16 +240,16 @@ def _copy_by_pieces(rows: _Rows, region: PagedMemory, target: _Array) -> None:
         _copy_by_pieces(rest, region, target[0])
     else:
         # In the order of blocks, so that each is read once.
-        order = rows.index.argsort(kind="stable")
-        _copy_sorted(rows._replace(index=rows.index[order]), region, target, order)
+        order = rows.numbers.argsort(kind="stable")
+        _copy_sorted(rows._replace(numbers=rows.numbers[order]), region, target, order)
 
 
 def _copy_sorted(rows: _Rows, region: PagedMemory, target: _Array, places: _Index) -> None:
-    index = rows.index
+    index = rows.numbers
     # A row that there is not room for is read as any large copy is, ahead of the reader.
     if index[0] == index[-1] or _bring_in(rows, region):
         _copy(rows, target, places)
         return
     half = len(index) // 2
     for part in (slice(half), slice(half, None)):
-        _copy_sorted(rows._replace(index=index[part]), region, target, places[part])
+        _copy_sorted(rows._replace(numbers=index[part]), region, target, places[part])

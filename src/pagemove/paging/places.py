@@ -58,7 +58,9 @@ def runs_of(place: Place, base: int, block: int) -> Runs:
     return runs
 
 
-def runs_at(place: Place, offsets: npt.NDArray[np.int64], base: int, block: int) -> Runs | None:
+def runs_at(
+    place: Place, offsets: npt.NDArray[np.signedinteger[Any]], base: int, block: int
+) -> Runs | None:
     """List the blocks that a view, moved by each of several offsets in bytes, has a byte of.
 
     None where there are too many stretches to list.
@@ -79,7 +81,7 @@ def runs_at(place: Place, offsets: npt.NDArray[np.int64], base: int, block: int)
     return _runs(np.sort(starts), stretch, block)
 
 
-def _runs(starts: npt.NDArray[np.int64], stretch: int, block: int) -> Runs:
+def _runs(starts: npt.NDArray[np.signedinteger[Any]], stretch: int, block: int) -> Runs:
     shift = block.bit_length() - 1
     first, last = starts >> shift, (starts + (stretch - 1)) >> shift
     new = first[1:] > last[:-1] + 1

@@ -277,7 +277,8 @@ class PagedMemory(Pager, Viewable):
         ValueError
             The range is not within the region; the region is closed.
         """
-        if not isinstance(offset, SupportsIndex) or getattr(offset, "ndim", 0):
+        many = not isinstance(offset, SupportsIndex) or bool(getattr(offset, "ndim", None))
+        if many:
             gather.read_together(self, gather.runs_in(self, offset, length), wait)
             return
         start, count = span(self.nbytes, offset, length)
