@@ -31,6 +31,7 @@ def _library() -> ctypes.CDLL:
         "sum_words": (word, [address, size]),
         "sum_by_pread": (number, [number, size, size, address, size, ctypes.POINTER(word)]),
         "touch_each": (None, [address, address, size, truth, word, address]),
+        "read_by_threads": (number, [number, address, size, size, address, ctypes.c_uint]),
         "touch_by_threads": (None, [address, address, size, ctypes.c_uint]),
         "bare_loop_open": (address, [number, size, size, size, truth]),
         "copy_ahead_open": (address, [number, size, size, size]),
@@ -115,6 +116,16 @@ def touch_by_threads(address: int, offsets: Words, threads: int) -> None:
     """Read one word at each offset, in equal parts by threads that begin together."""
     offsets = np.ascontiguousarray(offsets)
     _library().touch_by_threads(address, offsets.ctypes.data, len(offsets), threads)
+
+
+def read_by_threads(file: int, offsets: Words, nbytes: int, address: int, threads: int) -> None:
+    """Read so many bytes from each offset on, to one place after the other, by so many threads."""
+    offsets = np.ascontiguousarray(offsets)
+    error = _library().read_by_threads(
+        file, offsets.ctypes.data, len(offsets), nbytes, address, threads
+    )
+    if error:
+        raise OSError(-error, f"pread: {os.strerror(-error)}")
 
 
 @contextmanager

@@ -96,3 +96,50 @@ void touch_by_threads(uint8_t *start, const uint64_t *offsets, size_t count, uns
         pthread_join(parts[i].thread, NULL);
     pthread_barrier_destroy(&begin);
 }
+
+struct reader {
+    pthread_t thread;
+    int file;
+    const uint64_t *offsets;
+    size_t count, nbytes;
+    uint8_t *to;
+    int error;
+};
+
+static void *read_part(void *argument)
+{
+    struct reader *part = argument;
+
+    for (size_t i = 0; i < part->count && !part->error; i++) {
+        ssize_t done =
+            pread(part->file, part->to + i * part->nbytes, part->nbytes, (off_t)part->offsets[i]);
+        if (done != (ssize_t)part->nbytes)
+            part->error = done < 0 ? -errno : -EIO;
+    }
+    return NULL;
+}
+
+/* Read so many bytes from each offset on, one after the other to `to`, in equal parts by threads. 0
+ * or -errno. */
+int read_by_threads(int file, const uint64_t *offsets, size_t count, size_t nbytes, uint8_t *to,
+                    unsigned threads)
+{
+    struct reader parts[threads];
+    int error = 0;
+
+    for (unsigned i = 0; i < threads; i++) {
+        size_t from = count * i / threads, end = count * (i + 1) / threads;
+        parts[i] = (struct reader){.file = file,
+                                   .offsets = offsets + from,
+                                   .count = end - from,
+                                   .nbytes = nbytes,
+                                   .to = to + from * nbytes};
+        if (pthread_create(&parts[i].thread, NULL, read_part, &parts[i]))
+            abort();
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        pthread_join(parts[i].thread, NULL);
+        error = error ? error : parts[i].error;
+    }
+    return error;
+}

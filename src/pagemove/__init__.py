@@ -33,10 +33,12 @@ from pagemove.paging import (
     memmap,
     open_array,
     pinned,
+    prefetch,
     reference,
     region_of,
     save,
     save_on_sigterm,
+    take,
 )
 from pagemove.probing import features
 
@@ -69,12 +71,14 @@ __all__ = [
     "open_array",
     "page_states",
     "pinned",
+    "prefetch",
     "reference",
     "region_of",
     "remap_anon_pages",
     "save",
     "save_on_sigterm",
     "stores",
+    "take",
     "unshare",
     "vmas",
 ]

@@ -58,6 +58,8 @@ cdef extern from "pager/pager.h" nogil:
     int pg_moves(const pg_region *region)
     int pg_lost(const pg_region *region)
     int pg_prefetch(pg_region *region, uint64_t offset, uint64_t length, int wait)
+    int pg_gather(pg_region *region, const pg_run *runs, size_t count, int wait)
+    uint64_t pg_gatherable(pg_region *region)
     int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
     int pg_pin(pg_region *region, const pg_run *runs, size_t count, int write)
     void pg_unpin(pg_region *region, const pg_run *runs, size_t count)

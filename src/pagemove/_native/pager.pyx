@@ -305,6 +305,29 @@ cdef class Pager:
             self._calls -= 1
         return _errno_of(status)
 
+    def gather(self, bytes runs, bint wait):
+        """Read many blocks at once, of runs as of `pin_blocks` that ascend.
+
+        With `wait`: 0, or an errno if one cannot be read.
+        """
+        cdef pg_region *region = self._open()
+        cdef const pg_run *run = <const pg_run *> <const char *> runs
+        cdef size_t count = self._count_runs(runs)
+        cdef int status
+        self._calls += 1
+        try:
+            with nogil:
+                status = pg_gather(region, run, count, wait)
+            self._raise_if_interrupted(status)
+        finally:
+            self._calls -= 1
+        return _errno_of(status)
+
+    @property
+    def gatherable(self):
+        """Bytes that `gather` should be asked for at most, so that none has left by the end."""
+        return pg_gatherable(self._open())
+
     def evict(self, uint64_t offset, uint64_t length):
         """Take blocks that touch a range away. 0, or the errno of one that could not be written."""
         cdef pg_region *region = self._open()

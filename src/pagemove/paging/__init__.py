@@ -9,6 +9,7 @@ from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import save
 from pagemove.paging.sigterm import save_on_sigterm
 from pagemove.paging.stats import PagingStats
+from pagemove.paging.taking import prefetch, take
 
 __all__ = [
     "PagedArray",
@@ -18,8 +19,10 @@ __all__ = [
     "memmap",
     "open_array",
     "pinned",
+    "prefetch",
     "reference",
     "region_of",
     "save",
     "save_on_sigterm",
+    "take",
 ]

@@ -14,7 +14,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pagemove.paging.pins import pinned, runs_of
+from pagemove.paging import gather
+from pagemove.paging.pins import pinned
+from pagemove.paging.places import place_of, runs_of
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import PIECE, pieces, tofile
 from pagemove.views import owner_behind
@@ -94,17 +96,35 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         if region is not None:
             region.flush()
 
-    def prefetch(self, *, wait: bool = False) -> None:
+    def prefetch(self, indices: npt.ArrayLike | None = None, *, wait: bool = False) -> None:
         """Read the blocks that the array has an item in before they are touched.
 
-        As `PagedMemory.prefetch`, which this calls for each run of blocks. Nothing for a copy.
+        As `pagemove.prefetch`: with `indices` those of rows along the first axis, and with `wait`
+        until they are there. Nothing for a copy.
         """
         region = self.region
-        if region is not None:
-            for first, count in runs_of(self, region).tolist():
-                start = first * region.block_size
-                length = min(count * region.block_size, region.nbytes - start)
-                region.prefetch(start, length, wait=wait)
+        if region is None:
+            return
+        plain = self.view(np.ndarray)
+        if indices is not None:
+            gather.prefetch_rows(plain, region, indices, wait)
+        else:
+            runs = runs_of(place_of(plain), region.address, region.block_size)
+            gather.read_together(region, runs, wait)
+
+    def take(self, indices: Any, axis: Any = None, out: Any = None, mode: Any = "raise") -> Any:
+        """Copy rows by index, as `numpy.ndarray.take`; their blocks are read together.
+
+        As `pagemove.take`, but for the axis, which is by default None: of the items in C order.
+        """
+        region = self.region
+        if region is None:
+            return _unless_paged(super().take(indices, axis, out, mode))
+        plain = self.view(np.ndarray)
+        if _has_plain_results(self):
+            return gather.take_from(plain, region, indices, axis, out, mode)
+        gather.bring_in_rows(plain, region, indices, axis, mode)
+        return super().take(indices, axis, out, mode)
 
     @property
     def region(self) -> PagedMemory | None:

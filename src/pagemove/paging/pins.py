@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from pagemove.paging import failures
+from pagemove.paging.places import Place, Runs, array_behind, place_of, runs_of
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.registry import region_at
 from pagemove.paging.sizes import text_of
 
 _View = TypeVar("_View")
-
-# Of a view with more separate stretches than this, all between its ends is pinned.
-_MOST_STRETCHES = 1 << 20
-
-
-class Place(NamedTuple):
-    """Where the items of a view are: so many bytes from `start` on, and again further up.
-
-    Attributes
-    ----------
-    start, nbytes : int
-        From the first byte of the lowest item to the last of the highest.
-    stretch : int
-        Bytes of each part.
-    rest : list of (int, int)
-        Steps from one part to the next, and how many there are.
-    """
-
-    start: int
-    nbytes: int
-    stretch: int
-    rest: list[tuple[int, int]]
 
 
 @contextlib.contextmanager
@@ -101,8 +78,8 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
     ...         file.write(numbers[1000:50_000])
     392000
     """
-    array = _as_array(view)
-    place = _place(array)
+    array = array_behind(view, "pin")
+    place = place_of(array)
     region = region_at(place.start, place.nbytes) if place.nbytes else None
     if region is None:
         yield view
@@ -116,7 +93,7 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
             "or 'c'"
         )
     with memoryview(region):  # which keeps it open
-        runs = _runs(place, region.address, region.block_size)
+        runs = runs_of(place, region.address, region.block_size)
         _pin(region, runs, writes, place)
         try:
             yield view
@@ -125,15 +102,7 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
                 region.unpin_blocks(runs.tobytes())
 
 
-def runs_of(array: npt.NDArray[Any], region: PagedMemory) -> npt.NDArray[np.uint32]:
-    """List the blocks of a region that an array in it has a byte of: runs of (first, how many)."""
-    place = _place(array)
-    if not place.nbytes:
-        return np.empty((0, 2), np.uint32)
-    return _runs(place, region.address, region.block_size)
-
-
-def _pin(region: PagedMemory, runs: npt.NDArray[np.uint32], write: bool, place: Place) -> None:
+def _pin(region: PagedMemory, runs: Runs, write: bool, place: Place) -> None:
     first = failures.next_sequence(region)
     code = region.pin_blocks(runs.tobytes(), write)
     if code < 0:
@@ -155,78 +124,3 @@ def _throw_too_large(region: PagedMemory, count: int) -> NoReturn:
         f"{text_of(already + wanted - most)}, or pin and use a smaller part at a time "
         "(pagemove.save does so, for files)"
     )
-
-
-def _as_array(view: object) -> npt.NDArray[Any]:
-    """View what has memory as an array; TypeError for what has none of its own."""
-    if isinstance(view, np.ndarray):
-        return view
-    buffer: memoryview | None = None
-    with contextlib.suppress(TypeError):
-        buffer = memoryview(view)  # type: ignore[arg-type]
-    if buffer is None and not hasattr(view, "__array__"):
-        raise TypeError(
-            f"cannot pin {type(view).__name__}: it has no buffer; pin an array, a memoryview, or a "
-            "PagedMemory"
-        )
-    try:
-        if buffer is None and hasattr(view, "__dlpack__"):
-            return _lent(view)
-        return np.asarray(view if buffer is None else buffer, copy=False)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(
-            f"cannot pin {type(view).__name__}: NumPy cannot view its memory ({error}); pin the "
-            "arrays it is made of"
-        ) from None
-
-
-def _lent(view: Any) -> npt.NDArray[Any]:
-    """View a tensor: those of PyTorch have an ``__array__`` that cannot be asked not to copy."""
-    array = np.from_dlpack(view)
-    if array.flags.writeable:
-        return array
-    # DLPack before 1.0 cannot say so, and NumPy then makes a view that is not.
-    interface = dict(array.__array_interface__)
-    interface["data"] = (interface["data"][0], False)
-    return np.asarray(_Interface(interface, array))
-
-
-class _Interface:
-    """An array by its description, which keeps its owner."""
-
-    def __init__(self, interface: dict[str, Any], owner: object) -> None:
-        self.__array_interface__ = interface
-        self._owner = owner
-
-
-def _place(array: npt.NDArray[Any]) -> Place:
-    start = array.__array_interface__["data"][0]
-    if not array.nbytes:
-        return Place(start, 0, 0, [])
-    steps = sorted(
-        (abs(step), count, step < 0)
-        for step, count in zip(array.strides, array.shape, strict=True)
-        if count > 1 and step
-    )
-    start -= sum(step * (count - 1) for step, count, down in steps if down)
-    nbytes = array.itemsize + sum(step * (count - 1) for step, count, _ in steps)
-    return Place(start, nbytes, array.itemsize, [(step, count) for step, count, _ in steps])
-
-
-def _runs(place: Place, base: int, block: int) -> npt.NDArray[np.uint32]:
-    """List the blocks that a view has a byte of, as runs of (first, how many)."""
-    stretch, rest = place.stretch, place.rest
-    # No block lies between two parts that are less than a block apart.
-    while rest and rest[0][0] - stretch < block:
-        stretch += rest[0][0] * (rest[0][1] - 1)
-        rest = rest[1:]
-    if math.prod(count for _, count in rest) > _MOST_STRETCHES:
-        stretch, rest = place.nbytes, []
-    starts = np.array([place.start - base])
-    for step, count in rest:
-        starts = np.add.outer(starts, step * np.arange(count)).ravel()
-    starts.sort()
-    first, last = starts // block, (starts + stretch - 1) // block
-    new = first[1:] > last[:-1] + 1
-    begins, ends = first[np.append(True, new)], last[np.append(new, True)]
-    return np.stack([begins, ends - begins + 1], axis=1).astype(np.uint32)

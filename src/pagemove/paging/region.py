@@ -6,11 +6,11 @@ import errno
 import json
 import os
 import warnings
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 from pagemove import limits
 from pagemove._native.pager import Pager
-from pagemove.paging import failures, refusals, registry, sigterm, working_set
+from pagemove.paging import failures, gather, refusals, registry, sigterm, working_set
 from pagemove.paging.available import promise
 from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
@@ -263,7 +263,7 @@ class PagedMemory(Pager, Viewable):
 
     # The pager's methods take ranges as they are; these are what callers should be asked for.
     def prefetch(  # type: ignore[override]
-        self, offset: int = 0, length: int | None = None, *, wait: bool = False
+        self, offset: Any = 0, length: int | None = None, *, wait: bool = False
     ) -> None:
         """Read blocks before they are touched.
 
@@ -271,6 +271,9 @@ class PagedMemory(Pager, Viewable):
         ----------
         offset, length : int
             Bytes; by default all from `offset` on. No more is read than the limit has room for.
+            Instead of an offset, an array of offsets, each of which `length` bytes are read from,
+            by default one: the block that has it. Or a view of the region, strided ones too: its
+            blocks are read.
         wait : bool
             Return when the blocks are there, or could not be read. Else at once.
 
@@ -282,6 +285,10 @@ class PagedMemory(Pager, Viewable):
         ValueError
             The range is not within the region; the region is closed.
         """
+        many = not isinstance(offset, SupportsIndex) or bool(getattr(offset, "ndim", None))
+        if many:
+            gather.read_together(self, gather.runs_in(self, offset, length), wait)
+            return
         start, count = span(self.nbytes, offset, length)
         with memoryview(self):
             first = failures.next_sequence(self)

@@ -151,6 +151,16 @@ class FailingMachine(Machine):
         with self.may_fail():
             super().prefetch(at, length, wait)
 
+    @precondition(lambda self: not self.ever)
+    @rule(places=st.lists(number, min_size=1, max_size=40), width=st.sampled_from([1, 3, 700]))
+    def take(self, places: list[int], width: int) -> None:
+        super().take(places, width)
+
+    @rule(places=st.lists(number, min_size=1, max_size=40), wait=st.booleans())
+    def prefetch_scattered(self, places: list[int], wait: bool) -> None:
+        with self.may_fail():
+            super().prefetch_scattered(places, wait)
+
     @contextlib.contextmanager
     def may_fail(self):
         try:

@@ -14,6 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+import pagemove
 from model.region import Region, Words
 from pagemove import PAGE_SIZE, PageState, lowlevel
 from pagemove.introspect import states_at
@@ -122,6 +123,18 @@ class Machine(RuleBasedStateMachine):
         for place in places:
             first, _ = self.words(place, 1)
             self.check_read(first, self.load(first, 1))
+
+    @rule(places=st.lists(number, min_size=1, max_size=40), width=st.sampled_from([1, 3, 700]))
+    def take(self, places: list[int], width: int) -> None:
+        """Copy many places at once, wide ones over the ends of blocks."""
+        rows = self.memory.asarray(np.uint64)[: self.nwords // width * width].reshape(-1, width)
+        picked = [place * len(rows) // NUMBERS for place in places]
+        for row, found in zip(picked, pagemove.take(rows, picked), strict=True):
+            self.check_read(row * width, found)
+
+    @rule(places=st.lists(number, min_size=1, max_size=40), wait=st.booleans())
+    def prefetch_scattered(self, places: list[int], wait: bool) -> None:
+        pagemove.prefetch(self.memory, [8 * self.words(place, 1)[0] for place in places], wait=wait)
 
     @rule(at=number)
     def scan(self, at: int) -> None:

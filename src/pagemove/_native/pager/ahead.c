@@ -248,7 +248,7 @@ static void collect(struct pg_region *region, struct pg_request *request, struct
 }
 
 static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int marker,
-                    int sequential)
+                    int sequential, int *unshown)
 {
     struct pg_block *block = &region->blocks.at[entry];
     struct pg_job job = {.entry = entry, .number = block->number, .slot = slot, .began = pg_now()};
@@ -262,7 +262,7 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
         if (region->limited)
             pg_push_tail(&region->blocks, PG_STANDBY, entry);
         pthread_cond_broadcast(&region->changed);
-    } else if (!pg_install(region, entry, &slot, 1)) {
+    } else if (!pg_install(region, entry, &slot, unshown)) {
         pg_enlist(region, entry, sequential);
     } else if (block->flags & PG_WANTED) {
         job.slot = slot;
@@ -293,7 +293,7 @@ static void did_not_arrive(struct pg_region *region, pg_entry entry, uint16_t sl
 static int read_chunk(struct pg_region *region, const struct chunk *chunk, int64_t marker,
                       int sequential)
 {
-    int error;
+    int unshown = 0, error;
 
     pthread_mutex_unlock(&region->lock);
     error = pg_read_blocks(region, chunk->first, chunk->slots, chunk->count, 0);
@@ -304,12 +304,22 @@ static int read_chunk(struct pg_region *region, const struct chunk *chunk, int64
             did_not_arrive(region, chunk->entries[i], chunk->slots[i]);
         else
             arrived(region, chunk->entries[i], chunk->slots[i],
-                    (int64_t)chunk->first + (int64_t)i == marker, sequential);
+                    (int64_t)chunk->first + (int64_t)i == marker, sequential, &unshown);
     }
-    if (!error && region->uffd.read_only)
+    if (unshown)
         error = pg_show(&region->uffd, pg_block_address(region, chunk->first),
                         chunk->count * region->block_size);
     return error;
+}
+
+uint32_t pg_read_part(struct pg_region *region, struct pg_request *request)
+{
+    struct chunk chunk;
+
+    collect(region, request, &chunk);
+    if (chunk.count)
+        read_chunk(region, &chunk, request->marker, request->sequential);
+    return (uint32_t)chunk.count;
 }
 
 static void drop_request(struct pg_region *region)

@@ -17,9 +17,10 @@
 struct pg_call {
     int (*function)(struct pg_region *region, struct pg_call *call);
     uint64_t offset, length;
-    struct pg_run *runs; /* to be pinned; its own */
+    struct pg_run *runs; /* to be pinned or read; its own */
     size_t run_count;
     int write, result, done, called_off;
+    int posted;               /* no thread waits */
     struct pg_saving *saving; /* receives the result: no thread waits */
     struct pg_call *next;
     char text[PG_TEXT]; /* what the store says of itself */
@@ -76,6 +77,7 @@ int pg_await(struct pg_region *region, const int *done, int asking)
 }
 
 static void *serve_calls(void *argument);
+static int pin(struct pg_region *region, struct pg_call *call);
 
 /* There is always one that waits, so that no call waits for another. Wants the lock of calls. */
 int pg_start_caller(struct pg_region *region)
@@ -98,7 +100,7 @@ static int is_stopped(const struct pg_region *region)
 /* Free a call that nobody waits for. What it has pinned nobody would unpin. */
 static void abandon(struct pg_region *region, struct pg_call *call)
 {
-    if (call->run_count && call->done && !call->result)
+    if (call->function == pin && call->done && !call->result)
         pg_unpin(region, call->runs, call->run_count);
     free(call->runs);
     free(call);
@@ -119,7 +121,8 @@ static void make(struct pg_region *region, struct pg_call *call)
         pg_note_saved(call->saving, region, call->result);
     pthread_mutex_lock(&region->calls_lock);
     call->done = 1;
-    if (call->saving || call->called_off) {
+    if (call->saving || call->posted || call->called_off) {
+        region->posted -= call->posted != 0;
         pthread_mutex_unlock(&region->calls_lock);
         abandon(region, call);
         pthread_mutex_lock(&region->calls_lock);
@@ -267,6 +270,12 @@ static int pin(struct pg_region *region, struct pg_call *call)
                               : pg_do_pin(region, call->runs, call->run_count, call->write);
 }
 
+static int gather(struct pg_region *region, struct pg_call *call)
+{
+    return pg_is_lost(region) ? -EBADF
+                              : pg_do_gather(region, call->runs, call->run_count, !call->posted);
+}
+
 static int store_stats(struct pg_region *region, struct pg_call *call)
 {
     return pg_do_store_stats(region, call->text);
@@ -310,6 +319,39 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
         return pg_is_lost(region) ? -EBADF : pg_do_prefetch(region, offset, length, 0);
     return run(region, &(struct pg_call){.function = prefetch, .offset = offset, .length = length},
                NULL);
+}
+
+/* Have a call made that nobody waits for. Too many of these would keep others waiting: it is left
+ * out. */
+static int post(struct pg_region *region, const struct pg_call *wanted)
+{
+    struct pg_call *call = copy_call(wanted);
+    int late;
+
+    if (!call)
+        return -ENOMEM;
+    pthread_mutex_lock(&region->calls_lock);
+    late = region->posted == PG_POSTED || is_stopped(region);
+    if (!late) {
+        region->posted++;
+        put(region, call);
+    }
+    pthread_mutex_unlock(&region->calls_lock);
+    if (late)
+        abandon(region, call);
+    return 0;
+}
+
+int pg_gather(struct pg_region *region, const struct pg_run *runs, size_t count, int wait)
+{
+    struct pg_call call = {
+        .function = gather, .runs = (struct pg_run *)runs, .run_count = count, .posted = !wait};
+
+    if (pg_is_lost(region))
+        return -EBADF;
+    if (!pg_note_used(region, runs, count))
+        return 0;
+    return wait ? run(region, &call, NULL) : post(region, &call);
 }
 
 int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write)

@@ -120,11 +120,13 @@ static int install_copy(struct pg_region *region, uint64_t address, uint16_t slo
     return 0;
 }
 
-static int install_move(struct pg_region *region, uint64_t address, uint16_t slot, int later)
+static int install_move(struct pg_region *region, uint64_t address, uint16_t slot, int *unshown)
 {
     int error = pg_move_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
-                           region->block_size, later);
+                           region->block_size, unshown != NULL);
 
+    if (unshown)
+        *unshown = region->uffd.read_only;
     if (!error)
         pg_give_empty(&region->frames, slot);
     return error;
@@ -175,7 +177,7 @@ static void installed(struct pg_region *region, pg_entry entry)
     pthread_cond_broadcast(&region->changed);
 }
 
-static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slot, int later)
+static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slot, int *unshown)
 {
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number);
@@ -185,10 +187,10 @@ static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slo
         /* What is in the slot is newer than the store; a part may be in the region already. */
         error = install_pages(region, address, *slot, 0);
     else if ((writable && !stored) || !region->uffd.moves || region->uffd.wary ||
-             (region->block_size < MOVE_FRESH_FROM && !region->limited))
+             (region->block_size < MOVE_FRESH_FROM && pg_has_room(&region->frames)))
         error = install_copy(region, address, *slot, !stored);
     else
-        error = install_move(region, address, *slot, later);
+        error = install_move(region, address, *slot, unshown);
     if (stored)
         pg_set_dirty(&region->blocks, entry, 1);
     if (error)
@@ -216,7 +218,7 @@ static int install_lost(struct pg_region *region, pg_entry entry, uint16_t *slot
     return error;
 }
 
-int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later)
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int *unshown)
 {
     struct pg_block *block = &region->blocks.at[entry];
     int error;
@@ -226,7 +228,7 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int lat
     else if (block->flags & PG_PATCH)
         error = install_patch(region, entry, pg_block_address(region, block->number), *slot);
     else
-        error = install_whole(region, entry, slot, later);
+        error = install_whole(region, entry, slot, unshown);
     if (!error)
         installed(region, entry);
     return error;
@@ -236,7 +238,7 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int lat
 static void finish(struct pg_region *region, struct pg_job job)
 {
     int sequential = region->blocks.at[job.entry].flags & PG_SEQUENCE;
-    int error = pg_install(region, job.entry, &job.slot, 0);
+    int error = pg_install(region, job.entry, &job.slot, NULL);
 
     if (!error) {
         pg_enlist(region, job.entry, sequential);

@@ -160,6 +160,12 @@ void pg_unpin(struct pg_region *region, const struct pg_run *runs, size_t count)
 /* Bytes that can be pinned at most, all together. */
 uint64_t pg_pinnable(struct pg_region *region);
 
+/* Read blocks of runs that ascend, with as many reads under way as pay. With `wait`, return when
+ * all are there or have failed: -EIO if one cannot be read. Blocks that are there count as used.
+ * Of more than pg_gatherable bytes the first may have left when the last arrive. */
+int pg_gather(struct pg_region *region, const struct pg_run *runs, size_t count, int wait);
+uint64_t pg_gatherable(struct pg_region *region);
+
 /* Make durable what was stored before. Blocks that cannot be written stay as they are. -PG_LOST: of
  * a region that is lost all is saved. */
 int pg_flush(struct pg_region *region);

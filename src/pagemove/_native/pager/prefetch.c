@@ -5,9 +5,7 @@
 
 #include "region.h"
 
-/* Read a block that could not be read ahead, with all patience, and wait for it. 0, or -EIO: it
- * cannot be read. Drops the lock. */
-static int insist(struct pg_region *region, uint32_t number)
+int pg_insist(struct pg_region *region, uint32_t number)
 {
     pg_entry entry = pg_find(&region->blocks, number);
     struct pg_job job = {.number = number, .slot = PG_NO_SLOT, .began = pg_now()};
@@ -57,7 +55,7 @@ static int read_range(struct pg_region *region, uint64_t first, uint64_t end, in
     if (!pg_is_called_off() && !pg_put_request(region, request) && wait)
         await_request(region, &awaited);
     for (uint64_t number = first; wait && number < end && !pg_is_called_off(); number++) {
-        failed = insist(region, (uint32_t)number);
+        failed = pg_insist(region, (uint32_t)number);
         error = error ? error : failed;
     }
     pthread_mutex_unlock(&region->lock);
@@ -69,8 +67,7 @@ int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end)
     return read_range(region, first, end, 1);
 }
 
-/* More than fits would only push out its own beginning. */
-static uint64_t most_of(const struct pg_region *region)
+uint64_t pg_most_at_once(const struct pg_region *region)
 {
     return pg_frames_shared(region) - pg_frames_shared(region) / 4;
 }
@@ -86,7 +83,7 @@ int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, i
     if (first >= end || !length)
         return 0;
     pthread_mutex_lock(&region->lock);
-    most = region->limited ? most_of(region) : end;
+    most = region->limited ? pg_most_at_once(region) : end;
     pthread_mutex_unlock(&region->lock);
     return read_range(region, first, end - first > most ? first + most : end, wait);
 }
@@ -102,8 +99,8 @@ int pg_replay(struct pg_region *region, const uint32_t *numbers, uint32_t count)
     memcpy(copy, numbers, count * sizeof *copy);
     request.list = copy;
     pthread_mutex_lock(&region->lock);
-    if (count > most_of(region))
-        request.count = (uint32_t)most_of(region);
+    if (count > pg_most_at_once(region))
+        request.count = (uint32_t)pg_most_at_once(region);
     if (region->replayed || (count && pg_put_request(region, request)))
         error = -EBUSY;
     else

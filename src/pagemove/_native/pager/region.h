@@ -11,6 +11,7 @@
 #include "blocks.h"
 #include "clock.h"
 #include "frames.h"
+#include "gather.h"
 #include "pager.h"
 #include "store.h"
 #include "uffd.h"
@@ -22,6 +23,7 @@ enum {
     PG_REQUESTS = 16,
     PG_BATCH = 16,   /* blocks that leave, or are written back, at once */
     PG_CALLERS = 16, /* calls of the program under way at once */
+    PG_POSTED = 8,   /* that no thread waits for, and those that have not begun */
     PG_REFUSED = 16,
     PG_TIGHT = 32,       /* below so many frames one instruction may need most of them */
     PG_LEAST_FRAMES = 4, /* and no instruction needs more than these */
@@ -136,6 +138,8 @@ struct pg_region {
     uint32_t window_most, chunk_most; /* blocks of a window, of one read */
     int ahead_busy; /* one thread at a time decides what is next; of a file, until it is there */
     uint32_t *replayed;
+    struct pg_gather *gathers; /* that are read, the oldest first (gather.c) */
+    uint32_t gatherers;        /* threads that only help with them */
 
     uint32_t *record;   /* blocks in the order they were first needed, while that is recorded */
     uint64_t *recorded; /* a bit for each that is there already */
@@ -171,7 +175,7 @@ struct pg_region {
     pthread_cond_t called, answered;
     struct pg_call *calls;
     pthread_t caller[PG_CALLERS];
-    uint32_t callers, idle_callers;
+    uint32_t callers, idle_callers, posted; /* posted: nobody waits for them */
 
     /* Its beginning and its end, which the program may not have waited for. */
     struct pg_opening *opening;
@@ -377,9 +381,10 @@ static inline int pg_has_helper(const struct pg_region *region)
 
 /* Put a FILLING block that has been read into the region. 0 or -errno: then the slot is still the
  * caller's, and has the block, or what the region has not of one that is dirty now; or it was given
- * up, and is PG_NO_SLOT: the block is to be read again. With `later` the caller calls pg_show
- * before it drops the lock. Drops the lock. */
-int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int later);
+ * up, and is PG_NO_SLOT: the block is to be read again. With `unshown`, which is
+ * set then, the caller calls pg_show for what was moved to a read-only region, before it drops the
+ * lock. Drops the lock. */
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int *unshown);
 
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
  * by a worker. Drops the lock. */
@@ -459,6 +464,15 @@ void pg_note_evicted(struct pg_region *region, pg_entry entry);
 /* A block is needed that is not in memory. Whether it was in it lately, and used again. */
 int pg_note_missed(struct pg_region *region, uint32_t number, int sequential);
 
+/* prefetch.c */
+
+/* Read a block that could not be read ahead, with all patience, and wait for it. 0, or -EIO: it
+ * cannot be read. Drops the lock. */
+int pg_insist(struct pg_region *region, uint32_t number);
+
+/* Blocks that can be read at once: more would only push out the first of them. */
+uint64_t pg_most_at_once(const struct pg_region *region);
+
 /* record.c */
 
 /* A block is needed: if that is recorded, and is for the first time, it is noted. */
@@ -475,6 +489,10 @@ int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end);
 
 /* Read a part of the first request. Drops the lock. */
 void pg_read_ahead(struct pg_region *region);
+
+/* Read the beginning of a request of the caller's own, as one read. Returns how many blocks that
+ * were; 0 without a frame for them, and the request has ended. Drops the lock. */
+uint32_t pg_read_part(struct pg_region *region, struct pg_request *request);
 
 /* Queue a request. -PG_NOT_NOW: there are too many. */
 int pg_put_request(struct pg_region *region, struct pg_request request);

@@ -173,7 +173,7 @@ static int work(struct pg_region *region, int which)
     else if (region->request_count && !region->ahead_busy)
         pg_read_ahead(region);
     else
-        worked = 0;
+        worked = pg_has_helper(region) && pg_read_gather(region);
     pg_end_work(region);
     return worked;
 }
