@@ -1,6 +1,7 @@
 """Paged memory: arrays larger than memory, whose blocks come from a store when they are touched."""
 
 from pagemove.paging.array import PagedArray
+from pagemove.paging.budget import Budget, BudgetShare, BudgetStats
 from pagemove.paging.memmap import memmap
 from pagemove.paging.open import open_array, region_of
 from pagemove.paging.pins import pinned
@@ -10,6 +11,9 @@ from pagemove.paging.sigterm import save_on_sigterm
 from pagemove.paging.stats import PagingStats
 
 __all__ = [
+    "Budget",
+    "BudgetShare",
+    "BudgetStats",
     "PagedArray",
     "PagedMemory",
     "PagingStats",

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "lease.h"
 #include "region.h"
 
 /* ns between questions whether to go on waiting. */
@@ -20,7 +21,8 @@ struct pg_call {
     struct pg_run *runs; /* to be pinned; its own */
     size_t run_count;
     int write, result, done, called_off;
-    struct pg_saving *saving; /* receives the result: no thread waits */
+    int posted;               /* no thread waits */
+    struct pg_saving *saving; /* receives the result, or NULL */
     struct pg_call *next;
     char text[PG_TEXT]; /* what the store says of itself */
 };
@@ -33,6 +35,11 @@ static __thread struct pg_call *mine;
 void pg_ask_while_waiting(int (*ask)(void))
 {
     may_wait_no_longer = ask;
+}
+
+int pg_may_wait_no_longer(void)
+{
+    return may_wait_no_longer && may_wait_no_longer();
 }
 
 int pg_is_called_off(void)
@@ -67,7 +74,7 @@ int pg_await(struct pg_region *region, const int *done, int asking)
         pthread_mutex_unlock(&region->calls_lock);
         if (is_done)
             return 0;
-        if (asking && may_wait_no_longer && may_wait_no_longer())
+        if (asking && pg_may_wait_no_longer())
             return -PG_INTERRUPTED;
         /* It may have forked: nobody answers here, and the lock is as it was at that moment. */
         if (region->inherited)
@@ -119,7 +126,7 @@ static void make(struct pg_region *region, struct pg_call *call)
         pg_note_saved(call->saving, region, call->result);
     pthread_mutex_lock(&region->calls_lock);
     call->done = 1;
-    if (call->saving || call->called_off) {
+    if (call->posted || call->called_off) {
         pthread_mutex_unlock(&region->calls_lock);
         abandon(region, call);
         pthread_mutex_lock(&region->calls_lock);
@@ -277,14 +284,20 @@ int pg_flush(struct pg_region *region)
     return run(region, &(struct pg_call){.function = flush}, NULL);
 }
 
-int pg_post_flush(struct pg_region *region, struct pg_saving *saving)
+static int shrink(struct pg_region *region, struct pg_call *call)
 {
-    struct pg_call *call = calloc(1, sizeof *call);
+    (void)call;
+    pg_do_shrink(region);
+    return 0;
+}
+
+static int post(struct pg_region *region, const struct pg_call *wanted)
+{
+    struct pg_call *call = copy_call(wanted);
     int error = call ? 0 : -ENOMEM;
 
     if (error)
         return error;
-    *call = (struct pg_call){.function = flush, .saving = saving};
     pthread_mutex_lock(&region->calls_lock);
     /* One that is being opened has nothing to save; one that is being closed has been flushed. */
     if (!region->callers || is_stopped(region))
@@ -295,6 +308,16 @@ int pg_post_flush(struct pg_region *region, struct pg_saving *saving)
     if (error)
         free(call);
     return error;
+}
+
+int pg_post_flush(struct pg_region *region, struct pg_saving *saving)
+{
+    return post(region, &(struct pg_call){.function = flush, .posted = 1, .saving = saving});
+}
+
+int pg_post_shrink(struct pg_region *region)
+{
+    return post(region, &(struct pg_call){.function = shrink, .posted = 1});
 }
 
 int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)

@@ -100,6 +100,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
     } else if (block->state == PG_EVICTING) {
         struct pg_job job = {.entry = entry, .number = number, .slot = block->slot, .began = began};
         region->counters.rescued++;
+        pg_member_reused(&region->member);
         pg_unlist(&region->blocks, entry);
         pg_become(&region->blocks, entry, PG_FILLING);
         pg_do_job(region, job);

@@ -45,7 +45,7 @@ int pg_policy_start(struct pg_region *region)
 
     if (!region->limited)
         return 0;
-    while (ghosts < region->frames.limit / 2)
+    while (ghosts < region->frames_most / 2)
         ghosts *= 2;
     region->ghosts = calloc(ghosts, sizeof *region->ghosts);
     region->ghost_mask = ghosts - 1;
@@ -169,6 +169,8 @@ void pg_note_missed(struct pg_region *region, uint32_t number)
         return;
     ghost = ghost_of(region, number);
     if (ghost->evicted && ghost->number == number &&
-        region->evictions - ghost->evicted < region->frames.limit / 2)
+        region->evictions - ghost->evicted < region->frames.limit / 2) {
         region->oldest_first = region->frames.limit;
+        pg_member_reused(&region->member);
+    }
 }

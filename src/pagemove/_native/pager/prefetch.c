@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lease.h"
 #include "region.h"
 
 /* Read a block that could not be read ahead, with all patience, and wait for it. 0, or -EIO: it
@@ -70,9 +71,12 @@ int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end)
 }
 
 /* More than fits would only push out its own beginning. */
-static uint64_t most_of(const struct pg_region *region)
+static uint64_t most_of(struct pg_region *region)
 {
-    return pg_frames_shared(region) - pg_frames_shared(region) / 4;
+    uint64_t frames = pg_lease_reach(region);
+
+    frames -= region->pinned < frames ? region->pinned : frames;
+    return frames - frames / 4;
 }
 
 int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)

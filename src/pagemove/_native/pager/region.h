@@ -9,6 +9,7 @@
 
 #include "../descriptors.h"
 #include "blocks.h"
+#include "budget.h"
 #include "clock.h"
 #include "frames.h"
 #include "pager.h"
@@ -89,6 +90,9 @@ struct pg_region {
     pthread_cond_t work;    /* there is some for a worker */
     struct pg_blocks blocks;
     struct pg_frames frames;
+    uint32_t frames_most; /* it was made for so many; its limit is less while others have more */
+    struct pg_budget *budget; /* or NULL: the limit is its own */
+    struct pg_member member;  /* of the budget; with its lock */
 
     /* Who leaves first (policy.c). */
     uint32_t recent_most, scan_least, standby_wanted, scan_run;
