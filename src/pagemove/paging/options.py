@@ -16,7 +16,7 @@ from pagemove._native.mapping import Mapping as OwnedMapping
 from pagemove._native.pager import Pager
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import checked_name
-from pagemove.paging.available import default_limit
+from pagemove.paging.available import automatic, default_limit
 from pagemove.paging.budget import Budget
 from pagemove.paging.sizes import nbytes_of, text_of
 from pagemove.stores.base import Store
@@ -34,7 +34,7 @@ FEWEST_BLOCKS = 4
 _MOST_BLOCKS = 2**32 - 1
 _MOST_SECONDS = 2**63 / 1e9 - 1
 _LARGEST_LIMIT = 2**63 - 1
-#: What the resident limit can be besides a size. None is the same as AUTO.
+#: What the resident limit can be besides a size. None: chosen as by AUTO, for one region alone.
 AUTO, UNLIMITED = "auto", "unlimited"
 _SHORTEST_INTERVAL = 10**7  # ns; more often is for nothing
 
@@ -163,6 +163,7 @@ def checked(
     chosen = resident_limit is not None and word != AUTO
     if resident_limit is None or not chosen:
         limit = default_limit(nbytes, FEWEST_BLOCKS * block)
+        budget = automatic(limit) if limit and word == AUTO else None
     elif word == UNLIMITED:
         limit = 0
     else:

@@ -55,9 +55,9 @@ class PagedMemory(Pager, Viewable):
     resident_limit : int, str or Budget, optional
         The most bytes that are in memory at any moment, blocks on their way in and out included:
         ``"256MiB"``, ``"1.5 GiB"``, ``"100kB"``, or a number. At least four blocks. A `Budget`:
-        all regions that are given it have so much together. None, or
-        ``"auto"``: if the store is larger than half of the memory that is available when the region
-        is made, that half; see Notes. ``"unlimited"``: none.
+        all regions that are given it have so much together. None: if the store is larger than half
+        of the memory that is available when the region is made, that half; see Notes. ``"auto"``:
+        the same, but all regions that say so share one half, in one budget. ``"unlimited"``: none.
     block_size : int or str
         What is read and evicted as one: a power of two from the page size to 2 MiB. Large for
         sequential access, small where single items are picked at random.
@@ -133,7 +133,8 @@ class PagedMemory(Pager, Viewable):
     can take back, such as page cache, counts as available, and what earlier regions without a
     limit of their own may still take does not. Half of that, at least 16 MiB, is the limit where
     the store is larger; a smaller one has none. `resident_limit` and the repr say what it is. It
-    stays as it is when others take memory later.
+    stays as it is when others take memory later. That of ``"auto"`` is computed for the first
+    region, and anew once all have gone.
 
     A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
     and four threads; neither depends on the length of the store. With a helper process it takes
@@ -194,7 +195,7 @@ class PagedMemory(Pager, Viewable):
         if options.budget is not None:
             options.budget._enter(self)
         self._chosen = options.chosen
-        if not options.chosen:
+        if not options.chosen and options.budget is None:
             promise(self, options.limit or store.nbytes)
         self._told = 0  # sequence number of the first failure that no flush has told of
         registry.enter(self)

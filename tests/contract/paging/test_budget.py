@@ -258,18 +258,21 @@ class TestSharing:
                 assert memory.stats().resident_nbytes >= 2 * MIB
 
     def test_compressed_memory(self):
-        budget = Budget(2 * MIB)
-        with (
-            PagedMemory(nbytes=8 * MIB, resident_limit=budget) as one,
-            PagedMemory(nbytes=8 * MIB, resident_limit=budget) as other,
-            never_more(budget),
-        ):
-            for number, memory in enumerate((one, other)):
-                words(memory)[:] = np.arange(MIB, dtype=np.uint64) + np.uint64(number)
-            for number, memory in enumerate((one, other)):
-                assert np.array_equal(
-                    words(memory), np.arange(MIB, dtype=np.uint64) + np.uint64(number)
-                )
+        def inside() -> None:
+            budget = Budget(2 * MIB)
+            with (
+                PagedMemory(nbytes=8 * MIB, resident_limit=budget) as one,
+                PagedMemory(nbytes=8 * MIB, resident_limit=budget) as other,
+                never_more(budget),
+            ):
+                for number, memory in enumerate((one, other)):
+                    words(memory)[:] = np.arange(MIB, dtype=np.uint64) + np.uint64(number)
+                for number, memory in enumerate((one, other)):
+                    assert np.array_equal(
+                        words(memory), np.arange(MIB, dtype=np.uint64) + np.uint64(number)
+                    )
+
+        child(inside, deadline=60)
 
 
 class TestResize:
@@ -343,26 +346,30 @@ class TestResize:
 
     def test_what_its_store_does_not_take_stays(self, tmp_path):
         """Who cannot write keeps what it has, says so, and returns it when it can."""
-        budget = Budget(2 * MIB)
-        store, memory = reined_region(tmp_path, _BLOCK, mode="r+", resident_limit=budget)
-        with store, memory:
-            words(memory)[:: _BLOCK // 8] += np.uint64(1)
-            store.reins.failing = errno.EIO
-            with pytest.raises(TimeoutError, match=r"have not returned enough in 0\.3 s"):
-                budget.resize(512 * KIB, timeout=0.3)
-            assert budget.limit == 512 * KIB
-            assert budget.stats().leased_nbytes >= MIB
-            assert budget.stats().refused > 0
-            # Nobody gets more meanwhile.
-            with pytest.raises(OSError, match="have not returned so much in time") as caught:
-                PagedMemory(nbytes=MIB, resident_limit=budget)
-            assert caught.value.errno == errno.ENOMEM
-            store.reins.failing = 0
-            budget.resize(512 * KIB, timeout=60)
-            assert budget.stats().leased_nbytes <= 512 * KIB
-            assert np.array_equal(
-                words(memory)[:: _BLOCK // 8], numbered(MIB)[:: _BLOCK // 8] + np.uint64(1)
-            )
+
+        def inside() -> None:
+            budget = Budget(2 * MIB)
+            store, memory = reined_region(tmp_path, _BLOCK, mode="r+", resident_limit=budget)
+            with store, memory:
+                words(memory)[:: _BLOCK // 8] += np.uint64(1)
+                store.reins.failing = errno.EIO
+                with pytest.raises(TimeoutError, match=r"have not returned enough in 0\.3 s"):
+                    budget.resize(512 * KIB, timeout=0.3)
+                assert budget.limit == 512 * KIB
+                assert budget.stats().leased_nbytes >= MIB
+                assert budget.stats().refused > 0
+                # Nobody gets more meanwhile.
+                with pytest.raises(OSError, match="have not returned so much in time") as caught:
+                    PagedMemory(nbytes=MIB, resident_limit=budget, store_timeout=0)
+                assert caught.value.errno == errno.ENOMEM
+                store.reins.failing = 0
+                budget.resize(512 * KIB, timeout=60)
+                assert budget.stats().leased_nbytes <= 512 * KIB
+                assert np.array_equal(
+                    words(memory)[:: _BLOCK // 8], numbered(MIB)[:: _BLOCK // 8] + np.uint64(1)
+                )
+
+        child(inside, deadline=60)
 
 
 class TestOpening:
@@ -442,33 +449,43 @@ class TestLives:
                 assert memory.budget is first.budget
 
     def test_one_that_fails_to_open_leaves_nothing(self, tmp_path):
-        budget = Budget(2 * MIB)
-        store = reined(tmp_path, numbered(MIB))
-        store._path.unlink()
-        with store, pytest.raises((OSError, pagemove.StoreError)):
-            PagedMemory(store, resident_limit=budget)
-        assert (budget.stats().members, budget.stats().leased_nbytes) == (0, 0)
+        def inside() -> None:
+            budget = Budget(2 * MIB)
+            store = reined(tmp_path, numbered(MIB))
+            store._path.unlink()
+            with store, pytest.raises((OSError, pagemove.StoreError)):
+                PagedMemory(store, resident_limit=budget)
+            assert (budget.stats().members, budget.stats().leased_nbytes) == (0, 0)
+
+        child(inside, deadline=60)
 
     def test_closed_while_it_is_to_shrink(self, tmp_path, files):
         """What it had is there for others then, though it never returned any of it itself."""
-        (path,) = files(1, 4 * MIB)
-        budget = Budget(2 * MIB)
-        store, memory = reined_region(
-            tmp_path, _BLOCK, mode="r+", resident_limit=budget, store_timeout=0.2
-        )
-        words(memory)[:: _BLOCK // 8] += np.uint64(1)
-        store.reins.failing = errno.EIO
-        with store, paged(path, block_size=_BLOCK, prefetch="off", resident_limit=budget) as other:
-            for _ in range(3):
+
+        def inside() -> None:
+            (path,) = files(1, 4 * MIB)
+            budget = Budget(2 * MIB)
+            store, memory = reined_region(
+                tmp_path, _BLOCK, mode="r+", resident_limit=budget, store_timeout=0.2
+            )
+            words(memory)[:: _BLOCK // 8] += np.uint64(1)
+            store.reins.failing = errno.EIO
+            with (
+                store,
+                paged(path, block_size=_BLOCK, prefetch="off", resident_limit=budget) as other,
+            ):
+                for _ in range(3):
+                    _touch(other)
+                assert budget.stats().refused > 0
+                assert budget.stats().regions
+                store.reins.failing = 0
+                memory.close()
                 _touch(other)
-            assert budget.stats().refused > 0
-            assert budget.stats().regions
-            store.reins.failing = 0
-            memory.close()
-            _touch(other)
-            _touch(other)
-            assert _leased(budget, other) == 2 * MIB
-        assert stored(store)[0] == numbered(MIB)[0] + np.uint64(1)
+                _touch(other)
+                assert _leased(budget, other) == 2 * MIB
+            assert stored(store)[0] == numbered(MIB)[0] + np.uint64(1)
+
+        child(inside, deadline=60)
 
     def test_a_child_has_one_of_its_own(self, files):
         (path,) = files(1, 4 * MIB)
