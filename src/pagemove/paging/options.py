@@ -167,7 +167,7 @@ def checked(
     elif word == UNLIMITED:
         limit = 0
     else:
-        size = resident_limit.limit if budget is not None else resident_limit
+        size = resident_limit.limit if isinstance(resident_limit, Budget) else resident_limit
         limit = _limit(size, block, called.get("resident_limit", "resident_limit"))
     return Checked(
         block_size=block,

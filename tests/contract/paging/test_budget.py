@@ -133,6 +133,7 @@ def _everything_at_once(folder: Path) -> tuple[int, int, int, str | None]:
         for memory in others:
             words(memory)[:: _BLOCK // 8] += np.uint64(1)
         failing.reins.failing = errno.EIO
+        stack.callback(setattr, failing.reins, "failing", 0)
         for turn in range(2):
             workers = [
                 Worker(
