@@ -26,6 +26,9 @@ from pagemove.introspect import (
 from pagemove.kernel import KernelFeatures
 from pagemove.memory import Memory, empty
 from pagemove.paging import (
+    Budget,
+    BudgetShare,
+    BudgetStats,
     PagedArray,
     PagedMemory,
     PagingStats,
@@ -46,6 +49,9 @@ __all__ = [
     "HUGE_PAGE_SIZE",
     "PAGE_SIZE",
     "RAP_ALLOW_SRC_HOLES",
+    "Budget",
+    "BudgetShare",
+    "BudgetStats",
     "DestinationMapped",
     "KernelFaultsWarning",
     "KernelFeatures",

@@ -266,6 +266,29 @@ def _use(region: pagemove.PagedMemory) -> None:
     fails(region.asarray, "O")
 
 
+@calls("Budget", "BudgetShare", "BudgetStats")
+def _budget() -> Iterator[Callable[[], object]]:
+    def function() -> None:
+        budget = pagemove.Budget(12 * _BLOCK)
+        how = {"resident_limit": budget}
+        with (
+            FileStore(path) as store,
+            pagemove.PagedMemory(store, **how) as one,
+            pagemove.PagedMemory(store, **how) as other,
+        ):
+            for region in (one, other):
+                region.prefetch(wait=True)
+            budget.resize(8 * _BLOCK)
+            fails(budget.resize, 4 * _BLOCK)
+            repr(budget)
+            assert len(budget.stats().regions) == 2
+            fails(pagemove.PagedMemory, store, resident_limit=pagemove.Budget(1 << 14))
+        fails(pagemove.Budget, 1)
+
+    with _file() as path:
+        yield function
+
+
 @calls("PagedMemory", "PagingStats")
 def _paged_memory() -> Iterator[Callable[[], object]]:
     faults = [Fault("read", first=30, count=0, errno=5), Fault("write", first=1, errno=28)]

@@ -187,3 +187,36 @@ class TestDefault:
             assert np.array_equal(words, np.arange(words.size) % 97)
             del words
             assert region.stats().resident_nbytes <= LEAST
+
+
+class TestAutomatic:
+    @pytest.fixture(autouse=True)
+    def _alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(available, "_automatic", None)
+
+    def test_all_share_one_half(self, memory, tmp_path):
+        memory(8 * LEAST)
+        path = make_file(tmp_path / "file", 5 * LEAST)
+        with FileStore(path) as store:
+            with (
+                pagemove.PagedMemory(store, resident_limit="auto") as first,
+                pagemove.PagedMemory(store, resident_limit=" AUTO") as second,
+            ):
+                assert first.budget is second.budget is not None
+                assert first.resident_limit == second.resident_limit == 4 * LEAST
+                said = (
+                    f"at most {text_of(4 * LEAST)} resident with all others of its budget (by "
+                    "default: half of the memory available)"
+                )
+                assert said in repr(second)
+                # What they may still take is promised once.
+                assert default_limit(GIB, 0) == (8 * LEAST - 4 * LEAST) // SHARE + (
+                    first.budget.stats().leased_nbytes // SHARE
+                )
+            memory(6 * LEAST)
+            with pagemove.PagedMemory(store, resident_limit="auto") as third:
+                assert third.resident_limit == 3 * LEAST
+            # Without the word each has its own.
+            with pagemove.PagedMemory(store) as own:
+                assert own.budget is None
+                assert own.resident_limit == 3 * LEAST

@@ -8,6 +8,20 @@ cdef extern from "descriptors.h" nogil:
         uint64_t device, inode
     void pm_set_standard(int fd, pm_identity identity)
 
+cdef extern from "pager/budget.h" nogil:
+    struct pg_budget:
+        pass
+    struct pg_budget_counters:
+        uint64_t total, leased, floors, grown, returned, moved, refused
+        uint32_t members
+    pg_budget *pg_budget_new(uint64_t total)
+    void pg_budget_release(pg_budget *budget)
+    int pg_budget_resize(pg_budget *budget, uint64_t total, uint64_t patience,
+                         int (*ask)() noexcept)
+    void pg_budget_counters_of "pg_budget_counters"(
+        pg_budget *budget, pg_budget_counters *counters
+    )
+
 cdef extern from "pager/pager.h" nogil:
     enum:
         PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT, PG_NO_ROOM, PG_INTERRUPTED, PG_LOST
@@ -30,6 +44,7 @@ cdef extern from "pager/pager.h" nogil:
         uint64_t offset, nbytes
         const char *label
         int mode
+        pg_budget *budget
         uint64_t block_size, limit, timeout_ns, writeback_ns
         int read_ahead, moves, kernel_faults, dumped, outlives
         const char *spill_directory
@@ -38,7 +53,7 @@ cdef extern from "pager/pager.h" nogil:
         size_t injection_count
     struct pg_counters:
         uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back
-        uint64_t resident, dirty, pinned
+        uint64_t resident, dirty, pinned, leased
         uint64_t bytes_read, bytes_written, retries, errors, restarts
         uint64_t background_written, background_failures
     struct pg_failure:
@@ -50,6 +65,7 @@ cdef extern from "pager/pager.h" nogil:
     struct pg_run:
         uint32_t first, count
     void pg_ask_while_waiting(int (*may_wait_no_longer)() noexcept)
+    int pg_may_wait_no_longer() noexcept
     int pg_open(const pg_config *config, pg_region **region, char *text)
     int pg_close(pg_region *region)
     void pg_drop(pg_region *region, int waiting)

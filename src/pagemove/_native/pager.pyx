@@ -119,6 +119,77 @@ cdef uint64_t _process():
     return _generation[0] or mapping.generation()
 
 
+cdef int _raise_if_signalled(int status) except -1:
+    return -1 if status == -PG_INTERRUPTED and PyErr_Occurred() != NULL else 0
+
+
+cdef class SharedLimit:
+    """A limit for any number of regions. Integers in, integers out: `pagemove.Budget`.
+
+    In a child made by fork it is one that no region shares yet.
+    """
+
+    cdef pg_budget *_budget
+    cdef uint64_t _born
+    cdef uint64_t _total
+    cdef object __weakref__
+
+    def __cinit__(self, *args, **kwargs):
+        self._budget = NULL
+
+    def __init__(self, uint64_t total):
+        if self._budget != NULL:
+            raise ValueError("this limit is set already")
+        self._total = total
+        self.here()
+
+    def __dealloc__(self):
+        if self._budget != NULL and self._born == _generation[0]:
+            pg_budget_release(self._budget)
+
+    cdef pg_budget *here(self) except NULL:
+        if self._budget != NULL and self._born == _process():
+            return self._budget
+        # Not freed: a thread of the parent may have been about to change it.
+        self._budget = pg_budget_new(self._total)
+        self._born = _process()
+        if self._budget == NULL:
+            raise MemoryError
+        return self._budget
+
+    def change_total(self, uint64_t total, uint64_t patience_ns):
+        """Change the limit, and wait for regions to return memory, so many nanoseconds at most.
+
+        0; -1: the regions need more, and nothing has changed; or ETIMEDOUT.
+        """
+        cdef pg_budget *budget = self.here()
+        cdef int status
+        with nogil:
+            status = pg_budget_resize(budget, total, patience_ns, pg_may_wait_no_longer)
+        if status == -PG_NO_ROOM:
+            return -1
+        self._total = total
+        _raise_if_signalled(status)
+        return -status
+
+    def counters(self):
+        """Return all counters by name."""
+        cdef pg_budget_counters counters
+        cdef pg_budget *budget = self.here()
+        with nogil:
+            pg_budget_counters_of(budget, &counters)
+        return {
+            "total": counters.total,
+            "leased": counters.leased,
+            "floors": counters.floors,
+            "grown": counters.grown,
+            "returned": counters.returned,
+            "moved": counters.moved,
+            "refused": counters.refused,
+            "members": counters.members,
+        }
+
+
 cdef class Pager:
     """One region of paged memory, with the threads that serve it.
 
@@ -144,7 +215,7 @@ cdef class Pager:
                  uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
                  uint64_t offset=0, object injection=(), bytes name=b"", object helper=None,
                  bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
-                 object identities=()):
+                 object identities=(), SharedLimit budget=None):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
@@ -177,6 +248,7 @@ cdef class Pager:
             config.mode = mode
             config.block_size = block_size
             config.limit = limit
+            config.budget = NULL if budget is None else budget.here()
             config.timeout_ns = timeout_ns
             config.read_ahead = read_ahead
             config.dumped = dumped
@@ -418,6 +490,7 @@ cdef class Pager:
             "resident": counters.resident,
             "dirty": counters.dirty,
             "pinned": counters.pinned,
+            "leased": counters.leased,
             "bytes_read": counters.bytes_read,
             "bytes_written": counters.bytes_written,
             "retries": counters.retries,

@@ -15,6 +15,8 @@ from pagemove import stdout
 from pagemove.checkup import deadly_probes, try_moving, try_paging
 from pagemove.cli.output import Output
 from pagemove.kernel import DEFECTS, UNUSED_FEATURES, KernelFeatures, Problem
+from pagemove.paging.available import LEAST, SHARE, available
+from pagemove.paging.sizes import text_of
 from pagemove.probing import features, look
 
 
@@ -107,6 +109,13 @@ def _table(found: KernelFeatures) -> Table:
     return table
 
 
+def _automatic() -> str:
+    memory = available()
+    if memory is None:
+        return "none: the memory available is unknown"
+    return f"{text_of(max(memory // SHARE, LEAST))}, half of the memory available"
+
+
 def _rows(found: KernelFeatures) -> dict[str, bool | str]:
     sysctl = found.unprivileged_userfaultfd
     return {
@@ -122,6 +131,7 @@ def _rows(found: KernelFeatures) -> dict[str, bool | str]:
         "PROCMAP_QUERY": found.procmap_query,
         "guard regions": found.guard_regions,
         "names of anonymous mappings": found.vma_names,
+        "resident_limit='auto'": _automatic(),
         "page size": f"{found.page_size} B",
         "huge page size": f"{found.huge_page_size} B",
         "transparent huge pages": found.thp or "none",

@@ -1,6 +1,7 @@
 """Paged memory: arrays larger than memory, whose blocks come from a store when they are touched."""
 
 from pagemove.paging.array import PagedArray
+from pagemove.paging.budget import Budget, BudgetShare, BudgetStats
 from pagemove.paging.memmap import memmap
 from pagemove.paging.open import open_array, region_of
 from pagemove.paging.pins import pinned
@@ -12,6 +13,9 @@ from pagemove.paging.stats import PagingStats
 from pagemove.paging.taking import prefetch, take
 
 __all__ = [
+    "Budget",
+    "BudgetShare",
+    "BudgetStats",
     "PagedArray",
     "PagedMemory",
     "PagingStats",

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pagemove.cgroups import groups, read
 from pagemove.limits import MEMORY_FILES
+from pagemove.paging.budget import Budget
 
 #: Half. The rest is for what belongs to the region and is not counted in its limit (the helper's
 #: buffers, which are a quarter of the limit at most, compressed blocks, page tables), for the page
@@ -48,6 +49,7 @@ def _in_child() -> None:
 
 os.register_at_fork(after_in_child=_in_child)
 
+_automatic: Budget | None = None
 #: What each may take in the end. It is not available any more, though it may not be used yet.
 _promised: weakref.WeakKeyDictionary[Region, int] = weakref.WeakKeyDictionary()
 
@@ -105,6 +107,26 @@ def default_limit(nbytes: int, least: int) -> int:
     return share if nbytes > share else 0
 
 
+def automatic(limit: int) -> Budget:
+    """Return the budget of all regions of the process whose limit is ``"auto"``.
+
+    It is made, or made anew, with such a limit where no region has it.
+    """
+    global _automatic
+    with _lock:
+        if _automatic is None:
+            _automatic = Budget(limit)
+        elif not _automatic.counters()["members"]:
+            _automatic.resize(limit)
+        return _automatic
+
+
+def _unused() -> int:
+    """Count what regions may still take of the automatic budget."""
+    counters = {} if _automatic is None else _automatic.counters()
+    return max(counters["total"] - counters["leased"], 0) if counters.get("members") else 0
+
+
 def promise(region: Region, nbytes: int) -> None:
     """Keep for a region without a limit of its own what it may take in the end."""
     with _lock:
@@ -115,7 +137,7 @@ def _outstanding() -> int:
     """Count what regions were promised and have not taken."""
     with _lock:
         promised = list(_promised.items())
-    total = 0
+    total = _unused()
     for region, nbytes in promised:
         try:
             total += max(nbytes - region.counters()["resident"], 0)

@@ -16,13 +16,15 @@ from pagemove._native.mapping import Mapping as OwnedMapping
 from pagemove._native.pager import Pager
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import checked_name
-from pagemove.paging.available import default_limit
+from pagemove.paging.available import automatic, default_limit
+from pagemove.paging.budget import Budget
 from pagemove.paging.sizes import nbytes_of, text_of
 from pagemove.stores.base import Store
 
 Mode: TypeAlias = Literal["r", "r+", "c"]
 Prefetch: TypeAlias = Literal["auto", "off"]
 Size: TypeAlias = SupportsIndex | str
+Limit: TypeAlias = Size | Budget
 
 #: The modes, and how the pager numbers them.
 MODES: dict[str, int] = {"r": 0, "r+": 1, "c": 2}
@@ -32,7 +34,7 @@ FEWEST_BLOCKS = 4
 _MOST_BLOCKS = 2**32 - 1
 _MOST_SECONDS = 2**63 / 1e9 - 1
 _LARGEST_LIMIT = 2**63 - 1
-#: What the resident limit can be besides a size. None is the same as AUTO.
+#: What the resident limit can be besides a size. None: chosen as by AUTO, for one region alone.
 AUTO, UNLIMITED = "auto", "unlimited"
 _SHORTEST_INTERVAL = 10**7  # ns; more often is for nothing
 
@@ -40,7 +42,7 @@ _SHORTEST_INTERVAL = 10**7  # ns; more often is for nothing
 class ModelessOptions(TypedDict, total=False):
     """The keywords of `PagedMemory` but `mode`, for those who pass them on."""
 
-    resident_limit: Size | None
+    resident_limit: Limit | None
     block_size: Size
     prefetch: Prefetch
     store_timeout: float
@@ -63,6 +65,8 @@ class Checked:
     ----------
     block_size, limit : int
         Bytes; a limit of 0 means none.
+    budget : Budget, optional
+        Whose limit it is.
     chosen : bool
         Whether the user has said what the limit is to be, or that there is none.
     mode : int
@@ -79,6 +83,7 @@ class Checked:
 
     block_size: int
     limit: int
+    budget: Budget | None
     chosen: bool
     mode: int
     read_ahead: bool
@@ -128,7 +133,7 @@ def check_store(store: object, mode: str = "r") -> None:
 def checked(
     nbytes: int,
     *,
-    resident_limit: Size | None,
+    resident_limit: Limit | None,
     block_size: Size,
     mode: str,
     prefetch: str,
@@ -153,17 +158,21 @@ def checked(
             f"store_timeout must be a finite number of seconds, not negative, not {store_timeout}"
         )
     block = _block_size(block_size, nbytes, called.get("block_size", "block_size"))
+    budget = resident_limit if isinstance(resident_limit, Budget) else None
     word = resident_limit.strip().lower() if isinstance(resident_limit, str) else ""
     chosen = resident_limit is not None and word != AUTO
     if resident_limit is None or not chosen:
         limit = default_limit(nbytes, FEWEST_BLOCKS * block)
+        budget = automatic(limit) if limit and word == AUTO else None
     elif word == UNLIMITED:
         limit = 0
     else:
-        limit = _limit(resident_limit, block, called.get("resident_limit", "resident_limit"))
+        size = resident_limit.limit if isinstance(resident_limit, Budget) else resident_limit
+        limit = _limit(size, block, called.get("resident_limit", "resident_limit"))
     return Checked(
         block_size=block,
         limit=limit,
+        budget=budget,
         chosen=chosen,
         mode=MODES[mode],
         read_ahead=prefetch == "auto",

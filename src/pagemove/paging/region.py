@@ -12,8 +12,18 @@ from pagemove import limits
 from pagemove._native.pager import Pager
 from pagemove.paging import failures, gather, refusals, registry, sigterm, working_set
 from pagemove.paging.available import promise
+from pagemove.paging.budget import Budget
 from pagemove.paging.exits import save_at_exit, tell
-from pagemove.paging.options import MODES, Checked, Mode, Prefetch, Size, check_store, checked
+from pagemove.paging.options import (
+    MODES,
+    Checked,
+    Limit,
+    Mode,
+    Prefetch,
+    Size,
+    check_store,
+    checked,
+)
 from pagemove.paging.serving import file_lock, label_of, serving, store_of
 from pagemove.paging.sizes import span, text_of
 from pagemove.paging.stats import PagingStats
@@ -42,11 +52,12 @@ class PagedMemory(Pager, Viewable):
         Instead of a store: memory of so many bytes, zero until written, whose blocks are kept
         compressed by the helper while they are not resident (`stores.CompressedStore`). The mode
         is then ``"r+"`` unless it is ``"c"``.
-    resident_limit : int or str, optional
+    resident_limit : int, str or Budget, optional
         The most bytes that are in memory at any moment, blocks on their way in and out included:
-        ``"256MiB"``, ``"1.5 GiB"``, ``"100kB"``, or a number. At least four blocks. None, or
-        ``"auto"``: if the store is larger than half of the memory that is available when the region
-        is made, that half; see Notes. ``"unlimited"``: none.
+        ``"256MiB"``, ``"1.5 GiB"``, ``"100kB"``, or a number. At least four blocks. A `Budget`:
+        all regions that are given it have so much together. None: if the store is larger than half
+        of the memory that is available when the region is made, that half; see Notes. ``"auto"``:
+        the same, but all regions that say so share one half, in one budget. ``"unlimited"``: none.
     block_size : int or str
         What is read and evicted as one: a power of two from the page size to 2 MiB. Large for
         sequential access, small where single items are picked at random.
@@ -122,7 +133,8 @@ class PagedMemory(Pager, Viewable):
     can take back, such as page cache, counts as available, and what earlier regions without a
     limit of their own may still take does not. Half of that, at least 16 MiB, is the limit where
     the store is larger; a smaller one has none. `resident_limit` and the repr say what it is. It
-    stays as it is when others take memory later.
+    stays as it is when others take memory later. That of ``"auto"`` is computed for the first
+    region, and anew once all have gone.
 
     A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
     and four threads; neither depends on the length of the store. With a helper process it takes
@@ -147,7 +159,7 @@ class PagedMemory(Pager, Viewable):
         store: Store | None = None,
         *,
         nbytes: int | None = None,
-        resident_limit: Size | None = None,
+        resident_limit: Limit | None = None,
         block_size: Size = 65536,
         mode: Mode = "r",
         prefetch: Prefetch = "auto",
@@ -187,8 +199,11 @@ class PagedMemory(Pager, Viewable):
         self._record: str | os.PathLike[str] | None = None
         self._mode = mode
         self._limit = options.limit
+        self._budget = options.budget
+        if options.budget is not None:
+            options.budget._enter(self)
         self._chosen = options.chosen
-        if not options.chosen:
+        if not options.chosen and options.budget is None:
             promise(self, options.limit or store.nbytes)
         self._told = 0  # sequence number of the first failure that no flush has told of
         registry.enter(self)
@@ -224,6 +239,7 @@ class PagedMemory(Pager, Viewable):
                     mode=options.mode,
                     block_size=options.block_size,
                     limit=options.limit,
+                    budget=options.budget,
                     timeout_ns=options.timeout_ns,
                     writeback_ns=options.writeback_ns if store.restartable else 0,
                     outlives=store.restartable,
@@ -258,8 +274,16 @@ class PagedMemory(Pager, Viewable):
 
     @property
     def resident_limit(self) -> int | None:
-        """The most bytes in memory at any moment, also where it was not chosen; None: no limit."""
-        return self._limit or None
+        """The most bytes in memory at any moment, also where it was not chosen; None: no limit.
+
+        With a budget that of all its regions together.
+        """
+        return (self._limit or None) if self._budget is None else self._budget.limit
+
+    @property
+    def budget(self) -> Budget | None:
+        """What it shares its limit with others by; None: the limit is its own."""
+        return self._budget
 
     # The pager's methods take ranges as they are; these are what callers should be asked for.
     def prefetch(  # type: ignore[override]
@@ -386,6 +410,7 @@ class PagedMemory(Pager, Viewable):
             counters = self.counters()
             resident, dirty = counters.pop("resident"), counters.pop("dirty")
             pinned = counters.pop("pinned")
+            del counters["leased"]
             return PagingStats(
                 **counters,
                 resident_nbytes=resident,
@@ -483,10 +508,13 @@ class PagedMemory(Pager, Viewable):
             return f"<PagedMemory of the parent process {over}>"
         if self.closed:
             return f"<closed PagedMemory {over}>"
-        limit = f", at most {text_of(self._limit)} resident" if self._limit else ""
+        limit = self.resident_limit
+        most = f", at most {text_of(limit)} resident" if limit else ""
+        if self._budget is not None:
+            most += " with all others of its budget"
         if limit and not self._chosen:
-            limit += " (by default: half of the memory available)"
-        return f"<PagedMemory of {text_of(self.nbytes)} {over}, mode {self._mode!r}{limit}>"
+            most += " (by default: half of the memory available)"
+        return f"<PagedMemory of {text_of(self.nbytes)} {over}, mode {self._mode!r}{most}>"
 
     def __del__(self) -> None:
         if not hasattr(self, "_label") or self.closed:

@@ -68,7 +68,7 @@ class Machine(RuleBasedStateMachine):
     def open(self, mode: str, limit: int | None, faults: list[Fault], ahead: bool) -> None:
         self.limit = None if limit is None else limit * self.BLOCK
         how: dict[str, Any] = {
-            "resident_limit": self.limit,
+            "resident_limit": self.resident_limit(),
             "block_size": self.BLOCK,
             "store_timeout": self.TIMEOUT,
             "prefetch": "auto" if ahead else "off",
@@ -78,6 +78,9 @@ class Machine(RuleBasedStateMachine):
         self.region = paged(self.path, mode, faults=faults, **how)
         self.memory = self.region.__enter__()
         self.model = Region(self.in_file(), mode, self.BLOCK // 8)
+
+    def resident_limit(self) -> Any:
+        return self.limit
 
     def in_file(self) -> Words:
         """Read the file."""

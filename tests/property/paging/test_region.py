@@ -15,6 +15,7 @@ from support import child, paging
 from .failing import FailingMachine
 from .machine import Machine
 from .pinning import PinningMachine
+from .sharing import SharingMachine
 from .unruly import UnrulyMachine
 
 # A failure is followed by minutes in which Hypothesis looks for the shortest way to it.
@@ -67,6 +68,13 @@ def test_region_and_model_agree(machine, size):
 def test_region_and_model_agree_on_what_is_pinned(size):
     paging.build()
     child(_run, PinningMachine, SIZES[size], EXAMPLES or FEW[size], deadline=900)
+
+
+@pytest.mark.needs("kernel_faults")
+@pytest.mark.parametrize("size", ["64 KiB", pytest.param("4 KiB", marks=pytest.mark.slow)])
+def test_region_and_model_agree_while_others_share_a_budget(size):
+    paging.build()
+    child(_run, SharingMachine, SIZES[size], {"64 KiB": 4, "4 KiB": 40}[size], deadline=900)
 
 
 @pytest.mark.needs("kernel_faults")

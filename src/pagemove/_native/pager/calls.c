@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "lease.h"
 #include "region.h"
 
 /* ns between questions whether to go on waiting. */
@@ -21,7 +22,8 @@ struct pg_call {
     size_t run_count;
     int write, result, done, called_off;
     int posted;               /* no thread waits */
-    struct pg_saving *saving; /* receives the result: no thread waits */
+    uint32_t hint;            /* one that may be left out */
+    struct pg_saving *saving; /* receives the result, or NULL */
     struct pg_call *next;
     char text[PG_TEXT]; /* what the store says of itself */
 };
@@ -34,6 +36,11 @@ static __thread struct pg_call *mine;
 void pg_ask_while_waiting(int (*ask)(void))
 {
     may_wait_no_longer = ask;
+}
+
+int pg_may_wait_no_longer(void)
+{
+    return may_wait_no_longer && may_wait_no_longer();
 }
 
 int pg_is_called_off(void)
@@ -68,7 +75,7 @@ int pg_await(struct pg_region *region, const int *done, int asking)
         pthread_mutex_unlock(&region->calls_lock);
         if (is_done)
             return 0;
-        if (asking && may_wait_no_longer && may_wait_no_longer())
+        if (asking && pg_may_wait_no_longer())
             return -PG_INTERRUPTED;
         /* It may have forked: nobody answers here, and the lock is as it was at that moment. */
         if (region->inherited)
@@ -121,8 +128,8 @@ static void make(struct pg_region *region, struct pg_call *call)
         pg_note_saved(call->saving, region, call->result);
     pthread_mutex_lock(&region->calls_lock);
     call->done = 1;
-    if (call->saving || call->posted || call->called_off) {
-        region->posted -= call->posted != 0;
+    if (call->posted || call->called_off) {
+        region->posted -= call->hint;
         pthread_mutex_unlock(&region->calls_lock);
         abandon(region, call);
         pthread_mutex_lock(&region->calls_lock);
@@ -286,24 +293,46 @@ int pg_flush(struct pg_region *region)
     return run(region, &(struct pg_call){.function = flush}, NULL);
 }
 
-int pg_post_flush(struct pg_region *region, struct pg_saving *saving)
+static int shrink(struct pg_region *region, struct pg_call *call)
 {
-    struct pg_call *call = calloc(1, sizeof *call);
+    (void)call;
+    pg_do_shrink(region);
+    return 0;
+}
+
+/* Have a call made that nobody waits for. 0 or -errno; -PG_NOT_NOW: it was left out. */
+static int post(struct pg_region *region, const struct pg_call *wanted)
+{
+    struct pg_call *call = copy_call(wanted);
     int error = call ? 0 : -ENOMEM;
 
     if (error)
         return error;
-    *call = (struct pg_call){.function = flush, .saving = saving};
     pthread_mutex_lock(&region->calls_lock);
-    /* One that is being opened has nothing to save; one that is being closed has been flushed. */
-    if (!region->callers || is_stopped(region))
+    /* One that is being opened has nothing to save; one that is being closed has been flushed. Too
+     * many that nobody waits for would keep others waiting. */
+    if (!region->callers || is_stopped(region)) {
         error = -ESHUTDOWN;
-    else
+    } else if (call->hint && region->posted == PG_POSTED) {
+        error = -PG_NOT_NOW;
+    } else {
+        region->posted += call->hint;
         put(region, call);
+    }
     pthread_mutex_unlock(&region->calls_lock);
     if (error)
-        free(call);
+        abandon(region, call);
     return error;
+}
+
+int pg_post_flush(struct pg_region *region, struct pg_saving *saving)
+{
+    return post(region, &(struct pg_call){.function = flush, .posted = 1, .saving = saving});
+}
+
+int pg_post_shrink(struct pg_region *region)
+{
+    return post(region, &(struct pg_call){.function = shrink, .posted = 1});
 }
 
 int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
@@ -321,37 +350,20 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
                NULL);
 }
 
-/* Have a call made that nobody waits for. Too many of these would keep others waiting: it is left
- * out. */
-static int post(struct pg_region *region, const struct pg_call *wanted)
-{
-    struct pg_call *call = copy_call(wanted);
-    int late;
-
-    if (!call)
-        return -ENOMEM;
-    pthread_mutex_lock(&region->calls_lock);
-    late = region->posted == PG_POSTED || is_stopped(region);
-    if (!late) {
-        region->posted++;
-        put(region, call);
-    }
-    pthread_mutex_unlock(&region->calls_lock);
-    if (late)
-        abandon(region, call);
-    return 0;
-}
-
 int pg_gather(struct pg_region *region, const struct pg_run *runs, size_t count, int wait)
 {
     struct pg_call call = {
-        .function = gather, .runs = (struct pg_run *)runs, .run_count = count, .posted = !wait};
+        .function = gather, .runs = (struct pg_run *)runs, .run_count = count, .posted = !wait, .hint = !wait};
+    int error;
 
     if (pg_is_lost(region))
         return -EBADF;
     if (!pg_note_used(region, runs, count))
         return 0;
-    return wait ? run(region, &call, NULL) : post(region, &call);
+    if (wait)
+        return run(region, &call, NULL);
+    error = post(region, &call);
+    return error == -PG_NOT_NOW || error == -ESHUTDOWN ? 0 : error;
 }
 
 int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write)

@@ -1,6 +1,7 @@
 /* Blocks arrive: read into a slot, then moved or copied into the region. */
 #include <errno.h>
 
+#include "lease.h"
 #include "leaving.h"
 #include "region.h"
 
@@ -12,6 +13,8 @@ uint16_t pg_slot_for_block(struct pg_region *region)
 {
     uint16_t slot = pg_take_full(&region->frames);
 
+    if (slot == PG_NO_SLOT && !pg_has_room(&region->frames))
+        pg_lease_more(region);
     if (slot == PG_NO_SLOT)
         slot = pg_take_fresh(&region->frames);
     if (slot == PG_NO_SLOT && region->limited)
@@ -53,24 +56,40 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
         pieces[i] = (struct pg_piece){(void *)(uintptr_t)pg_slot_address(&region->frames, slots[i]),
                                       region->block_size};
     error = pg_store_read(store, offset, pieces, count, nowait);
-    if (!error)
-        __atomic_add_fetch(&region->bytes_read,
-                           offset + bytes > region->nbytes ? region->nbytes - offset : bytes,
-                           __ATOMIC_RELAXED);
-    return error;
+    if (error)
+        return error;
+    __atomic_add_fetch(&region->bytes_read,
+                       offset + bytes > region->nbytes ? region->nbytes - offset : bytes,
+                       __ATOMIC_RELAXED);
+    pg_member_missed(&region->member, bytes);
+    return 0;
+}
+
+int pg_empty_one(struct pg_region *region, int write)
+{
+    uint16_t slot = pg_take_full(&region->frames);
+
+    if (slot == PG_NO_SLOT && region->limited)
+        slot = pg_reclaim(region, write);
+    if (slot == PG_NO_SLOT)
+        return -PG_NOT_NOW;
+    pg_give_up(&region->frames, slot);
+    return 0;
+}
+
+/* Whether there may be one frame more. */
+static int has_room(struct pg_region *region)
+{
+    return pg_has_room(&region->frames) || pg_lease_more(region);
 }
 
 int pg_make_room(struct pg_region *region, int write)
 {
-    while (!pg_has_room(&region->frames)) {
-        uint16_t slot = pg_take_full(&region->frames);
-        if (slot == PG_NO_SLOT && region->limited)
-            slot = pg_reclaim(region, write);
-        if (slot == PG_NO_SLOT)
-            return -PG_NOT_NOW;
-        pg_give_up(&region->frames, slot);
-    }
-    return 0;
+    int error = 0;
+
+    while (!error && !has_room(region))
+        error = pg_empty_one(region, write);
+    return error;
 }
 
 static int make_room_gently(struct pg_region *region)
@@ -79,7 +98,7 @@ static int make_room_gently(struct pg_region *region)
 
     if (!pg_is_tight(region) || region->huge)
         return pg_make_room(region, 0);
-    while (!pg_has_room(&region->frames)) {
+    while (!has_room(region)) {
         slot = pg_take_full(&region->frames);
         if (slot == PG_NO_SLOT)
             return -PG_NOT_NOW;
@@ -348,6 +367,7 @@ void pg_take_answer(struct pg_region *region)
     }
     if (!error) {
         __atomic_add_fetch(&region->bytes_read, region->block_size, __ATOMIC_RELAXED);
+        pg_member_missed(&region->member, region->block_size);
         installed(region, job.entry);
         pg_enlist(region, job.entry, region->blocks.at[job.entry].flags & PG_SEQUENCE);
         pg_note_latency(region, pg_now() - job.began);

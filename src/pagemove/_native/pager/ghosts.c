@@ -28,7 +28,7 @@ int pg_ghosts_start(struct pg_region *region)
 
     if (!region->limited)
         return 0;
-    while (ghosts < region->frames.limit && ghosts < UINT32_C(1) << 31)
+    while (ghosts < region->frames_most && ghosts < UINT32_C(1) << 31)
         ghosts *= 2;
     region->ghosts = calloc(ghosts, sizeof *region->ghosts);
     region->ghost_mask = ghosts - 1;
@@ -100,6 +100,7 @@ int pg_note_missed(struct pg_region *region, uint32_t number, int sequential)
     age = (region->evictions - ghost->evicted) & MOST_EVICTED;
     if (!ghost->evicted || ghost->number != number || age >= frames)
         return 0;
+    pg_member_reused(&region->member);
     if (pg_is_tight(region)) {
         if (age < frames / 2)
             region->oldest_first = frames;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "../descriptors.h"
+#include "budget.h"
 
 enum pg_mode {
     PG_READ = 0,    /* nothing is ever written */
@@ -73,9 +74,11 @@ struct pg_config {
     uint64_t nbytes; /* of the store; what lies beyond in the last block reads as zeros */
     const char *label;
     int mode;
-    uint64_t block_size;   /* a power of two, from the page size to 2 MiB */
-    uint64_t limit;        /* bytes resident at any moment, staging included; 0: none */
-    uint64_t timeout_ns;   /* how long a failing store is tried again */
+    uint64_t block_size;      /* a power of two, from the page size to 2 MiB */
+    uint64_t limit;           /* bytes resident at any moment, staging included; 0: none */
+    struct pg_budget *budget; /* which the region shares with others, and `limit` is its total; or
+                               * NULL */
+    uint64_t timeout_ns;      /* how long a failing store is tried again */
     uint64_t writeback_ns; /* after which changed blocks are written; 0: when they have to leave */
     int outlives;          /* what is written is there for others when this process has ended */
     int read_ahead;
@@ -90,7 +93,7 @@ struct pg_config {
 
 struct pg_counters {
     uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back;
-    uint64_t resident, dirty, pinned; /* bytes */
+    uint64_t resident, dirty, pinned, leased; /* bytes */
     uint64_t bytes_read, bytes_written, retries, errors, restarts;
     uint64_t background_written, background_failures;
 };
@@ -116,6 +119,9 @@ void pg_set_trouble(int call, uint64_t first, uint64_t count, uint64_t period, i
  * or for a call: not 0, they return -PG_INTERRUPTED at once. What they have asked for then ends as
  * soon as it can, between two blocks, in the pager's own threads. For all regions. */
 void pg_ask_while_waiting(int (*may_wait_no_longer)(void));
+
+/* Ask that. */
+int pg_may_wait_no_longer(void);
 
 /* Where the helper can say why it could not start, `text` does. */
 int pg_open(const struct pg_config *config, struct pg_region **region, char text[PG_TEXT]);

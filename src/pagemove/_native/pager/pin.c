@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "lease.h"
 #include "leaving.h"
 #include "region.h"
 
@@ -53,13 +54,19 @@ static int fits(const struct pg_region *region, uint32_t pinned)
     return !region->limited || (uint64_t)pinned + kept_free(region, pinned) <= region->frames.limit;
 }
 
+uint64_t pg_frames_least(const struct pg_region *region)
+{
+    return (uint64_t)region->pinned + kept_free(region, region->pinned);
+}
+
 uint64_t pg_pinnable(struct pg_region *region)
 {
+    uint64_t frames = pg_lease_claimable(region);
     uint32_t most = region->nblocks;
 
-    if (!fits(region, most)) {
-        most = region->frames.limit < most ? region->frames.limit : most;
-        while (most && !fits(region, most))
+    if (region->limited && (uint64_t)most + kept_free(region, most) > frames) {
+        most = frames < most ? (uint32_t)frames : most;
+        while (most && (uint64_t)most + kept_free(region, most) > frames)
             most--;
     }
     return most * region->block_size;
@@ -98,21 +105,31 @@ static void each(struct pg_region *region, const struct pg_run *runs, size_t cou
         for (uint32_t k = 0; k < runs[i].count; k++)
             note(region, runs[i].first + k);
     pg_share_out(region);
+    pg_lease_note_floor(region);
 }
 
-/* All of it or nothing, before anything is read. */
-static int reserve(struct pg_region *region, const struct pg_run *runs, size_t count)
+/* How many blocks will be pinned with these. */
+static uint32_t count_pinned(const struct pg_region *region, const struct pg_run *runs,
+                             size_t count)
 {
-    uint32_t fresh = 0;
-    int error = make_table(region);
+    uint32_t pinned = region->pinned;
 
-    if (error)
-        return error;
     for (size_t i = 0; i < count; i++)
         for (uint32_t k = 0; k < runs[i].count; k++)
-            fresh += !region->pins[runs[i].first + k];
-    if (!fits(region, region->pinned + fresh))
-        return -PG_NO_ROOM;
+            pinned += !region->pins[runs[i].first + k];
+    return pinned;
+}
+
+/* All of it or nothing, before anything is read. Drops the lock. */
+static int reserve(struct pg_region *region, const struct pg_run *runs, size_t count)
+{
+    uint32_t pinned;
+    int error = make_table(region);
+
+    while (!error && !fits(region, pinned = count_pinned(region, runs, count)))
+        error = pg_lease_claim(region, (uint64_t)pinned + kept_free(region, pinned));
+    if (error)
+        return error;
     each(region, runs, count, note_pinned);
     return 0;
 }

@@ -177,5 +177,6 @@ void pg_note_rescued(struct pg_region *region, pg_entry entry)
     struct pg_block *block = &region->blocks.at[entry];
 
     region->counters.rescued++;
+    pg_member_reused(&region->member);
     block->hot = !(block->flags & PG_SEQUENCE);
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lease.h"
 #include "region.h"
 
 int pg_insist(struct pg_region *region, uint32_t number)
@@ -67,9 +68,12 @@ int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end)
     return read_range(region, first, end, 1);
 }
 
-uint64_t pg_most_at_once(const struct pg_region *region)
+uint64_t pg_most_at_once(struct pg_region *region)
 {
-    return pg_frames_shared(region) - pg_frames_shared(region) / 4;
+    uint64_t frames = pg_lease_reach(region);
+
+    frames -= region->pinned < frames ? region->pinned : frames;
+    return frames - frames / 4;
 }
 
 int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)

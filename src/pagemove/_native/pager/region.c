@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "lease.h"
 #include "leaving.h"
 #include "opening.h"
 
@@ -103,6 +104,7 @@ static void tear_down(struct pg_region *region)
 {
     unmap_region(region);
     pg_frames_free(&region->frames);
+    pg_lease_end(region);
     pg_uffd_close(&region->uffd);
     pg_store_free(&region->store, 0);
     pg_store_free(&region->spill, 0);
@@ -125,6 +127,8 @@ static void forget(struct pg_region *region)
     free(region->spill_directory);
     free(region->store.label);
     free(region->spill.label);
+    if (region->budget)
+        pg_budget_release(region->budget);
     free(region);
 }
 
@@ -232,6 +236,8 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     region->writeback_interval = config->mode == PG_WRITE ? config->writeback_ns : 0;
     region->outlives = config->outlives;
     region->dumped = region->uffd.dumped = config->dumped;
+    if (config->budget)
+        region->budget = pg_budget_hold(config->budget);
     init_locks(region);
     region->opening = pg_new_opening(config);
     error = !region->opening ? -ENOMEM : blocks < UINT32_MAX ? open_region(region) : -EFBIG;

@@ -9,6 +9,7 @@
 
 #include "../descriptors.h"
 #include "blocks.h"
+#include "budget.h"
 #include "clock.h"
 #include "frames.h"
 #include "gather.h"
@@ -94,6 +95,9 @@ struct pg_region {
     pthread_cond_t work;    /* there is some for a worker */
     struct pg_blocks blocks;
     struct pg_frames frames;
+    uint32_t frames_most; /* it was made for so many; its limit is less while others have more */
+    struct pg_budget *budget; /* or NULL: the limit is its own */
+    struct pg_member member;  /* of the budget; with its lock */
 
     /* Who leaves first (policy.c). */
     uint32_t recent_most, standby_wanted, scan_run;
@@ -471,7 +475,7 @@ int pg_note_missed(struct pg_region *region, uint32_t number, int sequential);
 int pg_insist(struct pg_region *region, uint32_t number);
 
 /* Blocks that can be read at once: more would only push out the first of them. */
-uint64_t pg_most_at_once(const struct pg_region *region);
+uint64_t pg_most_at_once(struct pg_region *region);
 
 /* record.c */
 

@@ -88,6 +88,7 @@ void pg_counters(struct pg_region *region, struct pg_counters *counters)
     counters->bytes_read = __atomic_load_n(&region->bytes_read, __ATOMIC_RELAXED);
     counters->resident = region->frames.total * region->block_size;
     counters->dirty = region->blocks.dirty * region->block_size;
+    counters->leased = region->budget ? region->frames.limit * region->block_size : 0;
     counters->pinned = region->pinned * region->block_size;
     if (region->store.channel)
         counters->restarts = pg_channel_restarts(region->store.channel);

@@ -12,6 +12,7 @@
 
 #include "../uapi.h"
 #include "channel.h"
+#include "lease.h"
 #include "leaving.h"
 #include "opening.h"
 #include "region.h"
@@ -70,8 +71,11 @@ static void count_frames(struct pg_region *region, uint64_t limit)
     uint64_t frames = limit / region->block_size;
 
     /* Slots count as well, so a limit that all blocks fit into can still be one. */
-    region->limited = limit && frames < (uint64_t)region->nblocks + MOST_SLOTS;
-    region->frames.limit = region->limited ? (uint32_t)frames : UINT32_MAX;
+    region->limited = region->budget || (limit && frames < (uint64_t)region->nblocks + MOST_SLOTS);
+    if (region->budget && frames > (uint64_t)region->nblocks + MOST_SLOTS)
+        frames = (uint64_t)region->nblocks + MOST_SLOTS;
+    region->frames_most = region->limited ? (uint32_t)frames : UINT32_MAX;
+    region->frames.limit = region->frames_most;
     /* A huge page cannot be given up in part, as is done where frames are few. */
     region->huge =
         region->block_size >= PG_HUGE_SIZE && !(pg_writable(region) && pg_is_tight(region));
@@ -81,23 +85,30 @@ void pg_share_out(struct pg_region *region)
 {
     uint32_t frames = pg_frames_shared(region);
 
+    frames = frames < region->frames_most ? frames : region->frames_most;
     pg_policy_init(region, frames);
     region->chunk_most = most_at_once(region, frames);
 }
 
-static int make_frames(struct pg_region *region)
+static int make_frames(struct pg_region *region, struct pg_opening *opening)
 {
-    uint32_t frames = region->frames.limit, in_flight;
-    int error;
+    uint32_t in_flight;
+    int error = 0;
 
     pg_share_out(region);
     /* What the event loop, the workers and callers hold, and what has been read ahead. */
     in_flight = 2 * region->window_most + 8 + region->workers;
     if (pg_has_helper(region))
         in_flight += region->workers * region->chunk_most;
-    error = pg_frames_init(&region->frames, &region->uffd, region->block_size, frames,
+    if (region->budget)
+        error = pg_lease_start(region, opening);
+    if (error)
+        return error;
+    error = pg_frames_init(&region->frames, &region->uffd, region->block_size, region->frames.limit,
                            (uint16_t)(region->standby_wanted + 4 * PG_BATCH + in_flight),
                            (uint16_t)(in_flight + PG_BATCH), region->huge);
+    /* What was shared out so far was the most there may be. */
+    pg_share_out(region);
     if (!error)
         error = pg_jobs_start(region);
     return error ? error : pg_ghosts_start(region);
@@ -186,7 +197,7 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
     if (!error && region->mode == PG_PRIVATE)
         error = pg_open_spill(region, text);
     if (!error)
-        error = make_frames(region);
+        error = make_frames(region, opening);
     if (!error)
         error = pg_blocks_init(&region->blocks, region->nblocks);
     return error ? error : start_threads(region);

@@ -1,0 +1,252 @@
+"""One limit for any number of regions: `Budget`."""
+
+from __future__ import annotations
+
+import errno
+import math
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex
+
+from pagemove._native.pager import SharedLimit
+from pagemove.introspect import PAGE_SIZE
+from pagemove.paging.sizes import nbytes_of, text_of
+
+if TYPE_CHECKING:
+    from pagemove.paging.region import PagedMemory
+
+_LARGEST = 2**63 - 1
+_MOST_SECONDS = 2**63 / 1e9 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetShare:
+    """What one region has of a `Budget` at the moment.
+
+    Attributes
+    ----------
+    label : str
+        The store of the region, as messages name it.
+    block_size : int
+        Bytes of its blocks; it has whole blocks of the budget.
+    leased_nbytes : int
+        Bytes that are its own for now: it may use them without asking.
+    resident_nbytes : int
+        Bytes of it in memory, blocks on their way in and out included; never more than leased.
+    """
+
+    label: str
+    block_size: int
+    leased_nbytes: int
+    resident_nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStats:
+    """What became of a `Budget` so far, and who has it at this moment.
+
+    Attributes
+    ----------
+    limit : int
+        Bytes that all regions together may have in memory.
+    leased_nbytes : int
+        Bytes that regions have, used or not: never more than `limit`, but while `Budget.resize`
+        has yet to get back what is too much.
+    least_nbytes : int
+        Bytes that the regions cannot do without: four blocks each, and what is `pinned`.
+    grown_nbytes, returned_nbytes : int
+        Bytes that regions got so far, and returned.
+    moved_nbytes : int
+        Bytes, of those returned, that went from a region that missed little to one that missed
+        more.
+    refused : int
+        Times that a region could not return what was wanted of it: its blocks are pinned, in use,
+        or cannot be written.
+    members : int
+        Regions that share it, those included that have ended but not given back their memory.
+    regions : tuple of BudgetShare
+        What each of the open ones has.
+    """
+
+    limit: int
+    leased_nbytes: int
+    least_nbytes: int
+    grown_nbytes: int
+    returned_nbytes: int
+    moved_nbytes: int
+    refused: int
+    members: int
+    regions: tuple[BudgetShare, ...] = ()
+
+    @property
+    def resident_nbytes(self) -> int:
+        """Bytes of all open regions in memory."""
+        return sum(each.resident_nbytes for each in self.regions)
+
+
+class Budget(SharedLimit):
+    """A limit that any number of regions share, each given it as `resident_limit`.
+
+    All of them together have at most so many bytes in memory at any moment, blocks on their way in
+    and out included, as one region has with a limit of its own. Memory goes to the regions that
+    miss blocks, from those that miss fewer for what they have: two that are equally busy have
+    about as much, and one that nobody touches loses all but what it cannot do without, as others
+    need it. A region that cannot give memory up, because its blocks are pinned or its store does
+    not take what was changed, keeps what it has, and no other waits for it.
+
+    Parameters
+    ----------
+    limit : int or str
+        The most bytes: ``"4GiB"``, ``"1.5 GiB"``, ``"100kB"``, or a number. Each region needs four
+        blocks of its own at least, and what is `pinned`.
+
+    Raises
+    ------
+    ValueError
+        The limit is not a size, or less than four pages.
+
+    Notes
+    -----
+    A budget belongs to the process that made it. In a child made by fork, which has none of the
+    regions, it is one of the same size that nobody shares yet. It cannot be pickled. It lives as
+    long as it or one of its regions does.
+
+    A region that is opened needs its four blocks at once: others return them. If all have only
+    what they cannot do without, or do not return it in `store_timeout` seconds (two at least),
+    opening fails with `OSError` (ENOMEM), which names them.
+
+    Each region keeps its own threads, and asks the budget only when it has used what it has, so
+    regions that fit cost nothing. What changes hands at once is a 64th of the budget, 16 MiB at
+    most and a block at least.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np, pagemove
+    >>> budget = pagemove.Budget("1MiB")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = [pathlib.Path(folder, f"{i}.npy") for i in range(3)]
+    ...     for path in paths:
+    ...         np.save(path, np.arange(100_000))
+    ...     arrays = [pagemove.open_array(path, resident_limit=budget) for path in paths]
+    ...     totals = [int(array.sum()) for array in arrays]
+    ...     stats = budget.stats()
+    ...     totals[0] == totals[2], stats.members, stats.resident_nbytes <= stats.limit
+    (True, 3, True)
+    """
+
+    def __init__(self, limit: SupportsIndex | str) -> None:
+        super().__init__(_checked(limit))
+        self._regions: weakref.WeakSet[PagedMemory] = weakref.WeakSet()
+
+    @property
+    def limit(self) -> int:
+        """The most bytes that all regions together have in memory."""
+        return self.counters()["total"]
+
+    def resize(self, limit: SupportsIndex | str, *, timeout: float = 5.0) -> None:
+        """Change the limit, up or down.
+
+        It holds at once for all that regions ask for from then on. A smaller one: regions return
+        memory in proportion to what they have, changed blocks after writing them back, and this
+        returns when no more than the limit is in memory.
+
+        Parameters
+        ----------
+        limit : int or str
+            As for the constructor.
+        timeout : float
+            Seconds to wait for regions to return memory.
+
+        Raises
+        ------
+        ValueError
+            The limit is not a size, or less than what the regions cannot do without. The limit is
+            as before.
+        TimeoutError
+            Regions have not returned enough, because their blocks are in use or their stores do
+            not take what was changed. The new limit is in force: nobody gets more, and what is
+            too much is asked for again whenever a region needs memory. To try again, call this
+            again. So it is if a signal handler raises meanwhile (Control-C).
+        """
+        if not 0 <= timeout <= _MOST_SECONDS:
+            raise ValueError(
+                f"timeout must be a finite number of seconds, not negative, not {timeout}"
+            )
+        total = _checked(limit)
+        code = self.change_total(total, math.ceil(timeout * 1e9))
+        if code < 0:
+            self._throw_too_small(total)
+        if code:
+            counters = self.counters()
+            raise TimeoutError(
+                errno.ETIMEDOUT,
+                f"the budget is {text_of(total)} now, but its regions have not returned enough in "
+                f"{timeout:g} s: they have {text_of(counters['leased'])}, in blocks that are in "
+                "use, or changed and not taken by their stores; call resize again, or close some",
+            )
+
+    def _throw_too_small(self, total: int) -> NoReturn:
+        counters = self.counters()
+        raise ValueError(
+            f"a budget of {text_of(total)} is less than the {text_of(counters['floors'])} that its "
+            f"{counters['members']} regions cannot do without, four blocks each and what is "
+            "pinned: close some, or unpin arrays; it stays "
+            f"{text_of(counters['total'])}"
+        )
+
+    def stats(self) -> BudgetStats:
+        """Return what became of the budget so far, and what each region has of it."""
+        shares = []
+        for region in list(self._regions):
+            try:
+                counters = region.counters()
+            except ValueError:  # closed, or the parent's
+                continue
+            shares.append(
+                BudgetShare(
+                    label=region._label,
+                    block_size=region.block_size,
+                    leased_nbytes=counters["leased"],
+                    resident_nbytes=counters["resident"],
+                )
+            )
+        counters = self.counters()
+        return BudgetStats(
+            limit=counters["total"],
+            leased_nbytes=counters["leased"],
+            least_nbytes=counters["floors"],
+            grown_nbytes=counters["grown"],
+            returned_nbytes=counters["returned"],
+            moved_nbytes=counters["moved"],
+            refused=counters["refused"],
+            members=counters["members"],
+            regions=tuple(shares),
+        )
+
+    def _enter(self, region: PagedMemory) -> None:
+        self._regions.add(region)
+
+    def __repr__(self) -> str:
+        counters = self.counters()
+        shared = f"{counters['members']} region{'s' if counters['members'] != 1 else ''}"
+        return (
+            f"<Budget of {text_of(counters['total'])}, {text_of(counters['leased'])} of it leased "
+            f"to {shared}>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Budget cannot be pickled, for it limits the memory of one process: make one there, "
+            f"Budget({self.limit}), and open the arrays with it as resident_limit"
+        )
+
+
+def _checked(limit: SupportsIndex | str) -> int:
+    total = nbytes_of(limit, "limit")
+    if not 4 * PAGE_SIZE <= total <= _LARGEST:
+        raise ValueError(
+            f"the limit of a budget must be from {text_of(4 * PAGE_SIZE)} (four blocks of a page) "
+            f"to {_LARGEST} bytes (8 EiB), not {limit!r}"
+        )
+    return total
