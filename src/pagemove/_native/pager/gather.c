@@ -47,11 +47,13 @@ uint64_t pg_gatherable(struct pg_region *region)
 static int note_used(struct pg_region *region, uint32_t number)
 {
     pg_entry entry = pg_find(&region->blocks, number);
+    enum pg_list list;
 
     if (entry == PG_NONE || region->blocks.at[entry].state != PG_RESIDENT)
         return 0;
-    if (region->blocks.at[entry].list == PG_MAIN)
-        pg_push_tail(&region->blocks, PG_MAIN, entry);
+    list = region->blocks.at[entry].list;
+    if (list == PG_ONCE || list == PG_HOT)
+        pg_push_tail(&region->blocks, list, entry);
     return 1;
 }
 
@@ -77,7 +79,7 @@ static void rescue(struct pg_region *region, pg_entry entry)
     struct pg_job job = {
         .entry = entry, .number = block->number, .slot = block->slot, .began = pg_now()};
 
-    region->counters.rescued++;
+    pg_note_rescued(region, entry);
     pg_unlist(&region->blocks, entry);
     pg_become(&region->blocks, entry, PG_FILLING);
     pg_do_job(region, job);
