@@ -1,6 +1,7 @@
 """Paged memory: arrays larger than memory, whose blocks come from a store when they are touched."""
 
 from pagemove.paging.array import PagedArray
+from pagemove.paging.create import create_array
 from pagemove.paging.memmap import memmap
 from pagemove.paging.open import open_array, region_of
 from pagemove.paging.pins import pinned
@@ -16,6 +17,7 @@ __all__ = [
     "PagedMemory",
     "PagingStats",
     "Reference",
+    "create_array",
     "memmap",
     "open_array",
     "pinned",
