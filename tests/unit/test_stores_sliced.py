@@ -21,7 +21,7 @@ from pagemove.stores.chunked import chunked_store
 from pagemove.testing import StoreContract
 
 KINDS = ["zarr 2", "zarr 3", "zarr 3 sharded", "hdf5"]
-SHAPE, CHUNKS = (140, 30, 11), (25, 7, 4)
+SHAPE, SMALL, CHUNKS = (140, 30, 11), (55, 12, 5), (25, 7, 4)
 
 
 def write(folder: Path, kind: str, values: Any, chunks: Any, **how: Any) -> str:
@@ -59,6 +59,7 @@ class TestZarr3(_Chunked):
     kind = "zarr 3"
 
 
+@pytest.mark.slow
 class TestZarr2(_Chunked):
     kind = "zarr 2"
 
@@ -102,12 +103,15 @@ def test_tiles_are_rows_of_chunks(shape, chunks, least, most, tile):
 @pytest.mark.parametrize("dtype", ["f8", ">i4", "S7"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_range_of_bytes_is_right(tmp_path, kind, dtype):
-    if kind.startswith("zarr 3") and dtype == "S7":
-        pytest.skip("zarr 3 has no name for these items yet, and warns")
+    if kind != "hdf5" and dtype == "S7":
+        pytest.skip("zarr has no name for these items in version 3, and warns of it")
     values = values_of(SHAPE, dtype)
     with chunked_store(write(tmp_path, kind, values, CHUNKS)) as store:
-        assert (store.shape, store.dtype) == (SHAPE, values.dtype)
-        expected = values.tobytes()
+        # zarr 3 has the order of bytes in a codec, and not in the dtype.
+        assert (store.shape, store.dtype) == (SHAPE, values.dtype.newbyteorder("=")) or (
+            not kind.startswith("zarr 3") and store.dtype == values.dtype
+        )
+        expected = values.astype(store.dtype).tobytes()
         numbers = np.random.default_rng(1)
         for _ in range(60):
             first, last = sorted(numbers.integers(0, len(expected), 2).tolist())
@@ -119,14 +123,14 @@ def test_every_range_of_bytes_is_right(tmp_path, kind, dtype):
 @pytest.mark.needs("paging")
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_is_all_that_changes(tmp_path, kind):
-    values = values_of(SHAPE)
+    values = values_of(SMALL)
     name = write(tmp_path, kind, values, CHUNKS)
     with chunked_store(name, writable=True) as store:
         expected = bytearray(values.tobytes())
         numbers = np.random.default_rng(2)
-        for _ in range(20):
+        for _ in range(8):
             first, last = sorted(numbers.integers(0, len(expected), 2).tolist())
-            last = min(last, first + 5000)
+            last = min(last, first + 3000)
             data = numbers.bytes(last - first)
             # Bytes that are no item of their own, too.
             store.write(first, data)
@@ -137,13 +141,13 @@ def test_what_is_written_is_all_that_changes(tmp_path, kind):
         store.read_into(0, found)
         assert found == expected
     with chunked_store(name, writable=True) as store:
-        array = pagemove.open_array(store, mode="r+", resident_limit="256KiB", block_size=4096)
-        assert array.shape == SHAPE
-        array[3:100, 5] = 7.5
+        array = pagemove.open_array(store, mode="r+", resident_limit="256KiB")
+        assert array.shape == SMALL
+        array[3:40, 5] = 7.5
         array.flush()
         del array
-    again = np.frombuffer(expected, "f8").reshape(SHAPE).copy()
-    again[3:100, 5] = 7.5
+    again = np.frombuffer(expected, "f8").reshape(SMALL).copy()
+    again[3:40, 5] = 7.5
     with chunked_store(name) as store:
         array = pagemove.open_array(store, resident_limit="256KiB")
         assert np.asarray(array).tobytes() == again.tobytes()
@@ -165,15 +169,16 @@ def test_a_slab_is_decoded_once_for_all_its_blocks(tmp_path):
         assert stats.store["decoded"] == slabs
         assert stats.bytes_read > 2 * array.nbytes
     # Slabs that do not fit are decoded once a walk, not once a block.
-    with chunked_store(name, cache=1 << 20) as store:
+    with chunked_store(name, cache=2 << 20) as store:
         slabs = -(-400 // store.slab[0])
-        assert slabs * math.prod(store.slab) * 8 > 2 << 20
+        assert store.slab[1:] == (1000,)
+        assert store.nbytes > 3 << 20
         array = pagemove.open_array(store, resident_limit="256KiB", block_size=4096, prefetch="off")
         for column in range(0, 1000, 250):
             assert array[:, column].sum() == values[:, column].sum()
         stats = array.region.stats().store
-        assert stats["decoded"] <= 4 * slabs + slabs
-        assert stats["kept_nbytes"] <= 1 << 20
+        assert slabs < stats["decoded"] <= 4 * slabs
+        assert stats["kept_nbytes"] <= 2 << 20
 
 
 def counted(values: Any, calls: list[Any]) -> Any:
@@ -227,7 +232,12 @@ def memory_map(path: Path, mode: Any) -> Any:
 
 @pytest.mark.needs("paging")
 @pytest.mark.parametrize(
-    ("library", "opener"), [("dask", dask_array), ("xarray", xarray_variable), ("numpy", scalar)]
+    ("library", "opener"),
+    [
+        pytest.param("dask", dask_array, marks=pytest.mark.slow),
+        pytest.param("xarray", xarray_variable, marks=pytest.mark.slow),
+        ("numpy", scalar),
+    ],
 )
 def test_what_can_be_sliced_can_be_paged(library, opener):
     pytest.importorskip(library)
