@@ -121,7 +121,10 @@ def test_every_range_of_bytes_is_right(tmp_path, kind, dtype):
 
 
 @pytest.mark.needs("paging")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow if kind != "hdf5" else ()) for kind in KINDS],
+)
 def test_what_is_written_is_all_that_changes(tmp_path, kind):
     values = values_of(SMALL)
     name = write(tmp_path, kind, values, CHUNKS)
