@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import pagemove
-from benchmarks._measure import Effort, Finding
+from benchmarks._measure import Effort, Finding, free
 from benchmarks._paging import Way, in_turn, speed
 from benchmarks._report import run_alone
 
@@ -52,7 +52,8 @@ def measure(effort: Effort) -> list[Finding]:
             Way(name, lambda make=make: _written(make, path, items))
             for name, make in makers.items()
         ]
-        samples = in_turn(ways, effort.passes)
+        with free():
+            samples = in_turn(ways, effort.passes)
     ours, theirs = makers
     return [speed(samples, ours, theirs, _TARGET, f"{items * 8 >> 20} MiB, flushed")]
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 import pagemove
-from benchmarks._measure import Effort, Finding
+from benchmarks._measure import Effort, Finding, free
 from benchmarks._paging import QUARTER, Way, in_turn, speed
 from benchmarks._report import run_alone
 from benchmarks._stores import needed, warmed
@@ -50,7 +50,8 @@ def _compared(path: str, effort: Effort) -> list[Finding]:
             ),
         }
         ways = [Way(name, lambda job=job: _timed(job, rows * _ROW)) for name, job in jobs.items()]
-        samples = in_turn(ways, effort.passes)
+        with free():
+            samples = in_turn(ways, effort.passes)
     ours, baseline = jobs
     return [speed(samples, ours, baseline, _TARGET, f"zstd, {rows} chunks of 4 MiB")]
 
