@@ -1,6 +1,7 @@
 """Runs all benchmarks: python -m benchmarks [--quick] [--json FILE]."""
 
 from benchmarks import (
+    create,
     import_time,
     many_pages_in_one_run,
     many_pages_in_short_runs,
@@ -29,6 +30,7 @@ from benchmarks import (
     paged_single_faults,
     paged_sum_at_limit,
     paged_two_threads,
+    sliced,
 )
 from benchmarks._report import run
 
@@ -53,11 +55,13 @@ MODULES = (
     paged_policy,
     paged_cpu_seconds,
     paged_gather,
+    create,
     paged_helper_faults,
     paged_helper_sequential,
     paged_redis,
     paged_compressed,
     paged_fsspec,
+    sliced,
     object_storage,
     own_or_library,
     paged_replay,

@@ -2,6 +2,7 @@
 
 from pagemove.paging.array import PagedArray
 from pagemove.paging.budget import Budget, BudgetShare, BudgetStats
+from pagemove.paging.create import create_array
 from pagemove.paging.memmap import memmap
 from pagemove.paging.open import open_array, region_of
 from pagemove.paging.pins import pinned
@@ -20,6 +21,7 @@ __all__ = [
     "PagedMemory",
     "PagingStats",
     "Reference",
+    "create_array",
     "memmap",
     "open_array",
     "pinned",

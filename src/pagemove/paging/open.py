@@ -21,6 +21,7 @@ from pagemove.paging.sources import Source
 from pagemove.paging.tokens import register
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
+from pagemove.stores.sliced import SlicedStore
 from pagemove.views import owner_behind
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def open_array(
     source : str, path-like or Store
         A ``.npy`` file, known by its header whatever its name; or any other file, with `dtype`. A
         URL that fsspec opens, ``s3://bucket/x.npy``, or that of a Redis server with the name of an
-        array, ``redis://server/0#weights``; or any store.
+        array, ``redis://server/0#weights``; or any store (a `stores.SlicedStore` says its own shape
+        and dtype).
     dtype : dtype, optional
         Of the items of a file that has no header.
     shape : int or tuple of int, optional
@@ -191,7 +193,7 @@ def _array(
     offset: int,
     paging: PagingOptions,
 ) -> PagedArray:
-    header = None if operator.index(offset) else _header(store)
+    header = None if operator.index(offset) else _known(store)
     if header is None:
         layout = _raw(store, dtype, shape, offset)
     else:
@@ -212,6 +214,13 @@ def _array(
     shape_in_file = layout.shape[::-1] if layout.fortran else layout.shape
     array = region.asarray(layout.dtype, shape_in_file, layout.offset).view(PagedArray)
     return array.T if layout.fortran else array
+
+
+def _known(store: Store) -> _Layout | None:
+    """Take the layout from what the store says of itself, or from a header."""
+    if isinstance(store, SlicedStore):
+        return _Layout(store.dtype, store.shape, fortran=False, offset=0)
+    return _header(store)
 
 
 def _raw(

@@ -101,7 +101,8 @@ def pieces(array: npt.NDArray[Any], order: str) -> Iterator[bytes]:
 
 
 def _save_to(file: IO[bytes], array: npt.NDArray[Any], allow_pickle: bool) -> None:
-    head = None if array.dtype.hasobject else _header(array)
+    fields = np.lib.format.header_data_from_array_1_0(array)
+    head = None if array.dtype.hasobject else header_of(fields)
     if head is None:
         # Objects are pickled; a header in UTF-8 has no public function of its own.
         np.lib.format.write_array(_Sink(file), array, allow_pickle=allow_pickle)
@@ -122,8 +123,8 @@ class _Sink:
         return len(data)
 
 
-def _header(array: npt.NDArray[Any]) -> bytes | None:
-    fields = np.lib.format.header_data_from_array_1_0(array)
+def header_of(fields: dict[str, Any]) -> bytes | None:
+    """Make the header of a .npy file; None: of version 3, for which NumPy has no function."""
     for write in (np.lib.format.write_array_header_1_0, np.lib.format.write_array_header_2_0):
         file = io.BytesIO()
         with contextlib.suppress(ValueError):
@@ -160,7 +161,7 @@ def _written(name: str, array: npt.NDArray[Any]) -> Iterator[IO[bytes]]:
     """Open a file that is to have the name when it is complete, or that has it already."""
     target = os.path.realpath(name)
     beside = os.path.join(os.path.dirname(target), f".pagemove-{os.urandom(8).hex()}.part")
-    fd = _beside(target, beside)
+    fd = make_beside(target, beside)
     if fd is None:
         _check_other(target, array)
         with open(name, "wb") as file:
@@ -176,7 +177,7 @@ def _written(name: str, array: npt.NDArray[Any]) -> Iterator[IO[bytes]]:
         raise
 
 
-def _beside(target: str, beside: str) -> int | None:
+def make_beside(target: str, beside: str) -> int | None:
     """Make the file that is to replace another, with its mode and owner; None: that cannot be."""
     try:
         was = os.stat(target)

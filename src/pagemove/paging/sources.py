@@ -59,8 +59,14 @@ class Source:
             return FsspecStore(self.text, **self.options)
         if self.options:
             raise ValueError(f"{self.options_called} is for URLs, and this is a path")
-        path = _path_of(self.text) if scheme else self.text
-        return FileStore(path, writable=writable, lock=lock)
+        return FileStore(self.path or self.text, writable=writable, lock=lock)
+
+    @property
+    def path(self) -> str | None:
+        """The file; None of a URL that is not ``file://``."""
+        if self._scheme == "file":
+            return _path_of(self.text)
+        return None if self._scheme else self.text
 
     @property
     def shown(self) -> str:

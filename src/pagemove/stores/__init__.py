@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pagemove.stores.fsspec import FsspecStore
     from pagemove.stores.layered import LayeredStore
     from pagemove.stores.redis import RedisStore
+    from pagemove.stores.sliced import SlicedStore
 else:
     _MODULES = {
         "CallableStore": "callable",
@@ -22,6 +23,7 @@ else:
         "FsspecStore": "fsspec",
         "LayeredStore": "layered",
         "RedisStore": "redis",
+        "SlicedStore": "sliced",
         "Store": "base",
     }
 
@@ -43,5 +45,6 @@ __all__ = [
     "FsspecStore",
     "LayeredStore",
     "RedisStore",
+    "SlicedStore",
     "Store",
 ]

@@ -124,6 +124,10 @@ class FileStore(Store):
         """Absolute path of the file."""
         return self._path
 
+    def _call(self, path: str) -> None:
+        """Name it as it is going to be, for it is about to be renamed."""
+        self._path = Path(path).absolute()
+
     @property
     def nbytes(self) -> int:
         """Length in bytes, as it was when the file was opened."""

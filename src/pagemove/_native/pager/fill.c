@@ -49,18 +49,16 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
 {
     struct pg_piece pieces[PG_PIECES];
     struct pg_store *store = pg_is_spilled(region, first) ? &region->spill : &region->store;
-    uint64_t offset = first * region->block_size, bytes = count * region->block_size;
+    uint64_t offset = first * region->block_size, got;
     int error;
 
     for (size_t i = 0; i < count; i++)
         pieces[i] = (struct pg_piece){(void *)(uintptr_t)pg_slot_address(&region->frames, slots[i]),
                                       region->block_size};
-    error = pg_store_read(store, offset, pieces, count, nowait);
+    error = pg_store_read(store, offset, pieces, count, nowait, &got);
     if (error)
         return error;
-    __atomic_add_fetch(&region->bytes_read,
-                       offset + bytes > region->nbytes ? region->nbytes - offset : bytes,
-                       __ATOMIC_RELAXED);
+    __atomic_add_fetch(&region->bytes_read, got, __ATOMIC_RELAXED);
     pg_member_missed(&region->member, bytes);
     return 0;
 }

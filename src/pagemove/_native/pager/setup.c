@@ -12,6 +12,7 @@
 
 #include "../uapi.h"
 #include "channel.h"
+#include "holes.h"
 #include "lease.h"
 #include "leaving.h"
 #include "opening.h"
@@ -181,6 +182,10 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
         error = pg_store_init(&region->store, config, region->uffd.region, text);
     if (error)
         return error;
+    /* Looking for holes takes a lock of the file that write(2) holds. Only of a region that writes
+     * the file is it ruled out that its memory is passed to write(2) for that file. */
+    region->store.sparse =
+        config->mode == PG_WRITE && !config->helper && pg_has_holes(region->store.fd);
     region->workers = config->helper ? config->helper->lines : PG_WORKERS;
     if (region->workers > PG_LINES)
         region->workers = PG_LINES;

@@ -11,6 +11,7 @@
 
 #include "channel.h"
 #include "clock.h"
+#include "holes.h"
 
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 8
@@ -235,29 +236,59 @@ int pg_store_end(struct pg_store *store)
     return store->channel ? pg_channel_end(store->channel) : 0;
 }
 
-int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
-                  size_t count, int nowait)
+/* The bytes [from, from + length) of the pieces. Returns how many vectors they are. */
+static size_t part(const struct pg_piece *pieces, size_t count, uint64_t from, uint64_t length,
+                   struct iovec *vector)
 {
-    struct iovec vector[PG_PIECES], *next = vector;
-    uint64_t shorten, total, done = 0;
-    size_t used;
-    int error;
+    size_t used = 0;
 
-    /* A helper answers when it can, and every read that tests count is one that may wait. */
-    if (nowait && (store->injection_count || store->channel))
-        return -PG_NOT_NOW;
-    error = inject(store, PG_OP_READ, &shorten);
-    if (error)
-        return -error;
-    total = clip(store, offset, pieces, count, vector, &used);
-    if (store->channel && total) {
-        error = call(store, PG_OP_READ, offset, vector, used);
-        if (error)
-            return error;
-        done = total;
+    for (size_t i = 0; i < count && length; i++) {
+        uint64_t some = from < pieces[i].length ? pieces[i].length - from : 0;
+        if (some > length)
+            some = length;
+        if (some)
+            vector[used++] = (struct iovec){(char *)pieces[i].address + from, some};
+        from -= some ? from : pieces[i].length;
+        length -= some;
     }
+    return used;
+}
+
+/* Read from a file with holes: of these nothing, and the rest run by run. */
+static int read_sparse(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
+                       size_t count, uint64_t total, uint64_t *got)
+{
+    uint64_t end = store->offset + store->nbytes, done = 0;
+    struct iovec vector[PG_PIECES];
+
     while (done < total) {
-        ssize_t got = read_some(store, next, used, store->offset + offset + done, nowait);
+        uint64_t at = store->offset + offset + done, run = total - done;
+        int hole = pg_is_hole(store->fd, at, &run, end);
+        size_t used = part(pieces, count, done, run, vector);
+        ssize_t some = (ssize_t)run;
+        if (hole) {
+            for (size_t i = 0; i < used; i++)
+                memset(vector[i].iov_base, 0, vector[i].iov_len);
+        } else {
+            some = preadv(store->fd, vector, (int)used, (off_t)at);
+            if (some < 0 && errno == EINTR)
+                continue;
+            if (some <= 0)
+                return some ? -errno : -PG_SHORT;
+            *got += (uint64_t)some;
+        }
+        done += (uint64_t)some;
+    }
+    return 0;
+}
+
+static int read_file(struct pg_store *store, uint64_t offset, struct iovec *vector, size_t used,
+                     uint64_t total, int nowait)
+{
+    uint64_t done = 0;
+
+    while (done < total) {
+        ssize_t got = read_some(store, vector, used, store->offset + offset + done, nowait);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
@@ -268,8 +299,39 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
         /* A part was there: the rest is not, or the file ends here, and waiting tells which. */
         if (nowait && done < total)
             return -PG_NOT_NOW;
-        next = advance(next, &used, (uint64_t)got);
+        vector = advance(vector, &used, (uint64_t)got);
     }
+    return 0;
+}
+
+int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
+                  size_t count, int nowait, uint64_t *got)
+{
+    struct iovec vector[PG_PIECES];
+    uint64_t shorten, total;
+    size_t used;
+    int error;
+
+    *got = 0;
+    /* A helper answers when it can, and every read that tests count is one that may wait. */
+    if (nowait && (store->injection_count || store->channel))
+        return -PG_NOT_NOW;
+    error = inject(store, PG_OP_READ, &shorten);
+    if (error)
+        return -error;
+    total = clip(store, offset, pieces, count, vector, &used);
+    /* Read without waiting, a hole would be filled with zeros in the page cache. */
+    if (store->sparse && nowait && !pg_is_cached(store->fd, store->offset + offset, total))
+        return -PG_NOT_NOW;
+    if (store->sparse && !nowait) {
+        error = read_sparse(store, offset, pieces, count, total, got);
+    } else {
+        *got = total;
+        error = store->channel && total ? call(store, PG_OP_READ, offset, vector, used)
+                                        : read_file(store, offset, vector, used, total, nowait);
+    }
+    if (error)
+        return error;
     clear_rest(pieces, count, total);
     return shorten && total ? -PG_SHORT : 0;
 }

@@ -32,6 +32,7 @@ struct pg_store {
     uint64_t calls[3]; /* made of each operation, for the injections */
     int no_nowait;     /* the file system does not know RWF_NOWAIT */
     int whole;         /* a regular file that had all its bytes when it was opened */
+    int sparse;        /* it has holes, which are not read */
 };
 
 /* One contiguous piece of memory of an I/O. */
@@ -48,11 +49,11 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
 /* All but its label, which others may read until the region is in no list any more. */
 void pg_store_free(struct pg_store *store, int inherited);
 
-/* Read pieces that follow each other in the store. What lies beyond its end becomes zeros. With
- * `nowait`, -PG_NOT_NOW where that would have to wait for a device. All of it, or -errno,
- * -PG_SHORT. */
+/* Read pieces that follow each other in the store. What lies beyond its end becomes zeros, as do
+ * holes; `got` is how many bytes were read, without either. With `nowait`, -PG_NOT_NOW where that
+ * would have to wait for a device. All of it, or -errno, -PG_SHORT. */
 int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
-                  size_t count, int nowait);
+                  size_t count, int nowait, uint64_t *got);
 
 /* Write pieces that follow each other; what lies beyond the end of the store is left out. */
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,

@@ -91,11 +91,12 @@ int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
 static int spill_original(struct pg_region *region, uint64_t offset, uint64_t length)
 {
     char buffer[PIECE];
+    uint64_t got;
     int error = 0;
 
     for (uint64_t done = 0; done < length && !error; done += PIECE) {
         struct pg_piece piece = {buffer, length - done < PIECE ? length - done : PIECE};
-        error = pg_store_read(&region->store, offset + done, &piece, 1, 0);
+        error = pg_store_read(&region->store, offset + done, &piece, 1, 0, &got);
         if (!error)
             error = pg_store_write(&region->spill, offset + done, &piece, 1);
     }

@@ -1,0 +1,86 @@
+"""Files whose arrays are in chunks as stores: zarr and HDF5."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+from pagemove.stores.extras import needed
+from pagemove.stores.sliced import SlicedStore
+
+_HDF5 = (".h5", ".hdf5", ".he5", ".hdf", ".nc", ".h5ad")
+
+
+def chunked_store(
+    source: str | os.PathLike[str], name: str = "", *, writable: bool = False, **options: Any
+) -> SlicedStore | None:
+    """Open an array of a zarr hierarchy, or a data set of an HDF5 file, by the name of the file.
+
+    Parameters
+    ----------
+    source : str or path-like
+        ``x.zarr``, a folder or a zip file, or ``x.h5``; the array may follow a ``#``.
+    name : str
+        Of the array; of a zarr that is one array, nothing.
+    writable : bool
+        As for `SlicedStore`.
+    **options
+        `cache`, `chunks` of `SlicedStore`.
+
+    Returns
+    -------
+    SlicedStore or None
+        None: the name is that of neither.
+
+    Raises
+    ------
+    ImportError
+        zarr or h5py is not installed.
+    KeyError
+        There is no such array.
+    TypeError
+        It is a group, or has items of variable length.
+    OSError, ValueError
+        As the library, and `SlicedStore`.
+    """
+    path, _, after = os.fspath(source).partition("#")
+    name = name or after
+    kind = os.path.splitext(path.rstrip("/"))[1].lower()
+    if kind in _HDF5:
+        opener: Any = functools.partial(hdf5_dataset, os.path.abspath(path), name, writable)
+    elif kind == ".zarr" or path.lower().endswith(".zarr.zip"):
+        opener = functools.partial(zarr_array, os.path.abspath(path), name, writable)
+    else:
+        return None
+    return SlicedStore(opener, writable=writable, path=path if writable else None, **options)
+
+
+def zarr_array(path: str, name: str = "", writable: bool = False) -> Any:
+    """Open an array of zarr, of either version of the format."""
+    zarr = needed("zarr", "zarr")
+    if not os.path.exists(path):
+        # It would make one.
+        raise FileNotFoundError(2, os.strerror(2), path)
+    found = zarr.open(path, mode="r+" if writable else "r")
+    return found[name] if name else found
+
+
+def hdf5_dataset(path: str, name: str = "", writable: bool = False) -> Any:
+    """Open a data set of an HDF5 file, which it closes with itself."""
+    h5py = needed("h5py", "hdf5")
+    file = h5py.File(path, "r+" if writable else "r")
+    try:
+        found = file[name] if name else file
+        if not isinstance(found, h5py.Dataset):
+            names: list[str] = []
+            file.visititems(
+                lambda at, each: names.append(at) if isinstance(each, h5py.Dataset) else None
+            )
+            raise TypeError(
+                f"{path}#{name} is a group: name one of its data sets, {', '.join(names[:20])}"
+            )
+    except BaseException:
+        file.close()
+        raise
+    return found
