@@ -1,6 +1,7 @@
 """Paged memory: arrays larger than memory, whose blocks come from a store when they are touched."""
 
 from pagemove.paging.array import PagedArray
+from pagemove.paging.arrays import open_arrays
 from pagemove.paging.memmap import memmap
 from pagemove.paging.open import open_array, region_of
 from pagemove.paging.pins import pinned
@@ -15,6 +16,7 @@ __all__ = [
     "PagingStats",
     "memmap",
     "open_array",
+    "open_arrays",
     "pinned",
     "region_of",
     "save",
