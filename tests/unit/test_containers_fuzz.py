@@ -20,7 +20,8 @@ from pagemove.stores import FileStore
 kind, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 folder = pathlib.Path(tempfile.mkdtemp(dir=sys.argv[4]))
 path = folder / "x"
-arrays = {"a": np.arange(300.0).reshape(20, 15), "b": np.arange(7, dtype="u1"), "c": np.arange(64, dtype="f4")}
+arrays = {"a": np.arange(300.0).reshape(20, 15), "b": np.arange(7, dtype="u1")}
+arrays["c"] = np.arange(64, dtype="f4")
 if kind == "npz":
     with path.open("wb") as file:
         np.savez(file, **arrays)
@@ -57,14 +58,16 @@ for number in range(count):
     data = bytearray(whole)
     for _ in range(random.choice((1, 1, 2, 4))):
         at = random.choice(places)
+        if at >= len(data):
+            break
         match random.randrange(5):
             case 0: data[at] = random.randrange(256)
             case 1: data[at] ^= 1 << random.randrange(8)
-            case 2: data[at : at + 8] = random.choice((b"\\xff" * 8, bytes(8), b"\\0" * 7 + b"\\x7f"))
+            case 2:
+                wide = random.choice((b"\\xff" * 8, bytes(8), b"\\0" * 7 + b"\\x7f"))
+                data[at : at + 8] = wide
             case 3: data[at : at + 1] = random.choice((b"[", b"9", b"{", b'"', b"-", b"("))
             case 4: data = data[: random.randrange(len(data))] or bytearray(1)
-        if at >= len(data):
-            break
     path.write_bytes(data)
     with FileStore(path) as store:
         try:

@@ -112,8 +112,8 @@ def read(reading: Reading) -> Known:
         cursor.order, version = ">", int.from_bytes(version.to_bytes(4, "big"), "little")
     if version not in _VERSIONS:
         raise ValueError(
-            f"{what} is GGUF of version {version}, and {_VERSIONS} are read: convert it with a newer "
-            "llama.cpp, or see whether there is a newer pagemove"
+            f"{what} is GGUF of version {version}, and {_VERSIONS} are read: convert it with "
+            "another llama.cpp, or see whether there is a newer pagemove"
         )
     tensors, keys = cursor.number("Q"), cursor.number("Q")
     alignment = _alignment(cursor, keys, what)
@@ -184,8 +184,8 @@ def _known(
         first = start + offset
         if nbytes and first + nbytes > reading.nbytes:
             raise ValueError(
-                f"{tensor} ends at byte {first + nbytes}, and the file has {reading.nbytes}: it was "
-                "cut short; copy or download it again"
+                f"{tensor} ends at byte {first + nbytes}, and the file has {reading.nbytes}: it "
+                "was cut short; copy or download it again"
             )
         places.append((first, first + nbytes, name))
         found[name] = partial(_layout, make, sizes, first if nbytes else 0)

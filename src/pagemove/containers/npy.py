@@ -81,6 +81,7 @@ def _head(store: Store, nbytes: int) -> bytes:
 
 
 def check_items(store: Store, dtype: np.dtype[Any]) -> None:
+    """Refuse items that are Python objects; TypeError."""
     if dtype.hasobject:
         raise TypeError(
             f"{store!r} cannot be paged as {dtype}: Python objects are pickled, and not where an "

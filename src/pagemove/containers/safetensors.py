@@ -115,9 +115,7 @@ def _entry(tensor: str, said: Any) -> tuple[str, tuple[int, ...], int, int]:
     said = said if isinstance(said, dict) else {}
     kind, shape, span = said.get("dtype"), said.get("shape"), said.get("data_offsets")
     if not (isinstance(kind, str) and _are_sizes(shape) and _are_sizes(span) and len(span) == 2):
-        raise ValueError(
-            f"{tensor} has no dtype, shape and data_offsets that can be: write it again"
-        )
+        raise ValueError(f"{tensor} has no dtype, shape, data_offsets that can be: write it again")
     bits = _NARROW.get(kind) or 8 * _itemsize(kind)
     if not bits:
         raise ValueError(

@@ -98,8 +98,8 @@ def check_writable(store: Store, contents: Contents, *, writes: bool) -> None:
     """Refuse to write into what would be damaged."""
     if writes and contents.sealed:
         raise ValueError(
-            f"{store!r} is a {contents.kind} file and cannot be written in place: {contents.sealed};"
-            " use mode 'c', which keeps changes private, and write a new file"
+            f"{store!r} is a {contents.kind} file, not to be written in place: {contents.sealed}; "
+            "use mode 'c', which keeps changes private, and write a new file"
         )
 
 

@@ -230,8 +230,8 @@ def _raw(
     """Take the layout of a file without a header from the arguments."""
     if dtype is None and kind_of(store):
         raise TypeError(
-            f"{store!r} is a {kind_of(store)} file, which holds arrays by name: pass name=, or open "
-            "all with pagemove.open_arrays"
+            f"{store!r} is a {kind_of(store)} file, which holds arrays by name: pass name=, or "
+            "open all with pagemove.open_arrays"
         )
     if dtype is None:
         raise TypeError(
