@@ -30,7 +30,7 @@ elif kind == "npy":
         np.save(file, arrays["a"])
 elif kind == "safetensors":
     from safetensors.numpy import load, save
-    path.write_bytes(save(arrays))
+    path.write_bytes(save({name * 40: array for name, array in arrays.items()}))
 else:
     import gguf
     writer = gguf.GGUFWriter(path, "llama")

@@ -65,7 +65,8 @@ def _layout(h5py: Any, dataset: Any, what: str, nbytes: int) -> Layout:
     if not needed_nbytes:
         return Layout(plain, shape, fortran=False, offset=0)
     offset = dataset.id.get_offset()
-    if offset is None:
+    # Of one behind a user block that has no place the offset is not None, and means nothing.
+    if offset is None or dataset.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED:
         raise ValueError(
             f"{what} was never written, so it has no bytes in the file: all its items are "
             f"{dataset.fillvalue}"

@@ -44,7 +44,7 @@ class Archive:
                 f"{str(error)[:200]}; it was cut short or damaged, write it again"
             ) from None
         for info in infos:
-            if info.is_dir():
+            if info.filename.endswith("/"):  # not is_dir, which an empty name makes raise
                 continue
             name = info.filename.removesuffix(".npy")
             if name in self._infos:

@@ -119,8 +119,8 @@ def _entry(tensor: str, said: Any) -> tuple[str, tuple[int, ...], int, int]:
     bits = _NARROW.get(kind) or 8 * _itemsize(kind)
     if not bits:
         raise ValueError(
-            f"{tensor} is of type {kind[:50]!r}, which is not known: open its bytes with open_array "
-            "and an offset, or see whether there is a newer pagemove"
+            f"{tensor} is of type {kind[:50]!r}, which is not known: open its bytes with "
+            "open_array and an offset, or see whether there is a newer pagemove"
         )
     nbytes = check_shape(tensor, tuple(shape), bits)
     first, end = span
