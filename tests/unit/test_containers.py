@@ -12,7 +12,6 @@ import pytest
 
 from pagemove import PagedArray, open_array, open_arrays
 from pagemove.containers.layout import Span, best_shift
-from pagemove.paging.sources import Source
 from pagemove.stores import FileStore
 
 pytestmark = [pytest.mark.needs("move"), pytest.mark.usefixtures("no_leak")]
@@ -408,35 +407,3 @@ class TestArrow:
         path.write_bytes(path.read_bytes()[:-9])
         with pytest.raises(ValueError, match="write it again"):
             open_arrays(path)
-
-
-class TestFromAfar:
-    def test_only_the_header_and_what_is_touched_is_fetched(self, tmp_path):
-        from support.servers import WebServer
-
-        pytest.importorskip("fsspec")
-        numpy = pytest.importorskip("safetensors.numpy")
-        big = np.arange(1 << 19, dtype="f8")
-        numpy.save_file({"big": big, "small": np.arange(9.0)}, tmp_path / "x.safetensors")
-        np.savez(tmp_path / "x.npz", big=big, small=np.arange(9))
-        with WebServer(tmp_path).running() as server:
-            for file in ("x.safetensors", "x.npz"):
-                source = Source(f"{server.url}/{file}#big")
-                before = server.sent
-                with source.open() as part:
-                    assert part.nbytes == big.nbytes
-                    assert server.sent - before <= 4 * (64 << 10)
-                    before, item = server.sent, bytearray(8)
-                    part.read_into(8 * 400_000, item)
-                    assert np.frombuffer(item)[0] == 400_000
-                    assert server.sent - before <= 4096
-
-    def test_an_array_behind_a_url(self, tmp_path):
-        from support.servers import Web, free_ports
-
-        pytest.importorskip("fsspec")
-        with Web(tmp_path, free_ports(1)[0]) as web:
-            np.savez(web.root / "x.npz", **ARRAYS)
-            with open_arrays(f"{web.url}/x.npz", store_timeout=30.0) as arrays:
-                same(arrays["a"], ARRAYS["a"])
-            same(open_array(f"{web.url}/x.npz#cube", store_timeout=30.0), ARRAYS["cube"])
