@@ -115,7 +115,7 @@ class Archive:
         written = info.orig_filename.encode("utf-8" if flags & 0x800 else "cp437", "replace")
         if magic != b"PK\3\4" or raw != written:
             raise ValueError(f"{member} is not where the directory has it: write the archive again")
-        start = info.header_offset + _LOCAL.size + name + extra
+        start = int(info.header_offset + _LOCAL.size + name + extra)
         if start + info.compress_size > self._reading.nbytes:
             raise ValueError(
                 f"{member} ends at byte {start + info.compress_size}, and the file has "

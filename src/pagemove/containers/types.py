@@ -28,7 +28,7 @@ def learned(name: str, what: str) -> np.dtype[Any]:
     """Return the type of ml_dtypes, or the integers that it is stored as, with a warning."""
     own, raw = _WIDE[name]
     try:
-        return np.dtype(getattr(importlib.import_module("ml_dtypes"), own))
+        found: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), own))
     except (ImportError, AttributeError):
         warnings.warn(
             f"{what} is {name}, which NumPy does not have: its raw bits are shown as "
@@ -37,6 +37,7 @@ def learned(name: str, what: str) -> np.dtype[Any]:
             stacklevel=2,
         )
         return np.dtype(raw)
+    return found
 
 
 def raw_itemsize(name: str) -> int:

@@ -12,13 +12,13 @@ from pagemove.containers.reading import Reading
 from pagemove.containers.safetensors import shards
 from pagemove.paging.array import Origin, PagedArray
 from pagemove.paging.region import PagedMemory
-from pagemove.paging.sources import Source
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
 from pagemove.stores.parts import Part, whole_of
 
 if TYPE_CHECKING:
     from pagemove.paging.options import PagingOptions
+    from pagemove.paging.sources import Source
 
 Deflated = Literal["refuse", "compress"]
 

@@ -79,6 +79,6 @@ class Part(Store):
 def whole_of(store: Store) -> tuple[Store, int]:
     """Return what a part is a part of, and its first byte there; of any other store itself."""
     first = 0
-    while type(store) is Part:
+    while isinstance(store, Part):
         store, first = store.whole, first + store.first
     return store, first
