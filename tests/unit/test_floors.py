@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("introspect", "problems", "registration"),
     ("memory", "probing"),
     ("calls", "stores"),
+    ("containers",),
     ("paging",),
     ("dask",),
     ("pagemove",),

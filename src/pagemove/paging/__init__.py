@@ -1,6 +1,7 @@
 """Paged memory: arrays larger than memory, whose blocks come from a store when they are touched."""
 
 from pagemove.paging.array import PagedArray
+from pagemove.paging.arrays import open_arrays
 from pagemove.paging.budget import Budget, BudgetShare, BudgetStats
 from pagemove.paging.create import create_array
 from pagemove.paging.memmap import memmap
@@ -24,6 +25,7 @@ __all__ = [
     "create_array",
     "memmap",
     "open_array",
+    "open_arrays",
     "pinned",
     "prefetch",
     "reference",

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import math
 import operator
 import os
-import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pagemove import limits
+from pagemove.containers.layout import Chunked, Layout
+from pagemove.containers.npy import check_items, read_header
 from pagemove.paging.array import Origin, PagedArray
+from pagemove.paging.members import Deflated, kind_of, member_array, opened
 from pagemove.paging.options import check_store
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
 from pagemove.paging.tokens import register
 from pagemove.stores.base import Store
+from pagemove.stores.chunked import chunked_store, is_zarr
 from pagemove.stores.file import FileStore
 from pagemove.stores.sliced import SlicedStore
 from pagemove.views import owner_behind
@@ -29,22 +30,6 @@ if TYPE_CHECKING:
 
     from pagemove.paging.options import PagingOptions
 
-_MAGIC = np.lib.format.MAGIC_PREFIX
-_MAGIC_NBYTES = np.lib.format.MAGIC_LEN
-# Enough for tables with thousands of columns. Parsing takes time and memory by the byte, 20 s and
-# 500 MiB for 1 MiB, and time by the square of the depth.
-_HEADER_MOST = 128 << 10
-_DEEPEST = 64
-
-
-class _Layout(NamedTuple):
-    """How bytes are an array."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    fortran: bool
-    offset: int
-
 
 def open_array(
     source: str | os.PathLike[str] | Store,
@@ -52,6 +37,7 @@ def open_array(
     dtype: npt.DTypeLike | None = None,
     shape: int | tuple[int, ...] | None = None,
     offset: int = 0,
+    deflated: Deflated = "refuse",
     storage_options: Mapping[str, Any] | None = None,
     lock: bool = True,
     **paging: Unpack[PagingOptions],
@@ -64,13 +50,18 @@ def open_array(
         A ``.npy`` file, known by its header whatever its name; or any other file, with `dtype`. A
         URL that fsspec opens, ``s3://bucket/x.npy``, or that of a Redis server with the name of an
         array, ``redis://server/0#weights``; or any store (a `stores.SlicedStore` says its own shape
-        and dtype).
+        and dtype). Of a file that holds arrays by name, as `open_arrays` opens it, the array:
+        ``weights.npz#a``, also in a URL, or with `name`. A file whose whole name is that, with the
+        ``#``, comes first. Also an array of a zarr, ``x.zarr#name``, and a data set of an HDF5 file
+        that is in chunks: these are decoded in a process of their own (`stores.SlicedStore`).
     dtype : dtype, optional
         Of the items of a file that has no header.
     shape : int or tuple of int, optional
         Of such a file; by default one dimension, up to its end.
     offset : int
         Bytes of such a file before the first item.
+    deflated : {"refuse", "compress"}
+        Of an array that is compressed in an ``.npz``: as for `open_arrays`.
     storage_options : mapping, optional
         For a URL: as for `pagemove.stores.FsspecStore` or `pagemove.stores.RedisStore`.
     lock : bool
@@ -86,7 +77,9 @@ def open_array(
           the page size to 2 MiB. Small for random touches, large for sequences.
         - `mode`, str: ``"r"`` (the default), read only; ``"r+"``, changes go to the file; ``"c"``,
           changes stay private to the region, and the file is never written.
-        - `prefetch`, `store_timeout`, `writeback_interval`, `name`: see `PagedMemory`.
+        - `name`, str: of a file that holds arrays by name, which of them. Else as for
+          `PagedMemory`, the name of the mapping.
+        - `prefetch`, `store_timeout`, `writeback_interval`: see `PagedMemory`.
 
     Returns
     -------
@@ -104,7 +97,8 @@ def open_array(
         already.
     ValueError
         The file does not have as many bytes as the array needs, or a header that cannot be read;
-        `dtype` or `shape` contradict the header.
+        `dtype` or `shape` contradict the header; there is no array of that name, or it cannot be
+        paged in place.
     UnsupportedError
         Whatever `PagedMemory` cannot do here.
     ImportError
@@ -130,16 +124,35 @@ def open_array(
     ...     int(squares[999_999]), squares.dtype.name, squares.flags.writeable
     (999998000001, 'int64', False)
     """
+    given = dtype is not None or shape is not None or bool(operator.index(offset))
     if isinstance(source, Store):
+        if not given and paging.get("name") is not None and kind_of(source):
+            return _named(source, paging.pop("name"), deflated, paging)
         return _array(source, dtype, shape, offset, paging)
     if not isinstance(source, str | os.PathLike):
         check_store(source)  # which says why not
-    named = Source(os.fsdecode(source), storage_options or {})
+    named, inner = Source(os.fsdecode(source), storage_options or {}).split()
+    writable = paging.get("mode") == "r+"
+    if named.path is not None and is_zarr(named.path):
+        inner = inner or paging.pop("name", None)
+        return _chunked(named.path, inner, dtype, shape, offset, paging)
     with limits.named():
-        opened = named.open(writable=paging.get("mode") == "r+", lock=lock)
-    with opened as store:
-        # The region has its own descriptor, or its own process.
-        return _array(store, dtype, shape, offset, paging)
+        whole = named.open_whole(writable=writable, lock=lock)
+    # The region has its own descriptor, or its own process.
+    with whole as store:
+        if inner is None and not given and paging.get("name") is not None and kind_of(store):
+            inner = paging.pop("name")
+        if inner is None:
+            return _array(store, dtype, shape, offset, paging)
+        if given:
+            raise TypeError(f"{store!r} says itself what {inner!r} is: no dtype, shape or offset")
+        with opened(named, inner, store, writable=writable, lock=lock) as shard:
+            try:
+                return _named(shard, inner, deflated, paging)
+            except Chunked:
+                if named.path is None:
+                    raise
+    return _chunked(named.path, inner, None, None, 0, paging)
 
 
 def region_of(array: npt.NDArray[Any]) -> PagedMemory:
@@ -186,6 +199,35 @@ def region_of(array: npt.NDArray[Any]) -> PagedMemory:
     return region
 
 
+def _chunked(
+    path: str,
+    name: str | None,
+    dtype: npt.DTypeLike | None,
+    shape: int | tuple[int, ...] | None,
+    offset: int,
+    paging: PagingOptions,
+) -> PagedArray:
+    """Open an array that is decoded by slices, in the process that serves its region."""
+    writable = paging.get("mode") == "r+"
+    try:
+        store = chunked_store(path, name or "", writable=writable)
+    except KeyError as error:
+        raise ValueError(f"there is no array {name!r} in {path}") from error
+    if store is None:
+        raise ValueError(
+            f"{path}: array {name!r} is in chunks, and the file's name does not end as those of "
+            "HDF5 do: rename it, or page a stores.SlicedStore of it"
+        )
+    with store:
+        return _array(store, dtype, shape, offset, paging)
+
+
+def _named(store: Store, name: str | None, deflated: Deflated, paging: PagingOptions) -> PagedArray:
+    """Open an array by its name in the store."""
+    array = member_array(store, name or "", deflated, paging)
+    return array if isinstance(array, PagedArray) else _array(array, None, None, 0, paging)
+
+
 def _array(
     store: Store,
     dtype: npt.DTypeLike | None,
@@ -199,7 +241,7 @@ def _array(
     else:
         _check_agreement(store, header, dtype, shape)
         layout = header
-    needed = layout.offset + layout.dtype.itemsize * math.prod(layout.shape)
+    needed = layout.offset + layout.nbytes
     if needed > store.nbytes:
         raise ValueError(
             f"{store!r} has {store.nbytes} bytes, and an array of shape {layout.shape} of "
@@ -216,11 +258,11 @@ def _array(
     return array.T if layout.fortran else array
 
 
-def _known(store: Store) -> _Layout | None:
+def _known(store: Store) -> Layout | None:
     """Take the layout from what the store says of itself, or from a header."""
     if isinstance(store, SlicedStore):
-        return _Layout(store.dtype, store.shape, fortran=False, offset=0)
-    return _header(store)
+        return Layout(store.dtype, store.shape, fortran=False, offset=0)
+    return read_header(store)
 
 
 def _raw(
@@ -228,14 +270,19 @@ def _raw(
     dtype: npt.DTypeLike | None,
     shape: int | tuple[int, ...] | None,
     offset: int,
-) -> _Layout:
+) -> Layout:
     """Take the layout of a file without a header from the arguments."""
+    if dtype is None and kind_of(store):
+        raise TypeError(
+            f"{store!r} is a {kind_of(store)} file, which holds arrays by name: pass name=, or "
+            "open all with pagemove.open_arrays"
+        )
     if dtype is None:
         raise TypeError(
             f"{store!r} has no .npy header, so nothing says what it holds: pass a dtype"
         )
     kind, start = np.dtype(dtype), operator.index(offset)
-    _check_items(store, kind)
+    check_items(store, kind)
     if not 0 <= start <= store.nbytes:
         raise ValueError(f"offset {start} is not within the {store.nbytes} bytes of {store!r}")
     if shape is None:
@@ -252,24 +299,16 @@ def _raw(
     sizes = _sizes(shape)
     if min(sizes, default=0) < 0:
         raise ValueError(f"negative dimension in shape {shape}")
-    return _Layout(kind, sizes, fortran=False, offset=start)
+    return Layout(kind, sizes, fortran=False, offset=start)
 
 
 def _sizes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
     return tuple(map(operator.index, shape if isinstance(shape, tuple | list) else (shape,)))
 
 
-def _check_items(store: Store, dtype: np.dtype[Any]) -> None:
-    if dtype.hasobject:
-        raise TypeError(
-            f"{store!r} cannot be paged as {dtype}: Python objects are pickled, and not where an "
-            "array could find them; save it with another dtype"
-        )
-
-
 def _check_agreement(
     store: Store,
-    header: _Layout,
+    header: Layout,
     dtype: npt.DTypeLike | None,
     shape: int | tuple[int, ...] | None,
 ) -> None:
@@ -279,64 +318,3 @@ def _check_agreement(
             f"{store!r} has a .npy header that says shape {header.shape} of {header.dtype}: leave "
             f"dtype and shape out, or say offset={header.offset} to see its data as something else"
         )
-
-
-def _header(store: Store) -> _Layout | None:
-    """Read the header of a .npy file; None if there is none."""
-    prefix = _head(store, _MAGIC_NBYTES + 4)
-    if not prefix.startswith(_MAGIC):
-        return None
-    try:
-        version = np.lib.format.read_magic(io.BytesIO(prefix))
-        # The length of what follows has two bytes in version 1, four in the others.
-        size = struct.Struct("<H" if version[0] == 1 else "<I")
-        start = _MAGIC_NBYTES + size.size
-        (length,) = size.unpack(prefix[_MAGIC_NBYTES:start])
-        if length > _HEADER_MOST:
-            raise ValueError(f"it has {length} bytes, more than the {_HEADER_MOST} that are read")
-    except (ValueError, struct.error) as error:
-        raise _unreadable(store, error) from None
-    text = _head(store, start + length)[start:]
-    try:
-        shape, fortran, dtype = _parsed(version, size, text)
-    # NumPy's parser raises a different exception for every kind of malformed header.
-    except Exception as error:
-        raise _unreadable(store, error) from None
-    _check_items(store, dtype)
-    return _Layout(dtype, shape, fortran and len(shape) > 1, start + length)
-
-
-def _parsed(
-    version: tuple[int, int], size: struct.Struct, text: bytes
-) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Have NumPy read the text of a header."""
-    nesting = np.frombuffer(text, np.uint8)
-    opening, closing = np.isin(nesting, list(b"([{")), np.isin(nesting, list(b")]}"))
-    if (opening.astype(np.int32) - closing).cumsum().max(initial=0) > _DEEPEST:
-        raise ValueError(f"its brackets are nested deeper than {_DEEPEST}")
-    reads = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version == (3, 0):
-        # NumPy's public functions end with version 2. Version 3 is the same in UTF-8, which can
-        # stand in the strings of a version 2 as escapes.
-        version, text = (2, 0), text.decode("utf-8").encode("ascii", "backslashreplace")
-    if version not in reads:
-        raise ValueError(f"version {version} is not known")
-    file = io.BytesIO(size.pack(len(text)) + text)
-    return reads[version](file, max_header_size=_HEADER_MOST)
-
-
-def _unreadable(store: Store, error: Exception) -> ValueError:
-    reason = str(error).partition("\n")[0][:200] or type(error).__name__
-    return ValueError(
-        f"{store!r} begins like a .npy file, but its header cannot be read: {reason}; if it is "
-        "something else, page it with PagedMemory"
-    )
-
-
-def _head(store: Store, nbytes: int) -> bytes:
-    head = bytearray(min(nbytes, store.nbytes))
-    store.read_into(0, head)
-    return bytes(head)

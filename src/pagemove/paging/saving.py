@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pagemove.paging.registry import region_at
 from pagemove.paging.sizes import text_of
 from pagemove.stores.file import FileStore
+from pagemove.stores.parts import whole_of
 
 PIECE = 1 << 20
 
@@ -208,7 +209,7 @@ def make_beside(target: str, beside: str) -> int | None:
 def _check_other(target: str, array: npt.NDArray[Any]) -> None:
     """Refuse to empty the file that the array's blocks come from."""
     region = region_at(array.__array_interface__["data"][0], 1)
-    store = None if region is None else region.store
+    store = None if region is None else whole_of(region.store)[0]
     if isinstance(store, FileStore):
         with contextlib.suppress(OSError):
             if os.path.samefile(store.path, target):

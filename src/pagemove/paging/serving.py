@@ -13,6 +13,7 @@ from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
 from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
+from pagemove.stores.parts import whole_of
 
 _LARGEST_REQUEST = 2 << 20
 
@@ -41,11 +42,13 @@ def file_lock(store: Store) -> FileLock | None:
 
     Any other store runs in a helper, and locks there what it writes.
     """
+    store, _ = whole_of(store)
     return store.hand_over_lock() if isinstance(store, FileStore) and is_native(store) else None
 
 
 def label_of(store: Store) -> str:
     """Name a store in messages."""
+    store, _ = whole_of(store)
     return str(store.path) if isinstance(store, FileStore) else repr(store)
 
 
@@ -79,18 +82,19 @@ def serving(
         The store cannot be pickled.
     """
     label = os.fsencode(label_of(store))
-    if isinstance(store, FileStore) and is_native(store):
+    whole, first = whole_of(store)
+    if isinstance(whole, FileStore) and is_native(whole):
         # Of a FaultyStore.
-        injection = [fault.injection for fault in getattr(store, "faults", ())]
-        with _file_of(store, writes=writes) as fd:
+        injection = [fault.injection for fault in getattr(whole, "faults", ())]
+        with _file_of(whole, writes=writes) as fd:
             known = (identity_of(fd),)
             yield Serving(
-                fd=fd, offset=0, label=label, injection=injection, helper=None, identities=known
+                fd=fd, offset=first, label=label, injection=injection, helper=None, identities=known
             )
         return
-    place = _in_file(store)
+    place = _in_file(whole)
     if place is not None:
-        fd, offset = place
+        fd, offset = place[0], place[1] + first
         known = (identity_of(fd),)
         yield Serving(
             fd=fd, offset=offset, label=label, injection=[], helper=None, identities=known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pagemove.stores.base import Store
@@ -14,6 +14,11 @@ from pagemove.stores.urls import without_secret
 
 # Or a chain of them: simplecache::s3://...
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)(?:://|::.*://)", re.IGNORECASE)
+# Of a URL the part before a # is the file if it ends like one that holds arrays by name.
+_ARRAY_IN_URL = re.compile(
+    r"(.*\.(?:npz|safetensors|gguf|h5|hdf5|arrow|feather|index\.json)(?:\?[^#]*)?)#(.+)",
+    re.IGNORECASE | re.DOTALL,
+)
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
 
 
@@ -36,7 +41,7 @@ class Source:
     options_called: str = "storage_options"
 
     def open(self, *, writable: bool = False, lock: bool = True) -> Store:
-        """Open the store.
+        """Open the store; of an array in a container its bytes alone.
 
         Where a kind of store cannot be written `writable` changes nothing: the store says so.
         `lock` is for files.
@@ -50,6 +55,15 @@ class Source:
         OSError
             As the store.
         """
+        outer, array = self.split()
+        if array is None:
+            return outer.open_whole(writable=writable, lock=lock)
+        from pagemove.paging.members import part_of  # and the formats
+
+        return part_of(outer, array, writable=writable, lock=lock)
+
+    def open_whole(self, *, writable: bool = False, lock: bool = True) -> Store:
+        """Open the store, whatever is in it; as `open`."""
         scheme = self._scheme
         if scheme in _REDIS:
             return self._in_redis(writable)
@@ -67,6 +81,34 @@ class Source:
         if self._scheme == "file":
             return _path_of(self.text)
         return None if self._scheme else self.text
+
+    def split(self) -> tuple[Source, str | None]:
+        """Return the file, and the name of the array in it that stands behind a ``#``, if any.
+
+        A path that is there as a whole has none.
+        """
+        scheme = self._scheme
+        if scheme in _REDIS or "#" not in self.text:
+            return self, None
+        if scheme not in (None, "file"):
+            found = _ARRAY_IN_URL.fullmatch(self.text)
+            if found is None:
+                return self, None
+            from urllib.parse import unquote
+
+            return replace(self, text=found[1]), unquote(found[2])
+        if os.path.lexists(_path_of(self.text.replace("#", "%23")) if scheme else self.text):
+            return self, None
+        for at in (found.start() for found in re.finditer("#", self.text)):
+            path, array = self.text[:at], self.text[at + 1 :]
+            if array and os.path.exists(_path_of(path) if scheme else path):
+                return replace(self, text=path), array
+        return self, None
+
+    def beside(self, file: str) -> Source:
+        """Return another file in the same folder, with the same options."""
+        start = self.text.partition("?")[0].rpartition("/")
+        return replace(self, text=f"{start[0]}{start[1]}{file}")
 
     @property
     def shown(self) -> str:

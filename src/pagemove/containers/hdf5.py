@@ -1,0 +1,88 @@
+"""HDF5: contiguous datasets, whose places h5py knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pagemove.containers.layout import Chunked, Known, Layout, Span, check_shape, refused
+from pagemove.containers.reading import Reading, ReadingFile
+from pagemove.stores.extras import needed
+
+
+def read(reading: Reading) -> Known:
+    """List the datasets; ValueError where the file cannot be read."""
+    h5py = needed("h5py", "hdf5")
+    found: dict[str, Callable[[], Layout]] = {}
+    spans: list[Span] = []
+
+    def visit(name: str, thing: Any) -> None:
+        if not isinstance(thing, h5py.Dataset):
+            return
+        try:
+            layout = _layout(h5py, thing, f"{reading.what}: dataset {name!r}", reading.nbytes)
+        except (TypeError, ValueError) as error:
+            found[name] = refused(type(error), str(error))
+            return
+        found[name] = partial(lambda known: known, layout)
+        spans.append(Span(layout.offset, layout.nbytes, max(layout.dtype.alignment, 1)))
+
+    try:
+        with h5py.File(ReadingFile(reading), "r") as file:
+            file.visititems(visit)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"{reading.what} begins like an HDF5 file, and h5py cannot read it: {str(error)[:300]}"
+        ) from None
+    return Known("hdf5", reading.what, found, spans)
+
+
+def _layout(h5py: Any, dataset: Any, what: str, nbytes: int) -> Layout:
+    properties = dataset.id.get_create_plist()
+    dtype, shape = dataset.dtype, dataset.shape
+    if dtype.hasobject:
+        raise TypeError(
+            f"{what} is of variable length, so its items are elsewhere in the file: write it with "
+            "items of one length"
+        )
+    if shape is None:
+        raise ValueError(f"{what} has no shape, and no items")
+    if properties.get_layout() != h5py.h5d.CONTIGUOUS or properties.get_nfilters():
+        raise Chunked(
+            f"{what} is chunked, compressed or within the header, so its bytes are not in the file "
+            "as they are: open it alone with open_array, which decodes it in a process of its own, "
+            "or write it without chunks and compression (h5repack -l CONTI -f NONE)"
+        )
+    if properties.get_external_count():
+        raise ValueError(f"{what} is in other files: open those with open_array and a dtype")
+    if not _is_as_stored(h5py, dataset, dtype):
+        raise TypeError(f"{what} is of a type that h5py converts: NumPy has none that is stored so")
+    # h5py keeps in its dtypes what they were in the file.
+    plain = np.dtype(dtype.str) if dtype.fields is None and dtype.subdtype is None else dtype
+    needed_nbytes = check_shape(what, shape, plain.itemsize)
+    if not needed_nbytes:
+        return Layout(plain, shape, fortran=False, offset=0)
+    offset = dataset.id.get_offset()
+    # Of one behind a user block that has no place the offset is not None, and means nothing.
+    if offset is None or dataset.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED:
+        raise ValueError(
+            f"{what} was never written, so it has no bytes in the file: all its items are "
+            f"{dataset.fillvalue}"
+        )
+    if offset + needed_nbytes > nbytes:
+        raise ValueError(
+            f"{what} ends at byte {offset + needed_nbytes}, and the file has {nbytes}: it was cut "
+            "short; copy or download it again"
+        )
+    return Layout(plain, shape, fortran=False, offset=offset)
+
+
+def _is_as_stored(h5py: Any, dataset: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether items are in the file as NumPy has them."""
+    stored = dataset.id.get_type()
+    if stored.get_class() == h5py.h5t.STRING:
+        return bool(stored.get_size() == dtype.itemsize)
+    return bool(h5py.h5t.py_create(dtype, logical=True).equal(stored))

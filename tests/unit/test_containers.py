@@ -1,0 +1,409 @@
+"""Files that hold arrays by name: each format as its own library writes it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pagemove import PagedArray, open_array, open_arrays
+from pagemove.containers.layout import Span, best_shift
+from pagemove.stores import FileStore
+
+pytestmark = [pytest.mark.needs("move"), pytest.mark.usefixtures("no_leak")]
+
+ARRAYS = {
+    "a": np.arange(30_000.0).reshape(100, 300),
+    "odd": np.arange(77, dtype="u1"),
+    "wide name": np.arange(5000, dtype="<i4") - 9,
+    "cube": np.arange(24, dtype="<f4").reshape(2, 3, 4),
+    "none": np.zeros((0, 7), "<f8"),
+    "one": np.array(3.5),
+    "flags": np.arange(9) % 2 == 0,
+}
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> None:
+    assert isinstance(found, PagedArray)
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    assert np.ascontiguousarray(found).tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+class TestNpz:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        path = tmp_path / "some.npz"
+        np.savez(
+            path, fortran=np.asfortranarray(ARRAYS["a"]), big=np.arange(9, dtype=">i2"), **ARRAYS
+        )
+        return path
+
+    def test_every_array_is_what_numpy_loads(self, path):
+        with np.load(path) as loaded, open_arrays(path, resident_limit="256KiB") as arrays:
+            assert list(arrays) == loaded.files
+            for name in loaded.files:
+                same(arrays[name], loaded[name])
+                same(open_array(path, name=name), loaded[name])
+                same(open_array(f"{path}#{name}"), loaded[name])
+                assert open_array(path, name=name).flags.aligned
+            assert len(arrays.regions) == 1
+
+    def test_a_store_will_do(self, path):
+        with FileStore(path) as store:
+            same(open_array(store, name="odd"), ARRAYS["odd"])
+            with open_arrays(store) as arrays:
+                same(arrays["odd"], ARRAYS["odd"])
+            assert not store.closed
+
+    def test_the_whole_name_wins(self, path):
+        whole = path.with_name("some.npz#odd")
+        np.save(whole.with_suffix(".npy"), np.arange(3))
+        whole.with_suffix(".npy").rename(whole)
+        same(open_array(whole), np.arange(3))
+
+    def test_compressed_ones_are_refused_or_unpacked_once(self, tmp_path):
+        path = tmp_path / "packed.npz"
+        np.savez_compressed(path, **ARRAYS)
+        with open_arrays(path) as arrays, pytest.raises(ValueError, match="deflated='compress'"):
+            arrays["a"]
+        with open_arrays(path, deflated="compress", resident_limit="256KiB") as arrays:
+            for name, array in ARRAYS.items():
+                same(arrays[name], array)
+        same(open_array(path, name="a", deflated="compress"), ARRAYS["a"])
+
+    def test_is_not_written_in_place_but_privately(self, path):
+        before = path.read_bytes()
+        for call in (open_arrays, lambda *args, **how: open_array(*args, name="a", **how)):
+            with pytest.raises(ValueError, match="checksums"):
+                call(path, mode="r+")
+        with open_arrays(path, mode="c") as arrays:
+            arrays["a"][:] = 1
+            assert arrays["a"].sum() == 30_000
+        assert path.read_bytes() == before
+
+    def test_encrypted(self, path):
+        data = bytearray(path.read_bytes())
+        for at in range(len(data)):
+            if data[at : at + 4] == b"PK\1\2":
+                data[at + 8] |= 1
+        path.write_bytes(data)
+        with open_arrays(path) as arrays, pytest.raises(ValueError, match=r"'a.npy' is encrypted"):
+            arrays["a"]
+
+    def test_objects_and_what_is_no_array(self, tmp_path):
+        path = tmp_path / "mixed.npz"
+        np.savez(path, good=np.arange(3), objects=np.array([{}], object))
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("note.txt", "no array")
+        with open_arrays(path) as arrays:
+            same(arrays["good"], np.arange(3))
+            with pytest.raises(TypeError, match=r"'objects\.npy'.*Python objects"):
+                arrays["objects"]
+            with pytest.raises(ValueError, match=r"'note\.txt' has no \.npy header"):
+                arrays["note.txt"]
+
+    def test_cut_short(self, path):
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(ValueError, match=r"directory cannot be read.*write it again"):
+            open_arrays(path)
+
+
+class TestMapping:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        np.savez(tmp_path / "x.npz", **ARRAYS)
+        return tmp_path / "x.npz"
+
+    def test_nothing_is_opened_before_it_is_wanted(self, path):
+        with open_arrays(path) as arrays:
+            assert (len(arrays), "a" in arrays, "b" in arrays) == (len(ARRAYS), True, False)
+            assert arrays.regions == ()
+
+    def test_unknown_names(self, path):
+        with (
+            open_arrays(path) as arrays,
+            pytest.raises(KeyError, match=r"no array 'flag'.*'flags'"),
+        ):
+            arrays["flag"]
+        with pytest.raises(ValueError, match=r"no array 'flag'.*'flags'"):
+            open_array(path, name="flag")
+        with pytest.raises(TypeError, match="npz file, which holds arrays by name: pass name="):
+            open_array(path)
+        with pytest.raises(TypeError, match="no dtype, shape or offset"):
+            open_array(f"{path}#a", dtype="f8")
+
+    def test_closing(self, path):
+        arrays = open_arrays(path)
+        array = arrays["a"]
+        with pytest.raises(BufferError):
+            arrays.close()
+        same(array, ARRAYS["a"])
+        del array
+        arrays.close()
+        arrays.close()
+        with pytest.raises(ValueError, match="closed"):
+            arrays["a"]
+        assert "closed" in repr(arrays)
+
+    def test_arrays_outlive_the_mapping(self, path):
+        with open_arrays(path) as arrays:
+            array = arrays["a"]
+        del arrays
+        same(array, ARRAYS["a"])
+
+    def test_of_one_array_or_of_something_else(self, tmp_path):
+        np.save(tmp_path / "x.npy", np.arange(3))
+        (tmp_path / "raw").write_bytes(bytes(100))
+        with pytest.raises(ValueError, match=r"\.npy file, which is one array"):
+            open_arrays(tmp_path / "x.npy")
+        with pytest.raises(ValueError, match="does not begin like"):
+            open_arrays(tmp_path / "raw")
+
+    def test_the_name_of_a_mapping_is_still_one_elsewhere(self, tmp_path):
+        np.save(tmp_path / "x.npy", np.arange(3))
+        same(open_array(tmp_path / "x.npy", name="mine"), np.arange(3))
+
+
+def test_the_best_shift():
+    assert best_shift([]) == 0
+    assert best_shift([Span(13, 100, 8), Span(22, 99, 2), Span(29, 10, 8)]) == 5
+    assert best_shift([Span(13, 100, 8), Span(16, 101, 8)]) == 0
+
+
+def safetensors_file(
+    path: Path, header: object, data: bytes = b"", length: int | None = None
+) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+class TestSafetensors:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        numpy = pytest.importorskip("safetensors.numpy")
+        numpy.save_file(ARRAYS, tmp_path / "x.safetensors", {"format": "np"})
+        return tmp_path / "x.safetensors"
+
+    def test_every_tensor(self, path):
+        with open_arrays(path, resident_limit="256KiB") as arrays:
+            assert set(arrays) == set(ARRAYS)
+            for name, array in ARRAYS.items():
+                same(arrays[name], array)
+                same(open_array(f"file://{path}#{name}"), array)
+
+    def test_written_in_place(self, path):
+        from safetensors.numpy import load_file
+
+        with open_arrays(path, mode="r+") as arrays:
+            arrays["cube"][1] = -1
+        array = open_array(path, name="wide name", mode="r+")
+        array[-1] = 77
+        array.flush()
+        loaded = load_file(path)
+        assert (loaded["cube"][1] == -1).all()
+        assert loaded["wide name"][-1] == 77
+        assert loaded["a"].tobytes() == ARRAYS["a"].tobytes()
+        assert loaded["cube"][0].tobytes() == ARRAYS["cube"][0].tobytes()
+
+    def test_types_that_numpy_lacks(self, tmp_path, monkeypatch):
+        ml_dtypes = pytest.importorskip("ml_dtypes")
+        values = np.arange(100, dtype="f4").astype(ml_dtypes.bfloat16)
+        small = np.arange(64, dtype="f4").astype(ml_dtypes.float8_e4m3fn)
+        header = {
+            "b": {"dtype": "BF16", "shape": [10, 10], "data_offsets": [0, 200]},
+            "f": {"dtype": "F8_E4M3", "shape": [64], "data_offsets": [200, 264]},
+            "n": {"dtype": "F4", "shape": [4], "data_offsets": [264, 266]},
+        }
+        data = values.tobytes() + small.tobytes() + b"xy"
+        path = safetensors_file(tmp_path / "x.safetensors", header, data)
+        with open_arrays(path) as arrays:
+            same(arrays["b"], values.reshape(10, 10))
+            same(arrays["f"], small)
+            with pytest.raises(TypeError, match=r"tensor 'n' is F4.*less than a byte"):
+                arrays["n"]
+        monkeypatch.setitem(__import__("sys").modules, "ml_dtypes", None)
+        with open_arrays(path) as arrays, pytest.warns(UserWarning, match=r"pagemove\[ml-dtypes\]"):
+            same(arrays["b"], values.view("<u2").reshape(10, 10))
+
+    def test_several_files_with_an_index(self, tmp_path):
+        numpy = pytest.importorskip("safetensors.numpy")
+        numpy.save_file({"a": ARRAYS["a"]}, tmp_path / "m-1.safetensors")
+        numpy.save_file({"odd": ARRAYS["odd"]}, tmp_path / "m-2.safetensors")
+        index = tmp_path / "m.safetensors.index.json"
+        where = {"a": "m-1.safetensors", "odd": "m-2.safetensors", "lost": "m-3.safetensors"}
+        index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+        with open_arrays(index) as arrays:
+            assert list(arrays) == ["a", "odd", "lost"]
+            same(arrays["odd"], ARRAYS["odd"])
+            assert len(arrays.regions) == 1
+            same(arrays["a"], ARRAYS["a"])
+            assert len(arrays.regions) == 2
+            with pytest.raises(FileNotFoundError, match=r"m-3\.safetensors"):
+                arrays["lost"]
+            with pytest.raises(KeyError, match="no array 'b'"):
+                arrays["b"]
+        same(open_array(index, name="a"), ARRAYS["a"])
+        same(open_array(f"{index}#odd"), ARRAYS["odd"])
+        index.write_text(json.dumps({"weight_map": {"a": "../secret"}}))
+        with pytest.raises(ValueError, match="not the name of a file beside"):
+            open_arrays(index)
+
+    @pytest.mark.parametrize(
+        ("header", "data", "message"),
+        [
+            ({"x": {"dtype": "F8", "shape": [1], "data_offsets": [0, 1]}}, b"a", "not known"),
+            ({"x": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}, b"a", "takes 2"),
+            ({"x": {"dtype": "U8", "shape": [-1], "data_offsets": [0, 1]}}, b"a", "can be"),
+            ({"x": {"dtype": "U8", "shape": [9], "data_offsets": [0, 9]}}, b"a", "cut short"),
+            ({"x": {"dtype": "U8", "shape": [True], "data_offsets": [0, 1]}}, b"a", "can be"),
+            ({"x": {"dtype": "U8", "shape": [1] * 65, "data_offsets": [0, 1]}}, b"a", "65 axes"),
+            ({"x": {"dtype": "F64", "shape": [2**62, 2**62, 0], "data_offsets": [0, 0]}}, b"a",
+             "2\\*\\*63"),
+            ({"x": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]},
+              "y": {"dtype": "U8", "shape": [2], "data_offsets": [1, 3]}}, b"abc", "overlap"),
+            (b'{"x": {}, "x": {}}', b"", "twice"),
+            (b'{"x": ' + b"[" * 100_000, b"", "cannot be read"),
+            (b'{"x"', b"", "cannot be read"),
+        ],
+    )  # fmt: skip
+    def test_headers_that_cannot_be(self, tmp_path, header, data, message):
+        path = safetensors_file(tmp_path / "x.safetensors", header, data)
+        with pytest.raises(ValueError, match=rf"(?s)x\.safetensors.*{message}"):
+            open_arrays(path)
+
+    def test_a_header_that_claims_a_gigabyte(self, tmp_path):
+        path = safetensors_file(tmp_path / "x.safetensors", b"{", length=1 << 30)
+        with path.open("r+b") as file:
+            file.truncate(4 << 30)
+        with pytest.raises(ValueError, match="1073741824 bytes, and at most"):
+            open_arrays(path)
+
+
+class TestGguf:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        gguf = pytest.importorskip("gguf")
+        path = tmp_path / "x.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_array("tokens", [f"token {n}" for n in range(5000)])
+        writer.add_array("scores", [float(n) for n in range(5000)])
+        for name in ("a", "cube", "wide name"):
+            writer.add_tensor(name, ARRAYS[name])
+        packed = np.arange(4 * 34, dtype="u1").reshape(2, 68)
+        writer.add_tensor("packed", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    def test_every_tensor(self, path):
+        import gguf
+
+        tensors = gguf.GGUFReader(path).tensors
+        with open_arrays(path, resident_limit="256KiB") as arrays:
+            assert list(arrays) == [tensor.name for tensor in tensors]
+            for tensor in tensors:
+                same(arrays[tensor.name], np.asarray(tensor.data))
+                assert arrays[tensor.name].flags.aligned
+        same(open_array(path, name="a"), ARRAYS["a"])
+
+    def test_its_types_are_those_of_the_library(self):
+        gguf = pytest.importorskip("gguf")
+        from pagemove.containers.gguf import _BF16, _BLOCKS, _PLAIN
+
+        known = {kind: size for kind, size in gguf.GGML_QUANT_SIZES.items() if kind in _BLOCKS}
+        assert known == {kind: _BLOCKS[kind] for kind in known}
+        assert len(known) == len(_BLOCKS)
+        plain = {int(kind) for kind, (items, _) in gguf.GGML_QUANT_SIZES.items() if items == 1}
+        assert plain == {*_PLAIN, _BF16}
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            (struct.pack("<IQQ", 1, 0, 0), "version 1"),
+            (struct.pack("<IQQ", 3, 2**60, 0), "cut short"),
+            (struct.pack("<IQQQ", 3, 0, 1, 2**62), "cut short"),
+            (struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<I", 77), "type 77"),
+            (struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IIQ", 9, 4, 2**61), "goes on"),
+            (struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQQIQ", 2, 2**62, 4, 0, 0),
+             "2\\*\\*63"),
+            (struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 9, 0, 0), "ends at"),
+        ],
+    )  # fmt: skip
+    def test_headers_that_cannot_be(self, tmp_path, body, message):
+        path = tmp_path / "x.gguf"
+        path.write_bytes(b"GGUF" + body)
+        with pytest.raises(ValueError, match=rf"x\.gguf.*{message}"):
+            open_arrays(path)
+
+
+class TestHdf5:
+    @pytest.mark.parametrize("userblock", [0, 512])
+    def test_datasets(self, tmp_path, userblock):
+        h5py = pytest.importorskip("h5py")
+        path = tmp_path / "x.h5"
+        record = np.zeros(5, [("n", "<i4"), ("x", ">f8")])
+        with h5py.File(path, "w", userblock_size=userblock) as file:
+            for name, array in ARRAYS.items():
+                file[f"group/{name}"] = array
+            file["record"] = record
+            file.create_dataset("chunked", data=ARRAYS["a"], chunks=(10, 300))
+            file.create_dataset("unwritten", (10,), "f8")
+            file["words"] = ["some", "words"]
+            file["fixed"] = np.array([b"ab", b"c"])
+        with open_arrays(path, resident_limit="256KiB") as arrays:
+            for name, array in ARRAYS.items():
+                same(arrays[f"group/{name}"], array)
+            same(arrays["record"], record)
+            same(arrays["fixed"], np.array([b"ab", b"c"]))
+            for name, kind, message in (
+                ("chunked", ValueError, "h5repack"),
+                ("unwritten", ValueError, "never written"),
+                ("words", TypeError, "variable length"),
+            ):
+                with pytest.raises(kind, match=rf"x\.h5.*dataset '{name}'.*{message}"):
+                    arrays[name]
+        same(open_array(f"{path}#group/a"), ARRAYS["a"])
+
+
+class TestArrow:
+    def test_columns(self, tmp_path):
+        arrow = pytest.importorskip("pyarrow")
+        feather = pytest.importorskip("pyarrow.feather")
+        columns = {
+            "i": arrow.array(np.arange(1000, dtype="i2")),
+            "text": arrow.array(["x" * n for n in range(1000)]),
+            "nested": arrow.array([{"a": [1] * (n % 3), "b": float(n)} for n in range(1000)]),
+            "list": arrow.FixedSizeListArray.from_arrays(arrow.array(np.arange(3000.0)), 3),
+            "when": arrow.array(np.arange(1000).astype("M8[ms]")),
+            "holes": arrow.array([None, *range(999)]),
+            "last": arrow.array(np.arange(1000.0)),
+        }
+        table = arrow.table(columns)
+        path = tmp_path / "x.feather"
+        feather.write_feather(table, path, compression="uncompressed")
+        with open_arrays(path) as arrays:
+            assert list(arrays) == list(columns)
+            same(arrays["i"], np.arange(1000, dtype="i2"))
+            same(arrays["list"], np.arange(3000.0).reshape(1000, 3))
+            same(arrays["when"], np.arange(1000).astype("M8[ms]"))
+            same(arrays["last"], np.arange(1000.0))
+            with pytest.raises(ValueError, match="column 'holes' has nulls"):
+                arrays["holes"]
+            with pytest.raises(TypeError, match="column 'text' is of type string"):
+                arrays["text"]
+        feather.write_feather(table, path, compression="uncompressed", chunksize=600)
+        with open_arrays(path) as arrays:
+            same(arrays["last/1"], np.arange(600, 1000.0))
+        feather.write_feather(table, path, compression="lz4")
+        with open_arrays(path) as arrays, pytest.raises(ValueError, match="'last' is compressed"):
+            arrays["last"]
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(ValueError, match="write it again"):
+            open_arrays(path)
