@@ -6,8 +6,8 @@ import contextlib
 import gc
 import os
 import re
-import time
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

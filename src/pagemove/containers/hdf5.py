@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pagemove.containers.layout import Chunked, Known, Layout, Span, check_shape, refused
+from pagemove.containers.layout import ChunkedError, Known, Layout, Span, check_shape, refused
 from pagemove.containers.reading import Reading, ReadingFile
 from pagemove.stores.extras import needed
 
@@ -51,7 +51,7 @@ def _layout(h5py: Any, dataset: Any, what: str, nbytes: int) -> Layout:
     if shape is None:
         raise ValueError(f"{what} has no shape, and no items")
     if properties.get_layout() != h5py.h5d.CONTIGUOUS or properties.get_nfilters():
-        raise Chunked(
+        raise ChunkedError(
             f"{what} is chunked, compressed or within the header, so its bytes are not in the file "
             "as they are: open it alone with open_array, which decodes it in a process of its own, "
             "or write it without chunks and compression (h5repack -l CONTI -f NONE)"

@@ -124,7 +124,7 @@ class Known:
         return self._spans
 
 
-class Chunked(ValueError):
+class ChunkedError(ValueError):
     """An array is there, but not as a range of bytes: it has to be decoded by slices."""
 
 

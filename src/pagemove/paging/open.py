@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemove import limits
-from pagemove.containers.layout import Chunked, Layout
+from pagemove.containers.layout import ChunkedError, Layout
 from pagemove.containers.npy import check_items, read_header
 from pagemove.paging.array import Origin, PagedArray
 from pagemove.paging.members import Deflated, kind_of, member_array, opened
@@ -149,7 +149,7 @@ def open_array(
         with opened(named, inner, store, writable=writable, lock=lock) as shard:
             try:
                 return _named(shard, inner, deflated, paging)
-            except Chunked:
+            except ChunkedError:
                 if named.path is None:
                     raise
     return _chunked(named.path, inner, None, None, 0, paging)
