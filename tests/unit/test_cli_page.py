@@ -129,8 +129,15 @@ def page(*arguments: object) -> tuple[dict, str]:
     """Run it for a moment; return what it measured and what it printed."""
     with tempfile.TemporaryDirectory() as folder:
         limits = ("--limit", "256KiB", "--block", "16KiB", "--seconds", "0.3")
-        done = call(*arguments, *limits, "--json", f"{folder}/all.json")
-        assert done.exit_code == 0, done.output
+        # In a process of its own: a read that comes too late would be the end of this one.
+        done = subprocess.run(
+            command(*arguments, *limits, "--json", f"{folder}/all.json"),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
         return json.loads(Path(folder, "all.json").read_text()), done.stdout
 
 
@@ -322,8 +329,10 @@ class TestRefused:
 @pytest.mark.needs("move")
 def test_sizes_as_people_write_them_and_json_on_standard_output(path):
     limits = ("--limit", "1g", "--block", "4k", "--seconds", "0.1", "--json", "-")
-    done = call(path, *limits)
-    assert (done.exit_code, done.stderr) == (0, "")
+    done = subprocess.run(
+        command(path, *limits), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
     plan = json.loads(done.stdout)["plan"]
     assert (plan["limit"], plan["block_size"]) == (1 << 30, 4096)
 
