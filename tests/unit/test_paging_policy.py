@@ -116,5 +116,5 @@ def test_a_hot_set_that_a_scan_has_passed(machine: Path) -> None:
         parts += [*(random.permutation(hot) for _ in range(4)), scan, random.permutation(hot)]
     trace = np.concatenate(parts)
     read, _ = run(machine, trace, FRAMES, ahead=True)
-    # Of each round the scan, and the hot set once.
-    assert read <= 1.05 * 10 * (BLOCKS + FRAMES // 2)
+    # Of each round most of the scan, and of the hot set what the last scan had not left there.
+    assert read <= 0.9 * 10 * (BLOCKS + FRAMES // 2)
