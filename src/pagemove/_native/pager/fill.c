@@ -59,7 +59,7 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
     if (error)
         return error;
     __atomic_add_fetch(&region->bytes_read, got, __ATOMIC_RELAXED);
-    pg_member_missed(&region->member, count * region->block_size);
+    pg_member_missed(&region->member, got);
     return 0;
 }
 
