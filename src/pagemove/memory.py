@@ -95,7 +95,7 @@ class Memory(Mapping, Viewable):
         """Return one `PageState` word a page; see `pagemove.page_states`."""
         return page_states(self)
 
-    def discard(self, offset: int = 0, length: int | None = None) -> None:
+    def discard(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """Discard pages, so that they are holes and read as zeros.
 
         Parameters

@@ -287,7 +287,7 @@ class PagedMemory(Pager, Viewable):
 
     # The pager's methods take ranges as they are; these are what callers should be asked for.
     def prefetch(  # type: ignore[override]
-        self, offset: Any = 0, length: int | None = None, *, wait: bool = False
+        self, offset: Any = 0, length: SupportsIndex | None = None, *, wait: bool = False
     ) -> None:
         """Read blocks before they are touched.
 
@@ -322,7 +322,7 @@ class PagedMemory(Pager, Viewable):
                 failures.check_read(self, code, first, blocks, self._label)
 
     def evict(  # type: ignore[override]
-        self, offset: int = 0, length: int | None = None
+        self, offset: SupportsIndex = 0, length: SupportsIndex | None = None
     ) -> None:
         """Take blocks out of memory, after writing back those that were changed.
 
