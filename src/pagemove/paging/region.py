@@ -308,6 +308,14 @@ class PagedMemory(Pager, Viewable):
             exception's notes.
         ValueError
             The range is not within the region; the region is closed.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.PagedMemory(nbytes=1 << 20) as region:
+        ...     region.prefetch(0, region.block_size, wait=True)
+        ...     region.stats().prefetched
+        1
         """
         many = not isinstance(offset, SupportsIndex) or bool(getattr(offset, "ndim", None))
         if many:
@@ -340,6 +348,15 @@ class PagedMemory(Pager, Viewable):
             A block cannot be written back. It stays in memory.
         ValueError
             The range is not within the region; the region is closed.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.PagedMemory(nbytes=1 << 20) as region:
+        ...     region.prefetch(wait=True)
+        ...     region.evict()
+        ...     region.stats().resident_nbytes
+        0
         """
         start, count = span(self.nbytes, offset, length)
         with memoryview(self):
@@ -364,6 +381,19 @@ class PagedMemory(Pager, Viewable):
             but the region is not there any more.
         ValueError
             The region is closed.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "numbers")
+        ...     np.zeros(1000).tofile(path)
+        ...     numbers = pagemove.open_array(path, dtype=float, mode="r+")
+        ...     numbers[5] = 5
+        ...     pagemove.region_of(numbers).flush()
+        ...     float(np.fromfile(path)[5])
+        5.0
         """
         with memoryview(self):
             if not self._save():
@@ -388,6 +418,21 @@ class PagedMemory(Pager, Viewable):
         ------
         ValueError
             The region is closed.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> from pagemove.stores import FileStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     data, order = pathlib.Path(folder, "data"), pathlib.Path(folder, "order.npy")
+        ...     np.zeros(100_000).tofile(data)
+        ...     with FileStore(data) as store, pagemove.PagedMemory(store) as region:
+        ...         region.record(order)
+        ...         first = bytes(memoryview(region)[500_000:500_001])
+        ...     with FileStore(data) as store, pagemove.PagedMemory(store, replay=order):
+        ...         int(np.load(order)[0]) == 500_000 // region.block_size * region.block_size
+        True
         """
         with memoryview(self):
             super().record()
@@ -405,6 +450,15 @@ class PagedMemory(Pager, Viewable):
         ------
         ValueError
             The region is closed.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.PagedMemory(nbytes=1 << 20) as region:
+        ...     before = region.stats()
+        ...     region.prefetch(wait=True)
+        ...     (region.stats() - before).bytes_read
+        1048576
         """
         with memoryview(self):
             counters = self.counters()
@@ -431,6 +485,14 @@ class PagedMemory(Pager, Viewable):
             close it again.
         BufferError
             Arrays or memoryviews of it are still in use.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> region = pagemove.PagedMemory(nbytes=1 << 20)
+        >>> region.close()
+        >>> region.closed
+        True
         """
         if self.closed:
             return
