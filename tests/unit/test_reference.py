@@ -47,6 +47,19 @@ def test_every_method_has_an_example(kind: type) -> None:
     assert [name for name, method in methods.items() if ">>> " not in (method.__doc__ or "")] == []
 
 
+def test_completion_shows_public_names_only() -> None:
+    assert {name for name in dir(pagemove) if name[:2] != "__"} == set(pagemove.__all__)
+
+
+@pytest.mark.needs("move")
+def test_completion_of_a_region_shows_what_the_reference_lists() -> None:
+    page = (REFERENCE / "paging.md").read_text()
+    (listed,) = re.findall(r"autoclass:: PagedMemory\n +:members: (.*)", page)
+    with pagemove.PagedMemory(nbytes=1 << 20) as region:
+        shown = {name for name in dir(region) if name[0] != "_"}
+    assert shown == set(listed.split(", "))
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_parameter_of_a_function_is_documented(name: str) -> None:
     function = getattr(pagemove, name)

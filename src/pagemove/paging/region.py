@@ -34,6 +34,11 @@ from pagemove.views import Viewable
 # What a kernel that lacks something, or does not permit it, answers.
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
+_OF_THE_PAGER = frozenset(
+    "counters failure_text failures histogram inherited lost pin_blocks recorded replay "
+    "state_bytes store_stats unpin_blocks".split()
+)
+
 
 class PagedMemory(Pager, Viewable):
     """A region of memory whose blocks are read from a store when they are first touched.
@@ -261,6 +266,10 @@ class PagedMemory(Pager, Viewable):
                 # It is to be an error: no region then.
                 super().close()
                 raise
+
+    def __dir__(self) -> list[str]:
+        # For completion: what the pager has for this class alone is left out.
+        return sorted(set(super().__dir__()) - _OF_THE_PAGER)
 
     @property
     def store(self) -> Store:
