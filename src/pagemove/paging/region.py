@@ -35,8 +35,20 @@ from pagemove.views import Viewable
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _OF_THE_PAGER = frozenset(
-    "counters failure_text failures histogram inherited lost pin_blocks recorded replay "
-    "state_bytes store_stats unpin_blocks".split()
+    [
+        "counters",
+        "failure_text",
+        "failures",
+        "histogram",
+        "inherited",
+        "lost",
+        "pin_blocks",
+        "recorded",
+        "replay",
+        "state_bytes",
+        "store_stats",
+        "unpin_blocks",
+    ]
 )
 
 
