@@ -39,6 +39,8 @@ _OF_THE_PAGER = frozenset(
         "counters",
         "failure_text",
         "failures",
+        "gather",
+        "gatherable",
         "histogram",
         "inherited",
         "lost",
