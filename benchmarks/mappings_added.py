@@ -10,14 +10,14 @@ from pagemove.compare.growth import MREMAP, MREMAP_KEPT, REMAP_ANON_PAGES
 from pagemove.measuring.child import run_in_child
 
 
-def _finding(means: str, moves: int, target: float | None) -> Finding:
-    data = run_in_child(growth.__name__, "grow_here", means, moves)
+def _finding(method: str, moves: int, target: float | None) -> Finding:
+    data = run_in_child(growth.__name__, "grow_here", method, moves)
     made, added = data["points"][-1]
     note = f"after {made:,} moves"
     if data["ended_by"]:
         note = f"fails after {made:,} moves with {data['ended_by']}"
     return Finding(
-        means,
+        method,
         f"mappings before; vm.max_map_count is {features().max_map_count:,}",
         spread([added]),
         target,
@@ -28,7 +28,7 @@ def _finding(means: str, moves: int, target: float | None) -> Finding:
 
 def measure(effort: Effort) -> list[Finding]:
     ours = _finding(REMAP_ANON_PAGES, effort.moves, 0)
-    return [ours, *(_finding(means, effort.moves, None) for means in (MREMAP, MREMAP_KEPT))]
+    return [ours, *(_finding(method, effort.moves, None) for method in (MREMAP, MREMAP_KEPT))]
 
 
 if __name__ == "__main__":

@@ -100,16 +100,16 @@ def runs(numbers: npt.NDArray[np.intp]) -> list[tuple[int, int]]:
 
 def try_out(count: int) -> dict[str, Any]:
     """Fragment and compact by turns; return how long each takes, and how much memory is left."""
-    means: dict[str, Callable[[Heap], None]] = {
+    methods: dict[str, Callable[[Heap], None]] = {
         "moving": compact_by_moving,
         "copying": compact_by_copying,
     }
-    times: dict[str, list[float]] = {name: [] for name in means}
+    times: dict[str, list[float]] = {name: [] for name in methods}
     right = True
     heap = Heap(count)
     with heap.memory:
         for turn in range(TURNS + 1):
-            for name, compact in means.items():
+            for name, compact in methods.items():
                 heap.fragment()
                 before = heap.resident()
                 started = time.perf_counter()

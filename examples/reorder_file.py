@@ -29,7 +29,7 @@ Blocks = npt.NDArray[Any]
 TURNS = 9
 #: Pages that go together.
 SIZES = (1, 16, 256)
-MEANS = ("moving pages", "copying", "copying, fresh memory")
+METHODS = ("moving pages", "copying", "copying, fresh memory")
 
 
 def default_file() -> Path:
@@ -92,7 +92,7 @@ def reverse_and_back(path: Path, pages: int) -> dict[str, Any]:
         sums = [sha256(there[::-1], nbytes)]
         move_back()
         copy_there_and_back()
-        times: dict[str, list[float]] = {means: [] for means in MEANS}
+        times: dict[str, list[float]] = {method: [] for method in METHODS}
         for _ in range(TURNS):
             times["moving pages"].append(milliseconds(move) + milliseconds(move_back))
             times["copying"].append(milliseconds(copy_there_and_back))
@@ -103,7 +103,7 @@ def reverse_and_back(path: Path, pages: int) -> dict[str, Any]:
         return {
             "mappings": mappings,
             "sums": sums,
-            "times": {means: statistics.median(each) for means, each in times.items()},
+            "times": {method: statistics.median(each) for method, each in times.items()},
             "nbytes": array.nbytes,
         }
 
@@ -114,11 +114,13 @@ def report(path: Path, outcomes: dict[int, dict[str, Any]], file_sum: str) -> bo
     title = f"{path}: {path.stat().st_size / 2**20:.1f} MiB, reversed in memory, and back"
     console.print(f"\n{title}\n", soft_wrap=True)
     table = Table(caption=f"Medians of {TURNS} turns, each of them there and back.")
-    for name in ("", *MEANS):
+    for name in ("", *METHODS):
         table.add_column(name, justify="right" if name else "left")
     for pages, one in outcomes.items():
         what = "one page" if pages == 1 else f"{pages} pages"
-        table.add_row(f"{what} at a time", *(f"{one['times'][means]:.2f} ms" for means in MEANS))
+        table.add_row(
+            f"{what} at a time", *(f"{one['times'][method]:.2f} ms" for method in METHODS)
+        )
     single = outcomes[SIZES[0]]
     nbytes, (before, after) = single["nbytes"], single["mappings"]
     table.add_row("bytes copied", "0", *[f"{2 * nbytes:,}"] * 2)

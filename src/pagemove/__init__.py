@@ -92,3 +92,8 @@ __all__ = [
     "unshare",
     "vmas",
 ]
+
+
+def __dir__() -> list[str]:
+    # For completion: modules that are only parts of it are left out.
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -92,10 +92,19 @@ class Memory(Mapping, Viewable):
         _live.add(self)
 
     def page_states(self) -> npt.NDArray[np.uint16]:
-        """Return one `PageState` word a page; see `pagemove.page_states`."""
+        """Return one `PageState` word a page; see `pagemove.page_states`.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.Memory(2 * pagemove.PAGE_SIZE) as memory:
+        ...     memory.asarray(int)[0] = 1
+        ...     (memory.page_states() != 0).tolist()
+        [True, False]
+        """
         return page_states(self)
 
-    def discard(self, offset: int = 0, length: int | None = None) -> None:
+    def discard(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """Discard pages, so that they are holes and read as zeros.
 
         Parameters
@@ -111,6 +120,15 @@ class Memory(Mapping, Viewable):
         Notes
         -----
         madvise(2) with MADV_DONTNEED: about 0.1 microseconds a page, plus a TLB shootdown.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.Memory(pagemove.PAGE_SIZE) as memory:
+        ...     memory.asarray(int)[0] = 1
+        ...     memory.discard()
+        ...     int(memory.asarray(int)[0])
+        0
         """
         start = operator.index(offset)
         count = self.nbytes - start if length is None else operator.index(length)

@@ -156,7 +156,7 @@ class TestReallyDone:
     @pytest.mark.needs("fork")
     def test_outcomes(self):
         table = outcomes.measure(Bench(QUICK, None, 0.0, lambda *_: None))
-        codes = {(c.situation, c.means): c.code for c in table.cells}
+        codes = {(c.situation, c.method): c.code for c in table.cells}
         own, other, kept, detecting = (
             outcomes.REMAP_ANON_PAGES,
             outcomes.MREMAP,
@@ -177,7 +177,7 @@ class TestReallyDone:
             for situation, row in expected.items()
             for name, code in zip((own, other, kept, detecting), row, strict=True)
         }
-        texts = {(c.situation, c.means): c.text for c in table.cells}
+        texts = {(c.situation, c.method): c.text for c in table.cells}
         assert texts[outcomes.SOURCE_AFTERWARDS, other].endswith("SIGSEGV")
         assert texts[outcomes.CHILD_GONE, own] == "EBUSY until unshare()"
         assert "untouched" in texts[outcomes.DESTINATION_OCCUPIED, own]
@@ -294,7 +294,7 @@ def _checked(text: str, folder: Path, plan: Plan) -> None:
         ns = cost["ns"]
         assert 0 < ns["lower"] <= ns["median"] <= ns["upper"]
         assert 1 <= ns["samples"] <= plan.sittings * plan.rounds
-    growths = {g["means"]: g for g in data["measurements"]["mappings"]["growths"]}
+    growths = {g["method"]: g for g in data["measurements"]["mappings"]["growths"]}
     assert growths["remap_anon_pages"]["points"][-1][1] < 10
     if data["measurements"]["mappings"]["limit"] < 2 * plan.most_moves:
         assert growths["mremap"]["ended_by"] == "ENOMEM"

@@ -44,8 +44,8 @@ class TestFinding:
         assert Finding.of(answers, "figures").verdict is expected
 
 
-def grown(means_name: str, added: int, moves: int, ended_by: str | None) -> growth.Growth:
-    return growth.Growth(means_name, ((1, added // moves), (moves, added)), moves, ended_by)
+def grown(method: str, added: int, moves: int, ended_by: str | None) -> growth.Growth:
+    return growth.Growth(method, ((1, added // moves), (moves, added)), moves, ended_by)
 
 
 class TestGrowthJudged:
@@ -100,14 +100,14 @@ class TestOutcomesJudged:
 SIZES = (("1", 1), ("16", 16), ("512", 512))
 
 
-def made_up(sibling=(False, True), huge=True, **by_means) -> Costs:
-    """Costs as functions of (pages, caches, sibling), by the class name of the means."""
+def made_up(sibling=(False, True), huge=True, **by_method) -> Costs:
+    """Costs as functions of (pages, caches, sibling), by the class name of the method."""
     found = []
     sizes = [(label, pages, False) for label, pages in SIZES]
     if huge:
         sizes.append(("one huge page", 512, True))
     for kind in methods.ALL:
-        cost = by_means.get(kind.__name__, lambda pages, caches, sibling: 1000.0 * pages)
+        cost = by_method.get(kind.__name__, lambda pages, caches, sibling: 1000.0 * pages)
         for label, pages, is_huge in sizes:
             for beside in sibling:
                 for caches in (COLD, WARM):

@@ -7,6 +7,7 @@ import importlib
 import json
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 import pagemove
 from pagemove.cli import app
+from support.servers import Redis, free_ports
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -123,6 +125,26 @@ def test_scripts_run(block: Block, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(block.text)
     _run([sys.executable, "-W", "error", script.name], tmp_path)
+
+
+@pytest.mark.needs("move", "redis")
+def test_run_on_redis_runs_as_printed(tmp_path: Path) -> None:
+    text = (DOCS / "how-to" / "stores.md").read_text()
+    section = text.index("## Run on Redis")
+    (start,) = re.findall(r"^\$ redis-server --port (\d+) (.*)$", text[section:], re.MULTILINE)
+    (program,) = (
+        block.text
+        for block in blocks(DOCS / "how-to" / "stores.md")
+        if block.language == "py" and "RedisStore" in block.text
+    )
+    printed = f"redis://localhost:{start[0]}"
+    assert program.count(printed) == 2
+    # The port may be taken on the machine that tests: everything else is as printed.
+    with Redis(tmp_path / "redis", free_ports(1)[0], *shlex.split(start[1])) as server:
+        script = tmp_path / "script.py"
+        script.write_text(program.replace(f":{start[0]}", f":{server.port}"))
+        _run([sys.executable, "-W", "error", script.name], tmp_path)
+        assert server.say_whole("DBSIZE").strip() != b"0"
 
 
 @pytest.mark.needs("move")

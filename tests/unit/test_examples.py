@@ -100,15 +100,15 @@ def test_compact_heap(rows: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert float(after[1]) < float(before[1])
 
 
-@pytest.mark.parametrize("means", ["compact_by_moving", "compact_by_copying"])
-def test_compacting_keeps_the_live_rows_in_order(means: str) -> None:
+@pytest.mark.parametrize("method", ["compact_by_moving", "compact_by_copying"])
+def test_compacting_keeps_the_live_rows_in_order(method: str) -> None:
     example = load("compact_heap")
     heap = example.Heap(40)
     with heap.memory:
         heap.fragment()
         assert not heap.is_compact()
         assert heap.resident() == 40 * example.ROW_BYTES
-        getattr(example, means)(heap)
+        getattr(example, method)(heap)
         assert heap.is_compact()
         assert heap.resident() == len(heap.live) * example.ROW_BYTES
         assert heap.rows()[: len(heap.live), 5].tolist() == heap.live.tolist()

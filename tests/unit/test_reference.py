@@ -6,6 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pagemove
@@ -28,6 +29,35 @@ def test_every_public_method_is_in_the_reference(kind: type) -> None:
     (listed,) = re.findall(rf"autoclass:: {kind.__name__}\n +:members:(.*)", pages)
     methods = {name for name in vars(kind) if not name.startswith("_")}
     assert methods <= set(re.findall(r"\w+", listed)) or not listed.strip()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pagemove.PagedMemory, pagemove.Memory, pagemove.PagedArray],
+    ids=lambda kind: kind.__name__,
+)
+def test_every_method_has_an_example(kind: type) -> None:
+    # What an ndarray has too is described by NumPy.
+    methods = {
+        name: method
+        for name, method in vars(kind).items()
+        if inspect.isfunction(method) and name[0] != "_" and not hasattr(np.ndarray, name)
+    } | ({"tofile": kind.tofile} if kind is pagemove.PagedArray else {})
+    assert len(methods) >= 2
+    assert [name for name, method in methods.items() if ">>> " not in (method.__doc__ or "")] == []
+
+
+def test_completion_shows_public_names_only() -> None:
+    assert {name for name in dir(pagemove) if name[:2] != "__"} == set(pagemove.__all__)
+
+
+@pytest.mark.needs("move")
+def test_completion_of_a_region_shows_what_the_reference_lists() -> None:
+    page = (REFERENCE / "paging.md").read_text()
+    (listed,) = re.findall(r"autoclass:: PagedMemory\n +:members: (.*)", page)
+    with pagemove.PagedMemory(nbytes=1 << 20) as region:
+        shown = {name for name in dir(region) if name[0] != "_"}
+    assert shown == set(listed.split(", "))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from unit.test_docs import ALL_BLOCKS, ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -47,20 +53,56 @@ PROGRAM = textwrap.dedent(
 )
 
 
-def test_documented_programs_are_accepted_by_mypy_strict(tmp_path: Path) -> None:
-    pytest.importorskip("mypy")
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
+# For 3.11 NumPy's stubs know of no other buffers than those of the standard library.
+MYPY = (
+    *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--python-version", "3.12"),
+    # Libraries of the examples that ship no types.
+    "--disable-error-code=import-untyped",
+)
+PYRIGHT = ("--pythonversion", "3.12", "--pythonpath", sys.executable)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Write every script of the documents, and the sessions of a page as one program."""
+    folder = tmp_path_factory.mktemp("programs")
+    texts = {"program": PROGRAM}
+    for block in ALL_BLOCKS:
+        if block.language not in ("python", "py"):
+            continue
+        page = "_".join(block.page.relative_to(ROOT).with_suffix("").parts).replace("-", "_")
+        if block.is_session:
+            examples = doctest.DocTestParser().get_examples(block.text)
+            source = "".join(example.source for example in examples)
+            texts[f"{page}_session"] = texts.get(f"{page}_session", "") + source
+        else:
+            texts[f"{page}_{block.first}"] = block.text
+    paths = [folder / f"{name}.py" for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_text(text)
+    assert len(paths) > 15
+    return paths
+
+
+def _accepts(command: Sequence[str], programs: list[Path]) -> None:
     done = subprocess.run(
-        # For 3.11 NumPy's stubs know of no other buffers than those of the standard library.
-        (
-            *(sys.executable, "-m", "mypy", "--strict", "--config-file="),
-            *("--python-version", "3.12", program),
-        ),
-        cwd=tmp_path,
+        (*command, *map(str, programs)),
+        cwd=programs[0].parent,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_documented_programs_are_accepted_by_mypy_strict(programs: list[Path]) -> None:
+    pytest.importorskip("mypy")
+    _accepts(MYPY, programs)
+
+
+def test_documented_programs_are_accepted_by_pyright(programs: list[Path]) -> None:
+    pyright = os.environ.get("PAGEMOVE_PYRIGHT") or shutil.which("pyright")
+    if pyright is None:
+        pytest.skip("pyright is not installed: npm install pyright, PAGEMOVE_PYRIGHT=its path")
+    _accepts((pyright, *PYRIGHT), programs)

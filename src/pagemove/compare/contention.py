@@ -38,7 +38,7 @@ class Disturbance:
 
     Attributes
     ----------
-    means : str
+    method : str
         What the measuring thread did meanwhile, as often as it could.
     pages : int
         Pages that each of its operations brought to another place.
@@ -51,7 +51,7 @@ class Disturbance:
         Operations in a millisecond.
     """
 
-    means: str
+    method: str
     pages: int
     fault: Spread
     lost: Spread
@@ -67,7 +67,7 @@ class Contention:
 
     def find(self, name: str, pages: int) -> Disturbance:
         """Return one of them."""
-        return next(d for d in self.disturbances if (d.means, d.pages) == (name, pages))
+        return next(d for d in self.disturbances if (d.method, d.pages) == (name, pages))
 
     def pages(self) -> list[int]:
         """List the numbers of pages that one operation moved."""

@@ -37,7 +37,7 @@ class Cost:
 
     Attributes
     ----------
-    means : str
+    method : str
         Its name.
     size : str
         Label of what one operation brings over.
@@ -54,7 +54,7 @@ class Cost:
         Nanoseconds for one operation.
     """
 
-    means: str
+    method: str
     size: str
     pages: int
     huge: bool
@@ -120,19 +120,25 @@ class Costs:
         """Whether other processes took so much time that the figures deserve little trust."""
         return self.cpu_share < _UNDISTURBED or 0 < self.sibling_share < _UNDISTURBED
 
-    def find(self, means: str, size: str, *, caches: str, sibling: bool) -> Spread | None:
+    def find(self, method: str, size: str, *, caches: str, sibling: bool) -> Spread | None:
         """Return one cost, or None if it was not measured."""
         for cost in self.costs:
-            if (cost.means, cost.size, cost.caches, cost.sibling) == (means, size, caches, sibling):
+            if (cost.method, cost.size, cost.caches, cost.sibling) == (
+                method,
+                size,
+                caches,
+                sibling,
+            ):
                 return cost.ns
         return None
 
-    def curve(self, means: str, *, caches: str, sibling: bool) -> list[Cost]:
+    def curve(self, method: str, *, caches: str, sibling: bool) -> list[Cost]:
         """Return the costs of one method by the number of pages, without the huge page."""
         chosen = [
             cost
             for cost in self.costs
-            if (cost.means, cost.caches, cost.sibling) == (means, caches, sibling) and not cost.huge
+            if (cost.method, cost.caches, cost.sibling) == (method, caches, sibling)
+            and not cost.huge
         ]
         return sorted(chosen, key=lambda cost: cost.pages)
 

@@ -23,12 +23,12 @@ The file holds one object; times are in nanoseconds, sizes in bytes unless they 
     ``samples``.
 
     ``mappings``
-        ``limit`` (vm.max_map_count) and ``growths``: ``means``, ``points`` (pairs: moves, mappings
+        ``limit`` (vm.max_map_count) and ``growths``: ``method``, ``points`` (pairs: moves, mappings
         added), ``moves``, ``ended_by`` (errno or null).
     ``outcomes``
-        ``cells``: ``situation``, ``means``, ``code``, ``text``.
+        ``cells``: ``situation``, ``method``, ``code``, ``text``.
     ``costs``
-        ``costs``: ``means``, ``size``, ``pages``, ``huge``, ``caches`` ("cold" or "warm"),
+        ``costs``: ``method``, ``size``, ``pages``, ``huge``, ``caches`` ("cold" or "warm"),
         ``sibling`` (whether another thread ran), ``ns`` (spread of one operation).
         ``crossings``: ``rival`` of remap_anon_pages, ``caches``, ``sibling``, ``points`` (``size``
         in pages, and which is ``cheaper`` above), ``cheaper_below``. ``empty_calls``: spreads by
@@ -36,7 +36,7 @@ The file holds one object; times are in nanoseconds, sizes in bytes unless they 
         make the caches cold. ``left_out``: what could not be measured, and why. ``cpu_share``,
         ``sibling_share``: how much of the time the two threads had a CPU.
     ``faults``
-        ``undisturbed`` (spread: from one fault to the next) and ``disturbances``: ``means``,
+        ``undisturbed`` (spread: from one fault to the next) and ``disturbances``: ``method``,
         ``pages`` of one operation, ``fault``, ``lost`` (of the other thread's time, to one
         operation), ``operations`` in a millisecond: all spreads.
 """

@@ -21,17 +21,17 @@ MREMAP = "mremap"
 MREMAP_KEPT = "mremap, source kept"
 _REMAP = lowlevel.MREMAP_MAYMOVE | lowlevel.MREMAP_FIXED
 _FLAGS = {MREMAP: _REMAP, MREMAP_KEPT: _REMAP | lowlevel.MREMAP_DONTUNMAP}
-# The largest number of pages resident at once; a mean that leaves its source mapped starts again.
+# The largest number of pages resident at once; a method that leaves its source mapped starts again.
 _MOST_RESIDENT = 32_768
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Mappings against moves for one mean.
+    """Mappings against moves for one method.
 
     Attributes
     ----------
-    means : str
+    method : str
         Its name.
     points : tuple of (int, int)
         Moves made, and mappings there were more than before the first.
@@ -41,7 +41,7 @@ class Growth:
         The errno that ended it, None if it could have gone on.
     """
 
-    means: str
+    method: str
     points: tuple[tuple[int, int], ...]
     moves: int
     ended_by: str | None
@@ -60,38 +60,38 @@ class Mappings:
     limit: int
     growths: tuple[Growth, ...]
 
-    def of(self, means: str) -> Growth:
-        """Return the counts of one mean."""
-        return next(growth for growth in self.growths if growth.means == means)
+    def of(self, method: str) -> Growth:
+        """Return the counts of one method."""
+        return next(growth for growth in self.growths if growth.method == method)
 
 
 def _checkpoints(most: int) -> list[int]:
     return sorted({int(n) for n in np.geomspace(1, most, 16)})
 
 
-def _mover(means: str) -> Callable[[int, int], object]:
-    if means == REMAP_ANON_PAGES:
+def _mover(method: str) -> Callable[[int, int], object]:
+    if method == REMAP_ANON_PAGES:
         return lambda destination, source: pagemove.remap_anon_pages(destination, source, PAGE_SIZE)
-    flags = _FLAGS[means]
+    flags = _FLAGS[method]
     return lambda destination, source: lowlevel.mremap(
         source, PAGE_SIZE, PAGE_SIZE, flags, destination
     )
 
 
-def grow_here(means: str, most: int) -> dict[str, object]:
+def grow_here(method: str, most: int) -> dict[str, object]:
     """Move up to `most` pages, every other one of an area, and count this process's mappings.
 
     To be called in a process that has no other use: it may be left without a mapping to spare.
     """
     pages = min(
-        most, _MOST_RESIDENT if means == REMAP_ANON_PAGES else features().max_map_count // 2 + 2
+        most, _MOST_RESIDENT if method == REMAP_ANON_PAGES else features().max_map_count // 2 + 2
     )
     nbytes = 2 * pages * PAGE_SIZE
-    move = _mover(means)
+    move = _mover(method)
     with Area(nbytes) as one, Area(nbytes) as other:
         source, destination = one, other
         np.frombuffer(source.view(source.address, nbytes), np.uint8)[:: 2 * PAGE_SIZE] = 1
-        if means == REMAP_ANON_PAGES:
+        if method == REMAP_ANON_PAGES:
             # The first call makes the library's own arrangements, and the interpreter's.
             move(destination.address, source.address)
             move(source.address, destination.address)
@@ -115,23 +115,23 @@ def grow_here(means: str, most: int) -> dict[str, object]:
             points.append((made, count_vmas() - before))
             if ended_by:
                 break
-    return {"means": means, "points": points, "moves": made, "ended_by": ended_by}
+    return {"method": method, "points": points, "moves": made, "ended_by": ended_by}
 
 
 def measure(bench: Bench) -> Mappings:
-    """Count the mappings that each mean adds, each in a process of its own."""
+    """Count the mappings that each method adds, each in a process of its own."""
     growths = []
     names = (REMAP_ANON_PAGES, MREMAP, MREMAP_KEPT)
-    for number, means in enumerate(names):
-        bench.tick(f"counting mappings: {means}", number / len(names))
-        data = run_in_child(__name__, "grow_here", means, bench.plan.most_moves)
+    for number, method in enumerate(names):
+        bench.tick(f"counting mappings: {method}", number / len(names))
+        data = run_in_child(__name__, "grow_here", method, bench.plan.most_moves)
         points = tuple((moves, added) for moves, added in data["points"])
-        growths.append(Growth(means, points, data["moves"], data["ended_by"]))
+        growths.append(Growth(method, points, data["moves"], data["ended_by"]))
     return Mappings(features().max_map_count, tuple(growths))
 
 
 def _sentence(growth: Growth, limit: int) -> str:
-    text = f"{growth.means} adds {growth.per_move:g} mappings a move and "
+    text = f"{growth.method} adds {growth.per_move:g} mappings a move and "
     if growth.ended_by:
         return f"{text}ends with {growth.ended_by} after {growth.moves:,}"
     text += f"was not at its end after {growth.moves:,}"

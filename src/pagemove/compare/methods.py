@@ -1,6 +1,6 @@
 """The methods of getting pages from one place to another, each ready to be timed.
 
-A mean owns a source and a destination area with a number of slots in each, and brings the content
+A method owns a source and a destination area with a number of slots in each, and brings the content
 of every source slot to the destination slot of the same number. Slots are aligned to their own
 size and lie a slot's length apart, so that moves are scattered; a single slot is a whole mapping.
 """
@@ -58,7 +58,7 @@ class Size:
 
 
 class Method(ABC):
-    """One mean, its memory, and what undoes it.
+    """One method, its memory, and what undoes it.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Method(ABC):
             self.occupy(destination)
 
     def occupy(self, destination: int) -> None:  # noqa: B027 (most find nothing there)
-        """Put into a destination slot what the mean is to find there: nothing."""
+        """Put into a destination slot what the method is to find there: nothing."""
 
     @abstractmethod
     def run(self) -> None:

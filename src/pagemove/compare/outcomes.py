@@ -50,7 +50,7 @@ class Outcome:
 
     Attributes
     ----------
-    situation, means : str
+    situation, method : str
         Names.
     code : str
         For programs: the errno it was refused with, or one word for what happened.
@@ -59,7 +59,7 @@ class Outcome:
     """
 
     situation: str
-    means: str
+    method: str
     code: str
     text: str
 
@@ -70,9 +70,9 @@ class Outcomes:
 
     cells: tuple[Outcome, ...]
 
-    def find(self, situation: str, means: str) -> Outcome:
+    def find(self, situation: str, method: str) -> Outcome:
         """Return one cell."""
-        return next(c for c in self.cells if (c.situation, c.means) == (situation, means))
+        return next(c for c in self.cells if (c.situation, c.method) == (situation, method))
 
 
 class _Pair:
@@ -216,7 +216,7 @@ def _mappings_added(call: Call) -> tuple[str, str]:
 def outcomes_here() -> list[dict[str, str]]:
     """Fill the table in this process: one that may be forked, and whose mappings matter to none."""
     cells = []
-    for means, call in _CALLS.items():
+    for method, call in _CALLS.items():
         alive, gone = _after_fork(call)
         answers = {
             MAPPINGS_ADDED: _mappings_added(call),
@@ -228,7 +228,7 @@ def outcomes_here() -> list[dict[str, str]]:
             CHILD_GONE: gone,
         }
         for situation, (code, text) in answers.items():
-            cells.append({"situation": situation, "means": means, "code": code, "text": text})
+            cells.append({"situation": situation, "method": method, "code": code, "text": text})
     return cells
 
 

@@ -29,7 +29,7 @@ class Plan:
         Pages of the whole range, moved by one operation.
     sittings, rounds : int
         How often memory is allocated anew for measuring costs, and measurements of each cost with
-        it. Which frames a means happens to get matters more than any other disturbance.
+        it. Which frames a method happens to get matters more than any other disturbance.
     most_moves : int
         Where counting mappings ends, if the kernel does not end it before.
     fault_rounds : int

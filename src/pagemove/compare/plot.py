@@ -39,7 +39,7 @@ _VERDICTS = {
 
 
 class _Curve(NamedTuple):
-    means: str
+    method: str
     caches: str
     label: str
     colour: str
@@ -85,12 +85,12 @@ def _nothing_there(axes: Axes, why: str) -> None:
 
 
 def _per_page(costs: Costs, curve: _Curve, *, sibling: bool) -> tuple[list[int], list[float]]:
-    found = costs.curve(curve.means, caches=curve.caches, sibling=sibling)
+    found = costs.curve(curve.method, caches=curve.caches, sibling=sibling)
     return [c.pages for c in found], [c.ns.median / 1000 / c.pages for c in found]
 
 
 def _quartiles(costs: Costs, curve: _Curve, *, sibling: bool) -> tuple[list[float], list[float]]:
-    found = costs.curve(curve.means, caches=curve.caches, sibling=sibling)
+    found = costs.curve(curve.method, caches=curve.caches, sibling=sibling)
     return (
         [c.ns.lower / 1000 / c.pages for c in found],
         [c.ns.upper / 1000 / c.pages for c in found],
@@ -157,8 +157,8 @@ def _cheapest(costs: Costs, *, sibling: bool) -> list[tuple[float, _Curve]]:
     for curve in reversed(_CURVES):  # ours, with whose sizes the others are compared, is the last
         pages, us = _per_page(costs, curve, sibling=sibling)
         sizes = sizes or pages
-        if pages and pages == sizes and curve.caches == COLD and curve.means in _STRIP:
-            rivals[curve.means] = (curve, us)
+        if pages and pages == sizes and curve.caches == COLD and curve.method in _STRIP:
+            rivals[curve.method] = (curve, us)
     if not rivals:
         return []
     start, best = float(sizes[0]), min(rivals, key=lambda name: rivals[name][1][0])
@@ -188,7 +188,7 @@ def _strip(axes: Axes, costs: Costs, *, sibling: bool) -> None:
             axes.text(
                 math.sqrt(start * end),
                 _STRIP_HEIGHT / 2,
-                _STRIP[curve.means],
+                _STRIP[curve.method],
                 transform=across,
                 ha="center",
                 va="center",
@@ -229,16 +229,16 @@ def _growth(axes: Axes, data: Mappings) -> None:
     )
     steepest_first = sorted(data.growths, key=lambda growth: -growth.per_move)
     for number, growth in enumerate(steepest_first):
-        colour = _GROWTH[growth.means]
+        colour = _GROWTH[growth.method]
         moves, added = zip((0, 0), *growth.points, strict=True)
         axes.plot(moves, added, color=colour, linewidth=2.6, clip_on=False)
         if growth.ended_by:
             axes.plot(
                 moves[-1], added[-1], "X", color=colour, markersize=10, clip_on=False, zorder=5
             )
-            text = f"{growth.means}: {growth.ended_by} after {growth.moves:,} moves"
+            text = f"{growth.method}: {growth.ended_by} after {growth.moves:,} moves"
         else:
-            text = f"{growth.means}: {added[-1]:,} mappings after {growth.moves:,} moves"
+            text = f"{growth.method}: {added[-1]:,} mappings after {growth.moves:,} moves"
         axes.text(
             0.99,
             0.24 - 0.095 * number,

@@ -122,7 +122,7 @@ def _cell(ns: Spread | None) -> str:
 def _mappings(data: Mappings) -> Iterator[Table]:
     table = _table(
         f"Scattered one-page moves; at most {data.limit:,} mappings are allowed",
-        "means",
+        "method",
         "mappings a move",
         "moves made",
         "mappings added",
@@ -130,7 +130,7 @@ def _mappings(data: Mappings) -> Iterator[Table]:
     )
     for growth in data.growths:
         table.add_row(
-            growth.means,
+            growth.method,
             f"{growth.per_move:g}",
             f"{growth.moves:,}",
             f"{growth.points[-1][1]:,}",
@@ -140,10 +140,10 @@ def _mappings(data: Mappings) -> Iterator[Table]:
 
 
 def _outcomes(data: Outcomes) -> Iterator[Table]:
-    names = list(dict.fromkeys(cell.means for cell in data.cells))
+    names = list(dict.fromkeys(cell.method for cell in data.cells))
     table = _text_table("What happened", "", *names, narrow=_SITUATION_WIDTH)
     for situation in dict.fromkeys(cell.situation for cell in data.cells):
-        texts = {cell.means: cell.text for cell in data.cells if cell.situation == situation}
+        texts = {cell.method: cell.text for cell in data.cells if cell.situation == situation}
         table.add_row(situation, *(texts.get(name, "-") for name in names))
     yield table
 
@@ -160,7 +160,7 @@ def _headers(costs: Costs) -> dict[str, str]:
 def _cost_table(costs: Costs, rows: tuple[type[methods.Method], ...], *, sibling: bool) -> Table:
     heads = _headers(costs)
     title = f"Microseconds for one operation, caches cold, {_COMPANY[sibling]}; columns: pages"
-    table = _table(title, "means", *heads.values())
+    table = _table(title, "method", *heads.values())
     for row in rows:
         found = [costs.find(row.name, label, caches=COLD, sibling=sibling) for label in heads]
         table.add_row(row.name, *(_cell(ns) for ns in found))
@@ -205,7 +205,7 @@ def _faults(data: Contention) -> Iterator[Table]:
         table = _table(
             f"Another thread faults while {pages} page{'s' if pages > 1 else ''} at a time are "
             f"brought over; undisturbed a fault takes {microseconds(data.undisturbed.median)} us",
-            "means",
+            "method",
             "us a fault",
             "times undisturbed",
             "operations a ms",
@@ -215,7 +215,7 @@ def _faults(data: Contention) -> Iterator[Table]:
             if disturbance.pages == pages:
                 quartiles = disturbance.lost.upper - disturbance.lost.lower
                 table.add_row(
-                    disturbance.means,
+                    disturbance.method,
                     _cell(disturbance.fault),
                     f"{data.slowdown(disturbance):.2f}",
                     f"{disturbance.operations.median:,.1f}",

@@ -210,7 +210,7 @@ def interleave(
 
 @dataclass(frozen=True, slots=True)
 class Crossover:
-    """A size from which another of two means is the cheaper one.
+    """A size from which another of two methods is the cheaper one.
 
     Attributes
     ----------

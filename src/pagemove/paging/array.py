@@ -91,7 +91,21 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         return None if region is None else region._origin
 
     def flush(self) -> None:
-        """Make changes durable, of the whole region; as `PagedMemory.flush`. Nothing for a copy."""
+        """Make changes durable, of the whole region; as `PagedMemory.flush`. Nothing for a copy.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "numbers")
+        ...     np.arange(1000.0).tofile(path)
+        ...     numbers = pagemove.open_array(path, dtype=float, mode="r+")
+        ...     numbers[5] = -1
+        ...     numbers.flush()
+        ...     float(np.fromfile(path)[5])
+        -1.0
+        """
         region = self.region
         if region is not None:
             region.flush()
@@ -101,6 +115,18 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
 
         As `pagemove.prefetch`: with `indices` those of rows along the first axis, and with `wait`
         until they are there. Nothing for a copy.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "numbers")
+        ...     np.arange(1000.0).tofile(path)
+        ...     numbers = pagemove.open_array(path, dtype=float)
+        ...     numbers[:10].prefetch(wait=True)
+        ...     numbers.region.stats().resident_nbytes > 0
+        True
         """
         region = self.region
         if region is None:
@@ -136,6 +162,18 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
 
         A file object needs nothing but ``write``. OSError where it cannot be written; a note says
         how far it came.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "numbers")
+        ...     np.arange(1000.0).tofile(path)
+        ...     numbers = pagemove.open_array(path, dtype=float)
+        ...     numbers.tofile(pathlib.Path(folder, "copy"))
+        ...     pathlib.Path(folder, "copy").read_bytes() == path.read_bytes()
+        True
         """
         if sep:
             super().tofile(fid, sep, format)

@@ -34,6 +34,25 @@ from pagemove.views import Viewable
 # What a kernel that lacks something, or does not permit it, answers.
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
+_OF_THE_PAGER = frozenset(
+    [
+        "counters",
+        "failure_text",
+        "failures",
+        "gather",
+        "gatherable",
+        "histogram",
+        "inherited",
+        "lost",
+        "pin_blocks",
+        "recorded",
+        "replay",
+        "state_bytes",
+        "store_stats",
+        "unpin_blocks",
+    ]
+)
+
 
 class PagedMemory(Pager, Viewable):
     """A region of memory whose blocks are read from a store when they are first touched.
@@ -262,6 +281,10 @@ class PagedMemory(Pager, Viewable):
                 super().close()
                 raise
 
+    def __dir__(self) -> list[str]:
+        # For completion: what the pager has for this class alone is left out.
+        return sorted(set(super().__dir__()) - _OF_THE_PAGER)
+
     @property
     def store(self) -> Store:
         """The store it was made over. It may be closed; the region does not need it."""
@@ -287,7 +310,7 @@ class PagedMemory(Pager, Viewable):
 
     # The pager's methods take ranges as they are; these are what callers should be asked for.
     def prefetch(  # type: ignore[override]
-        self, offset: Any = 0, length: int | None = None, *, wait: bool = False
+        self, offset: Any = 0, length: SupportsIndex | None = None, *, wait: bool = False
     ) -> None:
         """Read blocks before they are touched.
 
@@ -308,6 +331,14 @@ class PagedMemory(Pager, Viewable):
             exception's notes.
         ValueError
             The range is not within the region; the region is closed.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.PagedMemory(nbytes=1 << 20) as region:
+        ...     region.prefetch(0, region.block_size, wait=True)
+        ...     region.stats().prefetched
+        1
         """
         many = not isinstance(offset, SupportsIndex) or bool(getattr(offset, "ndim", None))
         if many:
@@ -322,7 +353,7 @@ class PagedMemory(Pager, Viewable):
                 failures.check_read(self, code, first, blocks, self._label)
 
     def evict(  # type: ignore[override]
-        self, offset: int = 0, length: int | None = None
+        self, offset: SupportsIndex = 0, length: SupportsIndex | None = None
     ) -> None:
         """Take blocks out of memory, after writing back those that were changed.
 
@@ -340,6 +371,15 @@ class PagedMemory(Pager, Viewable):
             A block cannot be written back. It stays in memory.
         ValueError
             The range is not within the region; the region is closed.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.PagedMemory(nbytes=1 << 20) as region:
+        ...     region.prefetch(wait=True)
+        ...     region.evict()
+        ...     region.stats().resident_nbytes
+        0
         """
         start, count = span(self.nbytes, offset, length)
         with memoryview(self):
@@ -364,6 +404,19 @@ class PagedMemory(Pager, Viewable):
             but the region is not there any more.
         ValueError
             The region is closed.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "numbers")
+        ...     np.zeros(1000).tofile(path)
+        ...     numbers = pagemove.open_array(path, dtype=float, mode="r+")
+        ...     numbers[5] = 5
+        ...     pagemove.region_of(numbers).flush()
+        ...     float(np.fromfile(path)[5])
+        5.0
         """
         with memoryview(self):
             if not self._save():
@@ -388,6 +441,21 @@ class PagedMemory(Pager, Viewable):
         ------
         ValueError
             The region is closed.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> from pagemove.stores import FileStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     data, order = pathlib.Path(folder, "data"), pathlib.Path(folder, "order.npy")
+        ...     np.zeros(100_000).tofile(data)
+        ...     with FileStore(data) as store, pagemove.PagedMemory(store) as region:
+        ...         region.record(order)
+        ...         first = bytes(memoryview(region)[500_000:500_001])
+        ...     with FileStore(data) as store, pagemove.PagedMemory(store, replay=order):
+        ...         int(np.load(order)[0]) == 500_000 // region.block_size * region.block_size
+        True
         """
         with memoryview(self):
             super().record()
@@ -405,6 +473,15 @@ class PagedMemory(Pager, Viewable):
         ------
         ValueError
             The region is closed.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.PagedMemory(nbytes=1 << 20) as region:
+        ...     before = region.stats()
+        ...     region.prefetch(wait=True)
+        ...     (region.stats() - before).bytes_read
+        1048576
         """
         with memoryview(self):
             counters = self.counters()
@@ -431,6 +508,14 @@ class PagedMemory(Pager, Viewable):
             close it again.
         BufferError
             Arrays or memoryviews of it are still in use.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> region = pagemove.PagedMemory(nbytes=1 << 20)
+        >>> region.close()
+        >>> region.closed
+        True
         """
         if self.closed:
             return

@@ -60,7 +60,7 @@ def text_of(nbytes: float) -> str:
     return f"{digits} {unit}"
 
 
-def span(nbytes: int, offset: int, length: int | None) -> tuple[int, int]:
+def span(nbytes: int, offset: SupportsIndex, length: SupportsIndex | None) -> tuple[int, int]:
     """Return first byte and length of a range of a region; ValueError if it is not within that."""
     start = operator.index(offset)
     count = nbytes - start if length is None else operator.index(length)
