@@ -310,8 +310,9 @@ def _store_of(region: PagedMemory) -> bytes:
             "pass a copy (numpy.array(view), or pagemove.reference(view, copy=True)), or use a "
             "store with a path"
         )
-    link = store._link(written=region.mode == "r+")
-    return pickled(store) if link is None else pickle.dumps(link, 5)
+    written = region.mode == "r+"
+    link = store._link(written=written)
+    return pickled(store, written=written) if link is None else pickle.dumps(link, 5)
 
 
 def _options_of(region: PagedMemory) -> bytes:

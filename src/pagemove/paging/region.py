@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import operator
 import os
 import warnings
 from typing import Any, Self, SupportsIndex
@@ -342,7 +343,8 @@ class PagedMemory(Pager, Viewable):
         """
         many = not isinstance(offset, SupportsIndex) or bool(getattr(offset, "ndim", None))
         if many:
-            gather.read_together(self, gather.runs_in(self, offset, length), wait)
+            size = None if length is None else operator.index(length)
+            gather.read_together(self, gather.runs_in(self, offset, size), wait)
             return
         start, count = span(self.nbytes, offset, length)
         with memoryview(self):

@@ -81,8 +81,10 @@ class Link(NamedTuple):
         return store
 
 
-def pickled(store: Store) -> bytes:
+def pickled(store: Store, *, written: bool = False) -> bytes:
     """Pickle a store, with links instead of those that have one, at any depth.
+
+    `written`: it was, by a region.
 
     Raises
     ------
@@ -92,14 +94,18 @@ def pickled(store: Store) -> bytes:
         It cannot be pickled.
     """
     buffer = io.BytesIO()
-    _Pickler(buffer, 5).dump(store)
+    _Pickler(buffer, written).dump(store)
     return buffer.getvalue()
 
 
 class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, written: bool) -> None:
+        super().__init__(file, 5)
+        self._written = written
+
     def reducer_override(self, found: Any) -> Any:
         find = getattr(type(found), "_link", None)
-        link = find(found) if find else None
+        link = find(found, written=self._written) if find else None
         return NotImplemented if link is None else (_opened, (link, found.writable))
 
 

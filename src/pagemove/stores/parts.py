@@ -78,7 +78,7 @@ class Part(Store):
 
 def whole_of(store: Store) -> tuple[Store, int]:
     """Return what a part is a part of, and its first byte there; of any other store itself."""
-    first = 0
-    while isinstance(store, Part):
-        store, first = store.whole, first + store.first
-    return store, first
+    if isinstance(store, Part):
+        whole, first = whole_of(store.whole)
+        return whole, first + store.first
+    return store, 0

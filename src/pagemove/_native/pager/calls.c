@@ -352,8 +352,11 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
 
 int pg_gather(struct pg_region *region, const struct pg_run *runs, size_t count, int wait)
 {
-    struct pg_call call = {
-        .function = gather, .runs = (struct pg_run *)runs, .run_count = count, .posted = !wait, .hint = !wait};
+    struct pg_call call = {.function = gather,
+                           .runs = (struct pg_run *)runs,
+                           .run_count = count,
+                           .posted = !wait,
+                           .hint = !wait};
     int error;
 
     if (pg_is_lost(region))
