@@ -65,7 +65,12 @@ def _read(path: str | os.PathLike[str], most: int) -> npt.NDArray[np.uint64]:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError(f"version {version} of the .npy format")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        try:
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        # NumPy's parser raises a different exception for every kind of malformed header.
+        except Exception as error:
+            reason = str(error).partition("\n")[0][:200] or type(error).__name__
+            raise ValueError(f"its header cannot be read: {reason}") from None
         if dtype != _DTYPE or len(shape) != 1:
             raise ValueError(f"{dtype} of {len(shape)} dimensions")
         if not 0 <= shape[0] <= most:
