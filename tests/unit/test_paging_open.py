@@ -164,7 +164,7 @@ class TestNpy:
 
     @pytest.mark.parametrize("length", [129 << 10, 1 << 20])
     def test_a_long_header_is_not_parsed(self, path, length, monkeypatch):
-        monkeypatch.setattr("pagemove.paging.open._parsed", None)
+        monkeypatch.setattr("pagemove.containers.npy._parsed", None)
         text = b"{'descr':'<f8','fortran_order':False,'shape':(" + b"1," * (length // 2)
         header = text[: length - 2] + b")}"
         path.write_bytes(b"\x93NUMPY\2\0" + struct.pack("<I", length) + header + bytes(100))

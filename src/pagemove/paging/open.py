@@ -20,9 +20,7 @@ from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
 from pagemove.paging.tokens import register
 from pagemove.stores.base import Store
-from pagemove.stores.chunked import chunked_store, is_zarr
 from pagemove.stores.file import FileStore
-from pagemove.stores.sliced import SlicedStore
 from pagemove.views import owner_behind
 
 if TYPE_CHECKING:
@@ -133,7 +131,7 @@ def open_array(
         check_store(source)  # which says why not
     named, inner = Source(os.fsdecode(source), storage_options or {}).split()
     writable = paging.get("mode") == "r+"
-    if named.path is not None and is_zarr(named.path):
+    if named.path is not None and named.is_zarr:
         inner = inner or paging.pop("name", None)
         return _chunked(named.path, inner, dtype, shape, offset, paging)
     with limits.named():
@@ -208,6 +206,8 @@ def _chunked(
     paging: PagingOptions,
 ) -> PagedArray:
     """Open an array that is decoded by slices, in the process that serves its region."""
+    from pagemove.stores.chunked import chunked_store  # which files that are whole do not need
+
     writable = paging.get("mode") == "r+"
     try:
         store = chunked_store(path, name or "", writable=writable)
@@ -260,9 +260,11 @@ def _array(
 
 def _known(store: Store) -> Layout | None:
     """Take the layout from what the store says of itself, or from a header."""
-    if isinstance(store, SlicedStore):
-        return Layout(store.dtype, store.shape, fortran=False, offset=0)
-    return read_header(store)
+    items = store._items()
+    if items is None:
+        return read_header(store)
+    shape, dtype = items
+    return Layout(dtype, shape, fortran=False, offset=0)
 
 
 def _raw(

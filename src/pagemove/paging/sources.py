@@ -82,6 +82,11 @@ class Source:
             return _path_of(self.text)
         return None if self._scheme else self.text
 
+    @property
+    def is_zarr(self) -> bool:
+        """Whether it has the name of a zarr: a folder, or a zip file of one."""
+        return self.text.rstrip("/").lower().endswith((".zarr", ".zarr.zip"))
+
     def split(self) -> tuple[Source, str | None]:
         """Return the file, and the name of the array in it that stands behind a ``#``, if any.
 

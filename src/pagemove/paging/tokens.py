@@ -7,7 +7,6 @@ that would be the whole of it: so the name is made of its reference, and the siz
 from __future__ import annotations
 
 import sys
-import uuid
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,8 @@ def token(array: PagedArray) -> Any:
         return PagedArray._refer(array).__dask_tokenize__()
     except (ValueError, OSError):
         # Of this process alone, or changed meanwhile: equal to nothing else.
+        import uuid  # and no array that Dask never sees
+
         return uuid.uuid4().hex
 
 

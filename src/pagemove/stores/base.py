@@ -13,6 +13,7 @@ from pagemove.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from typing_extensions import Buffer
 
     from pagemove.stores.links import Link
@@ -150,6 +151,10 @@ class Store(abc.ABC):
     def stats(self) -> dict[str, float]:
         """Return what the store knows of itself, in numbers by name; nothing, as a rule."""
         return {}
+
+    def _items(self) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+        """Say what array the bytes are, where the store knows: shape and dtype, in C order."""
+        return None
 
     def _link(self, *, written: bool = False) -> Link | None:
         """Say how to open it anew elsewhere; None: by its pickle. `written`: by a region."""

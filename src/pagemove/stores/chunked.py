@@ -49,16 +49,11 @@ def chunked_store(
     kind = os.path.splitext(path.rstrip("/"))[1].lower()
     if kind in _HDF5:
         opener: Any = functools.partial(hdf5_dataset, os.path.abspath(path), name, writable)
-    elif is_zarr(path):
+    elif kind == ".zarr" or path.lower().endswith(".zarr.zip"):
         opener = functools.partial(zarr_array, os.path.abspath(path), name, writable)
     else:
         return None
     return SlicedStore(opener, writable=writable, path=path if writable else None, **options)
-
-
-def is_zarr(path: str) -> bool:
-    """Return whether a file, or a folder, has the name of a zarr."""
-    return path.rstrip("/").lower().endswith((".zarr", ".zarr.zip"))
 
 
 def zarr_array(path: str, name: str = "", writable: bool = False) -> Any:

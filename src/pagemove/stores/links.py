@@ -94,18 +94,18 @@ def pickled(store: Store, *, written: bool = False) -> bytes:
         It cannot be pickled.
     """
     buffer = io.BytesIO()
-    _Pickler(buffer, written).dump(store)
+    pickler = _Pickler(buffer, 5)
+    pickler.written = written
+    pickler.dump(store)
     return buffer.getvalue()
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, written: bool) -> None:
-        super().__init__(file, 5)
-        self._written = written
+    written = False
 
     def reducer_override(self, found: Any) -> Any:
         find = getattr(type(found), "_link", None)
-        link = find(found, written=self._written) if find else None
+        link = find(found, written=self.written) if find else None
         return NotImplemented if link is None else (_opened, (link, found.writable))
 
 

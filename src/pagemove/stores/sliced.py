@@ -155,6 +155,9 @@ class SlicedStore(Store):
         """Whether it was opened for writing too."""
         return self._writable
 
+    def _items(self) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+        return self.shape, self.dtype
+
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill a buffer from slabs that are kept, or are read.
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import mmap
+import sys
 import threading
 import time
 import traceback
@@ -52,7 +53,9 @@ class TestFailures:
         assert "OSError: no ..." in found["notes"]
         assert "hidden" not in str(found)
 
-    def test_one_that_cannot_be_pickled_is_refused_with_the_remedy(self, tmp_path):
+    def test_one_that_cannot_be_pickled_is_refused_with_the_remedy(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "cloudpickle", None)
+
         class Local(Store):
             nbytes = 4096
 
