@@ -143,8 +143,8 @@ class PagedMemory(Pager, Viewable):
     A core dump does not have the region's memory. With ``PAGEMOVE_CORE_DUMPS=1`` in the environment
     it has the blocks that are resident; writing it then takes time for the region's whole length.
 
-    In a child made by fork the region is not there: touching it is SIGSEGV, the object refuses new
-    buffers, and closing it does nothing. Where the process may open userfaultfd for user mode only,
+    In a child made by fork the region is not there: touching it is SIGSEGV, after a message that
+    names it, the object refuses new buffers, and closing it does nothing. Where the process may open userfaultfd for user mode only,
     `kernel_faults` is False, and a system call on memory that is not resident fails with EFAULT:
     `pinned` and `save` are for that, and `KernelFaultsWarning` says so once.
 

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "inherited.h"
 #include "region.h"
 #include "voice.h"
 
@@ -27,9 +28,12 @@ static void in_child(void)
     pg_ending_forked();
     for (struct pg_region *region = regions; region; region = region->next) {
         region->inherited = 1;
+        pg_mark_grave(region->stone, region);
+        region->stone = NULL;
         pm_close(region->sentinel, region->sentinel_identity);
     }
     regions = NULL;
+    pg_watch_graves();
     pg_voice_forget();
     pthread_mutex_unlock(&regions_lock);
 }
@@ -64,6 +68,7 @@ int pg_enter(struct pg_region *region)
         pthread_mutex_unlock(&regions_lock);
         return error;
     }
+    region->stone = pg_new_stone();
     region->watched = pm_keep(ends[0]);
     region->sentinel = pm_keep(ends[1]);
     region->sentinel_identity = pm_identify(region->sentinel);
@@ -84,6 +89,8 @@ static void leave(struct pg_region *region, int silent)
         if (region->next)
             region->next->link = region->link;
         pm_close(region->sentinel, region->sentinel_identity);
+        pg_free_stone(region->stone);
+        region->stone = NULL;
         if (silent)
             pg_voice_leave();
     }

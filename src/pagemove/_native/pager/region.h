@@ -195,6 +195,7 @@ struct pg_region {
     pthread_t saver;
 
     struct pg_region *next, **link; /* of all regions, for fork */
+    struct pg_stone *stone;         /* what a forked child says of it (inherited.c) */
     int inherited;
 };
 
