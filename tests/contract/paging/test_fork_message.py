@@ -91,12 +91,12 @@ def test_a_handler_that_was_there_comes_after_it(path):
 def test_the_parent_and_programs_that_it_starts_have_none(path):
     code = """
 import subprocess
-caught = "import sys; print([l for l in open('/proc/self/status') if l.startswith('SigCgt')])"
-bits = lambda line: int(line.split()[1].strip("'[]\\\\n"), 16) >> 10 & 1
+caught = "print([l for l in open('/proc/self/status') if l.startswith('SigCgt')])"
 mine = [line for line in open("/proc/self/status") if line.startswith("SigCgt")]
 out = subprocess.run([sys.executable, "-c", caught], capture_output=True, text=True,
                      preexec_fn=lambda: None).stdout
-print(int(mine[0].split()[1], 16) >> 10 & 1, int(out.split("\\\\t")[1].split("\\\\n")[0], 16) >> 10 & 1)
+theirs = out.split("\\t")[1].split("\\n")[0]
+print(int(mine[0].split()[1], 16) >> 10 & 1, int(theirs, 16) >> 10 & 1)
 """
     assert said(path, code) == ("0 0", "")
 
