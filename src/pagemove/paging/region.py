@@ -144,9 +144,10 @@ class PagedMemory(Pager, Viewable):
     it has the blocks that are resident; writing it then takes time for the region's whole length.
 
     In a child made by fork the region is not there: touching it is SIGSEGV, after a message that
-    names it, the object refuses new buffers, and closing it does nothing. Where the process may open userfaultfd for user mode only,
-    `kernel_faults` is False, and a system call on memory that is not resident fails with EFAULT:
-    `pinned` and `save` are for that, and `KernelFaultsWarning` says so once.
+    names it, the object refuses new buffers, and closing it does nothing. Where the process may
+    open userfaultfd for user mode only, `kernel_faults` is False, and a system call on memory that
+    is not resident fails with EFAULT: `pinned` and `save` are for that, and `KernelFaultsWarning`
+    says so once.
 
     **The limit by default.** Available is the least of MemAvailable of the machine and of what
     memory.max and memory.high leave of each control group that the process is in; what the kernel
