@@ -247,6 +247,9 @@ class TestSafetensors:
                 arrays["lost"]
             with pytest.raises(KeyError, match="no array 'b'"):
                 arrays["b"]
+        with open_arrays(index, resident_limit="1MiB", block_size=4096) as arrays:
+            assert arrays["a"].region.budget is arrays["odd"].region.budget
+            assert arrays["a"].region.budget.limit == 1 << 20
         same(open_array(index, name="a"), ARRAYS["a"])
         same(open_array(f"{index}#odd"), ARRAYS["odd"])
         index.write_text(json.dumps({"weight_map": {"a": "../secret"}}))

@@ -13,6 +13,7 @@ from pagemove.containers.layout import Packed, best_shift, missing
 from pagemove.containers.npy import read_header
 from pagemove.containers.reading import Reading
 from pagemove.paging.array import PagedArray
+from pagemove.paging.budget import Budget
 from pagemove.paging.members import (
     Deflated,
     array_in,
@@ -22,7 +23,7 @@ from pagemove.paging.members import (
     origin_of,
     unpacked,
 )
-from pagemove.paging.options import check_store
+from pagemove.paging.options import AUTO, UNLIMITED, check_store
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
 from pagemove.stores.base import Store
@@ -60,7 +61,8 @@ def open_arrays(
         As for `open_array`.
     **paging
         Keywords of `PagedMemory`, for the region of each file: `resident_limit`, `block_size`,
-        `mode`, `prefetch` ...
+        `mode`, `prefetch` ... Where there may be several regions (an index, ``"compress"``), a
+        `resident_limit` that is a size holds for all of them together, as a `Budget` does.
 
     Returns
     -------
@@ -106,6 +108,8 @@ def open_arrays(
                 f"{source!r} is an index of other files, which a store does not lead to: pass its "
                 "path or URL"
             )
+        if deflated == "compress":
+            paging = _under_one_limit(paging)
         return PagedArrays(repr(source), {"": _File(source, deflated, paging)}, None)
     if not isinstance(source, str | os.PathLike):
         check_store(source)  # which says why not
@@ -114,6 +118,8 @@ def open_arrays(
     with limits.named():
         store = named.open_whole(writable=writable, lock=lock)
     try:
+        if deflated == "compress" or is_index(store):
+            paging = _under_one_limit(paging)
         if not is_index(store):
             own = _File(store, deflated, paging, owned=True)
             return PagedArrays(named.shown, {"": own}, None)
@@ -130,6 +136,15 @@ def open_arrays(
         },
         files,
     )
+
+
+def _under_one_limit(paging: PagingOptions) -> PagingOptions:
+    """Have the regions of several files share a limit that was given as a size."""
+    limit = paging.get("resident_limit")
+    word = limit.strip().lower() if isinstance(limit, str) else ""
+    if limit is None or isinstance(limit, Budget) or word in (AUTO, UNLIMITED):
+        return paging
+    return {**paging, "resident_limit": Budget(limit)}
 
 
 class PagedArrays(Mapping[str, PagedArray]):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pagemove import limits
 from pagemove.paging.array import PagedArray, by_value
+from pagemove.paging.budget import Budget
 from pagemove.paging.open import region_of
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sizes import text_of
@@ -318,6 +319,9 @@ def _store_of(region: PagedMemory) -> bytes:
 def _options_of(region: PagedMemory) -> bytes:
     usual = PagedMemory.__init__.__kwdefaults__ or {}
     asked = {name: value for name, value in region._asked.items() if value != usual[name]}
+    budget = asked.get("resident_limit")
+    if isinstance(budget, Budget):
+        asked["resident_limit"] = budget.limit  # which is this process's: there it is one's own
     return pickle.dumps(asked, 5)
 
 

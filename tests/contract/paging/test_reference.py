@@ -85,6 +85,11 @@ class TestViews:
         assert gone() is None
         assert len({reference(array[1:]), reference(array[1:]), reference(array[2:])}) == 2
 
+    def test_a_budget_is_a_limit_elsewhere(self, path):
+        array = open_array(path, resident_limit=pagemove.Budget("2MiB"))
+        found = region_of(pickle.loads(pickle.dumps(array)))
+        assert (found.budget, found.resident_limit) == (None, 2 << 20)
+
     def test_of_plain_arrays_of_a_region(self, path):
         with FileStore(path) as store, PagedMemory(store) as memory:
             array = memory.asarray(np.int64, offset=128)[100:]
