@@ -170,7 +170,7 @@ cdef class SharedLimit:
             return -1
         self._total = total
         _raise_if_signalled(status)
-        return -status
+        return 0 if status == -PG_INTERRUPTED else -status
 
     def counters(self):
         """Return all counters by name."""

@@ -312,13 +312,13 @@ static int read_chunk(struct pg_region *region, const struct chunk *chunk, int64
     return error;
 }
 
-uint32_t pg_read_part(struct pg_region *region, struct pg_request *request)
+uint32_t pg_read_part(struct pg_region *region, struct pg_request *request, int *error)
 {
     struct chunk chunk;
 
     collect(region, request, &chunk);
     if (chunk.count)
-        read_chunk(region, &chunk, request->marker, request->sequential);
+        *error = read_chunk(region, &chunk, request->marker, request->sequential);
     return (uint32_t)chunk.count;
 }
 

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "pager.h"
@@ -403,18 +404,18 @@ int pg_budget_claim(struct pg_member *member, uint64_t floor, uint64_t until,
                     int (*stop)(void *argument), void *argument)
 {
     struct pg_budget *budget = member->budget;
-    uint64_t before;
     int error = 0;
 
     pthread_mutex_lock(&budget->lock);
-    before = member->floor;
     for (;;) {
-        uint64_t free, now = pg_now();
+        uint64_t free, needed, now = pg_now();
+        /* Others of the member may have a claim too, and set it when theirs fails. */
         if (member->floor < floor)
             set(member, member->lease, member->granted, floor);
         free = budget->leased < budget->total ? budget->total - budget->leased : 0;
-        if (lacking(member) <= free) {
-            set(member, member->lease, member->granted + lacking(member), member->floor);
+        needed = floor > held(member) ? floor - held(member) : 0;
+        if (needed <= free) {
+            set(member, member->lease, member->granted + needed, member->floor);
             break;
         }
         error = sum_of_floors(budget) > budget->total ? -PG_NO_ROOM
@@ -425,10 +426,6 @@ int pg_budget_claim(struct pg_member *member, uint64_t floor, uint64_t until,
             break;
         ask_all(budget, member);
         pg_wait_until(&budget->returned, &budget->lock, now + SLICE);
-    }
-    if (error) {
-        set(member, member->lease, member->granted, before);
-        pthread_cond_broadcast(&budget->returned);
     }
     pthread_mutex_unlock(&budget->lock);
     return error;
@@ -447,6 +444,7 @@ void pg_budget_set_floor(struct pg_member *member, uint64_t floor)
 int pg_budget_resize(struct pg_budget *budget, uint64_t total, uint64_t patience, int (*ask)(void))
 {
     uint64_t began = pg_now();
+    pid_t owner = getpid();
     int error = 0;
 
     pthread_mutex_lock(&budget->lock);
@@ -460,6 +458,9 @@ int pg_budget_resize(struct pg_budget *budget, uint64_t total, uint64_t patience
         pg_wait_until(&budget->returned, &budget->lock, pg_now() + SLICE);
         pthread_mutex_unlock(&budget->lock);
         error = ask() ? -PG_INTERRUPTED : pg_now() - began >= patience ? -ETIMEDOUT : 0;
+        /* A signal handler has forked: here the lock is as it was at that moment. */
+        if (getpid() != owner)
+            return -PG_INTERRUPTED;
         pthread_mutex_lock(&budget->lock);
     }
     if (error == -ETIMEDOUT && budget->leased <= budget->total)

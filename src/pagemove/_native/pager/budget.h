@@ -67,8 +67,8 @@ void pg_budget_leave(struct pg_member *member);
 
 /* Have at least so much as long as the floor is not set to less, once others have returned it; it
  * is to be picked up. 0; -PG_NO_ROOM, the floors of all would be more than there is; -PG_NOT_NOW,
- * others have not returned enough until then; -PG_INTERRUPTED as of `stop`. Then the floor is as
- * before. */
+ * others have not returned enough until then; -PG_INTERRUPTED as of `stop`. Then the caller
+ * sets the floor to what it is without this. */
 int pg_budget_claim(struct pg_member *member, uint64_t floor, uint64_t until,
                     int (*stop)(void *argument), void *argument);
 

@@ -217,6 +217,7 @@ static struct pg_call *copy_call(const struct pg_call *wanted)
     if (!call)
         return NULL;
     *call = *wanted;
+    call->runs = NULL;
     if (bytes) {
         call->runs = malloc(bytes);
         if (!call->runs) {

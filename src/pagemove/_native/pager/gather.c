@@ -30,7 +30,7 @@ static void relax(struct pg_region *region)
 
 static int is_over(const struct pg_region *region, const struct pg_gather *gather)
 {
-    return gather->run == gather->run_count || gather->called_off || region->stop;
+    return gather->run == gather->run_count || gather->called_off || gather->failed || region->stop;
 }
 
 uint64_t pg_gatherable(struct pg_region *region)
@@ -133,13 +133,17 @@ static void read_part(struct pg_region *region, struct pg_gather *gather, struct
 {
     uint64_t until = pg_now() + FRAME_PAUSE;
 
-    while (part.count && !gather->called_off && !region->stop) {
+    while (part.count && !gather->called_off && !gather->failed && !region->stop) {
         struct pg_request rest = part;
-        if (pg_read_part(region, &rest)) {
-            part = rest;
-            until = pg_now() + FRAME_PAUSE;
-        } else if (rest.count) {
-            return;
+        int error = 0;
+        uint32_t got = pg_read_part(region, &rest, &error);
+        /* Of a store that does not answer each part would take all patience. */
+        gather->failed |= error == -PG_NO_ANSWER;
+        if (rest.next > part.next) {
+            part.count -= (uint32_t)(rest.next - part.next);
+            part.next = rest.next;
+            if (got)
+                until = pg_now() + FRAME_PAUSE;
         } else if (pg_find(&region->blocks, (uint32_t)part.next) != PG_NONE) {
             /* Another thread was faster. */
             part.next++;
@@ -216,11 +220,16 @@ static uint64_t clamp(uint64_t value, uint64_t least, uint64_t most)
 
 /* What is under way takes an eighth of the frames at most, so that it does not push out the list's
  * own beginning. */
-static uint32_t choose_parts(const struct pg_region *region, struct pg_gather *gather,
-                             uint64_t missing)
+static uint32_t choose_parts(struct pg_region *region, struct pg_gather *gather, uint64_t missing)
 {
-    uint64_t share = pg_frames_shared(region) / 8;
+    /* Of three quarters, with what a budget has left. */
+    uint64_t share = region->limited ? pg_most_at_once(region) / 6 : UINT32_MAX / 8;
     uint64_t readers = pg_has_helper(region) ? region->workers : THREADS;
+    uint64_t slots = region->frames.incoming_slots / (MOST_THREADS / THREADS);
+
+    /* Without a slot others would have to leave, whatever the limit. */
+    if (!pg_has_helper(region) && share > slots)
+        share = slots;
 
     readers = clamp(share, 1, readers);
     gather->part_most = (uint32_t)clamp(share / readers, 1,

@@ -17,6 +17,7 @@ struct pg_gather {
     uint32_t part_most;    /* blocks of one read */
     unsigned busy;         /* threads that read a part of it */
     int called_off;
+    int failed; /* the store does not answer: the rest is not tried */
     struct pg_gather *next;
 };
 

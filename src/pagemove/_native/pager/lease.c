@@ -91,7 +91,9 @@ int pg_lease_start(struct pg_region *region, struct pg_opening *opening)
     error = pg_budget_claim(member, floor, patience(region), is_given_up, opening);
     if (!error)
         region->frames.limit = (uint32_t)(pg_budget_pick_up(member) / region->block_size);
-    else if (error != -PG_INTERRUPTED)
+    else
+        pg_budget_set_floor(member, 0);
+    if (error && error != -PG_INTERRUPTED)
         explain(region, error, opening->text);
     return error && error != -PG_INTERRUPTED ? -ENOMEM : error;
 }
@@ -121,6 +123,8 @@ int pg_lease_claim(struct pg_region *region, uint64_t frames)
                             is_called_off, region);
     pthread_mutex_lock(&region->lock);
     pick_up(region, pg_budget_pick_up(&region->member));
+    if (error)
+        pg_lease_note_floor(region);
     return error == -PG_NOT_NOW ? -PG_NO_ROOM : error;
 }
 
@@ -148,8 +152,11 @@ static int return_frame(struct pg_region *region)
     for (int write = 0; write < 2 && !pg_has_room(&region->frames) && !region->starving; write++)
         pg_empty_one(region, write);
     /* While the lock was dropped blocks may have been pinned, or the room been used. */
-    if (!pg_has_room(&region->frames) || region->frames.limit <= pg_frames_least(region))
+    if (region->starving || !pg_has_room(&region->frames) ||
+        region->frames.limit <= pg_frames_least(region)) {
+        pg_wake_starved(region);
         return 0;
+    }
     region->frames.limit--;
     pg_budget_return(&region->member);
     return 1;

@@ -46,7 +46,9 @@ static uint32_t kept_free(const struct pg_region *region, uint32_t pinned)
     uint32_t others = region->nblocks - pinned;
     uint32_t least = region->huge && writable ? 2 * PG_LEAST_FRAMES : PG_LEAST_FRAMES;
 
-    return others >= least ? least : others + (uint32_t)writable;
+    /* A plain limit has four blocks at least, also for a region of one; a part of a block that the
+     * program has discarded is read into another frame. */
+    return others >= least ? least : others + (uint32_t)(writable || region->budget);
 }
 
 static int fits(const struct pg_region *region, uint32_t pinned)

@@ -45,14 +45,24 @@ void pg_policy_init(struct pg_region *region, uint32_t frames)
 {
     uint64_t in_cache = (UINT64_C(8) << 20) / region->block_size;
 
+    /* What was learnt is kept as shares: the limit of a region with a budget comes and goes, down
+     * to where there is nothing to share. */
+    if (!region->policy_frames)
+        region->once_share = 0.25;
+    if (region->policy_frames >= PG_TIGHT) {
+        region->once_share = (double)region->once_wanted / region->policy_frames;
+        region->scan_share = (double)region->scan_wanted / region->policy_frames;
+    }
+    region->policy_frames = frames;
     /* Far enough to hide the store behind the reader, and within an eighth of the limit. */
     region->window_most = clamp(clamp(in_cache, 4, 256), 1, clamp(frames / 8, 1, 256));
     region->recent_most = 2 * region->window_most + 2;
     region->scan_least = clamp(frames / 8, region->recent_most, UINT32_MAX);
     region->scan_most = clamp(frames - frames / 8, region->scan_least, UINT32_MAX);
-    region->scan_wanted = clamp(region->scan_wanted, region->scan_least, region->scan_most);
-    region->once_wanted = clamp(region->once_wanted ? region->once_wanted : frames / 4,
-                                pg_least_once(frames), pg_most_once(frames));
+    region->scan_wanted =
+        clamp((uint64_t)(region->scan_share * frames), region->scan_least, region->scan_most);
+    region->once_wanted =
+        clamp((uint64_t)(region->once_share * frames), pg_least_once(frames), pg_most_once(frames));
     region->standby_wanted = region->limited ? standby_of(region, frames) : 0;
     region->scan_run = 8;
 }

@@ -103,7 +103,9 @@ struct pg_region {
     uint32_t recent_most, standby_wanted, scan_run;
     uint32_t scan_wanted, scan_least, scan_most; /* blocks of RECENT and SCAN together */
     uint32_t once_wanted;                        /* of ONCE */
-    uint32_t scanned, oldest_first, random;      /* scanned: at which eviction, the last time */
+    uint32_t policy_frames;                      /* of which those are parts */
+    double once_share, scan_share;
+    uint32_t scanned, oldest_first, random; /* scanned: at which eviction, the last time */
 
     /* What was learnt from blocks that were missed (ghosts.c). */
     struct pg_ghost *ghosts;
@@ -497,7 +499,7 @@ void pg_read_ahead(struct pg_region *region);
 
 /* Read the beginning of a request of the caller's own, as one read. Returns how many blocks that
  * were; 0 without a frame for them, and the request has ended. Drops the lock. */
-uint32_t pg_read_part(struct pg_region *region, struct pg_request *request);
+uint32_t pg_read_part(struct pg_region *region, struct pg_request *request, int *error);
 
 /* Queue a request. -PG_NOT_NOW: there are too many. */
 int pg_put_request(struct pg_region *region, struct pg_request request);

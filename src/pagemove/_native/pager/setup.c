@@ -117,8 +117,12 @@ static int make_frames(struct pg_region *region, struct pg_opening *opening)
 
 static int start_threads(struct pg_region *region)
 {
-    int error = pg_start_caller(region);
+    int error;
 
+    /* Others of its budget may have a call for it already. */
+    pthread_mutex_lock(&region->calls_lock);
+    error = pg_start_caller(region);
+    pthread_mutex_unlock(&region->calls_lock);
     while (!error && region->threads < region->workers) {
         error = pg_start_thread(&region->thread[region->threads], "pagemove-work", pg_work, region);
         region->threads += !error;
