@@ -100,7 +100,7 @@ class _Lazy:
 
 def _whole_blocks(found: Reference, block_size: int) -> tuple[int, ...]:
     """Cut along the axis with the longest steps, at blocks where there are enough items to."""
-    if not found.nbytes:
+    if not found.nbytes or not found.shape:
         return found.shape
     axis = found.longest_axis
     row = found.nbytes // found.shape[axis]

@@ -13,6 +13,7 @@ import pytest
 from pagemove import PagedArray, open_array, open_arrays
 from pagemove.containers.layout import Span, best_shift
 from pagemove.stores import FileStore
+from support.threads import together
 
 pytestmark = [pytest.mark.needs("move"), pytest.mark.usefixtures("no_leak")]
 
@@ -230,6 +231,13 @@ class TestSafetensors:
         with open_arrays(path) as arrays, pytest.warns(UserWarning, match=r"pagemove\[ml-dtypes\]"):
             same(arrays["b"], values.view("<u2").reshape(10, 10))
 
+    def test_threads_share_one_region(self, tmp_path):
+        numpy = pytest.importorskip("safetensors.numpy")
+        numpy.save_file({"a": ARRAYS["a"]}, tmp_path / "x.safetensors")
+        with open_arrays(tmp_path / "x.safetensors", mode="r+") as arrays:
+            together(*(lambda: same(arrays["a"], ARRAYS["a"]) for _ in range(8)))
+            assert len(arrays.regions) == 1
+
     def test_several_files_with_an_index(self, tmp_path):
         numpy = pytest.importorskip("safetensors.numpy")
         numpy.save_file({"a": ARRAYS["a"]}, tmp_path / "m-1.safetensors")
@@ -252,6 +260,10 @@ class TestSafetensors:
             assert arrays["a"].region.budget.limit == 1 << 20
         same(open_array(index, name="a"), ARRAYS["a"])
         same(open_array(f"{index}#odd"), ARRAYS["odd"])
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs#1").mkdir()
+        np.savez(tmp_path / "runs#1" / "x.npz", a=ARRAYS["a"])
+        same(open_array(f"{tmp_path}/runs#1/x.npz#a"), ARRAYS["a"])
         index.write_text(json.dumps({"weight_map": {"a": "../secret"}}))
         with pytest.raises(ValueError, match="not the name of a file beside"):
             open_arrays(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -231,6 +232,7 @@ class _File:
         self._contents = contents_of(Reading(store))
         check_writable(store, self._contents, writes=paging.get("mode") == "r+")
         self.names = dict.fromkeys(self._contents.names())
+        self._making = threading.RLock()
         self._region: PagedMemory | None = None
         self._first = 0
         self._unpacked: dict[str, PagedMemory] = {}
@@ -240,18 +242,19 @@ class _File:
         return [*([] if self._region is None else [self._region]), *self._unpacked.values()]
 
     def array(self, name: str) -> PagedArray:
-        found = self._contents.find(name)
-        if isinstance(found, Packed):
-            return self._from_packed(name, found)
-        if self._region is None:
-            spans = list(self._contents.spans())
-            first = best_shift(spans) if spans else found.offset % max(found.dtype.alignment, 1)
-            part = Part(self._store, first, self._store.nbytes - first)
-            self._region = PagedMemory(part, **self._paging)
-            self._first = first
-            self._region._forgettable = True
-            self._region._origin = origin_of(self._store, first, self._region)
-        return array_in(self._region, self._first, found)
+        with self._making:  # or every thread would make a region
+            found = self._contents.find(name)
+            if isinstance(found, Packed):
+                return self._from_packed(name, found)
+            if self._region is None:
+                spans = list(self._contents.spans())
+                first = best_shift(spans) if spans else found.offset % max(found.dtype.alignment, 1)
+                part = Part(self._store, first, self._store.nbytes - first)
+                self._region = PagedMemory(part, **self._paging)
+                self._first = first
+                self._region._forgettable = True
+                self._region._origin = origin_of(self._store, first, self._region)
+            return array_in(self._region, self._first, found)
 
     def _from_packed(self, name: str, packed: Packed) -> PagedArray:
         region = self._unpacked.get(name)
@@ -284,6 +287,7 @@ class _Shard:
     ) -> None:
         self._source, self._writable, self._lock = source, writable, lock
         self._deflated, self._paging = deflated, paging
+        self._opening = threading.RLock()
         self._file: _File | None = None
 
     @property
@@ -291,14 +295,15 @@ class _Shard:
         return [] if self._file is None else self._file.regions
 
     def array(self, name: str) -> PagedArray:
-        if self._file is None:
-            store = self._source.open_whole(writable=self._writable, lock=self._lock)
-            try:
-                self._file = _File(store, self._deflated, self._paging, owned=True)
-            except BaseException:
-                store.close()
-                raise
-        return self._file.array(name)
+        with self._opening:
+            if self._file is None:
+                store = self._source.open_whole(writable=self._writable, lock=self._lock)
+                try:
+                    self._file = _File(store, self._deflated, self._paging, owned=True)
+                except BaseException:
+                    store.close()
+                    raise
+            return self._file.array(name)
 
     def close(self) -> None:
         if self._file is not None:

@@ -20,6 +20,7 @@ from pagemove.paging.open import region_of
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sizes import text_of
 from pagemove.paging.tokens import register
+from pagemove.stores.file import FileStore
 from pagemove.stores.links import Link, pickled
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Reference:
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         if self._where is None:
             return "pagemove copy", id(self._copy)
-        view = self._view, self.dtype.str, self.dtype.descr, self.shape
+        view = self._view, pickle.dumps(self.dtype, 5), self.shape
         return ("pagemove reference", self._where.store, *map(repr, view))
 
     def __repr__(self) -> str:
@@ -211,6 +212,8 @@ class _Where:
             region = _open.get(key)
             if region is None or region.closed or region.lost:
                 region = _open[key] = self._opened(options, lock, asked)
+            elif region.mode != "r+" and isinstance(region.store, FileStore):
+                region.store._link()  # which raises if the file has changed since
             return region
 
     def _opened(self, options: dict[str, Any], lock: bool, asked: dict[str, Any]) -> PagedMemory:

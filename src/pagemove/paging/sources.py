@@ -105,9 +105,11 @@ class Source:
         if os.path.lexists(_path_of(self.text.replace("#", "%23")) if scheme else self.text):
             return self, None
         for at in (found.start() for found in re.finditer("#", self.text)):
-            path, array = self.text[:at], self.text[at + 1 :]
-            if array and os.path.exists(_path_of(path) if scheme else path):
-                return replace(self, text=path), array
+            outer, array = replace(self, text=self.text[:at]), self.text[at + 1 :]
+            # A folder holds files, which may have a # in their names; that of a zarr holds arrays.
+            path = outer.path or ""
+            if array and (os.path.isfile(path) or (outer.is_zarr and os.path.exists(path))):
+                return outer, array
         return self, None
 
     def beside(self, file: str) -> Source:

@@ -6,6 +6,7 @@ that would be the whole of it: so the name is made of its reference, and the siz
 
 from __future__ import annotations
 
+import pickle
 import sys
 from typing import Any
 
@@ -37,7 +38,7 @@ def token(array: PagedArray) -> Any:
         return normalize_token(np.asarray(array))
     try:
         return PagedArray._refer(array).__dask_tokenize__()
-    except (ValueError, OSError):
+    except (ValueError, TypeError, OSError, pickle.PicklingError):
         # Of this process alone, or changed meanwhile: equal to nothing else.
         import uuid  # and no array that Dask never sees
 

@@ -136,6 +136,13 @@ def portable_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return all(_is_plain(each) for each in value)
+        # Pairs may be names and values.
+        return all(_is_plain(each) and not _is_pair(each) for each in value) and not _is_pair(value)
     is_plain = isinstance(value, _PLAIN)
     return is_plain and not (isinstance(value, str) and without_secret(value) != value)
+
+
+def _is_pair(value: Any) -> bool:
+    """Return whether it may be the name of a secret, and the secret."""
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    return is_pair and isinstance(value[0], str) and is_secret_name(value[0])

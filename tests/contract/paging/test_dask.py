@@ -94,6 +94,10 @@ def _is_equal(path):
     assert read(array) == 0
     assert (lazy.compute(scheduler="threads") == NUMBERS[::-1, ::2]).all()
     assert lazy.name == from_array(pagemove.reference(array[::-1, ::2]), chunks=(300, 33)).name
+    assert int(from_array(array[5, 6, ...]).compute(scheduler="threads")) == NUMBERS[5, 6]
+    swapped = np.dtype({"names": ["x", "y"], "formats": ["i4", "i4"], "offsets": [4, 0]})
+    records = from_array(array.reshape(-1).view(swapped), chunks=1000)
+    assert (records.compute(scheduler="threads")["x"] == NUMBERS.reshape(-1) >> 32).all()
 
 
 def _whole_blocks(path):

@@ -195,6 +195,20 @@ class TestChanges:
         del error
         gc.collect()
 
+    def test_of_a_file_that_is_open_here_too(self, path):
+        refers = reference(open_array(path))
+        first = refers.open()
+        first[0, 0].item()
+        with path.open("r+b") as file:
+            file.seek(-500, os.SEEK_END)
+            file.write(b"changed")
+        os.utime(path, ns=(1, 1))
+        with pytest.raises(StoreError, match="written to") as error:
+            refers.open()
+        assert code_of(error) == errno.ESTALE
+        del error
+        gc.collect()
+
     def test_private_ones_are_refused_unless_a_copy_is_asked_for(self, path):
         array = open_array(path, mode="c", resident_limit="1MiB")
         array[3] = 5
@@ -276,17 +290,13 @@ class TestSecrets:
         given = {
             "anon": False, "key": "k", "secret": "s", "client": object(),
             "client_kwargs": {"region_name": "r", "aws_session_token": "t"},
-            "proxy": "http://me:pass@proxy:3128",
+            "proxy": "http://me:pass@proxy:3128", "headers": [("Authorization", "Bearer x")],
+            "pair": ["X-Token", "x"], "pages": [1, 2],
         }  # fmt: skip
         kept, left_out = portable_options(given)
-        assert kept == {"anon": False, "client_kwargs": {"region_name": "r"}}
-        assert set(left_out) == {
-            "key",
-            "secret",
-            "client",
-            "client_kwargs.aws_session_token",
-            "proxy",
-        }
+        assert kept == {"anon": False, "client_kwargs": {"region_name": "r"}, "pages": [1, 2]}
+        names = ["key", "secret", "client", "client_kwargs.aws_session_token", "proxy", "headers"]
+        assert set(left_out) == {*names, "pair"}
 
 
 def _signed(url):
