@@ -328,6 +328,29 @@ def _pinned_and_saved() -> Iterator[Callable[[], object]]:
         yield pin_and_save
 
 
+@calls("Reference", "create_array", "open_arrays", "prefetch", "reference", "take")
+def _arrays() -> Iterator[Callable[[], object]]:
+    def function() -> None:
+        array = pagemove.create_array(folder / "new.npy", (64, 1024), "f8", block_size=_BLOCK)
+        array[3] = 1
+        rows = pagemove.take(array, [3, 60, 3])
+        assert rows.sum() == 2048
+        pagemove.prefetch(array, [1, 2], wait=True)
+        fails(pagemove.take, array, [64])
+        found = pagemove.reference(array).open()
+        assert found[3, 5] == 1
+        del array, found
+        with pagemove.open_arrays(folder / "x.npz", block_size=_BLOCK) as arrays:
+            assert arrays["a"][7] == 7
+        fails(pagemove.open_arrays, folder / "new.npy")
+        fails(pagemove.create_array, folder, (1,), "f8")
+
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        np.savez(folder / "x.npz", a=np.arange(10_000))
+        yield function
+
+
 @calls("memmap", "open_array", "region_of")
 def _open_array() -> Iterator[Callable[[], object]]:
     def function() -> None:

@@ -36,7 +36,7 @@ def _run(folder: Path, select: str = "") -> tuple[set[tuple[str, str]], set[tupl
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     found = [
@@ -160,7 +160,7 @@ def test_a_class_without_make_store_says_so(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert "NotImplementedError: TestNone must define make_store" in done.stdout

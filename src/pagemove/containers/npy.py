@@ -37,6 +37,8 @@ def read_header(store: Store) -> Layout | None:
     text = _head(store, start + length)[start:]
     try:
         shape, fortran, dtype = _parsed(version, size, text)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its shape {shape} has a negative dimension")
     # NumPy's parser raises a different exception for every kind of malformed header.
     except Exception as error:
         raise _unreadable(store, error) from None

