@@ -107,7 +107,7 @@ class StoreContract:
         """`read_into` fills the whole buffer with the bytes from `offset` on."""
         with self._make() as store:
             assert store.nbytes == _N
-            assert _read(store, offset, length) == _CONTENTS[offset : offset + length]
+            _check_same(_read(store, offset, length), _CONTENTS[offset : offset + length])
 
     @pytest.mark.parametrize("dtype", ["u1", "<u4", ">f8", "S10"])
     def test_read_into_any_contiguous_buffer(self, dtype: str) -> None:
@@ -115,7 +115,7 @@ class StoreContract:
         with self._make() as store:
             array: Any = np.zeros(100, dtype)
             store.read_into(3, array)
-            assert array.tobytes() == _CONTENTS[3 : 3 + array.nbytes]
+            _check_same(array.tobytes(), _CONTENTS[3 : 3 + array.nbytes])
 
     def test_read_changes_nothing_beside_the_buffer(self) -> None:
         """Bytes before and after the buffer stay."""
@@ -138,7 +138,7 @@ class StoreContract:
                 store.write(0, b"x")
             assert (caught.value.operation, caught.value.offset) == ("write", 0)
             store.flush()
-            assert _read(store) == _CONTENTS
+            _check_same(_read(store), _CONTENTS)
 
     @pytest.mark.parametrize(
         ("offset", "data"),
@@ -150,7 +150,7 @@ class StoreContract:
             assert store.writable
             store.write(offset, data)
             store.flush()
-            assert _read(store) == _CONTENTS[:offset] + data + _CONTENTS[offset + len(data) :]
+            _check_same(_read(store), _CONTENTS[:offset] + data + _CONTENTS[offset + len(data) :])
             assert store.nbytes == _N
 
     def test_write_any_contiguous_buffer(self) -> None:
@@ -169,7 +169,7 @@ class StoreContract:
         with self._make_to_write() as store:
             with pytest.raises((ValueError, OSError)):
                 store.write(offset, bytes(length))
-            assert _read(store) == _CONTENTS
+            _check_same(_read(store), _CONTENTS)
 
     def test_write_the_same_bytes_again_and_again(self) -> None:
         """`read_into` returns what the last `write` stored, flushed or not."""
@@ -190,7 +190,7 @@ class StoreContract:
             _at_once([functools.partial(write, number) for number in range(8)], store)
             end = len(range(0, _N - 50, 50)) * 50
             expected = b"".join(bytes([n % 8]) * 50 for n in range(end // 50))
-            assert _read(store) == expected + _CONTENTS[end:]
+            _check_same(_read(store), expected + _CONTENTS[end:])
 
     def test_write_is_kept(self) -> None:
         """What was flushed is there when the store is made anew from its pickle."""
@@ -201,7 +201,7 @@ class StoreContract:
             store.write(1234, b"kept" * 1000)
             store.flush()
         with pickle.loads(pickled) as store:
-            assert _read(store) == _CONTENTS[:1234] + b"kept" * 1000 + _CONTENTS[5234:]
+            _check_same(_read(store), _CONTENTS[:1234] + b"kept" * 1000 + _CONTENTS[5234:])
 
     def test_close_twice(self) -> None:
         """The second `close` does nothing."""
@@ -228,7 +228,7 @@ class StoreContract:
                 assert (other.nbytes, other.writable) == (_N, store.writable)
                 for name in ("concurrency", "restartable", "flush_retryable"):
                     assert getattr(other, name) == getattr(store, name)
-                assert _read(other, 100, 200) == _CONTENTS[100:300]
+                _check_same(_read(other, 100, 200), _CONTENTS[100:300])
             assert _read(store, 0, 10) == _CONTENTS[:10]
 
     def test_statistics_are_numbers(self) -> None:
@@ -255,7 +255,7 @@ class StoreContract:
     def test_paged(self) -> None:
         """A region over the store has its bytes."""
         with self._make() as store, _region(store, "r") as region:
-            assert bytes(memoryview(region)) == _CONTENTS
+            _check_same(bytes(memoryview(region)), _CONTENTS)
 
     def test_write_paged(self) -> None:
         """What is written into a region reaches the store."""
@@ -265,7 +265,7 @@ class StoreContract:
                 view[5000:5004] = b"page"
                 region.flush()
                 region.evict()
-                assert bytes(view) == _CONTENTS[:5000] + b"page" + _CONTENTS[5004:]
+                _check_same(bytes(view), _CONTENTS[:5000] + b"page" + _CONTENTS[5004:])
                 view.release()
             assert _read(store, 4998, 8) == _CONTENTS[4998:5000] + b"page" + _CONTENTS[5004:5006]
 
@@ -274,6 +274,18 @@ def _region(store: Store, mode: Literal["r", "r+"]) -> PagedMemory:
     if not features().paging:
         pytest.skip("this kernel has no paged memory: see pagemove doctor")
     return PagedMemory(store, mode=mode, block_size=4096, store_timeout=_TIMEOUT)
+
+
+def _check_same(found: bytes, expected: bytes) -> None:
+    """Compare. pytest's own comparison of thousands of bytes takes minutes where CI is set."""
+    if found == expected:
+        return
+    both = zip(found, expected, strict=False)
+    at = next((i for i, (a, b) in enumerate(both) if a != b), min(len(found), len(expected)))
+    raise AssertionError(
+        f"{len(found)} bytes for {len(expected)}, which differ from byte {at} on: "
+        f"{found[at : at + 16]!r} instead of {expected[at : at + 16]!r}"
+    )
 
 
 def _read(store: Store, offset: int = 0, length: int | None = None) -> bytes:
