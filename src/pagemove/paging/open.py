@@ -13,14 +13,20 @@ import numpy.typing as npt
 from pagemove import limits
 from pagemove.containers.layout import ChunkedError, Layout
 from pagemove.containers.npy import check_items, read_header
-from pagemove.paging.array import Origin, PagedArray
-from pagemove.paging.members import Deflated, kind_of, member_array, opened
+from pagemove.paging.array import PagedArray
+from pagemove.paging.members import (
+    Deflated,
+    array_in,
+    kind_of,
+    member_array,
+    opened,
+    origin_of,
+)
 from pagemove.paging.options import check_store
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
 from pagemove.paging.tokens import register
 from pagemove.stores.base import Store
-from pagemove.stores.file import FileStore
 from pagemove.views import owner_behind
 
 if TYPE_CHECKING:
@@ -251,11 +257,8 @@ def _array(
     region = PagedMemory(store, **paging)
     region._forgettable = True
     register()
-    if isinstance(store, FileStore):
-        region._origin = Origin(store.path, layout.offset, region.mode)
-    shape_in_file = layout.shape[::-1] if layout.fortran else layout.shape
-    array = region.asarray(layout.dtype, shape_in_file, layout.offset).view(PagedArray)
-    return array.T if layout.fortran else array
+    region._origin = origin_of(store, layout.offset, region)
+    return array_in(region, 0, layout)
 
 
 def _known(store: Store) -> Layout | None:

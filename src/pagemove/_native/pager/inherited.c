@@ -5,15 +5,13 @@
 #define _GNU_SOURCE
 #include "inherited.h"
 
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "../descriptors.h"
 #include "region.h"
+#include "voice.h"
 
 enum { LONGEST = 1024 };
 
@@ -53,15 +51,6 @@ void pg_mark_grave(struct pg_stone *stone, const struct pg_region *region)
     graves = stone;
 }
 
-static void say(const char *line)
-{
-    struct pollfd polled = {STDERR_FILENO, POLLOUT, 0};
-
-    if (pm_may_print(STDERR_FILENO) && poll(&polled, 1, 0) == 1 && polled.revents & POLLOUT &&
-        write(STDERR_FILENO, line, strlen(line)) < 0)
-        return; /* there is no one to report to */
-}
-
 static void on_segv(int number, siginfo_t *info, void *context)
 {
     uint64_t address = (uint64_t)(uintptr_t)info->si_addr;
@@ -71,7 +60,7 @@ static void on_segv(int number, siginfo_t *info, void *context)
     if (info->si_code == SEGV_MAPERR)
         for (const struct pg_stone *stone = graves; stone; stone = stone->next)
             if (address - stone->base < stone->length) {
-                say(stone->line);
+                pg_write_line(stone->line, strlen(stone->line));
                 break;
             }
     /* The instruction is tried again, and then it is whoever's that was there before. */

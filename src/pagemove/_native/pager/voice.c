@@ -32,7 +32,7 @@ struct voice {
 static struct voice *voice;
 
 /* One write: lines of several processes do not mix. */
-static void write_line(const char *line, size_t length)
+void pg_write_line(const char *line, size_t length)
 {
     struct pollfd polled = {STDERR_FILENO, POLLOUT, 0};
 
@@ -52,7 +52,7 @@ static void *speak(void *argument)
             continue;
         }
         pthread_mutex_unlock(&mine->lock);
-        write_line(mine->line, mine->length);
+        pg_write_line(mine->line, mine->length);
         pthread_mutex_lock(&mine->lock);
         mine->length = 0;
         mine->stuck = 0;
