@@ -22,9 +22,14 @@ cdef extern from "pager/budget.h" nogil:
         pg_budget *budget, pg_budget_counters *counters
     )
 
+cdef extern from "pager/trace.h" nogil:
+    uint64_t pg_trace_bytes()
+    int pg_trace_start(int fd)
+
 cdef extern from "pager/pager.h" nogil:
     enum:
         PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT, PG_NO_ROOM, PG_INTERRUPTED, PG_LOST
+        PG_SHORT, PG_NOT_NOW, PG_NO_ANSWER, PG_GONE, PG_NOT_ASKED, PG_NO_MEMORY, PG_NOT_DURABLE
     int pg_errno_of(int code)
     void pg_set_trouble(int call, uint64_t first, uint64_t count, uint64_t period, int error)
     struct pg_helper:

@@ -77,6 +77,30 @@ def set_trouble(int call, uint64_t first=0, uint64_t count=1, uint64_t period=0,
     pg_set_trouble(call, first, count, period, error)
 
 
+#: What the pager says to itself, beyond all errnos: in the events of a trace.
+CODES = {
+    PG_SHORT: "short",
+    PG_NOT_NOW: "not now",
+    PG_NO_ANSWER: "no answer",
+    PG_GONE: "helper gone",
+    PG_NOT_ASKED: "not asked",
+    PG_NO_MEMORY: "no memory",
+    PG_NOT_DURABLE: "not durable",
+    PG_INTERRUPTED: "interrupted",
+    PG_LOST: "lost",
+}
+
+
+def trace_bytes():
+    """The size of a file of events."""
+    return pg_trace_bytes()
+
+
+def trace_into(int fd):
+    """Write what all regions do into such a file from now on. 0, or an errno."""
+    return -pg_trace_start(fd)
+
+
 def save_all(uint64_t nanoseconds):
     """Flush all regions whose stores outlive the process; how many were not saved in that time."""
     cdef unsigned unsaved

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from pagemove._version import __version__
 from pagemove.errors import KernelFaultsWarning
 
-_COMMANDS = ("doctor", "compare", "page")
+_COMMANDS = ("doctor", "compare", "page", "trace")
 
 
 class _Commands(TyperGroup):

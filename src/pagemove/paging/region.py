@@ -11,7 +11,7 @@ from typing import Any, Self, SupportsIndex
 
 from pagemove import limits
 from pagemove._native.pager import Pager
-from pagemove.paging import failures, gather, refusals, registry, sigterm, working_set
+from pagemove.paging import failures, gather, refusals, registry, sigterm, trace, working_set
 from pagemove.paging.available import promise
 from pagemove.paging.budget import Budget
 from pagemove.paging.exits import save_at_exit, tell
@@ -250,6 +250,7 @@ class PagedMemory(Pager, Viewable):
             raise
 
     def _serve(self, store: Store, options: Checked) -> None:
+        trace.begin()
         lines = 0
         try:
             writes = options.mode == MODES["r+"]

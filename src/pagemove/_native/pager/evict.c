@@ -3,6 +3,7 @@
 
 #include "leaving.h"
 #include "region.h"
+#include "trace.h"
 
 void pg_note_dropped(struct pg_region *region, pg_entry entry)
 {
@@ -19,6 +20,8 @@ static void drop(struct pg_region *region, pg_entry entry)
     pg_note_evicted(region, entry);
     pg_note_dropped(region, entry);
     region->counters.evicted++;
+    pg_trace_moment(region, PG_TRACE_EVICT, region->blocks.at[entry].number * region->block_size,
+                    region->block_size, 0);
     pg_become(&region->blocks, entry, PG_ABSENT);
 }
 

@@ -6,6 +6,7 @@
 #include "leaving.h"
 #include "limits.h"
 #include "region.h"
+#include "trace.h"
 #include "voice.h"
 
 /* ns between looks for a frame. */
@@ -197,6 +198,8 @@ void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t
         job.began = NEVER;
         deadline = UINT64_MAX;
     }
+    pg_trace_moment(region, PG_TRACE_RETRY, job.number * region->block_size, region->block_size,
+                    error);
     if (now < deadline) {
         job.not_before = now + pause < deadline ? now + pause : deadline;
         job.starved = starved;

@@ -4,6 +4,7 @@
 #include "lease.h"
 #include "leaving.h"
 #include "region.h"
+#include "trace.h"
 
 /* Below this, copying a new block out of a warm slot is cheaper than having the kernel fault in
  * fresh memory for the read, and moving that. */
@@ -49,13 +50,15 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
 {
     struct pg_piece pieces[PG_PIECES];
     struct pg_store *store = pg_is_spilled(region, first) ? &region->spill : &region->store;
-    uint64_t offset = first * region->block_size, got;
+    uint64_t offset = first * region->block_size, got, began = pg_trace_begin();
     int error;
 
     for (size_t i = 0; i < count; i++)
         pieces[i] = (struct pg_piece){(void *)(uintptr_t)pg_slot_address(&region->frames, slots[i]),
                                       region->block_size};
     error = pg_store_read(store, offset, pieces, count, nowait, &got);
+    if (error != -PG_NOT_NOW)
+        pg_trace_since(region, PG_TRACE_READ, offset, count * region->block_size, began, error);
     if (error)
         return error;
     __atomic_add_fetch(&region->bytes_read, got, __ATOMIC_RELAXED);
@@ -259,7 +262,7 @@ static void finish(struct pg_region *region, struct pg_job job)
 
     if (!error) {
         pg_enlist(region, job.entry, sequential);
-        pg_note_latency(region, pg_now() - job.began);
+        pg_note_filled(region, job.number, job.began);
     } else {
         job.tries++;
         pg_put_off(region, job, -error, pg_backoff(job.tries), 0);
@@ -368,7 +371,7 @@ void pg_take_answer(struct pg_region *region)
         pg_member_missed(&region->member, region->block_size);
         installed(region, job.entry);
         pg_enlist(region, job.entry, region->blocks.at[job.entry].flags & PG_SEQUENCE);
-        pg_note_latency(region, pg_now() - job.began);
+        pg_note_filled(region, job.number, job.began);
         return;
     }
     /* Pages may be there all the same, if it has ended only then, or copied in part. They stay, for

@@ -3,6 +3,7 @@
 
 #include "leaving.h"
 #include "region.h"
+#include "trace.h"
 
 /* A copy of the block's present contents in an outgoing slot; the block itself is clean from
  * here on, and mapped again: whoever waited for it meanwhile did so for microseconds. 0; 1, there
@@ -284,8 +285,10 @@ static int sync_store(struct pg_region *region)
     int error;
 
     for (;;) {
+        uint64_t began = pg_trace_begin();
         pthread_mutex_unlock(&region->lock);
         error = pg_store_sync(&region->store);
+        pg_trace_since(region, PG_TRACE_SYNC, 0, region->nbytes, began, error);
         pthread_mutex_lock(&region->lock);
         /* Nothing became of it if it was not asked. Else that it succeeds the next time means
          * nothing: after fdatasync has failed once, what it could not write may be gone. */
@@ -371,6 +374,7 @@ void pg_end_flush(struct pg_region *region)
 
 int pg_do_flush(struct pg_region *region)
 {
+    uint64_t began = pg_trace_begin();
     int error;
 
     if (region->mode != PG_WRITE)
@@ -382,5 +386,6 @@ int pg_do_flush(struct pg_region *region)
         pg_end_flush(region);
     }
     pthread_mutex_unlock(&region->lock);
+    pg_trace_since(region, PG_TRACE_FLUSH, 0, region->nbytes, began, error);
     return error;
 }

@@ -6,6 +6,7 @@
 
 #include "inherited.h"
 #include "region.h"
+#include "trace.h"
 #include "voice.h"
 
 /* All regions of this process. A forked child closes the one descriptor of each that it has. */
@@ -25,6 +26,7 @@ static void after_fork(void)
 static void in_child(void)
 {
     pg_clock_forked();
+    pg_trace_forked();
     pg_ending_forked();
     for (struct pg_region *region = regions; region; region = region->next) {
         region->inherited = 1;

@@ -537,7 +537,9 @@ int pg_jobs_start(struct pg_region *region);
 int pg_put_job(struct pg_region *region, struct pg_job job);
 
 /* report.c */
-void pg_note_latency(struct pg_region *region, uint64_t nanoseconds);
+
+/* A block that a thread waits for since `began` is there. */
+void pg_note_filled(struct pg_region *region, uint32_t number, uint64_t began);
 void pg_note_failure(struct pg_region *region, int operation, uint32_t number, int error,
                      uint64_t tries);
 

@@ -4,6 +4,7 @@
 
 #include "channel.h"
 #include "region.h"
+#include "trace.h"
 
 void pg_pause(struct pg_region *region, uint64_t nanoseconds)
 {
@@ -21,7 +22,7 @@ int pg_wait_changed(struct pg_region *region, uint64_t until)
 }
 
 /* Eight buckets to every power of two: within 12 percent of the truth. */
-void pg_note_latency(struct pg_region *region, uint64_t nanoseconds)
+static void note_latency(struct pg_region *region, uint64_t nanoseconds)
 {
     unsigned power, bucket;
 
@@ -34,6 +35,16 @@ void pg_note_latency(struct pg_region *region, uint64_t nanoseconds)
         bucket = (power - 2) * 8 + (nanoseconds >> (power - 3) & 7);
     }
     region->histogram[bucket < PG_BUCKETS ? bucket : PG_BUCKETS - 1]++;
+}
+
+void pg_note_filled(struct pg_region *region, uint32_t number, uint64_t began)
+{
+    uint64_t took = pg_now() - began;
+
+    note_latency(region, took);
+    if (pg_tracing() && took <= INT64_MAX)
+        pg_trace_put(region, PG_TRACE_FAULT, number * region->block_size, region->block_size,
+                     pg_trace_clock() - took, 0);
 }
 
 uint64_t pg_bucket_limit(size_t bucket)
@@ -69,6 +80,8 @@ void pg_note_failure(struct pg_region *region, int operation, uint32_t number, i
         pg_store_text(&region->store, operation, number * region->block_size, error,
                       region->texts[region->failure_count % PG_FAILURES]);
     region->failure_count++;
+    pg_trace_moment(region, PG_TRACE_FAILED, number * region->block_size, region->block_size,
+                    error);
 }
 
 void pg_failure_text(struct pg_region *region, uint64_t sequence, char text[PG_TEXT])

@@ -18,6 +18,7 @@
 #include "opening.h"
 #include "region.h"
 #include "table.h"
+#include "trace.h"
 
 enum { MOST_SLOTS = 4096, LARGEST_READ = 2 << 20 };
 
@@ -209,5 +210,8 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
         error = make_frames(region, opening);
     if (!error)
         error = pg_blocks_init(&region->blocks, region->nblocks);
-    return error ? error : start_threads(region);
+    if (error)
+        return error;
+    pg_trace_region(region);
+    return start_threads(region);
 }

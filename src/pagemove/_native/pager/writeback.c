@@ -11,6 +11,7 @@
 
 #include "leaving.h"
 #include "region.h"
+#include "trace.h"
 
 enum { PIECE = 16384 };
 
@@ -151,6 +152,7 @@ void pg_write_back(struct pg_region *region, struct pg_out *outs, size_t count)
     qsort(outs, count, sizeof *outs, by_number);
     for (size_t i = 0; i < count; i += n) {
         struct pg_piece pieces[PG_BATCH];
+        uint64_t began = pg_trace_begin();
         int failed;
         n = 1;
         if (!outs[i].whole) {
@@ -163,6 +165,8 @@ void pg_write_back(struct pg_region *region, struct pg_out *outs, size_t count)
                     region->block_size};
             failed = pg_store_write(store, outs[i].number * region->block_size, pieces, n);
         }
+        pg_trace_since(region, PG_TRACE_WRITE, outs[i].number * region->block_size,
+                       n * region->block_size, began, failed);
         for (size_t k = 0; k < n; k++) {
             outs[i + k].error = failed;
             if (!failed && region->mode == PG_PRIVATE)
