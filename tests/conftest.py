@@ -16,7 +16,7 @@ import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from pagemove._native import pager, remap
-from support import Area, paging, selection
+from support import Area, paging, selection, watchdog
 from support import needs as _needs
 from support.foreign import foreign as _foreign
 
@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(selection.Selection(config))
+    config.pluginmanager.register(watchdog)
     config.addinivalue_line("markers", "slow: takes longer than its like; not in the lean suite")
     config.addinivalue_line("markers", "alone: changes the machine; runs beside no other test")
     config.addinivalue_line(

@@ -7,6 +7,7 @@ moved.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import mmap
 import os
@@ -14,19 +15,19 @@ import resource
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pagemove import limits
-from pagemove._native import pager
+from pagemove._native import calls, pager
 from pagemove.calls.remap import move, remap_anon_pages
 from pagemove.introspect import PAGE_SIZE
 from pagemove.kernel import KernelFeatures, Problem
 from pagemove.memory import Memory
 from pagemove.paging.options import FEWEST_BLOCKS
 from pagemove.paging.region import PagedMemory
-from pagemove.probing import PROBES
+from pagemove.probing import PROBES, USER_MODE_ONLY, open_device
 from pagemove.stores.file import FileStore
 
 _DEADLINE = 20.0
@@ -64,7 +65,8 @@ def deadly_probes() -> tuple[str, ...]:
 
 def try_moving(found: KernelFeatures) -> Problem | None:
     """Move pages in a child; return what is in the way, where features say that nothing is."""
-    problem = _tried("remap_anon_pages", "pages cannot be moved", _move_pages, found)
+    name = "remap_anon_pages"
+    problem = _refused(name, _TO_MOVE) or _tried(name, "pages cannot be moved", _move_pages, found)
     return problem and replace(problem, needed=True)
 
 
@@ -81,7 +83,70 @@ def try_paging(found: KernelFeatures) -> Problem | None:
     Problem or None
         Which limit is in the way, what it is, and what to set.
     """
-    return _tried("paged_memory", "a small region cannot be paged", _page_a_little, found)
+    name = "paged_memory"
+    return _refused(name, _TO_PAGE) or _tried(
+        name, "a small region cannot be paged", _page_a_little, found
+    )
+
+
+def _refused(name: str, requests: Iterable[str]) -> Problem | None:
+    """Name the requests to a userfaultfd that a seccomp filter refuses, if it does.
+
+    What depends on them fails later and elsewhere: a thread sleeps for ever, or SIGBUS ends it.
+    """
+    if not _is_filtered():
+        return None
+    try:
+        endings = {request: _in_child(functools.partial(_ask, request)) for request in requests}
+    except (OSError, MemoryError):  # of the fork, which another trial reports
+        return None
+    killed = [request for request, ending in endings.items() if ending.signal == signal.SIGSYS]
+    refused = [request for request, ending in endings.items() if ending.error]
+    if not killed and not refused:
+        return None
+    requests = " and ".join(killed + refused)
+    return Problem(
+        name,
+        f"ioctl(2) with {requests}: the process's seccomp filter "
+        + ("kills the caller" if killed else "refuses it"),
+        f"allow ioctl(2) with {requests} in the seccomp filter",
+        errno=errno.EPERM if killed else endings[refused[0]].error["errno"],
+    )
+
+
+def _ask(request: str) -> None:
+    """Make a request that means nothing; raise unless the kernel is who says so."""
+    try:
+        fd = _opened()
+    except OSError:
+        return  # a limit, which another trial reports
+    try:
+        _REQUESTS[request](fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+
+
+def _opened() -> int:
+    try:
+        fd = calls.userfaultfd(os.O_CLOEXEC | USER_MODE_ONLY)
+    except OSError:
+        fd = open_device()
+    calls.api(fd)
+    return fd
+
+
+_REQUESTS: dict[str, Callable[[int], object]] = {
+    "UFFDIO_REGISTER": lambda fd: calls.register(fd, 0, 0, 0),
+    "UFFDIO_UNREGISTER": lambda fd: calls.unregister(fd, 0, 0),
+    "UFFDIO_WAKE": lambda fd: calls.wake(fd, 0, 0),
+    "UFFDIO_COPY": lambda fd: calls.copy(fd, 0, 0, 0),
+    "UFFDIO_MOVE": lambda fd: calls.move(fd, 0, 0, 0),
+    "UFFDIO_WRITEPROTECT": lambda fd: calls.writeprotect(fd, 0, 0, 0),
+    "UFFDIO_POISON": lambda fd: calls.poison(fd, 0, 0),
+}
+_TO_MOVE = ("UFFDIO_REGISTER", "UFFDIO_MOVE")
+_TO_PAGE = tuple(_REQUESTS)
 
 
 def _tried(

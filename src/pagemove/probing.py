@@ -23,8 +23,10 @@ from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas, open_proc
 from pagemove.kernel import UFFD_FEATURES, KernelFeatures
 from pagemove.problems import DEVICE, KILLED, Surroundings, problems_of
 
-_USER_MODE_ONLY = 1
+USER_MODE_ONLY = 1
 _MADV_GUARD_INSTALL = 102
+# In place of features: it was opened, and then not asked for them.
+_SILENT = -1
 _PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
 
 
@@ -102,6 +104,7 @@ def look(killed: Collection[str] = ()) -> KernelFeatures:
     tried = {name: (KILLED, 0) if name in killed else probe() for name, probe in PROBES.items()}
     errors = {name: error for name, (error, _) in tried.items()}
     offered = next((tried[name][1] for name in _DOORS if not errors[name]), 0)
+    silent = any(features == _SILENT for _, features in tried.values())
     names = dict(enumerate(UFFD_FEATURES))
     seccomp = read_text("/proc/self/status").partition("\nSeccomp:")[2].split()
     sysctl = read_text("/proc/sys/vm/unprivileged_userfaultfd")
@@ -133,7 +136,8 @@ def look(killed: Collection[str] = ()) -> KernelFeatures:
         problems=(),
     )
     problems = sorted(
-        problems_of(found, Surroundings.here(errors)), key=lambda problem: not problem.needed
+        problems_of(found, Surroundings.here(errors, silent=silent)),
+        key=lambda problem: not problem.needed,
     )
     return replace(found, problems=tuple(problems))
 
@@ -152,7 +156,8 @@ def _bits(word: int) -> list[int]:
     return [bit for bit in range(64) if word >> bit & 1]
 
 
-def _open_device() -> int:
+def open_device() -> int:
+    """Open a userfaultfd by /dev/userfaultfd."""
     device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     try:
         return calls.userfaultfd_new(device, os.O_CLOEXEC)
@@ -161,7 +166,7 @@ def _open_device() -> int:
 
 
 def _try_door(door: Callable[[], int]) -> tuple[int, int]:
-    """Open a userfaultfd; return (0, the features it offers) or (errno, 0)."""
+    """Open a userfaultfd; return (0, the features it offers), (errno, 0), or (errno, _SILENT)."""
     try:
         fd = door()
     except OSError as error:
@@ -169,7 +174,7 @@ def _try_door(door: Callable[[], int]) -> tuple[int, int]:
     try:
         return 0, calls.api(fd)[0]
     except OSError as error:
-        return error.errno or errno.EIO, 0
+        return error.errno or errno.EIO, _SILENT
     finally:
         os.close(fd)
 
@@ -209,8 +214,8 @@ def _on_a_page(call: Callable[[int], object]) -> None:
 
 _DOORS: dict[str, Callable[[], int]] = {
     "userfaultfd_syscall": lambda: calls.userfaultfd(os.O_CLOEXEC),
-    "userfaultfd_user_mode": lambda: calls.userfaultfd(os.O_CLOEXEC | _USER_MODE_ONLY),
-    "userfaultfd_device": _open_device,
+    "userfaultfd_user_mode": lambda: calls.userfaultfd(os.O_CLOEXEC | USER_MODE_ONLY),
+    "userfaultfd_device": open_device,
 }
 _CALLS: dict[str, Callable[[], object]] = {
     "pagemap_scan": _scan_pagemap,

@@ -31,16 +31,20 @@ class Surroundings:
         user namespace.
     nodev : bool
         Whether devices do not work in the file system of /dev/userfaultfd.
+    silent : bool
+        Whether a userfaultfd could be opened, but UFFDIO_API was refused.
     """
 
     errors: dict[str, int]
     contained: bool = False
     nodev: bool = False
+    silent: bool = False
 
     @classmethod
-    def here(cls, errors: dict[str, int]) -> Surroundings:
+    def here(cls, errors: dict[str, int], *, silent: bool = False) -> Surroundings:
         """Look at those of this process."""
-        return cls(errors, contained=_is_contained(), nodev=bool(_flags(DEVICE) & os.ST_NODEV))
+        nodev = bool(_flags(DEVICE) & os.ST_NODEV)
+        return cls(errors, contained=_is_contained(), nodev=nodev, silent=silent)
 
     def as_root(self, command: str) -> str:
         """Say who has to run a command."""
@@ -218,10 +222,22 @@ _SECCOMP_REMEDY = (
 )
 
 
-def _refusal(found: KernelFeatures, error: int) -> tuple[str, str]:
-    """Say why userfaultfd(2) failed, and what helps."""
+#: Some filters look at the arguments of ioctl(2).
+_API_REMEDY = "allow ioctl(2) with UFFDIO_API in the seccomp filter"
+
+
+def _refusal(found: KernelFeatures, around: Surroundings, error: int) -> tuple[str, str]:
+    """Say why there is no userfaultfd, and what helps."""
     if error == KILLED:
-        return "the process's seccomp filter kills the caller", _SECCOMP_REMEDY
+        return "the process's seccomp filter kills the caller", (
+            f"{_SECCOMP_REMEDY}; and {_API_REMEDY}"
+        )
+    if around.silent and found.seccomp:
+        return (
+            f"it opens, but UFFDIO_API is refused by the process's seccomp filter "
+            f"({os.strerror(error)})",
+            _API_REMEDY,
+        )
     if error in (errno.EPERM, errno.EACCES) and found.seccomp:
         return "refused by the process's seccomp filter", _SECCOMP_REMEDY
     if error in (errno.EPERM, errno.EACCES):
@@ -254,7 +270,7 @@ def _refusal(found: KernelFeatures, error: int) -> tuple[str, str]:
 def _door_problems(found: KernelFeatures, around: Surroundings) -> Iterator[Problem]:
     error = around.errors["userfaultfd_user_mode"]
     if error:
-        why, remedy = _refusal(found, error)
+        why, remedy = _refusal(found, around, error)
         yield Problem(
             "userfaultfd_user_mode",
             f"userfaultfd(2) with UFFD_USER_MODE_ONLY: {why}",
@@ -274,7 +290,7 @@ def _door_problems(found: KernelFeatures, around: Surroundings) -> Iterator[Prob
             errno=error,
         )
     elif error:
-        why, remedy = _refusal(found, error)
+        why, remedy = _refusal(found, around, error)
         yield Problem(
             "userfaultfd_syscall",
             f"userfaultfd(2): {why}",
@@ -284,7 +300,11 @@ def _door_problems(found: KernelFeatures, around: Surroundings) -> Iterator[Prob
         )
     error = around.errors["userfaultfd_device"]
     if error:
-        missing, remedy = _device_refusal(around, error)
+        if around.silent:
+            why, remedy = _refusal(found, around, error)
+            missing = f"cannot be used: {why}"
+        else:
+            missing, remedy = _device_refusal(around, error)
         yield Problem(
             "userfaultfd_device",
             f"{DEVICE} {missing}",

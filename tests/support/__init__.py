@@ -14,6 +14,7 @@
 ``store_kinds.py``  every kind of store, and the servers that some need
 ``unruly.py``       a store that does all that a store may do, around any other, and a disk that
                     forgets what was not flushed
+``watchdog.py``     a plugin of pytest that ends what pytest-timeout cannot
 ``system.py``       system calls that neither Python nor pagemove has: mlock2, seccomp, io_uring
 ==================  ===============================================================================
 """

@@ -199,6 +199,25 @@ class TestCommandLine:
         assert result.exit_code == 0
         assert result.stdout == f"pagemove {version('pagemove')}\n"
 
+    @pytest.mark.parametrize(
+        ("arguments", "begins"),
+        [
+            (["--show-completion", "zsh"], "#compdef pagemove\n"),
+            (["--show-completion=fish"], "complete --command pagemove "),
+            (["--show-completion", "bash"], "_pagemove_completion() {\n"),
+        ],
+    )
+    def test_completion_of_the_shell_that_is_named(self, arguments, begins):
+        result = call(*arguments)
+        assert result.exit_code == 0
+        assert result.stdout.startswith(begins)
+        assert "_PAGEMOVE_COMPLETE=complete_" in result.stdout
+
+    def test_completion_of_a_shell_that_is_not_known(self):
+        result = call("--show-completion", "tcsh")
+        assert result.exit_code == 2
+        assert "tcsh" in result.output
+
     def test_help_lists_the_commands(self):
         result = call("--help")
         assert result.exit_code == 0

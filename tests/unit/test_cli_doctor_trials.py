@@ -41,10 +41,11 @@ def kill_for(number):
     filtered((0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x80000000), (6, 0, 0, 0x7FFF0000))
 
 def hide_ioctl(request, error):
+    action = 0x50000 | error if error else 0x80000000
     number = {"x86_64": 16, "aarch64": 29}[os.uname().machine]
     # Its second argument is 24 bytes into what a filter sees.
     filtered((0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 24), (0x15, 0, 1, request),
-             (6, 0, 0, 0x50000 | error), (6, 0, 0, 0x7FFF0000))
+             (6, 0, 0, action), (6, 0, 0, 0x7FFF0000))
 
 def doctor(*arguments):
     from pagemove.cli import main
@@ -117,6 +118,39 @@ def test_a_filter_that_hides_the_scan_of_the_pagemap() -> None:
     assert not problem["needed"]
     assert "hidden by the process's seccomp filter" in problem["missing"]
     assert problem["remedy"] == "allow ioctl(2) with PAGEMAP_SCAN in the seccomp filter"
+
+
+@pytest.mark.parametrize(
+    ("name", "request_number", "error", "moves"),
+    [
+        ("API", 0xC018AA3F, errno.EPERM, False),
+        ("MOVE", 0xC028AA05, errno.EACCES, False),
+        ("WAKE", 0x8010AA02, errno.EPERM, True),
+        pytest.param("WRITEPROTECT", 0xC018AA06, errno.ENOSYS, True, marks=pytest.mark.slow),
+        pytest.param("COPY", 0xC028AA03, 0, True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_filter_of_the_arguments_of_ioctl(
+    name: str, request_number: int, error: int, moves: bool
+) -> None:
+    """The call that is refused is named: not another one, nor what comes of it."""
+    done = doctor(f"hide_ioctl({request_number:#x}, {error})", "--json")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert found["remap_anon_pages"] is moves
+    refused = {
+        problem["name"]: problem for problem in found["problems"] if name in problem["missing"]
+    }
+    if name == "API":
+        assert {"userfaultfd_syscall", "userfaultfd_user_mode"} <= set(refused)
+        assert refused["userfaultfd_user_mode"]["needed"]
+    else:
+        assert set(refused) == {"paged_memory"} | (set() if moves else {"remap_anon_pages"})
+    for problem in refused.values():
+        assert "the process's seccomp filter" in problem["missing"]
+        assert problem["remedy"] == f"allow ioctl(2) with UFFDIO_{name} in the seccomp filter"
+        assert problem["errno"] == (error or errno.EPERM)
 
 
 def test_mappings_that_cannot_be_counted() -> None:

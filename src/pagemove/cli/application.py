@@ -11,6 +11,7 @@ import warnings
 from typing import Annotated, Any
 
 import typer
+from typer import completion
 from typer.core import TyperGroup
 
 from pagemove._version import __version__
@@ -23,6 +24,13 @@ class _Commands(TyperGroup):
     """Finds command NAME as the function NAME of the module pagemove.cli.NAME."""
 
     # The types of these are click's, which some releases of typer bring along under another name.
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Take the name of a shell after the options of completion, which typer takes for flags."""
+        option, _, shell = " ".join(args[:2]).replace("=", " ", 1).partition(" ")
+        if option in _COMPLETION and shell and not shell.startswith("-"):
+            _complete(ctx, option, shell)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: Any) -> list[str]:
         """List the names, in the order of the help text."""
         return list(_COMMANDS)
@@ -35,6 +43,25 @@ class _Commands(TyperGroup):
         single = typer.Typer(add_completion=False)
         single.command(cmd_name)(getattr(module, cmd_name))
         return typer.main.get_command(single)
+
+
+_COMPLETION = ("--show-completion", "--install-completion")
+
+
+def _complete(ctx: Any, option: str, shell: str) -> None:
+    known = [each.value for each in completion.Shells]
+    if shell not in known:
+        ctx.fail(f"{option} {shell}: not a shell that is known here ({', '.join(known)})")
+    if option == "--show-completion":
+        variable = "_PAGEMOVE_COMPLETE"
+        script = completion.get_completion_script(
+            prog_name="pagemove", complete_var=variable, shell=shell
+        )
+        typer.echo(script)
+    else:
+        _, path = completion.install(shell=shell, prog_name="pagemove")
+        typer.echo(f"{shell} completion installed in {path}: start the terminal anew")
+    ctx.exit()
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True)

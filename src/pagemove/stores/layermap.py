@@ -6,6 +6,8 @@ disk. So the second is written when the top was flushed, and is what counts once
 started anew, which the boot's own id shows.
 
 Each sector has a checksum: a bit that has changed by itself would show what is on the other layer.
+The checksum covers the number of the sector too, so that the bytes of one in the place of another
+are not taken for right. In files of the format before, which are used on as they are, it does not.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from pagemove.stores.blockfile import BOOT, boot_name, write_all
 from pagemove.stores.descriptors import Descriptor, lock_whole, shown
 from pagemove.stores.replacement import sync_directory
 
-_MAGIC = b"pagemove layers2"
+_MAGIC = b"pagemove layers3"
+#: Of files whose checksums do not cover the number of the sector.
+_EARLIER_MAGIC = b"pagemove layers2"
 # Magic, nbytes, block size, name of the boot; checksum.
 _HEADER = struct.Struct("<16sQQ36sI")
 _START = 4096
@@ -66,6 +70,7 @@ class LayerMap:
         self._lock = threading.Lock()
         self._shape = (nbytes, block_size)
         self._path = path
+        self._magic = _MAGIC
         self._unsure = False  # whether a sync has failed
         self._file: Descriptor | None = None
         if path is not None:
@@ -165,7 +170,8 @@ class LayerMap:
 
     def _boot_in(self, head: bytes, path: Path) -> bytes:
         """Check the header; return the name of the boot in it."""
-        if len(head) < _HEADER.size or _HEADER.unpack(head)[:3] != (_MAGIC, *self._shape):
+        magic, *shape = _HEADER.unpack(head)[:3] if len(head) == _HEADER.size else (b"",)
+        if magic not in (_MAGIC, _EARLIER_MAGIC) or tuple(shape) != self._shape:
             raise ValueError(
                 f"{shown(path)} is not the map of such a store ({self._shape[0]} bytes, blocks of "
                 f"{self._shape[1]}): name another file"
@@ -173,12 +179,15 @@ class LayerMap:
         boot, checksum = _HEADER.unpack(head)[3:]
         if zlib.crc32(head[: -_CHECKSUM.size]) != checksum:
             raise _damaged(path)
+        self._magic = magic
         return bytes(boot)
 
     def _read(self, fd: int, path: Path, first: int) -> bytes:
         data = os.pread(fd, self._sectors * _SECTOR, _START + first * _SECTOR)
         sectors = [data[at : at + _SECTOR] for at in range(0, len(data), _SECTOR)]
-        if len(data) != self._sectors * _SECTOR or any(each != _sector(each) for each in sectors):
+        if len(data) != self._sectors * _SECTOR or any(
+            each != self._sector(each, number) for number, each in enumerate(sectors, first)
+        ):
             raise _damaged(path)
         return b"".join(each[:_SHARE] for each in sectors)[: len(self._bits)]
 
@@ -187,19 +196,20 @@ class LayerMap:
         if self._file is None:
             return
         some = bytes(bits[first * _SHARE : end * _SHARE])
-        sectors = (_sector(some[at : at + _SHARE]) for at in range(0, len(some), _SHARE))
+        shares = (some[at : at + _SHARE] for at in range(0, len(some), _SHARE))
+        sectors = (self._sector(share, n) for n, share in enumerate(shares, behind + first))
         write_all(self._file.fd, b"".join(sectors), _START + (behind + first) * _SECTOR)
+
+    def _sector(self, share: bytes, number: int) -> bytes:
+        """Return a sector: what it holds, and the checksum of that and of where it is."""
+        share = share[:_SHARE].ljust(_SHARE, b"\0")
+        before = number if self._magic == _MAGIC else 0
+        return share + _CHECKSUM.pack(zlib.crc32(share, before))
 
     def _write_head(self, boot: bytes) -> None:
         assert self._file is not None
-        fields = _HEADER.pack(_MAGIC, *self._shape, boot, 0)[: -_CHECKSUM.size]
+        fields = _HEADER.pack(self._magic, *self._shape, boot, 0)[: -_CHECKSUM.size]
         write_all(self._file.fd, fields + _CHECKSUM.pack(zlib.crc32(fields)), 0)
-
-
-def _sector(share: bytes) -> bytes:
-    """Return a sector: what it holds, and the checksum of that."""
-    share = share[:_SHARE].ljust(_SHARE, b"\0")
-    return share + _CHECKSUM.pack(zlib.crc32(share))
 
 
 def _damaged(path: Path) -> ValueError:

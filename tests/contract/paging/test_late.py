@@ -19,7 +19,7 @@ from pagemove.introspect import states_at
 from pagemove.stores import CompressedStore, FileStore, LayeredStore, Store
 from support import child, wait_for
 from support.helpers import helpers, kill_helper, numbered, stop_helper, touch
-from support.late_stores import Unruly, in_file, unruly
+from support.late_stores import Knobs, Unruly, in_file, unruly
 from support.paging import Struck, load, store
 from support.selection import few
 from support.stores import BytesStore
@@ -65,12 +65,20 @@ class TestWrites:
         assert "an earlier flush of the store has not been answered yet" in found["notes"]
         assert found["begun"] == [1, 2]
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize("kind", ["compressed", "layered"])
-    def test_what_was_flushed_outlives_a_helper_that_was_stopped(self, tmp_path, kind):
+    @pytest.mark.parametrize(
+        ("kind", "saving"),
+        [
+            ("file", "flush"),
+            pytest.param("file", "evict", marks=pytest.mark.slow),
+            pytest.param("compressed", "evict", marks=pytest.mark.slow),
+            pytest.param("layered", "flush", marks=pytest.mark.slow),
+        ],
+    )
+    def test_what_was_saved_outlives_a_late_write_of_a_stopped_helper(self, tmp_path, kind, saving):
         if kind == "compressed":
             pytest.importorskip("zstandard")
-        assert child(_stopped, tmp_path, kind, deadline=120) == [0] * 3
+        found = child(_landed, tmp_path, kind, saving, deadline=120)
+        assert found == {"timed out": errno.ETIMEDOUT, "held": 1, "blocks": [1, 1, 2, 1]}
 
     def test_whatever_the_store_does(self, tmp_path):
         assert child(_unruly, tmp_path, deadline=120)
@@ -172,48 +180,85 @@ def _flushed_late(folder: Path) -> dict[str, Any]:
     return {"notes": _notes(caught.value), "begun": begun}
 
 
-def _stopped(folder: Path, kind: str) -> list[int]:
-    """Return how many words are wrong, of some trials each, in a store that was opened anew."""
-    nbytes, wrong = 64 * 4 * K, []
-    for trial in range(3):
-        path = folder / str(trial)
-        if kind == "layered":
-            path.write_bytes(bytes(nbytes))
+class Behind(Store):
+    """Another store, whose writes of blocks that begin with the word 1 wait while they are held."""
 
-        def store(path: Path = path) -> Store:
-            if kind == "compressed":
-                return CompressedStore(nbytes, path=path, block_size=4 * K)
-            return LayeredStore(
-                FileStore(path, writable=True), BytesStore(bytes(nbytes)), block_size=4 * K
-            )
+    writable = True
+    nbytes = 4 * 4 * K
 
-        region = PagedMemory(
-            store(), mode="r+", block_size=4 * K, prefetch="off", store_timeout=0.5
-        )
-        array = region.asarray(np.uint64)
-        array[:] = 1
-        pid = stop_helper()
-        with pytest.raises(StoreError):
-            region.flush()
-        array[:] = 2
-        with pytest.raises(StoreError):
-            region.flush()
-        os.kill(pid, signal.SIGCONT)
-        while True:
-            try:
-                region.flush()
-            except StoreError:
-                continue
-            break
-        array[:] = 3
+    def __init__(self, inner: Store, path: Path) -> None:
+        self._inner, self._path = inner, path
+        self.knobs = Knobs(path)
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        self._inner.read_into(offset, buffer)
+
+    def write(self, offset: int, data: Any) -> None:
+        older = np.frombuffer(data, np.uint64)[0] == 1
+        if older:
+            self.knobs.count("held")
+        while older and self.knobs.hold_writes:
+            time.sleep(0.002)
+        self._inner.write(offset, data)
+        if older:
+            self.knobs.count("late")
+
+    def flush(self) -> None:
+        self._inner.flush()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"inner": self._inner, "path": self._path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def _kept_in(kind: str, path: Path) -> Store:
+    nbytes = Behind.nbytes
+    if kind == "compressed":
+        return CompressedStore(nbytes, path=path, block_size=4 * K)
+    if not path.exists():
+        path.write_bytes(bytes(nbytes))
+    top = FileStore(path, writable=True)
+    return top if kind == "file" else LayeredStore(top, BytesStore(bytes(nbytes)), block_size=4 * K)
+
+
+def _landed(folder: Path, kind: str, saving: str) -> dict[str, Any]:
+    """Return what was in the store after the older write of four blocks, the newer one of one."""
+    Knobs(folder / "knobs", create=True)
+    store = Behind(_kept_in(kind, folder / "store"), folder / "knobs")
+    how = {"mode": "r+", "block_size": 4 * K, "prefetch": "off", "store_timeout": 0.5}
+    region, knobs = PagedMemory(store, **how), store.knobs
+
+    def save() -> None:
+        region.flush() if saving == "flush" else region.evict(2 * 4 * K, 4 * K)
+
+    blocks = region.asarray(np.uint64)[:: 4 * K // 8]
+    blocks[:] = 1
+    knobs.hold_writes = 1
+    pid = stop_helper()
+    with pytest.raises(StoreError) as caught:
         region.flush()
-        del array
-        region.close()
-        with store() as again:
-            words = np.zeros(nbytes // 8, np.uint64)
-            again.read_into(0, words)
-        wrong.append(int(np.count_nonzero(words != 3)))
-    return wrong
+    os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: knobs.held)
+    blocks[2] = 2
+    with contextlib.suppress(StoreError):
+        save()
+    held = knobs.held
+    knobs.hold_writes = 0
+    wait_for(lambda: knobs.late)
+    save()
+    region.flush()
+    del blocks
+    region.close()
+    with _kept_in(kind, folder / "store") as again:
+        words = np.zeros(again.nbytes // 8, np.uint64)
+        again.read_into(0, words)
+    found = words[:: 4 * K // 8].tolist()
+    return {"timed out": caught.value.errno, "held": held, "blocks": found}
 
 
 def _unruly(folder: Path) -> bool:

@@ -8,18 +8,18 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from support import native
+from support import native, wait_for
+from support.helpers import state_of
 from support.paging import MIB
 from support.slowness import SLOWNESS
 
 pytestmark = pytest.mark.needs("paging")
 
-_TIMEOUT = 0.5
+_TIMEOUT = 1.0
 _PROGRAM = """
     import sys
     import numpy as np, pagemove
@@ -45,19 +45,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return native.library_file(source, tmp_path_factory.mktemp("library"))
 
 
-def _wait_for(gate: Path) -> None:
-    limit = time.monotonic() + 30 * SLOWNESS
-    while not gate.exists():
-        assert time.monotonic() < limit
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("phase", _PHASES)
-def test_what_fails_once_after_that_is_tried_again(file, tmp_path, library, phase):
+def test_what_fails_once_after_that_is_tried_again(file, library, phase):
     """A server of files that hears of it may well fail what it was asked for before."""
-    path, gate = file(MIB), tmp_path / "gate"
+    path = file(MIB)
     operation, mode, code = _PHASES[phase]
-    environment = {"HELD": operation, "HELD_FILE": str(path), "HELD_GATE": str(gate)}
+    environment = {"HELD": operation, "HELD_FILE": str(path)}
     program = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(_PROGRAM).format(code), path, mode, str(_TIMEOUT)],
         env={**os.environ, **environment, "LD_PRELOAD": str(library)},
@@ -66,12 +59,10 @@ def test_what_fails_once_after_that_is_tried_again(file, tmp_path, library, phas
         text=True,
     )
     try:
-        _wait_for(gate)
-        program.send_signal(signal.SIGSTOP)
-        threading.Event().wait(3 * _TIMEOUT)
-        gate.unlink()
+        wait_for(lambda: state_of(program.pid) == "T", 60)
+        threading.Event().wait(2 * _TIMEOUT)
         program.send_signal(signal.SIGCONT)
-        out, err = program.communicate(timeout=30 * SLOWNESS)
+        out, err = program.communicate(timeout=60 * SLOWNESS)
     finally:
         program.kill()
         program.communicate()

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "lease.h"
 #include "region.h"
 
@@ -118,11 +119,14 @@ static void make(struct pg_region *region, struct pg_call *call)
 {
     pthread_mutex_unlock(&region->calls_lock);
     mine = call;
+    /* The process may be stopped before the event loop, which may be waiting without ticking, has
+     * come to that. */
+    pg_begin_ticking();
     pg_begin_work(region);
-    /* It may be waiting without ticking. */
     pg_look_at_jobs(region);
     call->result = call->function(region, call);
     pg_end_work(region);
+    pg_end_ticking();
     mine = NULL;
     if (call->saving)
         pg_note_saved(call->saving, region, call->result);

@@ -61,8 +61,7 @@ uint64_t pg_now(void)
     return at - after;
 }
 
-/* From here until end_ticking this thread ticks. Time before, in which nobody did, is no gap. */
-static uint64_t begin_ticking(void)
+uint64_t pg_begin_ticking(void)
 {
     uint64_t now = pg_now();
 
@@ -70,7 +69,7 @@ static uint64_t begin_ticking(void)
     return now;
 }
 
-static void end_ticking(void)
+void pg_end_ticking(void)
 {
     pg_now();
     __atomic_sub_fetch(&waiting, 1, __ATOMIC_ACQ_REL);
@@ -83,11 +82,11 @@ static struct timespec timespec_of(uint64_t nanoseconds)
 
 void pg_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t when)
 {
-    uint64_t now = begin_ticking(), left = when > now ? when - now : 0;
+    uint64_t now = pg_begin_ticking(), left = when > now ? when - now : 0;
     struct timespec at = timespec_of(running_clock() + (left < SLICE ? left : SLICE));
 
     pthread_cond_timedwait(condition, lock, &at);
-    end_ticking();
+    pg_end_ticking();
 }
 
 void pg_sleep_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t when)
@@ -105,7 +104,7 @@ int pg_poll_until(struct pollfd *polled, nfds_t count, uint64_t when)
 
     if (when == UINT64_MAX)
         return poll(polled, count, -1);
-    now = begin_ticking();
+    now = pg_begin_ticking();
     for (;;) {
         uint64_t left = when > now ? when - now : 0;
         struct timespec most = timespec_of(left < SLICE ? left : SLICE);
@@ -114,19 +113,19 @@ int pg_poll_until(struct pollfd *polled, nfds_t count, uint64_t when)
         if (ready || now >= when)
             break;
     }
-    end_ticking();
+    pg_end_ticking();
     return ready;
 }
 
 void pg_sleep(uint64_t nanoseconds)
 {
-    uint64_t now = begin_ticking(), until = now + nanoseconds;
+    uint64_t now = pg_begin_ticking(), until = now + nanoseconds;
 
     for (; now < until; now = pg_now()) {
         struct timespec pause = timespec_of(until - now < SLICE ? until - now : SLICE);
         nanosleep(&pause, NULL);
     }
-    end_ticking();
+    pg_end_ticking();
 }
 
 void pg_clock_forked(void)

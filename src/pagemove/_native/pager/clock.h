@@ -29,6 +29,11 @@ int pg_poll_until(struct pollfd *polled, nfds_t count, uint64_t when);
 
 void pg_sleep(uint64_t nanoseconds);
 
+/* Between these somebody ticks: this thread, or another that it has woken for that. Time before, in
+ * which nobody did, is no gap. Returns the time. */
+uint64_t pg_begin_ticking(void);
+void pg_end_ticking(void);
+
 /* In the child of a fork nobody waits. */
 void pg_clock_forked(void);
 
