@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import gc
 import os
 import re
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from pagemove._native import pager, remap
 from support import Area, paging, selection, watchdog
@@ -22,9 +20,6 @@ from support.foreign import foreign as _foreign
 
 if _needs.WITHOUT_MOVE:
     pager.set_moves(False)
-
-#: Seconds beyond a test's timeout after which its process is ended.
-HUNG = 120
 
 REQUIRE_FEATURES = os.environ.get("PAGEMOVE_REQUIRE_FEATURES", "") not in ("", "0")
 
@@ -81,22 +76,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.fail(f"needs {name}: {reason} (PAGEMOVE_REQUIRE_FEATURES is set)", pytrace=False)
         if reason:
             pytest.skip(f"needs {name}: {reason}")
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """End a process that hangs with the GIL held, where no timeout in Python would be noticed.
-
-    With several processes one that hangs so keeps its share of the tests, and the run never ends.
-    """
-    marker = item.get_closest_marker("timeout")
-    seconds = float(marker.args[0] if marker else item.config.getini("timeout")) + HUNG
-    stderr = item.config.stash[fault_handler_stderr_fd_key]  # of the terminal, not captured
-    faulthandler.dump_traceback_later(seconds, exit=True, file=stderr)
-    try:
-        return (yield)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)
