@@ -26,9 +26,11 @@ from pagemove.introspect import (
 from pagemove.kernel import KernelFeatures
 from pagemove.memory import Memory, empty
 from pagemove.paging import (
+    AllocationStats,
     Budget,
     BudgetShare,
     BudgetStats,
+    PagedAllocations,
     PagedArray,
     PagedMemory,
     PagingStats,
@@ -37,6 +39,7 @@ from pagemove.paging import (
     memmap,
     open_array,
     open_arrays,
+    paged_allocations,
     pinned,
     prefetch,
     reference,
@@ -51,6 +54,7 @@ __all__ = [
     "HUGE_PAGE_SIZE",
     "PAGE_SIZE",
     "RAP_ALLOW_SRC_HOLES",
+    "AllocationStats",
     "Budget",
     "BudgetShare",
     "BudgetStats",
@@ -60,6 +64,7 @@ __all__ = [
     "Memory",
     "PageShared",
     "PageState",
+    "PagedAllocations",
     "PagedArray",
     "PagedMemory",
     "PagingStats",
@@ -80,6 +85,7 @@ __all__ = [
     "open_array",
     "open_arrays",
     "page_states",
+    "paged_allocations",
     "pinned",
     "prefetch",
     "reference",

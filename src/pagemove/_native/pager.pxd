@@ -51,7 +51,7 @@ cdef extern from "pager/pager.h" nogil:
         int mode
         pg_budget *budget
         uint64_t block_size, limit, timeout_ns, writeback_ns
-        int read_ahead, moves, kernel_faults, dumped, outlives
+        int read_ahead, moves, kernel_faults, dumped, outlives, blank
         const char *spill_directory
         const char *name
         const pg_injection *injections
@@ -82,6 +82,7 @@ cdef extern from "pager/pager.h" nogil:
     int pg_gather(pg_region *region, const pg_run *runs, size_t count, int wait)
     uint64_t pg_gatherable(pg_region *region)
     int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
+    int pg_discard_blocks(pg_region *region, uint64_t offset, uint64_t length)
     int pg_pin(pg_region *region, const pg_run *runs, size_t count, int write)
     void pg_unpin(pg_region *region, const pg_run *runs, size_t count)
     uint64_t pg_pinnable(pg_region *region)

@@ -239,7 +239,7 @@ cdef class Pager:
                  uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
                  uint64_t offset=0, object injection=(), bytes name=b"", object helper=None,
                  bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
-                 object identities=(), SharedLimit budget=None):
+                 object identities=(), SharedLimit budget=None, bint blank=False):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
@@ -278,6 +278,7 @@ cdef class Pager:
             config.dumped = dumped
             config.writeback_ns = writeback_ns
             config.outlives = outlives
+            config.blank = blank
             config.moves = _may_move
             config.kernel_faults = _kernel_faults
             config.spill_directory = spill_directory
@@ -436,6 +437,23 @@ cdef class Pager:
         finally:
             self._calls -= 1
         return _errno_of(status)
+
+    def discard(self, uint64_t offset, uint64_t length):
+        """Have whole blocks of a region opened blank be zeros, without keeping anything of them.
+
+        0, or an errno: EBUSY if one is pinned.
+        """
+        cdef pg_region *region = self._open()
+        cdef int status
+        self._calls += 1
+        with nogil:
+            status = pg_discard_blocks(region, offset, length)
+        self._calls -= 1
+        return _errno_of(status)
+
+    def discarding(self):
+        """Return the addresses of what `discard` calls, and of its first argument, for C."""
+        return <uint64_t> <uintptr_t> &pg_discard_blocks, <uint64_t> <uintptr_t> self._open()
 
     def pin_blocks(self, bytes runs, bint write):
         """Bring blocks in, and have them stay.

@@ -1,5 +1,6 @@
 """Paged memory: arrays larger than memory, whose blocks come from a store when they are touched."""
 
+from pagemove.paging.allocations import AllocationStats, PagedAllocations, paged_allocations
 from pagemove.paging.array import PagedArray
 from pagemove.paging.arrays import open_arrays
 from pagemove.paging.budget import Budget, BudgetShare, BudgetStats
@@ -15,9 +16,11 @@ from pagemove.paging.stats import PagingStats
 from pagemove.paging.taking import prefetch, take
 
 __all__ = [
+    "AllocationStats",
     "Budget",
     "BudgetShare",
     "BudgetStats",
+    "PagedAllocations",
     "PagedArray",
     "PagedMemory",
     "PagingStats",
@@ -26,6 +29,7 @@ __all__ = [
     "memmap",
     "open_array",
     "open_arrays",
+    "paged_allocations",
     "pinned",
     "prefetch",
     "reference",

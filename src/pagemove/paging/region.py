@@ -38,6 +38,8 @@ _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno
 _OF_THE_PAGER = frozenset(
     [
         "counters",
+        "discard",
+        "discarding",
         "failure_text",
         "failures",
         "gather",
@@ -208,7 +210,7 @@ class PagedMemory(Pager, Viewable):
         order = working_set.load(replay, store.nbytes, options.block_size) if replay else b""
         self._open(store, options)
         self._store = store
-        self._label = label_of(store)
+        self._label = self._known_as or label_of(store)
         self._asked = {
             "resident_limit": resident_limit,
             "block_size": options.block_size,
@@ -238,6 +240,12 @@ class PagedMemory(Pager, Viewable):
         if order:
             super().replay(order)
 
+    # Of regions that arrays are allocated in: what messages call it, that nothing is in the store
+    # yet, and where changes go.
+    _known_as = ""
+    _blank = False
+    _spill_directory = b""
+
     def _open(self, store: Store, options: Checked) -> None:
         with limits.named():
             self._file_lock = file_lock(store) if options.mode == MODES["r+"] else None
@@ -256,6 +264,8 @@ class PagedMemory(Pager, Viewable):
             writes = options.mode == MODES["r+"]
             with serving(store, options.block_size, options.limit, writes=writes) as served:
                 lines = served["helper"][3] if served["helper"] else 0
+                if self._known_as:
+                    served["label"] = os.fsencode(self._known_as)
                 super().__init__(
                     nbytes=store.nbytes,
                     mode=options.mode,
@@ -266,7 +276,8 @@ class PagedMemory(Pager, Viewable):
                     writeback_ns=options.writeback_ns if store.restartable else 0,
                     outlives=store.restartable,
                     read_ahead=options.read_ahead,
-                    spill_directory=options.spill_directory,
+                    spill_directory=self._spill_directory or options.spill_directory,
+                    blank=self._blank,
                     dumped=os.environ.get("PAGEMOVE_CORE_DUMPS", "0") not in ("", "0"),
                     name=options.name,
                     **served,

@@ -221,7 +221,8 @@ static uint32_t block_of(const struct pg_request *request)
 static int is_beside(const struct pg_region *region, const struct chunk *chunk, uint32_t number)
 {
     return (number + 1 == chunk->first || number == chunk->first + chunk->count) &&
-           pg_is_spilled(region, number) == pg_is_spilled(region, chunk->first);
+           pg_is_spilled(region, number) == pg_is_spilled(region, chunk->first) &&
+           pg_is_blank(region, number) == pg_is_blank(region, chunk->first);
 }
 
 static void collect(struct pg_region *region, struct pg_request *request, struct chunk *chunk)
@@ -234,6 +235,8 @@ static void collect(struct pg_region *region, struct pg_request *request, struct
     while (request->count && chunk->count < most) {
         uint32_t number = block_of(request);
         int known = number >= region->nblocks || pg_find(&region->blocks, number) != PG_NONE;
+        /* Zeros are there as soon as they are touched, and then most likely to be written. */
+        known |= request->sequential && !known && pg_is_blank(region, number);
         if (chunk->count && (known || !is_beside(region, chunk, number)))
             return;
         if (!known && begin_block(region, chunk, number, request->sequential)) {

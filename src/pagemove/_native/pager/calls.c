@@ -234,7 +234,7 @@ static struct pg_call *copy_call(const struct pg_call *wanted)
 }
 
 /* Have a call made, and wait for it. `text`: NULL, or where to put what it says. */
-static int run(struct pg_region *region, const struct pg_call *wanted, char *text)
+static int run_asking(struct pg_region *region, const struct pg_call *wanted, char *text, int asking)
 {
     struct pg_call *call = copy_call(wanted);
     int result;
@@ -244,7 +244,7 @@ static int run(struct pg_region *region, const struct pg_call *wanted, char *tex
     pthread_mutex_lock(&region->calls_lock);
     put(region, call);
     pthread_mutex_unlock(&region->calls_lock);
-    if (pg_await(region, &call->done, 1)) {
+    if (pg_await(region, &call->done, asking)) {
         if (!region->inherited)
             call_off(region, call);
         return -PG_INTERRUPTED;
@@ -255,6 +255,11 @@ static int run(struct pg_region *region, const struct pg_call *wanted, char *tex
     free(call->runs);
     free(call);
     return result;
+}
+
+static int run(struct pg_region *region, const struct pg_call *wanted, char *text)
+{
+    return run_asking(region, wanted, text, 1);
 }
 
 static int flush(struct pg_region *region, struct pg_call *call)
@@ -291,6 +296,19 @@ static int gather(struct pg_region *region, struct pg_call *call)
 static int store_stats(struct pg_region *region, struct pg_call *call)
 {
     return pg_do_store_stats(region, call->text);
+}
+
+static int forget(struct pg_region *region, struct pg_call *call)
+{
+    return pg_is_lost(region) ? -EBADF : pg_do_forget(region, call->offset, call->length);
+}
+
+/* Signal handlers are not run: the caller may be freeing an object. */
+int pg_forget(struct pg_region *region, uint64_t offset, uint64_t length)
+{
+    return run_asking(region,
+                      &(struct pg_call){.function = forget, .offset = offset, .length = length},
+                      NULL, 0);
 }
 
 int pg_flush(struct pg_region *region)

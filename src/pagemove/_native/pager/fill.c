@@ -53,6 +53,10 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
     uint64_t offset = first * region->block_size, got, began = pg_trace_begin();
     int error;
 
+    if (pg_is_blank(region, first)) {
+        pg_blank_slots(region, slots, count);
+        return 0;
+    }
     for (size_t i = 0; i < count; i++)
         pieces[i] = (struct pg_piece){(void *)(uintptr_t)pg_slot_address(&region->frames, slots[i]),
                                       region->block_size};
@@ -318,7 +322,8 @@ static int ask_helper(struct pg_region *region, struct pg_job job)
     int error;
 
     if (!pg_has_helper(region) || region->line || region->block_size >= MOVE_FRESH_FROM ||
-        block->flags & PG_PATCH || pg_is_spilled(region, job.number) || pg_make_room(region, 0))
+        block->flags & PG_PATCH || pg_is_spilled(region, job.number) ||
+        pg_is_blank(region, job.number) || pg_make_room(region, 0))
         return -PG_NOT_NOW;
     /* Protected, also for somebody who wants to store: a block that comes after it was given up is
      * taken away again, and nobody may have stored into it. */
@@ -398,7 +403,7 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
     pg_note_needed(region, job.number);
     if (!ask_helper(region, job))
         return;
-    if (!pg_has_helper(region))
+    if (!pg_has_helper(region) || pg_is_blank(region, job.number))
         job.slot = pg_slot_for_block(region);
     if (job.slot != PG_NO_SLOT) {
         fresh = pg_is_fresh_slot(&region->frames, job.slot);

@@ -82,6 +82,18 @@ int pg_may_write(const struct pg_region *region);
 /* Whether the block's contents are in the spill file. */
 int pg_is_spilled(const struct pg_region *region, uint32_t number);
 
+/* discard.c */
+
+/* Whether an absent block is zeros that no store has. */
+int pg_is_blank(const struct pg_region *region, uint32_t number);
+
+/* Fill slots with zeros, as a read would. */
+void pg_blank_slots(const struct pg_region *region, const uint16_t *slots, size_t count);
+
+/* The bits of `spilled`. */
+int pg_is_noted(const struct pg_region *region, uint32_t number);
+void pg_note_stored(struct pg_region *region, uint32_t number);
+
 /* merging.c */
 
 /* Whether the process wants all its memory to be merged with like memory. */

@@ -81,6 +81,7 @@ struct pg_config {
     uint64_t timeout_ns;      /* how long a failing store is tried again */
     uint64_t writeback_ns; /* after which changed blocks are written; 0: when they have to leave */
     int outlives;          /* what is written is there for others when this process has ended */
+    int blank; /* nothing is in the store yet: a block is zeros, unread, until it is written */
     int read_ahead;
     int dumped;                  /* resident blocks are in core dumps */
     int kernel_faults;           /* 0: do without those of system calls, even where permitted */
@@ -156,6 +157,12 @@ int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length);
 struct pg_run {
     uint32_t first, count;
 };
+
+/* Have whole blocks of a region that was opened blank be zeros again, at once and whatever they
+ * were: neither memory nor the store keeps anything of them. For memory that nobody uses any more.
+ * Runs no signal handlers, and may be called with the interpreter's lock. -EBUSY: a block is
+ * pinned, or the helper may still write to it; others may be zeros then. */
+int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length);
 
 /* Bring blocks in and have them stay until they are unpinned, as often as they were pinned. With
  * `write` a system call can write into them without a fault, and they count as dirty. -PG_NO_ROOM:

@@ -235,6 +235,7 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     region->read_ahead = config->read_ahead;
     region->writeback_interval = config->mode == PG_WRITE ? config->writeback_ns : 0;
     region->outlives = config->outlives;
+    region->blank = config->blank;
     region->dumped = region->uffd.dumped = config->dumped;
     if (config->budget)
         region->budget = pg_budget_hold(config->budget);

@@ -88,7 +88,8 @@ struct pg_region {
     struct pg_uffd uffd;
     struct pg_store store, spill;
     int flush_retryable; /* a flush that fails loses nothing */
-    uint64_t *spilled;   /* a bit for each block that is in the spill file */
+    uint64_t *spilled;   /* a bit for each block that is in the spill file, or in a blank store */
+    int blank;           /* blocks without that bit are zeros (discard.c) */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* the state of a block, or a frame is free */
@@ -291,6 +292,11 @@ int pg_sync_all(struct pg_region *region);
 int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
 int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
+
+/* Have the store keep nothing of blocks that are not in memory; pg_forget asks a thread that has the
+ * descriptors for it. */
+int pg_do_forget(struct pg_region *region, uint64_t offset, uint64_t length);
+int pg_forget(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_do_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write);
 
 /* Have a flush made without waiting for it; `saving` receives the result. 0 or -errno. */

@@ -44,7 +44,7 @@ static int map_region(struct pg_region *region, const char *name)
     region->uffd.read_only = !pg_writable(region);
     region->uffd.advice = region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
     error = pg_register(region->uffd.region, region->base, region->length, mode);
-    if (error || region->mode != PG_PRIVATE)
+    if (error || (region->mode != PG_PRIVATE && !region->blank))
         return error;
     region->spilled = mmap(NULL, pg_spilled_bytes(region), PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

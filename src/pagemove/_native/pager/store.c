@@ -13,6 +13,9 @@
 #include "clock.h"
 #include "holes.h"
 
+/* A block at a time is within what a line to a helper takes. */
+enum { FORGOTTEN = 65536 };
+
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 8
 #endif
@@ -369,6 +372,25 @@ int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piec
             return put ? -errno : -PG_SHORT;
         done += (uint64_t)put;
         next = advance(next, &used, (uint64_t)put);
+    }
+    return 0;
+}
+
+int pg_store_forget(struct pg_store *store, uint64_t offset, uint64_t length)
+{
+    static const char zeros[FORGOTTEN];
+
+    if (!store->channel)
+        return fallocate(store->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                         (off_t)(store->offset + offset), (off_t)length)
+                   ? -errno
+                   : 0;
+    for (uint64_t done = 0; done < length; done += FORGOTTEN) {
+        struct pg_piece piece = {(void *)(uintptr_t)zeros,
+                                 length - done < FORGOTTEN ? length - done : FORGOTTEN};
+        int error = pg_store_write(store, offset + done, &piece, 1);
+        if (error)
+            return error;
     }
     return 0;
 }

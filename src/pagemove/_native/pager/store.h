@@ -59,6 +59,10 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                    size_t count);
 
+/* Keep nothing of a range, so far as that is possible: it reads as zeros. Of a file of the pager's
+ * own, or a helper's store that keeps no zeros. */
+int pg_store_forget(struct pg_store *store, uint64_t offset, uint64_t length);
+
 /* Whether a helper still has to answer an earlier write of some of these bytes that was given up.
  */
 int pg_write_is_late(const struct pg_store *store, uint64_t offset, uint64_t length);

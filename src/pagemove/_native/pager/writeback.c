@@ -22,13 +22,7 @@ int pg_may_write(const struct pg_region *region)
 
 int pg_is_spilled(const struct pg_region *region, uint32_t number)
 {
-    return region->spilled &&
-           __atomic_load_n(&region->spilled[number / 64], __ATOMIC_ACQUIRE) >> number % 64 & 1;
-}
-
-static void note_spilled(struct pg_region *region, uint32_t number)
-{
-    __atomic_fetch_or(&region->spilled[number / 64], UINT64_C(1) << number % 64, __ATOMIC_RELEASE);
+    return region->mode == PG_PRIVATE && pg_is_noted(region, number);
 }
 
 /* As tempfile does where there is no O_TMPFILE: NFS, FUSE, CephFS. */
@@ -89,17 +83,19 @@ int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
 
 /* What the user has discarded of a block is to have the store's contents. In small pieces: this is
  * memory beyond the limit. */
-static int spill_original(struct pg_region *region, uint64_t offset, uint64_t length)
+static int spill_original(struct pg_region *region, struct pg_store *store, uint64_t offset,
+                          uint64_t length)
 {
-    char buffer[PIECE];
+    char buffer[PIECE] = {0};
     uint64_t got;
     int error = 0;
 
     for (uint64_t done = 0; done < length && !error; done += PIECE) {
         struct pg_piece piece = {buffer, length - done < PIECE ? length - done : PIECE};
-        error = pg_store_read(&region->store, offset + done, &piece, 1, 0, &got);
+        if (!region->blank)
+            error = pg_store_read(&region->store, offset + done, &piece, 1, 0, &got);
         if (!error)
-            error = pg_store_write(&region->spill, offset + done, &piece, 1);
+            error = pg_store_write(store, offset + done, &piece, 1);
     }
     return error;
 }
@@ -109,7 +105,7 @@ static int write_parts(struct pg_region *region, struct pg_store *store, const s
 {
     uint64_t page = region->uffd.page_size, address = pg_slot_address(&region->frames, out->slot);
     unsigned pages = (unsigned)(region->block_size / page), first = 0, end;
-    int original = store == &region->spill && !pg_is_spilled(region, out->number), error = 0;
+    int original = region->spilled && !pg_is_noted(region, out->number), error = 0;
 
     for (; first < pages && !error; first = end) {
         int there = pg_has(&out->pages, first) != 0;
@@ -121,7 +117,7 @@ static int write_parts(struct pg_region *region, struct pg_store *store, const s
             struct pg_piece piece = {(void *)(uintptr_t)(address + first * page), length};
             error = pg_store_write(store, offset, &piece, 1);
         } else if (original) {
-            error = spill_original(region, offset, length);
+            error = spill_original(region, store, offset, length);
         }
     }
     return error;
@@ -169,8 +165,8 @@ void pg_write_back(struct pg_region *region, struct pg_out *outs, size_t count)
                        n * region->block_size, began, failed);
         for (size_t k = 0; k < n; k++) {
             outs[i + k].error = failed;
-            if (!failed && region->mode == PG_PRIVATE)
-                note_spilled(region, outs[i + k].number);
+            if (!failed && region->spilled)
+                pg_note_stored(region, outs[i + k].number);
         }
     }
 }

@@ -1,0 +1,263 @@
+"""NumPy arrays under a limit without a change to who makes them: `paged_allocations`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from pagemove._native import arena as native
+from pagemove.paging.arenas import ArenaMemory, directory_of, limit_of, new_arena
+from pagemove.paging.options import Limit, Size
+from pagemove.paging.sizes import nbytes_of, text_of
+from pagemove.paging.stats import PagingStats
+
+if TYPE_CHECKING:
+    from typing_extensions import CapsuleType
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+#: What is left when a block ends, innermost last: who has entered, and the handler before.
+_entered: ContextVar[tuple[tuple[PagedAllocations, CapsuleType, CapsuleType, int], ...]] = (
+    ContextVar("pagemove.paged_allocations", default=())
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationStats:
+    """What an arena holds, and what its region has done: of `PagedAllocations.stats`.
+
+    Attributes
+    ----------
+    limit : int or None
+        Bytes that are in memory at most.
+    arrays : int
+        Arrays in it, also those that have outlived the block.
+    nbytes, peak_nbytes : int
+        Bytes of all of them, in whole blocks: now, and at most so far.
+    allocations : int
+        Arrays that were made, so far.
+    moved_nbytes : int
+        Bytes that were copied because an array grew (`ndarray.resize`) and had no room.
+    refused : int
+        Arrays that were not made, for want of address space: each was a MemoryError.
+    space_nbytes, largest_free_nbytes : int
+        Address space; the largest part of it that is free in one piece. What is free has no memory.
+    paging : PagingStats
+        Of the region.
+    """
+
+    limit: int | None
+    arrays: int
+    nbytes: int
+    peak_nbytes: int
+    allocations: int
+    moved_nbytes: int
+    refused: int
+    space_nbytes: int
+    largest_free_nbytes: int
+    paging: PagingStats = field(repr=False)
+
+
+class PagedAllocations:
+    """What `paged_allocations` returns: a context manager, and a decorator.
+
+    It can be used any number of times, by several threads at once: all of its blocks have one arena
+    and one limit.
+    """
+
+    def __init__(
+        self, limit: Limit, *, min_size: Size = "1MiB", spill: str | os.PathLike[str] | None = None
+    ) -> None:
+        self._least = nbytes_of(min_size, "min_size")
+        if self._least < 1:
+            raise ValueError(f"min_size must be positive, not {min_size!r}")
+        self._limit = limit_of(limit)
+        self._spill = directory_of(spill)
+        self._making = threading.Lock()
+        self._made: tuple[native.Arena, ArenaMemory] | None = None
+
+    def _arena(self) -> tuple[native.Arena, ArenaMemory]:
+        with self._making:
+            # In a child made by fork it is the parent's, and gone.
+            if self._made is None or self._made[1].inherited:
+                self._made = new_arena(self._limit, self._least, self._spill)
+            return self._made
+
+    def __enter__(self) -> Self:
+        arena, _ = self._arena()
+        before = native.current_handler()
+        entered = _entered.get()
+        # What is small is left to whoever has it outside: not to this arena once more.
+        mine = any(each[0] is self and each[2] is before for each in entered)
+        handler = before if mine else arena.handler(self._least, before)
+        native.swap_handler(handler)
+        refused = arena.counters()["refused"]
+        _entered.set((*entered, (self, before, handler, refused)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        entered = list(_entered.get())
+        # A generator may be closed in another order than it was begun, or in another context.
+        place = next((i for i in reversed(range(len(entered))) if entered[i][0] is self), None)
+        if place is None:
+            return
+        _, before, _, refused = entered.pop(place)
+        if place == len(entered):
+            native.swap_handler(before)
+        else:
+            entered[place] = (entered[place][0], before, *entered[place][2:])
+        _entered.set(tuple(entered))
+        if isinstance(error, MemoryError):
+            self._explain(error, refused)
+
+    def _explain(self, error: MemoryError, refused: int) -> None:
+        stats = self.stats()
+        if stats.refused > refused:
+            error.add_note(
+                f"pagemove.paged_allocations has address space for {text_of(stats.space_nbytes)} "
+                f"of arrays, {text_of(stats.nbytes)} are in use, and "
+                f"{text_of(stats.largest_free_nbytes)} are free in one piece: delete arrays, raise "
+                "the limit, of which that is a multiple, or RLIMIT_AS (ulimit -v)"
+            )
+
+    def __call__(self, function: _Function) -> _Function:
+        """Have the arrays that a function makes in the arena; coroutines and generators too."""
+        wrapped: Callable[..., Any]
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def wrapped(*args: Any, **kwargs: Any) -> Any:
+                with self:
+                    return await function(*args, **kwargs)
+
+        elif inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                with self:
+                    return (yield from function(*args, **kwargs))
+
+        else:
+
+            @functools.wraps(function)
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                with self:
+                    return function(*args, **kwargs)
+
+        return cast(_Function, wrapped)
+
+    def stats(self) -> AllocationStats:
+        """Return what is in the arena, and what its region has done.
+
+        Returns
+        -------
+        AllocationStats
+            All zeros before it is first used.
+        """
+        with self._making:
+            made = self._made
+        if made is None or made[1].inherited:
+            return AllocationStats(None, 0, 0, 0, 0, 0, 0, 0, 0, PagingStats())
+        counters = made[0].counters()
+        return AllocationStats(
+            limit=made[1].resident_limit,
+            arrays=counters["objects"],
+            nbytes=counters["used"],
+            peak_nbytes=counters["peak"],
+            allocations=counters["allocated"],
+            moved_nbytes=counters["moved"],
+            refused=counters["refused"],
+            space_nbytes=made[1].nbytes,
+            largest_free_nbytes=counters["largest"],
+            paging=made[1].stats(),
+        )
+
+    @property
+    def kernel_faults(self) -> bool:
+        """Whether system calls reach arrays that are not resident; see `PagedMemory`."""
+        return self._arena()[1].kernel_faults
+
+    def _everywhere(self) -> None:
+        """Have the arrays of all threads in it, from now on and forever: for whole programs."""
+        self._arena()[0].replace_default(self._least)
+
+    def __repr__(self) -> str:
+        limit = self._limit if isinstance(self._limit, int) else self._limit.limit
+        return f"<paged_allocations, at most {text_of(limit)} resident>"
+
+
+def paged_allocations(
+    limit: Limit, *, min_size: Size = "1MiB", spill: str | os.PathLike[str] | None = None
+) -> PagedAllocations:
+    """Have NumPy make its large arrays in paged memory, under one limit, while a block runs.
+
+    Nothing else about them changes: what makes them need not know. They have whatever NumPy and
+    what is built on it does to them, and may outlive the block: the arena ends with the last.
+
+    Parameters
+    ----------
+    limit : int, str or Budget
+        The most bytes of all of them together that are in memory: ``"2GiB"``, a number, a `Budget`
+        that they share with other regions; ``"50%"`` of the memory available now; ``"auto"``: half.
+    min_size : int or str
+        Arrays of fewer bytes are made as ever.
+    spill : str or path-like, optional
+        A directory: what does not fit the limit goes to an unnamed file there, as it is. By default
+        it is kept in memory, compressed, outside of the limit.
+
+    Returns
+    -------
+    PagedAllocations
+        A context manager, and a decorator of functions, coroutines and generators; ``with ... as``
+        is itself. `PagedAllocations.stats` says what is in it.
+
+    Raises
+    ------
+    ValueError
+        `limit` or `min_size` is out of range.
+    NotADirectoryError
+        `spill` is no directory.
+    ImportError, OSError, UnsupportedError
+        When the block begins for the first time: as `PagedMemory`.
+
+    Notes
+    -----
+    It holds for the context that entered it, as `contextvars` have it: tasks of asyncio that are
+    started within, not threads (before Python 3.14), and whatever runs between two steps of a
+    generator that has entered. ``pagemove run`` is for all threads of a program.
+
+    Arrays begin at a block of 64 KiB (4 KiB where `min_size` or `limit` is small), and take whole
+    blocks. They are zeros without being touched. Freeing one drops its blocks, wherever they are.
+    One that grows does so where it is, as long as there is address space behind it.
+
+    In a child made by fork the arrays are not there: touching them is SIGSEGV, after a message;
+    arrays made there are ordinary ones. System calls on arrays need `pinned` or `save` where
+    `PagedMemory.kernel_faults` is False.
+
+    Address space without end there is not: an array for which there is none is a MemoryError, with
+    a note that says so.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np, pagemove
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with pagemove.paged_allocations("8MiB", spill=folder) as arena:
+    ...         numbers = np.arange(4_000_000)
+    ...         squares = numbers * numbers
+    ...     int(squares[-1]), arena.stats().paging.resident_nbytes <= 8 << 20
+    (15999992000001, True)
+    """
+    return PagedAllocations(limit, min_size=min_size, spill=spill)

@@ -1,0 +1,153 @@
+"""A region that arrays are allocated in: zeros until they are written, and nobody's to save."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+from pagemove._native.arena import Arena
+from pagemove.introspect import PAGE_SIZE
+from pagemove.paging.available import LEAST, SHARE, available
+from pagemove.paging.budget import Budget
+from pagemove.paging.options import FEWEST_BLOCKS, Limit
+from pagemove.paging.region import PagedMemory
+from pagemove.paging.sizes import nbytes_of, text_of
+from pagemove.stores.file import FileStore
+
+#: What is read and evicted as one: a part of the smallest array, so that little of the last block
+#: is for nothing, and of the limit, so that there are some to choose from.
+_LARGEST_BLOCK = 65536
+_BLOCKS_OF_AN_ARRAY = 16
+_BLOCKS_OF_A_LIMIT = 64
+
+#: Address space costs nothing; a mapping of more than that the kernel may refuse.
+_MOST_SPACE = 4 << 40
+_LEAST_SPACE = 64 << 30
+_TIMES_THE_LIMIT = 64
+_MOST_BLOCKS = 1 << 28
+
+
+class ArenaMemory(PagedMemory):
+    """What arrays are in. Its contents are of no use to anybody once they are gone."""
+
+    _known_as = "the arrays of pagemove.paged_allocations"
+    _blank = True
+
+    def __init__(self, nbytes: int, limit: Limit, block_size: int, spill: Path | None) -> None:
+        options: dict[str, Any] = {
+            "resident_limit": limit,
+            "block_size": block_size,
+            "writeback_interval": None,
+            "name": "arrays",
+        }
+        if spill is None:
+            super().__init__(nbytes=nbytes, **options)
+        else:
+            self._spill_directory = os.fsencode(spill)
+            with _nothing(nbytes) as store:
+                super().__init__(store, mode="c", **options)
+        self._forgettable = True
+
+    def _save_or_tell(self) -> None:
+        pass
+
+    def _save_before_close(self) -> None:
+        pass
+
+
+def _nothing(nbytes: int) -> FileStore:
+    """Return a store that is never read: a region that is opened blank knows what it would say."""
+    fd = os.memfd_create("pagemove", os.MFD_CLOEXEC)
+    try:
+        os.truncate(fd, nbytes)
+        return FileStore(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+def limit_of(limit: Limit) -> int | Budget:
+    """Take a limit: as of a region, or ``"auto"``, or a share of what is available, ``"50%"``.
+
+    Raises
+    ------
+    ValueError
+        It is none of these; or what is available is unknown.
+    """
+    if isinstance(limit, Budget):
+        return limit
+    word = limit.strip().lower() if isinstance(limit, str) else ""
+    if word != "auto" and not word.endswith("%"):
+        return nbytes_of(limit, "limit")
+    percent = 100 / SHARE if word == "auto" else _percent(word)
+    memory = available()
+    if memory is None:
+        raise ValueError(
+            f"limit {limit!r} is a share of the memory available, which is unknown here: pass a "
+            "number of bytes, or '2GiB'"
+        )
+    return max(int(memory * percent / 100), LEAST)
+
+
+def _percent(word: str) -> float:
+    try:
+        percent = float(word[:-1])
+    except ValueError:
+        percent = 0.0
+    if not 0 < percent <= 100:
+        raise ValueError(f"limit {word!r} is not a share of memory: write for instance '50%'")
+    return percent
+
+
+def directory_of(spill: str | os.PathLike[str] | None) -> Path | None:
+    """Take a directory for what leaves memory; NotADirectoryError."""
+    if spill is None:
+        return None
+    path = Path(spill).absolute()
+    if not path.is_dir():
+        raise NotADirectoryError(
+            errno.ENOTDIR, "spill must be a directory that an unnamed file can be made in", str(path)
+        )
+    return path
+
+
+def new_arena(limit: int | Budget, least: int, spill: Path | None) -> tuple[Arena, ArenaMemory]:
+    """Make an arena for arrays of `least` bytes or more.
+
+    Raises
+    ------
+    ValueError
+        The limit is too small.
+    ImportError, OSError, UnsupportedError
+        As `PagedMemory`.
+    """
+    most = limit.limit if isinstance(limit, Budget) else limit
+    if most < FEWEST_BLOCKS * PAGE_SIZE:
+        raise ValueError(
+            f"limit {most} is less than four pages: raise it to at least "
+            f"{text_of(FEWEST_BLOCKS * PAGE_SIZE)}"
+        )
+    block = min(least // _BLOCKS_OF_AN_ARRAY, most // _BLOCKS_OF_A_LIMIT, _LARGEST_BLOCK)
+    block = max(1 << max(block.bit_length() - 1, 0), PAGE_SIZE)
+    nbytes = _space(most, block)
+    while True:
+        try:
+            memory = ArenaMemory(nbytes, limit, block, spill)
+        except OSError as error:
+            # A limit on address space, or no overcommitment.
+            if error.errno != errno.ENOMEM or nbytes <= 2 * most:
+                raise
+            nbytes = max(nbytes // 4, 2 * most) // block * block
+        else:
+            return Arena(memory), memory
+
+
+def _space(limit: int, block: int) -> int:
+    """Choose how much address space arrays have."""
+    nbytes = min(max(_TIMES_THE_LIMIT * limit, _LEAST_SPACE), _MOST_SPACE, _MOST_BLOCKS * block)
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        nbytes = min(nbytes, soft // 4)
+    return max(nbytes, 2 * limit) // block * block
