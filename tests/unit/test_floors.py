@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("paging",),
     ("dask",),
     ("pagemove",),
-    ("checkup", "measuring", "testing"),
+    ("checkup", "measuring", "program", "testing"),
     ("compare", "trial"),
     ("cli",),
     ("__main__",),

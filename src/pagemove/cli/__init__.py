@@ -23,6 +23,12 @@ _NEEDED = ("typer", "rich", "click")
 
 def main() -> None:
     """Run the command line; the console script `pagemove` calls this."""
+    if sys.argv[1:2] == ["run"]:
+        # What it raises is the program's, and so are the modules that are there.
+        from pagemove.cli.run import main as run
+
+        run(sys.argv[2:])
+        return
     try:
         from pagemove.cli.application import app
 

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from pagemove._version import __version__
 from pagemove.errors import KernelFaultsWarning
 
-_COMMANDS = ("doctor", "compare", "page", "trace")
+_COMMANDS = ("doctor", "compare", "page", "run", "trace")
 
 
 class _Commands(TyperGroup):

@@ -108,7 +108,9 @@ def directory_of(spill: str | os.PathLike[str] | None) -> Path | None:
     path = Path(spill).absolute()
     if not path.is_dir():
         raise NotADirectoryError(
-            errno.ENOTDIR, "spill must be a directory that an unnamed file can be made in", str(path)
+            errno.ENOTDIR,
+            "spill must be a directory that an unnamed file can be made in",
+            str(path),
         )
     return path
 

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import re
+import subprocess
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -17,7 +19,6 @@ import pagemove
 from pagemove._native import arena as native
 from pagemove.paging.arenas import new_arena
 from pagemove.paging.registry import region_at
-from support import child
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -290,31 +291,35 @@ def test_a_budget_is_shared(paged):
         assert int(numbers[-1]) == 2 * _MIB - 1
 
 
-def _forked(spill):
-    said_by, says = os.pipe()
-    with pagemove.paged_allocations("8MiB", spill=spill):
-        numbers = np.arange(_MIB)
-        pid = os.fork()
-        if not pid:
-            os.dup2(says, 2)
-            fresh = np.arange(_MIB)
-            assert region_of(fresh) is None
-            assert int(fresh[-1]) == _MIB - 1
-            with pagemove.paged_allocations("8MiB", spill=spill):
-                assert int(np.arange(_MIB)[-1]) == _MIB - 1
-            numbers[0] = 1
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        os.close(says)
-        return status, os.read(said_by, 4096).decode(), int(numbers[0])
+_FORKED = """
+import os, sys
+import numpy as np, pagemove
+with pagemove.paged_allocations("8MiB", spill=sys.argv[1]):
+    numbers = np.arange(1 << 20)
+    pid = os.fork()
+    if not pid:
+        fresh = np.arange(1 << 20)
+        with pagemove.paged_allocations("8MiB", spill=sys.argv[1]):
+            other = np.arange(1 << 20)
+        print(int(fresh[-1]), int(other[-1]), flush=True)
+        numbers[0] = 1
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), int(numbers[0]))
+"""
 
 
 @pytest.mark.needs("fork")
 def test_in_a_forked_child_new_arrays_are_ordinary_and_old_ones_end_it(tmp_path):
-    status, said, first = child(_forked, tmp_path)
-    assert (status, first) == (-11, 0)
-    assert "paged memory over the arrays of pagemove.paged_allocations" in said
-    assert "spawn or forkserver" in said
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == ["1048575", "1048575", "-11", "0"]
+    assert "paged memory over the arrays of pagemove.paged_allocations" in done.stderr
+    assert "spawn or forkserver" in done.stderr
 
 
 def test_system_calls_and_pins_find_the_region(paged, tmp_path):

@@ -1,0 +1,121 @@
+"""`pagemove run`: a program under a limit for its arrays. Needs no package that others do."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import signal
+import sys
+import warnings
+from typing import Any
+
+from pagemove.errors import KernelFaultsWarning, UnsupportedError
+from pagemove.paging import PagedAllocations
+from pagemove.program import bounced, report
+from pagemove.program.running import NotFoundError, execute
+
+_DESCRIPTION = "Run a Python program with NumPy's large arrays in paged memory, under one limit."
+_FAILED, _MISUSED = 1, 2
+
+
+def run(arguments: list[str]) -> None:
+    """Run a Python program with NumPy's large arrays in paged memory, under one limit.
+
+    pagemove run [--limit 2GiB|50%|auto] [--spill DIR] [--min-size SIZE] [--report]
+    SCRIPT | -m MODULE | -c CODE [ARGUMENTS]
+
+    --limit: the most bytes of arrays in memory: a size; a share of the memory available; auto (the
+    default): half of it. --spill: a directory for what does not fit, as it is; without it that is
+    kept in memory, compressed. --min-size: smaller arrays are made as ever (1MiB). --report: print
+    what it took on standard error at the end, and on SIGUSR1.
+    """
+    main(arguments)
+
+
+def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="pagemove run",
+        description=_DESCRIPTION,
+        usage="pagemove run [options] (SCRIPT | -m MODULE | -c CODE) [ARGUMENT ...]",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--limit",
+        default="auto",
+        metavar="SIZE",
+        help="the most bytes of arrays that are in memory: 2GiB; 50%% of the memory available; "
+        "auto, the default: half of it",
+    )
+    parser.add_argument(
+        "--spill",
+        metavar="DIR",
+        help="a directory for what does not fit; without it that stays in memory, compressed",
+    )
+    parser.add_argument(
+        "--min-size", default="1MiB", metavar="SIZE", help="smaller arrays are made as ever (1MiB)"
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="print what it took on standard error at the end, and on SIGUSR1",
+    )
+    rest = argparse.REMAINDER
+    parser.add_argument("-m", dest="module", nargs=rest, metavar="MODULE", help="as python -m")
+    parser.add_argument("-c", dest="code", nargs=rest, metavar="CODE", help="as python -c")
+    parser.add_argument("script", nargs=rest, metavar="SCRIPT", help="as python SCRIPT")
+    options = parser.parse_args(arguments)
+    for kind in ("module", "code", "script"):
+        given = getattr(options, kind)
+        if given is not None and (given or kind != "script"):
+            if not given:
+                parser.error(f"argument -{kind[0]}: expected one argument")
+            return options, kind, given[0], given[1:]
+    parser.error("a program is needed: SCRIPT, -m MODULE or -c CODE")
+
+
+def main(arguments: list[str]) -> None:
+    """Run the program; its exit status, signals and tracebacks are its own."""
+    options, kind, target, rest = _parsed(arguments)
+    arena = _arena(options)
+    if options.report:
+        _report_on(arena)
+
+    def note(error: Any) -> None:
+        if isinstance(error, MemoryError):
+            arena._explain(error, 0)
+
+    try:
+        execute(kind, target, rest, note)
+    except NotFoundError as error:
+        sys.stderr.write(f"pagemove: {error}\n")
+        sys.exit(_MISUSED if kind == "script" else _FAILED)
+
+
+def _arena(options: argparse.Namespace) -> PagedAllocations:
+    try:
+        arena = PagedAllocations(options.limit, min_size=options.min_size, spill=options.spill)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", KernelFaultsWarning)
+            served = arena.kernel_faults
+    except ImportError as error:
+        sys.exit(f"pagemove: {error}, or pass --spill DIR")
+    except (ValueError, OSError, UnsupportedError) as error:
+        sys.stderr.write(f"pagemove: {error}\n")
+        sys.exit(_MISUSED if isinstance(error, ValueError | NotADirectoryError) else _FAILED)
+    if not served:
+        bounced.install()
+        sys.stderr.write(
+            "pagemove: this process may not serve faults of system calls: on large arrays "
+            "numpy.load, save and fromfile work, other calls that read or write files or sockets "
+            "need pagemove.pinned(array), or fail with EFAULT; pagemove doctor says what to allow\n"
+        )
+    arena._everywhere()
+    return arena
+
+
+def _report_on(arena: PagedAllocations) -> None:
+    def show(*_: object) -> None:
+        report.show(arena.stats())
+
+    atexit.register(show)
+    signal.signal(signal.SIGUSR1, show)

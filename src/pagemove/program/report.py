@@ -1,0 +1,60 @@
+"""What a program's arrays have cost, in a few lines on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pagemove.cgroups import read
+from pagemove.paging import AllocationStats
+from pagemove.paging.exits import tell
+from pagemove.paging.sizes import text_of
+
+
+def show(stats: AllocationStats) -> None:
+    """Print it."""
+    for line in lines(stats):
+        tell(line)
+
+
+def lines(stats: AllocationStats) -> Iterator[str]:
+    """Yield the lines.
+
+    Parameters
+    ----------
+    stats : AllocationStats
+        Of the program.
+    """
+    paging, block = stats.paging, "blocks"
+    yield (
+        f"arrays: at most {text_of(stats.peak_nbytes)} at a time, now {text_of(stats.nbytes)} in "
+        f"{stats.arrays}; {stats.allocations} made"
+    )
+    yield (
+        f"memory: limit {text_of(stats.limit or 0)}, resident now "
+        f"{text_of(paging.resident_nbytes)}; the whole process at most {_peak()}"
+    )
+    waited = sum(bound * count for bound, count in paging.histogram) / 1e9
+    yield (
+        f"faults: {paging.faults}, at most {waited:.3g} s waited, 99 of 100 at most "
+        f"{paging.p99_ns / 1e3:.3g} us; {paging.prefetched} {block} read ahead"
+    )
+    yield (
+        f"evicted: {paging.evicted} {block}, of them {paging.written_back} written "
+        f"({text_of(paging.bytes_written)}); read again {text_of(paging.bytes_read)}"
+    )
+    kept = paging.store.get("stored_nbytes")
+    if kept is not None:
+        yield (
+            f"compressed: {paging.store.get('ratio', 0):.3g} times, {text_of(kept)} kept outside "
+            "of the limit now"
+        )
+    if stats.refused:
+        yield f"refused: {stats.refused} arrays, for want of address space"
+
+
+def _peak() -> str:
+    for line in read("/proc/self/status").splitlines():
+        name, _, rest = line.partition(":")
+        if name == "VmHWM":
+            return text_of(int(rest.split()[0]) << 10)
+    return "unknown"

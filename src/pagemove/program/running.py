@@ -1,0 +1,137 @@
+"""Run a program in this process as the interpreter would: by script, module, or code."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import pkgutil
+import sys
+from collections.abc import Callable
+from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import CodeType, ModuleType
+from typing import Any
+
+
+class NotFoundError(Exception):
+    """There is no such program; the message says so."""
+
+
+def execute(kind: str, target: str, arguments: list[str], note: Callable[[Any], None]) -> None:
+    """Run a program as ``__main__``, to its end; what it raises is raised.
+
+    Parameters
+    ----------
+    kind : {"script", "module", "code"}
+        What `target` is: a path; a name, as after ``python -m``; source, as after ``python -c``.
+    target : str
+        Which.
+    arguments : list of str
+        What follows in `sys.argv`.
+    note : callable
+        Is passed an exception that ends the program, before the hook for that has it.
+
+    Raises
+    ------
+    NotFoundError
+        Before anything has run.
+    """
+    try:
+        _execute(kind, target, arguments)
+    except (NotFoundError, SystemExit):
+        raise
+    except BaseException:
+        sys.excepthook = _without_frames(sys.excepthook, note)
+        raise
+
+
+def _execute(kind: str, target: str, arguments: list[str]) -> None:
+    main = ModuleType("__main__")
+    names = main.__dict__
+    names.update(__annotations__={}, __builtins__=sys.modules["builtins"])
+    if kind == "code":
+        sys.argv[:] = ["-c", *arguments]
+        _search_first("")
+        sys.modules["__main__"] = main
+        exec(compile(target, "<string>", "exec", dont_inherit=True), names)
+        return
+    if kind == "script" and pkgutil.get_importer(target) is None:
+        sys.argv[:] = [target, *arguments]
+        path = os.path.abspath(target)
+        source = _read(path)
+        _search_first(os.path.dirname(os.path.realpath(target)))
+        names.update(__file__=path, __cached__=None)
+        names["__loader__"] = SourceFileLoader("__main__", path)
+        sys.modules["__main__"] = main
+        code = pkgutil.read_code(io.BytesIO(source))
+        exec(code or compile(source, path, "exec", dont_inherit=True), names)
+        return
+    # A folder or an archive has a module __main__.
+    sys.argv[:] = [target if kind == "script" else "-m", *arguments]
+    _search_first(target if kind == "script" else os.getcwd())
+    spec, loaded = _found("__main__" if kind == "script" else target, target)
+    if kind == "module":
+        sys.argv[0] = spec.origin or target
+    names.update(
+        __file__=spec.origin, __cached__=spec.cached, __loader__=spec.loader, __spec__=spec
+    )
+    names["__package__"] = spec.parent
+    sys.modules["__main__"] = main
+    exec(loaded, names)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with io.open_code(path) as file:
+            return file.read()
+    except OSError as error:
+        raise NotFoundError(
+            f"can't open file {path!r}: [Errno {error.errno}] {error.strerror}"
+        ) from None
+
+
+def _search_first(path: str) -> None:
+    """Put the program's place where the interpreter would, in place of this command's."""
+    if not sys.flags.safe_path and sys.path:
+        sys.path[0] = path
+
+
+def _found(name: str, target: str) -> tuple[ModuleSpec, CodeType]:
+    if name == "__main__":
+        # That one is there: this command.
+        importer: Any = pkgutil.get_importer(target)
+        spec = importer.find_spec(name)
+        if spec is None:
+            raise NotFoundError(f"can't find '__main__' module in {target!r}")
+    else:
+        try:
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.submodule_search_locations is not None:
+                spec = importlib.util.find_spec(f"{name}.__main__")
+        except (ImportError, ValueError) as error:
+            raise NotFoundError(f"Error while finding module {name!r}: {error}") from None
+        if spec is None:
+            raise NotFoundError(f"No module named {name}, or it is a package without __main__")
+    loader = spec.loader
+    code = loader.get_code(spec.name) if isinstance(loader, InspectLoader) else None
+    if code is None and hasattr(loader, "get_code"):
+        code = loader.get_code(spec.name)
+    if code is None:
+        raise NotFoundError(f"No code object available for {name}")
+    return spec, code
+
+
+def _without_frames(
+    hook: Callable[[Any, Any, Any], object], note: Callable[[Any], None]
+) -> Callable[[Any, Any, Any], None]:
+    """Call a hook for exceptions without what called the program, which is this library."""
+
+    def called(kind: Any, error: Any, traceback: Any) -> None:
+        while traceback is not None and traceback.tb_frame.f_code is not _execute.__code__:
+            traceback = traceback.tb_next
+        error.__traceback__ = traceback and traceback.tb_next
+        note(error)
+        hook(kind, error, error.__traceback__)
+
+    return called

@@ -1,0 +1,192 @@
+"""`pagemove run`: a program under a limit, and otherwise as the interpreter runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.needs("paging")
+
+_PAGED = [sys.executable, "-m", "pagemove", "run", "--limit", "8MiB", "--spill", "."]
+
+
+def ran(command, directory, **options):
+    return subprocess.run(
+        command, cwd=directory, capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+#: What a program sees of how it was started, and what becomes of it.
+_PROGRAMS = {
+    "seen": """
+import sys, __main__
+print(__name__, __file__, __spec__, __package__, sys.argv, sys.path[0], __main__.__doc__)
+print(sorted(set(vars(__main__)) - {"sys"}), "typer" in sys.modules)
+""",
+    "status": "import sys; print('out'); sys.exit(3)",
+    "message": "raise SystemExit('a message')",
+    "raises": """
+def inner():
+    raise KeyError("spam") from ValueError("egg")
+inner()
+""",
+    "hook": """
+import sys, traceback
+def hook(kind, error, trace):
+    print("hooked", kind.__name__, len(traceback.extract_tb(trace)))
+sys.excepthook = hook
+1 / 0
+""",
+    "syntax": "print(1)\ndef broken(:\n",
+    "interrupted": "import os, signal; os.kill(os.getpid(), signal.SIGINT)\nwhile True: pass",
+    "terminated": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)\nwhile True: pass",
+    "at_exit": "import atexit; atexit.register(print, 'bye'); raise ValueError",
+    "pickles": """
+import pickle
+class Spam:
+    value = 5
+print(pickle.loads(pickle.dumps(Spam())).value)
+""",
+    "reads": "import sys; print(sys.stdin.read().upper())",
+}
+
+
+@pytest.mark.parametrize("name", _PROGRAMS)
+def test_a_script_is_run_as_without(tmp_path, name):
+    (tmp_path / "program.py").write_text(_PROGRAMS[name])
+    words = ["program.py", "--limit", "x", "-m", "--", "y"]
+    plain = ran([sys.executable, *words], tmp_path, input="spam")
+    paged = ran([*_PAGED, *words], tmp_path, input="spam")
+    assert (paged.returncode, paged.stdout) == (plain.returncode, plain.stdout)
+    assert paged.stderr == plain.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "package", "-x", "--report"],
+        ["-m", "package.part", "1"],
+        ["-c", "import sys; print(sys.argv, __name__, repr(sys.path[0]))", "--limit"],
+        ["package", "1"],
+    ],
+)
+def test_modules_code_and_folders(tmp_path, words):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "part.py").write_text("import sys; print(sys.argv, __name__, __package__)")
+    (package / "__main__.py").write_text("import sys; print(sys.argv, __name__, __package__)")
+    plain, paged = ran([sys.executable, *words], tmp_path), ran([*_PAGED, *words], tmp_path)
+    assert (paged.stdout, paged.returncode) == (plain.stdout, 0), paged.stderr
+
+
+def test_its_arrays_are_under_the_limit_in_all_threads(tmp_path):
+    (tmp_path / "program.py").write_text("""
+import threading
+import numpy as np
+from pagemove.paging.registry import region_at
+early = np.arange(2_000_000)
+def work():
+    global late
+    late = early * 2
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(region_at(early.ctypes.data, 8) is region_at(late.ctypes.data, 8) is not None)
+print(int(late.sum()), region_at(early.ctypes.data, 8).stats().resident_nbytes <= 8 << 20)
+""")
+    paged = ran([*_PAGED, "--report", "program.py"], tmp_path)
+    assert paged.stdout.split() == ["True", "3999998000000", "True"]
+    lines = paged.stderr.splitlines()
+    assert lines[0].startswith("pagemove: arrays: at most 30.6 MiB at a time, now 30.6 MiB in 2")
+    assert "limit 8 MiB" in lines[1]
+    assert "written" in lines[3]
+
+
+def test_a_report_on_sigusr1(tmp_path):
+    code = "import signal; print('ready', flush=True); signal.pause()"
+    with subprocess.Popen(
+        [*_PAGED, "--report", "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        running.stdout.readline()
+        running.send_signal(signal.SIGUSR1)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert said.count("pagemove: arrays: at most 0 B at a time") == 2
+
+
+_FILES = """
+import numpy as np
+from pagemove.paging.registry import region_at
+numbers = np.arange(1_000_000)
+np.save("numbers.npy", numbers)
+np.savez("both.npz", numbers=numbers, half=numbers[::2])
+for found in (
+    np.load("numbers.npy"),
+    np.load("both.npz")["numbers"],
+    np.fromfile("numbers.npy", np.int64, offset=128),
+    np.fromfile(open("numbers.npy", "rb"), np.int64, count=2_000_000, offset=128),
+):
+    assert (found == numbers).all()
+    assert region_at(found.ctypes.data, found.nbytes) is not None
+assert np.fromfile("numbers.npy", np.int64, count=5, offset=128).tolist() == [0, 1, 2, 3, 4]
+print("all")
+"""
+
+
+def test_numpys_files_work_where_system_calls_do_not_reach_arrays(tmp_path):
+    (tmp_path / "program.py").write_text(_FILES)
+    code = """
+import sys
+from pagemove._native.pager import set_kernel_faults
+set_kernel_faults(False)
+sys.argv[1:] = ["run", "--limit", "4MiB", "--spill", ".", "program.py"]
+from pagemove.cli import main
+main()
+"""
+    paged = ran([sys.executable, "-c", code], tmp_path)
+    assert paged.stdout.split() == ["all"], paged.stderr
+    assert "may not serve faults of system calls" in paged.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--limit", "lots", "x.py"], 2, "not a number of bytes"),
+        (["--limit", "8MiB", "--spill", "nowhere", "x.py"], 2, "spill must be a directory"),
+        (["--limit", "8MiB", "--spill", ".", "x.py"], 2, "can't open file"),
+        (["--limit", "8MiB", "--spill", ".", "-m", "no_such"], 1, "No module named no_such"),
+        (["--limit", "8MiB"], 2, "a program is needed"),
+        (["--limit", "8MiB", "-m"], 2, "argument -m: expected one argument"),
+    ],
+)
+def test_what_cannot_be_run(tmp_path, words, status, message):
+    paged = ran([sys.executable, "-m", "pagemove", "run", *words], tmp_path)
+    assert paged.returncode == status
+    assert message in paged.stderr
+    assert "Traceback" not in paged.stderr
+
+
+def test_no_memory_is_said(tmp_path):
+    paged = ran([*_PAGED, "-c", "import numpy; numpy.empty(1 << 50, 'u1')"], tmp_path)
+    assert paged.returncode == 1
+    assert "Unable to allocate" in paged.stderr
+    assert "address space for 64 GiB of arrays" in paged.stderr
+
+
+def test_the_console_script_does_the_same(tmp_path):
+    script = Path(sys.executable).with_name("pagemove")
+    if not os.access(script, os.X_OK):
+        pytest.skip("the console script is not beside the interpreter")
+    paged = ran([script, "run", "--limit", "8MiB", "--spill", ".", "-c", "1/0"], tmp_path)
+    plain = ran([sys.executable, "-c", "1/0"], tmp_path)
+    assert (paged.returncode, paged.stderr) == (plain.returncode, plain.stderr)
