@@ -84,8 +84,7 @@ void pa_fill_handler(struct pa_use *use)
 
     snprintf(handler->name, sizeof handler->name, "pagemove");
     handler->version = 1;
-    handler->allocator =
-        (struct pa_allocator){use, use_malloc, use_calloc, use_realloc, use_free};
+    handler->allocator = (struct pa_allocator){use, use_malloc, use_calloc, use_realloc, use_free};
 }
 
 void pa_replace(struct pa_handler *own, struct pa_use *use)

@@ -7,7 +7,7 @@ import atexit
 import signal
 import sys
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 from pagemove.errors import KernelFaultsWarning, UnsupportedError
 from pagemove.paging import PagedAllocations
@@ -68,9 +68,13 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
         given = getattr(options, kind)
         if given is not None and (given or kind != "script"):
             if not given:
-                parser.error(f"argument -{kind[0]}: expected one argument")
+                _refuse(parser, f"argument -{kind[0]}: expected one argument")
             return options, kind, given[0], given[1:]
-    parser.error("a program is needed: SCRIPT, -m MODULE or -c CODE")
+    return _refuse(parser, "a program is needed: SCRIPT, -m MODULE or -c CODE")
+
+
+def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    parser.error(message)
 
 
 def main(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ memory, a piece at a time.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from typing import Any
 
@@ -19,12 +20,11 @@ PIECE = 1 << 20
 
 def install() -> None:
     """Have `numpy.load`, `save`, `savez` and `fromfile` do so, for all of the program."""
-    from numpy.lib import format as public
-
+    module: Any
     try:
-        from numpy.lib import _format_impl as module
-    except ImportError:  # before NumPy 2.3 it is one module
-        module = public
+        module = importlib.import_module("numpy.lib._format_impl")
+    except ImportError:  # before NumPy 2.3
+        module = importlib.import_module("numpy.lib.format")
     # What is no file is read and written by its own methods, in pieces.
     module.isfileobj = _is_no_file
     np.fromfile = _from_file(np.fromfile)

@@ -234,7 +234,8 @@ static struct pg_call *copy_call(const struct pg_call *wanted)
 }
 
 /* Have a call made, and wait for it. `text`: NULL, or where to put what it says. */
-static int run_asking(struct pg_region *region, const struct pg_call *wanted, char *text, int asking)
+static int run_asking(struct pg_region *region, const struct pg_call *wanted, char *text,
+                      int asking)
 {
     struct pg_call *call = copy_call(wanted);
     int result;
@@ -306,9 +307,8 @@ static int forget(struct pg_region *region, struct pg_call *call)
 /* Signal handlers are not run: the caller may be freeing an object. */
 int pg_forget(struct pg_region *region, uint64_t offset, uint64_t length)
 {
-    return run_asking(region,
-                      &(struct pg_call){.function = forget, .offset = offset, .length = length},
-                      NULL, 0);
+    return run_asking(
+        region, &(struct pg_call){.function = forget, .offset = offset, .length = length}, NULL, 0);
 }
 
 int pg_flush(struct pg_region *region)

@@ -103,8 +103,7 @@ static int discard_some(struct pg_region *region, uint32_t first, uint32_t end)
     if (!found)
         return 0;
     /* What is there of a block belongs to no frame any more. */
-    pg_discard(&region->uffd, pg_block_address(region, first),
-               (end - first) * region->block_size);
+    pg_discard(&region->uffd, pg_block_address(region, first), (end - first) * region->block_size);
     pg_wake_starved(region);
     pthread_cond_broadcast(&region->changed);
     return 0;

@@ -293,8 +293,8 @@ int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
 int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT]);
 
-/* Have the store keep nothing of blocks that are not in memory; pg_forget asks a thread that has the
- * descriptors for it. */
+/* Have the store keep nothing of blocks that are not in memory; pg_forget asks a thread that has
+ * the descriptors for it. */
 int pg_do_forget(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_forget(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_do_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write);
