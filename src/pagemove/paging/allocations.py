@@ -238,7 +238,7 @@ def paged_allocations(
     started within, not threads (before Python 3.14), and whatever runs between two steps of a
     generator that has entered. ``pagemove run`` is for all threads of a program.
 
-    Arrays begin at a block of 64 KiB (4 KiB where `min_size` or `limit` is small), and take whole
+    Arrays begin at a block of 128 KiB (less where `min_size` or `limit` is small), and take whole
     blocks. They are zeros without being touched. Freeing one drops its blocks, wherever they are.
     One that grows does so where it is, as long as there is address space behind it.
 

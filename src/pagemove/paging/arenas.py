@@ -19,8 +19,8 @@ from pagemove.stores.file import FileStore
 
 #: What is read and evicted as one: a part of the smallest array, so that little of the last block
 #: is for nothing, and of the limit, so that there are some to choose from.
-_LARGEST_BLOCK = 65536
-_BLOCKS_OF_AN_ARRAY = 16
+_LARGEST_BLOCK = 131072
+_BLOCKS_OF_AN_ARRAY = 8
 _BLOCKS_OF_A_LIMIT = 64
 
 #: Address space costs nothing; a mapping of more than that the kernel may refuse.
