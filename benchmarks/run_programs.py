@@ -42,7 +42,8 @@ PROGRAMS = {
         "x = random.standard_normal((n // 32, 16))\nx -= x.mean(axis=0)\nx /= x.std(axis=0)\nend(x)"
     ),
     "matrix product": (
-        "m = int((n // 3) ** 0.5)\na = (np.arange(m * m) % 97.0).reshape(m, m)\nend((a @ a.T)[::64])"
+        "m = int((n // 3) ** 0.5)\na = (np.arange(m * m) % 97.0).reshape(m, m)\n"
+        "end((a @ a.T)[::64])"
     ),
     "transform": ("x = random.standard_normal(n // 4)\nend(np.abs(np.fft.rfft(x))[::64].round(6))"),
     "stencil": (
