@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import os
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
+from dask import compute, delayed
 
-from pagemove.paging.open import region_of
+from pagemove.paging.array import PagedArray
+from pagemove.paging.create import create_array
+from pagemove.paging.open import open_array, region_of
 from pagemove.paging.reference import Reference, reference
+from pagemove.paging.results import PagedData
 from pagemove.paging.tokens import register
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from pagemove.paging.options import ModelessOptions
+
+__all__ = ["PagedData", "from_array", "to_store"]
 
 register()
 
@@ -79,6 +93,81 @@ def from_array(
         meta=np.empty((0,) * len(found.shape), found.dtype),
     )
     return made
+
+
+def to_store(
+    array: da.Array, path: str | os.PathLike[str], **paging: Unpack[ModelessOptions]
+) -> PagedArray:
+    """Compute a Dask array into a new ``.npy`` file, whose blocks workers write in parallel.
+
+    Parameters
+    ----------
+    array : dask.array.Array
+        Its shape and dtype have to be known.
+    path : str or path-like
+        The file to be made, in a file system that all workers see. What was there is replaced.
+    **paging
+        Of the array that is returned, as for `PagedMemory`.
+
+    Returns
+    -------
+    PagedArray
+        Read-only, of what was written.
+
+    Raises
+    ------
+    ValueError
+        The shape is not known, the items are Python objects, or the name does not end with
+        ``.npy``.
+    OSError
+        The file cannot be made or written.
+
+    Notes
+    -----
+    Each task computes one chunk and writes it where it belongs, and no other task does: nothing is
+    locked, and no chunk passes through this process. All is durable when this returns. If a task
+    fails the file is there, incomplete.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import dask.array as da
+    >>> import pagemove.dask
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "squares.npy")
+    ...     squares = pagemove.dask.to_store(da.arange(1_000_000, chunks=100_000) ** 2, path)
+    ...     int(squares[999_999])
+    999998000001
+    """
+    path = os.path.abspath(os.fspath(path))
+    if not path.endswith(".npy"):
+        raise ValueError(f"{path} is to be in NumPy's format: its name has to end with .npy")
+    if any(math.isnan(size) for size in array.shape):
+        raise ValueError(
+            f"the shape {array.shape} of the Dask array is not known: call compute_chunk_sizes()"
+        )
+    made = create_array(path, array.shape, array.dtype)
+    where = Path(path), region_of(made)._origin.offset, array.shape
+    del made  # which has the file locked, for itself to write
+    starts = [list(accumulate(sizes, initial=0)) for sizes in array.chunks]
+    parts = [
+        delayed(_write)(
+            block, where, tuple(start[at] for start, at in zip(starts, index, strict=True))
+        )
+        for index, block in np.ndenumerate(array.to_delayed())
+    ]
+    compute(parts)
+    return open_array(path, **paging)
+
+
+def _write(
+    block: npt.NDArray[Any], where: tuple[Path, int, tuple[int, ...]], first: tuple[int, ...]
+) -> None:
+    """Write a chunk where its items are in the file, and make that durable."""
+    path, offset, shape = where
+    target = np.memmap(path, block.dtype, "r+", offset, shape)
+    target[tuple(slice(at, at + size) for at, size in zip(first, block.shape, strict=True))] = block
+    target.flush()
 
 
 class _Lazy:

@@ -42,6 +42,8 @@ cdef extern from "pager/pager.h" nogil:
         int operation, kind
         uint64_t first, count
         int64_t value
+    struct pg_heir:
+        pass
     struct pg_config:
         const pg_helper *helper
         int fd
@@ -56,6 +58,10 @@ cdef extern from "pager/pager.h" nogil:
         const char *name
         const pg_injection *injections
         size_t injection_count
+        int again
+        const char *path
+        int64_t modified
+        pg_heir *heir
     struct pg_counters:
         uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back
         uint64_t resident, dirty, pinned, leased
@@ -100,3 +106,13 @@ cdef extern from "pager/pager.h" nogil:
     void pg_histogram(pg_region *region, uint64_t *counts)
     uint64_t pg_bucket_limit(size_t bucket)
     uint64_t pg_state_bytes(pg_region *region)
+
+cdef extern from "pager/heirs.h" nogil:
+    pg_heir *pg_heir_of(const pg_region *origin, int early)
+    int pg_heir_equip(pg_heir *heir, int config_fd, int log_fd, const pm_identity *identities,
+                      const char *number)
+    void pg_heir_share(pg_heir *heir, pg_budget *budget)
+    int pg_heirs_start(void (*there)(uint64_t start, uint64_t end) noexcept)
+    int pg_heir_region(pg_heir *heir, pg_region **region, char *text)
+    int pg_heir_close(pg_heir *heir)
+    void pg_heir_drop(pg_heir *heir, int waiting)

@@ -3,7 +3,7 @@
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_Occurred
 from libc.errno cimport EFBIG
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 import errno as _errno
@@ -147,6 +147,20 @@ cdef int _raise_if_signalled(int status) except -1:
     return -1 if status == -PG_INTERRUPTED and PyErr_Occurred() != NULL else 0
 
 
+cdef void _enter_inherited(uint64_t start, uint64_t end) noexcept nogil:
+    # Where there is no room the kernel refuses to move such pages all the same.
+    pm_paged_enter(_paged, start, end)
+
+
+def serve_inherited():
+    """Have all that were made `again` there from now on. 0, or an errno."""
+    cdef int status
+    _process()
+    with nogil:
+        status = pg_heirs_start(_enter_inherited)
+    return -status
+
+
 cdef class SharedLimit:
     """A limit for any number of regions. Integers in, integers out: `pagemove.Budget`.
 
@@ -218,10 +232,14 @@ cdef class Pager:
     """One region of paged memory, with the threads that serve it.
 
     Integers in, integers out; what the words mean to people is in `pagemove.paging`. It is not
-    inherited by a fork: in a child it refuses everything, and closing it does nothing.
+    inherited by a fork: in a child it refuses everything, and closing it does nothing, unless it was
+    made to be there `again`.
     """
 
     cdef pg_region *_region
+    cdef const pg_region *_origin
+    cdef pg_heir *_heir
+    cdef uint64_t _address
     cdef uint64_t _nbytes
     cdef uint64_t _block_size
     cdef uint64_t _born
@@ -233,20 +251,22 @@ cdef class Pager:
 
     def __cinit__(self, *args, **kwargs):
         self._region = NULL
+        self._heir = NULL
         self._born = _process()
 
     def __init__(self, int fd, uint64_t nbytes, bytes label, *, int mode, uint64_t block_size,
                  uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
                  uint64_t offset=0, object injection=(), bytes name=b"", object helper=None,
                  bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
-                 object identities=(), SharedLimit budget=None, bint blank=False):
+                 object identities=(), SharedLimit budget=None, bint blank=False,
+                 bint again=False, bytes path=None, int64_t modified=0):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
         cdef const char *arguments[128]
         cdef char text[PG_TEXT]
         cdef int status
-        if self._region != NULL:
+        if self._region != NULL or self._heir != NULL:
             raise ValueError("this pager is open already")
         if nbytes == 0:
             raise ValueError("nbytes must be positive, not 0")
@@ -285,6 +305,10 @@ cdef class Pager:
             config.name = name
             config.injections = injections
             config.injection_count = len(rules)
+            config.again = again
+            config.path = NULL if path is None else <const char *> path
+            config.modified = modified
+            config.heir = NULL
             config.helper = NULL
             if helper is not None:
                 (argv, process.config_fd, process.log_fd, process.lines, process.buffer_size,
@@ -316,17 +340,60 @@ cdef class Pager:
             pg_drop(self._region, True)
             self._region = NULL
             raise OSError(-status, "more regions of paged memory than one process can have")
+        self._origin = self._region
+        self._address = pg_address(self._region)
         self._nbytes = nbytes
         self._block_size = block_size
         self._mode = mode
 
     def __dealloc__(self):
         # In a forked child there is nothing to close, and there are no threads to wait for.
-        if self._region != NULL and self._born == _generation[0]:
-            pm_paged_leave(_paged, pg_address(self._region))
-            # Whoever did not wait for the store before does not here, where nothing can be raised.
-            pg_drop(self._region, not self._interrupted)
+        # Whoever did not wait for the store before does not here, where nothing can be raised.
+        if _generation[0] and self._is_here():
+            if self._heir != NULL:
+                pm_paged_leave(_paged, self._address)
+                pg_heir_drop(self._heir, not self._interrupted)
+            elif self._region != NULL:
+                pm_paged_leave(_paged, self._address)
+                pg_drop(self._region, not self._interrupted)
+        self._heir = NULL
         self._region = NULL
+
+    cdef bint _is_here(self):
+        """Whether it is of this process; in a child made by fork it may have become so."""
+        cdef pg_heir *heir
+        if self._born == _process():
+            return True
+        if self._region == NULL and self._heir == NULL:
+            return False
+        heir = pg_heir_of(self._origin, False)
+        if heir == NULL:
+            return False
+        # What the parent had is not freed: its locks may be held by threads that are not here.
+        self._heir = heir
+        self._region = NULL
+        self._born = _process()
+        self._calls = 0
+        return True
+
+    def inherit(self, SharedLimit budget=None, object helper=None):
+        """In a child made by fork, before `serve_inherited`: pass on what is of this process.
+
+        Of a helper the descriptors of what it gets and of its log, and what they are.
+        """
+        cdef pm_identity identities[2]
+        cdef pg_heir *heir = pg_heir_of(self._origin, True)
+        if heir == NULL:
+            return
+        if budget is not None:
+            pg_heir_share(heir, budget.here())
+        if helper is not None:
+            config, log, known = helper
+            for i, (device, inode) in enumerate(known):
+                identities[i].device, identities[i].inode = device, inode
+            number = b"%d" % os.getpid()
+            if pg_heir_equip(heir, config, log, identities, number):
+                raise MemoryError
 
     cdef int _raise_if_interrupted(self, int status) except -1:
         """Raise what the signal handler has raised that ended a call."""
@@ -340,19 +407,37 @@ cdef class Pager:
         )
 
     cdef pg_region *_open(self) except NULL:
-        if self._region == NULL:
+        cdef pg_region *region = NULL
+        cdef char text[PG_TEXT]
+        cdef int status
+        self._check_open()
+        if self._heir == NULL or self._region != NULL:
+            return self._region
+        self._calls += 1
+        with nogil:
+            status = pg_heir_region(self._heir, &region, text)
+        self._calls -= 1
+        if status:
+            reason = text.decode(errors="replace") or os.strerror(pg_errno_of(-status))
+            raise OSError(pg_errno_of(-status), f"cannot open inherited paged memory: {reason}")
+        self._region = region
+        return region
+
+    cdef int _check_open(self) except -1:
+        if self._region == NULL and self._heir == NULL:
             raise ValueError(f"{type(self).__name__} is closed")
-        if self._born != _process():
+        if not self._is_here():
             raise ValueError(
                 f"{type(self).__name__} belongs to the parent process: it is not inherited by a "
                 "fork; open the store anew in the child"
             )
-        return self._region
+        return 0
 
     @property
     def address(self):
         """Address of the first byte. ValueError once closed."""
-        return pg_address(self._open())
+        self._check_open()
+        return self._address
 
     @property
     def nbytes(self):
@@ -367,12 +452,12 @@ cdef class Pager:
     @property
     def closed(self):
         """Whether the region is gone, or belongs to the process this one was forked from."""
-        return self._region == NULL or self._born != _process()
+        return not self._is_here() or (self._region == NULL and self._heir == NULL)
 
     @property
     def inherited(self):
         """Whether it belongs to the process this one was forked from."""
-        return self._region != NULL and self._born != _process()
+        return (self._region != NULL or self._heir != NULL) and not self._is_here()
 
     @property
     def kernel_faults(self):
@@ -619,30 +704,33 @@ cdef class Pager:
 
         If a signal handler raises meanwhile it is closed all the same, by its own threads.
         """
-        cdef pg_region *region = self._region
+        cdef pg_region *region
+        cdef pg_heir *heir
         cdef int status
-        if region == NULL or self._born != _process():
+        if self.closed:
             return
         if self._exports:
             raise BufferError(
                 f"cannot close {type(self).__name__}: {self._exports} buffers of it (arrays, "
                 "memoryviews) are still in use; delete them first"
             )
-        if self._calls:
+        if self._calls > 0:
             raise BufferError(
                 f"cannot close {type(self).__name__}: another thread is in a call of it; wait for "
                 "that first"
             )
+        region, heir = self._region, self._heir
         self._region = NULL
-        pm_paged_leave(_paged, pg_address(region))
+        self._heir = NULL
+        pm_paged_leave(_paged, self._address)
         with nogil:
-            status = pg_close(region)
+            status = pg_close(region) if heir == NULL else pg_heir_close(heir)
         self._raise_if_interrupted(status)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        cdef uint64_t address = pg_address(self._open())
+        self._check_open()
         PyBuffer_FillInfo(
-            view, self, <void *> <uintptr_t> address, self._nbytes, self._mode == PG_READ, flags
+            view, self, <void *> <uintptr_t> self._address, self._nbytes, self._mode == PG_READ, flags
         )
         self._exports += 1
 

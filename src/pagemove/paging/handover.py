@@ -55,6 +55,8 @@ class Helper:
         Descriptor of the memory that holds the pickled store.
     log : int
         Descriptor that the process writes its log records to.
+    payload : bytes
+        What `config` holds.
     identities : tuple
         What the two are, so that nothing is taken for them that has got their numbers.
 
@@ -84,7 +86,7 @@ class Helper:
                 "first use"
             )
         self.argv = _command()
-        payload = _payload(store)
+        self.payload = payload = _payload(store)
         with contextlib.ExitStack() as stack:
             self.config = os.memfd_create("pagemove store")
             config = identity_of(self.config)
@@ -96,19 +98,7 @@ class Helper:
             records = stack.enter_context(_above_standard(records))
             self.log = self._log.fileno()
             self.identities = config, identity_of(self.log)
-            thread = threading.Thread(
-                target=_pass_on, args=(records,), name="pagemove-log", daemon=True
-            )
-            # As those of the pager: what the program blocks, to wait for it, must not find a thread
-            # that does not. And a thread has what blocks at its start.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            try:
-                thread.start()
-            except RuntimeError as error:
-                refused = OSError(errno.EAGAIN, f"the helper process's log needs a thread: {error}")
-                raise limits.explain(refused) from error
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            _start_passing_on(records)
             stack.pop_all()
 
     def close(self) -> None:
@@ -116,6 +106,54 @@ class Helper:
         if identity_of(self.config) == self.identities[0]:
             os.close(self.config)
         self._log.close()
+
+
+class Log:
+    """Where the helpers of a process that was forked write their logs, all to one socket."""
+
+    def __init__(self) -> None:
+        self._theirs: socket.socket | None = None
+
+    def socket(self) -> int:
+        """Return a descriptor for one more of them."""
+        if self._theirs is None:
+            records, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            _start_passing_on(_above_standard(records))
+        return fcntl.fcntl(self._theirs, fcntl.F_DUPFD_CLOEXEC, 3)
+
+    def close(self) -> None:
+        """There will be no more."""
+        if self._theirs is not None:
+            self._theirs.close()
+
+
+def again(payload: bytes, log: Log) -> tuple[int, int, tuple[tuple[int, int], tuple[int, int]]]:
+    """Return, in a child made by fork, what the pager needs to start a helper there.
+
+    Returns
+    -------
+    tuple
+        Descriptors as `Helper` has them, the caller's to close, and what they are.
+    """
+    config = os.memfd_create("pagemove store")
+    with open(config, "wb", closefd=False) as file:
+        file.write(payload)
+    record = log.socket()
+    return config, record, (identity_of(config), identity_of(record))
+
+
+def _start_passing_on(records: socket.socket) -> None:
+    thread = threading.Thread(target=_pass_on, args=(records,), name="pagemove-log", daemon=True)
+    # As those of the pager: what the program blocks, to wait for it, must not find a thread
+    # that does not. And a thread has what blocks at its start.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        thread.start()
+    except RuntimeError as error:
+        refused = OSError(errno.EAGAIN, f"the helper process's log needs a thread: {error}")
+        raise limits.explain(refused) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _above_standard(one: socket.socket) -> socket.socket:

@@ -23,6 +23,7 @@ from pagemove.stores.base import Store
 
 Mode: TypeAlias = Literal["r", "r+", "c"]
 Prefetch: TypeAlias = Literal["auto", "off"]
+Fork: TypeAlias = Literal["reopen", "message"]
 Size: TypeAlias = SupportsIndex | str
 Limit: TypeAlias = Size | Budget
 
@@ -49,6 +50,7 @@ class ModelessOptions(TypedDict, total=False):
     writeback_interval: float | None
     name: str | None
     replay: str | os.PathLike[str] | None
+    fork: Fork
 
 
 class PagingOptions(ModelessOptions, total=False):
@@ -140,6 +142,7 @@ def checked(
     store_timeout: float,
     name: str | None,
     writeback_interval: float | None = None,
+    fork: str = "reopen",
     called: Mapping[str, str] = MappingProxyType({}),
 ) -> Checked:
     """Check the arguments of a region over so many bytes; ValueError with the remedy.
@@ -153,6 +156,8 @@ def checked(
         )
     if prefetch not in ("auto", "off"):
         raise ValueError(f"prefetch must be 'auto' or 'off', not {prefetch!r}")
+    if fork not in ("reopen", "message"):
+        raise ValueError(f"fork must be 'reopen' or 'message', not {fork!r}")
     if not 0 <= store_timeout <= _MOST_SECONDS:
         raise ValueError(
             f"store_timeout must be a finite number of seconds, not negative, not {store_timeout}"

@@ -8,7 +8,7 @@ import warnings
 from typing import Any, Self
 
 from pagemove import limits
-from pagemove.paging import refusals, registry, sigterm, trace, working_set
+from pagemove.paging import forking, refusals, registry, sigterm, trace, working_set
 from pagemove.paging.available import promise
 from pagemove.paging.blocks import Blocks
 from pagemove.paging.budget import Budget
@@ -16,6 +16,7 @@ from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.options import (
     MODES,
     Checked,
+    Fork,
     Limit,
     Mode,
     Prefetch,
@@ -42,6 +43,7 @@ _OF_THE_PAGER = frozenset(
         "gather",
         "gatherable",
         "histogram",
+        "inherit",
         "inherited",
         "lost",
         "pin_blocks",
@@ -96,6 +98,8 @@ class PagedMemory(Blocks, Viewable):
         As for `pagemove.Memory`: shown in /proc/self/maps where the kernel can.
     replay : path-like, optional
         A file that `record` has made: its blocks are read ahead in that order.
+    fork : {"reopen", "message"}
+        What a child made by `os.fork` has of a region of mode ``"r"``; see Notes.
 
     Raises
     ------
@@ -142,11 +146,19 @@ class PagedMemory(Blocks, Viewable):
     A core dump does not have the region's memory. With ``PAGEMOVE_CORE_DUMPS=1`` in the environment
     it has the blocks that are resident; writing it then takes time for the region's whole length.
 
-    In a child made by fork the region is not there: touching it is SIGSEGV, after a message that
-    names it, the object refuses new buffers, and closing it does nothing. Where the process may
-    open userfaultfd for user mode only, `kernel_faults` is False, and a system call on memory that
-    is not resident fails with EFAULT: `pinned` and `save` are for that, and `KernelFaultsWarning`
-    says so once.
+    **Fork.** In a child made by `os.fork`, as `multiprocessing` does, a region of mode ``"r"`` is
+    there at the same address, with nothing resident and a limit of its own of the same size: each
+    child may have so much in memory. The first touch opens it. Its store is opened again, by its
+    name or in a new helper process: a file that has changed since is an error. Until then the child
+    has two threads more for all of them; ``fork="message"`` is for children that may have none, as
+    before unshare(CLONE_NEWUSER). So it is with other modes, with stores that cannot be opened
+    again, and in a child that is not forked by Python: the region is not there, touching it is
+    SIGSEGV, after a message that names it, the object refuses new buffers, and closing it does
+    nothing.
+
+    Where the process may open userfaultfd for user mode only, `kernel_faults` is False, and a
+    system call on memory that is not resident fails with EFAULT: `pinned` and `save` are for that,
+    and `KernelFaultsWarning` says so once.
 
     **The limit by default.** Available is the least of MemAvailable of the machine and of what
     memory.max and memory.high leave of each control group that the process is in; what the kernel
@@ -187,6 +199,7 @@ class PagedMemory(Blocks, Viewable):
         writeback_interval: float | None = 30.0,
         name: str | None = None,
         replay: str | os.PathLike[str] | None = None,
+        fork: Fork = "reopen",
     ) -> None:
         if store is None and mode == "r":
             mode = "r+"  # there is nothing to read yet
@@ -202,10 +215,12 @@ class PagedMemory(Blocks, Viewable):
             store_timeout=store_timeout,
             writeback_interval=writeback_interval,
             name=name,
+            fork=fork,
         )
         # Before anything is opened: it may be refused.
         order = working_set.load(replay, store.nbytes, options.block_size) if replay else b""
-        self._open(store, options)
+        self._payload = b""
+        self._open(store, options, again=fork == "reopen" and mode == "r")
         self._store = store
         self._label = self._known_as or label_of(store)
         self._asked = {
@@ -215,6 +230,7 @@ class PagedMemory(Blocks, Viewable):
             "store_timeout": store_timeout,
             "writeback_interval": writeback_interval,
             "name": name,
+            "fork": fork,
         }
         self._record = None
         self._mode = mode
@@ -237,29 +253,24 @@ class PagedMemory(Blocks, Viewable):
         if order:
             super().replay(order)
 
-    # Of regions that arrays are allocated in: what messages call it, that nothing is in the store
-    # yet, and where changes go.
-    _known_as = ""
-    _blank = False
-    _spill_directory = b""
-
-    def _open(self, store: Store, options: Checked) -> None:
+from pagemove.paging import forking, refusals, registry, sigterm, trace, working_set
         with limits.named():
             self._file_lock = file_lock(store) if options.mode == MODES["r+"] else None
         try:
-            self._serve(store, options)
+            self._serve(store, options, again=again)
         except BaseException:
             # The exception may keep this object.
             if self._file_lock is not None:
                 self._file_lock.close()
             raise
 
-    def _serve(self, store: Store, options: Checked) -> None:
-        trace.begin()
+from pagemove.paging import forking, refusals, registry, sigterm, trace, working_set
         lines = 0
         try:
             writes = options.mode == MODES["r+"]
-            with serving(store, options.block_size, options.limit, writes=writes) as served:
+            with serving(store, options.block_size, options.limit, writes=writes) as found:
+                served, payload = found
+                again = again and bool(payload or "path" in served)
                 lines = served["helper"][3] if served["helper"] else 0
                 if self._known_as:
                     served["label"] = os.fsencode(self._known_as)
@@ -277,8 +288,12 @@ class PagedMemory(Blocks, Viewable):
                     blank=self._blank,
                     dumped=os.environ.get("PAGEMOVE_CORE_DUMPS", "0") not in ("", "0"),
                     name=options.name,
+                    again=again,
                     **served,
                 )
+                if again:
+                    self._payload = payload
+                    forking.have_again(self)
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 features(refresh=True).require("paging")
@@ -291,6 +306,11 @@ class PagedMemory(Blocks, Viewable):
                 # It is to be an error: no region then.
                 super().close()
                 raise
+
+    def _begin_again(self) -> None:
+        """In a child made by fork: forget what is the parent's."""
+        self._record = None  # for the parent to write down
+        self._told = 0
 
     def __dir__(self) -> list[str]:
         # For completion: what the pager has for this class alone is left out.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from pagemove.descriptors import identity_of
 from pagemove.paging.options import Size
@@ -16,6 +16,8 @@ from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
 from pagemove.stores.parts import whole_of
 
 _LARGEST_REQUEST = 2 << 20
+# Of a store that is pickled: what is kept in memory for children made by fork.
+_LARGEST_PAYLOAD = 1 << 20
 
 
 class Serving(TypedDict):
@@ -27,6 +29,8 @@ class Serving(TypedDict):
     injection: list[tuple[int, int, int, int, int]]
     helper: tuple[list[bytes], int, int, int, int, int, int] | None
     identities: Sequence[tuple[int, int]]
+    path: NotRequired[bytes]
+    modified: NotRequired[int]
 
 
 def is_native(store: Store) -> bool:
@@ -64,7 +68,7 @@ def _in_file(store: Store) -> tuple[int, int] | None:
 @contextlib.contextmanager
 def serving(
     store: Store, block_size: int, limit: int, *, writes: bool = False
-) -> Iterator[Serving]:
+) -> Iterator[tuple[Serving, bytes]]:
     """Return what the pager needs to open a region over the store.
 
     Parameters
@@ -75,6 +79,11 @@ def serving(
         Bytes; no limit is 0.
     writes : bool
         Whether the region writes.
+
+    Yields
+    ------
+    tuple
+        That, and what a helper process gets, to start one in a child made by fork.
 
     Raises
     ------
@@ -88,17 +97,20 @@ def serving(
         injection = [fault.injection for fault in getattr(whole, "faults", ())]
         with _file_of(whole, writes=writes) as fd:
             known = (identity_of(fd),)
-            yield Serving(
+            served = Serving(
                 fd=fd, offset=first, label=label, injection=injection, helper=None, identities=known
             )
+            served["path"], served["modified"] = whole._known
+            yield served, b""
         return
     place = _in_file(whole)
     if place is not None:
         fd, offset = place[0], place[1] + first
         known = (identity_of(fd),)
-        yield Serving(
+        served = Serving(
             fd=fd, offset=offset, label=label, injection=[], helper=None, identities=known
         )
+        yield served, b""
         return
     from pagemove.paging.handover import Helper  # and multiprocessing, which files do not need
 
@@ -107,7 +119,7 @@ def serving(
         retryable = int(store.flush_retryable)
         numbers = helper.config, helper.log, count, nbytes, int(store.restartable), retryable
         process = (helper.argv, *numbers)
-        yield Serving(
+        served = Serving(
             fd=-1,
             offset=0,
             label=label,
@@ -115,6 +127,8 @@ def serving(
             helper=process,
             identities=helper.identities,
         )
+        is_kept = store.restartable and len(helper.payload) <= _LARGEST_PAYLOAD
+        yield served, helper.payload if is_kept else b""
 
 
 @contextlib.contextmanager

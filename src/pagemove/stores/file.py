@@ -349,6 +349,11 @@ class FileStore(Store):
         options: dict[str, Any] = {"writable": True} if self._writable else {}
         return options if self._locks else options | {"lock": False}
 
+    @property
+    def _known(self) -> tuple[bytes, int]:
+        """Its path, and when it was modified last, in nanoseconds, when it was opened."""
+        return os.fsencode(self._path), self._modified
+
     def _link(self, *, written: bool = False) -> Link | None:
         if type(self) is not FileStore:
             return None

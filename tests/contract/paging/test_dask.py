@@ -12,6 +12,7 @@ import pytest
 
 import pagemove
 from pagemove import open_array, region_of
+from pagemove.paging.results import PagedData
 from support.children import newborn
 
 pytestmark = pytest.mark.needs("dask")
@@ -137,6 +138,114 @@ def _in_a_cluster(path):
 def _resident(chunk):
     chunk.sum()
     return np.array([[region_of(chunk).stats().resident_nbytes]])
+
+
+class TestPagedData:
+    def test_arrays_are_compressed_when_they_leave(self):
+        with PagedData("256KiB", capacity="64MiB", at_least="4KiB", block_size=4096) as data:
+            for number in range(20):
+                data[number] = np.full((100, 100), number, float)
+            assert all((data[number] == number).all() for number in range(20))
+            stats = data.region.stats()
+            assert stats.evicted > 0
+            assert stats.resident_nbytes <= 256 << 10
+            assert sorted(data) == list(range(20))
+
+    def test_memory_is_free_again_with_the_last_view(self):
+        with PagedData("1MiB", capacity="1MiB", at_least="4KiB", block_size=4096) as data:
+            data["first"] = np.ones(64 << 10)
+            address = data["first"].__array_interface__["data"][0]
+            view = data["first"][5:7]
+            del data["first"]
+            data["second"] = np.zeros(64 << 10)
+            assert data["second"].__array_interface__["data"][0] != address
+            assert view.tolist() == [1, 1]
+            del view
+            data["third"] = np.full(64 << 10, 3.0)
+            assert data["third"].__array_interface__["data"][0] == address
+            data["fourth"] = fourth = np.full(64 << 10, 4.0)  # for which there is no room
+            assert data["fourth"] is fourth
+            assert (data["second"].sum(), data["third"].sum()) == (0, 3 * (64 << 10))
+
+    def test_what_is_put_in(self):
+        with PagedData("1MiB", capacity="16MiB", at_least="4KiB") as data:
+            fortran = np.asfortranarray(np.arange(10_000).reshape(100, 100))
+            frozen = np.arange(10_000)
+            frozen.flags.writeable = False
+            same = ["text", np.arange(3), np.array([None] * 1000), open_array]
+            data.update(
+                {"fortran": fortran, "frozen": frozen}, **dict(zip("abcd", same, strict=True))
+            )
+            assert data["fortran"].flags.f_contiguous
+            assert (data["fortran"] == fortran).all()
+            assert not data["frozen"].flags.writeable
+            assert all(data[key] is value for key, value in zip("abcd", same, strict=True))
+            data["view"] = data["fortran"][3:]
+            assert np.shares_memory(data["view"], data["fortran"])
+
+    def test_of_workers(self):
+        newborn(_paged_results)
+
+
+def _paged_results():
+    import dask.array as da
+    from dask.distributed import Client, LocalCluster, wait
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    kept = PagedData, {"resident_limit": "1MiB", "capacity": "1GiB", "at_least": "64KiB"}
+    with LocalCluster(**options, data=kept) as cluster, Client(cluster) as client:
+        numbers = da.arange(1_000_000, chunks=50_000).persist()
+        wait(numbers)
+        held = client.run(lambda dask_worker: dask_worker.data.region.stats().resident_nbytes)
+        assert int((numbers + numbers[::-1]).sum().compute()) == 999_999 * 1_000_000
+    assert len(held) == 2
+    assert all(0 < each <= 1 << 20 for each in held.values())
+
+
+class TestToStore:
+    @pytest.mark.parametrize("chunks", [(300, 70), (2000, 200)])
+    def test_is_equal(self, tmp_path, chunks):
+        newborn(_stored, tmp_path / "stored.npy", chunks)
+
+    def test_in_a_cluster(self, tmp_path):
+        newborn(_stored_in_a_cluster, tmp_path / "stored.npy")
+
+    def test_what_cannot_be(self, tmp_path):
+        newborn(_not_stored, tmp_path)
+
+
+def _stored(path, chunks):
+    import dask.array as da
+
+    from pagemove.dask import to_store
+
+    array = to_store(da.from_array(NUMBERS, chunks=chunks), path, resident_limit="1MiB")
+    assert (array == NUMBERS).all()
+    assert (np.load(path) == NUMBERS).all()
+    assert not array.flags.writeable
+    again = to_store(da.from_array(NUMBERS[:, 0] * 2, chunks=100), path)
+    assert (again == NUMBERS[:, 0] * 2).all()
+
+
+def _stored_in_a_cluster(path):
+    from dask.distributed import Client, LocalCluster
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(**options) as cluster, Client(cluster):
+        _stored(path, (300, 70))
+
+
+def _not_stored(folder):
+    import dask.array as da
+
+    from pagemove.dask import to_store
+
+    numbers = da.arange(10)
+    with pytest.raises(ValueError, match="call compute_chunk_sizes"):
+        to_store(numbers[numbers > 5], folder / "x.npy")
+    with pytest.raises(ValueError, match=r"has to end with \.npy"):
+        to_store(numbers, folder / "x.raw")
+    assert not any(folder.iterdir())
 
 
 def test_joblib(path):

@@ -1,4 +1,5 @@
-"""Point 6: a child never has the region, and never reads zeros; the parent does not notice it."""
+"""Point 6: a child has the region whole or not at all, and never reads zeros; the parent does not
+notice it. Regions that are there again are in test_fork_again.py."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ def _struck(touch: Callable[[], object]) -> int:
 def _touches(path: Path, mode: str) -> dict[str, int]:
     """Let children touch blocks that are there, absent, evicted, dirty; by load and by store."""
     found = {}
-    with paged(path, mode, **_HOW) as memory:
+    with paged(path, mode, fork="message", **_HOW) as memory:
         array = words(memory)
         if mode != "r":
             array[0] = 1
@@ -108,7 +109,7 @@ def test_a_child_does_not_have_its_mapping(file):
 
 
 def _dead(path: Path, mode: str) -> int:
-    with paged(path, mode, **_HOW) as memory:
+    with paged(path, mode, fork="message", **_HOW) as memory:
         if mode != "r":
             words(memory)[:] = 1
 
@@ -375,6 +376,6 @@ def test_a_region_leaves_one_descriptor_to_the_program_and_none_to_a_child(file)
 def test_a_pid_that_is_used_again_is_no_identity(file, monkeypatch):
     number = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: number)
-    with paged(file(_NBYTES), "r") as memory:
+    with paged(file(_NBYTES), "r", fork="message") as memory:
         assert child(lambda: (memory.inherited, memory.closed)) == (True, True)
         assert not memory.closed

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.needs("paging", "fork")
 _OPENED = """
 import ctypes, os, signal, sys
 import numpy as np, pagemove
-array = pagemove.open_array(sys.argv[1], mode=sys.argv[2], resident_limit="1MiB")
+array = pagemove.open_array(
+    sys.argv[1], mode=sys.argv[2], resident_limit="1MiB", fork="message"
+)
 array[0]
 def child(touch):
     pid = os.fork()
@@ -55,7 +57,7 @@ def test_it_names_the_region_and_the_remedy(path, mode):
 def test_of_several_the_right_one(path, tmp_path):
     np.save(tmp_path / "other.npy", np.arange(10))
     code = f"""
-other = pagemove.open_array({str(tmp_path / "other.npy")!r})
+other = pagemove.open_array({str(tmp_path / "other.npy")!r}, fork="message")
 print(child(lambda: other[3]))
 """
     status, message = said(path, code)

@@ -2,8 +2,10 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "heirs.h"
 #include "inherited.h"
 #include "region.h"
 #include "trace.h"
@@ -16,21 +18,26 @@ static struct pg_region *regions;
 static void before_fork(void)
 {
     pthread_mutex_lock(&regions_lock);
+    pg_heirs_before_fork();
 }
 
 static void after_fork(void)
 {
+    pg_heirs_after_fork();
     pthread_mutex_unlock(&regions_lock);
 }
 
 static void in_child(void)
 {
+    pg_heirs_forked();
     pg_clock_forked();
     pg_trace_forked();
     pg_ending_forked();
     for (struct pg_region *region = regions; region; region = region->next) {
         region->inherited = 1;
-        pg_mark_grave(region->stone, region);
+        pg_mark_grave(region->stone, region->base, region->length, region->store.label,
+                      region->mode);
+        pg_inherit(region);
         region->stone = NULL;
         pm_close(region->sentinel, region->sentinel_identity);
     }
@@ -55,16 +62,26 @@ void pg_for_all_regions(void (*function)(struct pg_region *region, void *argumen
     pthread_mutex_unlock(&regions_lock);
 }
 
+/* Who opens an inherited one has a table apart from the program's, which has no end of it. */
+static int make_sentinel(const struct pg_region *region, int ends[2])
+{
+    if (!region->origin)
+        return pipe2(ends, O_CLOEXEC) ? -errno : 0;
+    ends[0] = eventfd(0, EFD_CLOEXEC);
+    return ends[0] < 0 ? -errno : 0;
+}
+
 int pg_enter(struct pg_region *region)
 {
-    int ends[2], error;
+    int ends[2] = {-1, -1}, error;
 
     pthread_once(&once, watch_forks);
     pthread_mutex_lock(&regions_lock);
     error = pg_voice_enter();
-    if (!error && pipe2(ends, O_CLOEXEC)) {
-        error = -errno;
-        pg_voice_leave();
+    if (!error) {
+        error = make_sentinel(region, ends);
+        if (error)
+            pg_voice_leave();
     }
     if (error) {
         pthread_mutex_unlock(&regions_lock);
@@ -72,7 +89,7 @@ int pg_enter(struct pg_region *region)
     }
     region->stone = pg_new_stone();
     region->watched = pm_keep(ends[0]);
-    region->sentinel = pm_keep(ends[1]);
+    region->sentinel = region->origin ? -1 : pm_keep(ends[1]);
     region->sentinel_identity = pm_identify(region->sentinel);
     region->next = regions;
     region->link = &regions;
@@ -80,7 +97,9 @@ int pg_enter(struct pg_region *region)
         regions->link = &region->next;
     regions = region;
     pthread_mutex_unlock(&regions_lock);
-    return region->watched < 0 ? region->watched : region->sentinel < 0 ? region->sentinel : 0;
+    if (region->watched < 0)
+        return region->watched;
+    return region->sentinel < 0 && !region->origin ? region->sentinel : 0;
 }
 
 static void leave(struct pg_region *region, int silent)

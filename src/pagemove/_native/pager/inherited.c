@@ -9,14 +9,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-#include "region.h"
+#include "pager.h"
 #include "voice.h"
 
 enum { LONGEST = 1024 };
 
 struct pg_stone {
     uint64_t base, length;
+    int kept;
+    int reserved; /* nothing else is mapped there, for it may be there again */
     struct pg_stone *next;
     char line[LONGEST]; /* the whole message: the handler only writes */
 };
@@ -34,21 +37,53 @@ void pg_free_stone(struct pg_stone *stone)
     free(stone);
 }
 
-void pg_mark_grave(struct pg_stone *stone, const struct pg_region *region)
+static int reserve(uint64_t base, uint64_t length)
+{
+    return mmap((void *)(uintptr_t)base, length, PROT_NONE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
+                0) == (void *)(uintptr_t)base;
+}
+
+void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
+                   int mode)
 {
     static const char *const modes[] = {"r", "r+", "c"};
 
-    if (!stone || !region->base)
+    if (!stone || !base)
         return;
-    stone->base = region->base;
-    stone->length = region->length;
+    stone->base = base;
+    stone->length = length;
     snprintf(stone->line, sizeof stone->line,
              "pagemove: paged memory over %.600s, mode '%s', was opened before a fork and is not "
              "there in the forked process: it raises SIGSEGV on access; open it here, be passed "
              "the array (it is pickled as a reference), or start workers by spawn or forkserver\n",
-             region->store.label ? region->store.label : "", modes[region->mode]);
-    stone->next = graves;
-    graves = stone;
+             label ? label : "", modes[mode]);
+    /* At once, or the stack of a thread is there. */
+    if (mode == PG_READ)
+        stone->reserved = reserve(base, length);
+    if (!stone->kept) {
+        stone->next = graves;
+        graves = stone;
+    }
+    stone->kept = 1;
+}
+
+void pg_explain_grave(struct pg_stone *stone, const char *why)
+{
+    snprintf(stone->line, sizeof stone->line,
+             "pagemove: paged memory that was opened before a fork cannot be opened again in the "
+             "forked process, and raises SIGSEGV on access: %.800s\n",
+             why);
+}
+
+int pg_is_reserved(const struct pg_stone *stone)
+{
+    return stone->reserved;
+}
+
+void pg_remove_grave(struct pg_stone *stone)
+{
+    stone->length = 0;
 }
 
 static void on_segv(int number, siginfo_t *info, void *context)
@@ -57,9 +92,10 @@ static void on_segv(int number, siginfo_t *info, void *context)
 
     (void)context;
     /* Where something else is mapped by now it is not ours. */
-    if (info->si_code == SEGV_MAPERR)
+    if (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR)
         for (const struct pg_stone *stone = graves; stone; stone = stone->next)
-            if (address - stone->base < stone->length) {
+            if (address - stone->base < stone->length &&
+                stone->reserved == (info->si_code == SEGV_ACCERR)) {
                 pg_write_line(stone->line, strlen(stone->line));
                 break;
             }

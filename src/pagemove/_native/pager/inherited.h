@@ -2,7 +2,8 @@
 #ifndef PAGEMOVE_PAGER_INHERITED_H
 #define PAGEMOVE_PAGER_INHERITED_H
 
-struct pg_region;
+#include <stdint.h>
+
 struct pg_stone;
 
 /* Where it is said, made while memory can be had. NULL: there is none. */
@@ -10,7 +11,17 @@ struct pg_stone *pg_new_stone(void);
 void pg_free_stone(struct pg_stone *stone);
 
 /* In the child: from now on the first touch of what was the region says so. The stone is kept. */
-void pg_mark_grave(struct pg_stone *stone, const struct pg_region *region);
+void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
+                   int mode);
+
+/* In the child: it could have been there again, but for this. */
+void pg_explain_grave(struct pg_stone *stone, const char *why);
+
+/* Whether nothing else has taken its addresses. */
+int pg_is_reserved(const struct pg_stone *stone);
+
+/* The region is there again. The stone may be marked once more. */
+void pg_remove_grave(struct pg_stone *stone);
 
 /* In the child, when all are marked. */
 void pg_watch_graves(void);

@@ -43,6 +43,7 @@ struct pg_opening *pg_new_opening(const struct pg_config *config)
     opening->config = *config;
     opening->config.label = copy_text(config->label, &failed);
     opening->config.name = copy_text(config->name, &failed);
+    opening->config.path = copy_text(config->path, &failed);
     opening->config.spill_directory = copy_text(config->spill_directory, &failed);
     opening->config.injections = copy_injections(config, &failed);
     if (config->helper)
@@ -59,6 +60,7 @@ void pg_free_opening(struct pg_opening *opening)
         return;
     free((char *)opening->config.label);
     free((char *)opening->config.name);
+    free((char *)opening->config.path);
     free((char *)opening->config.spill_directory);
     free((struct pg_injection *)opening->config.injections);
     pg_free_arguments((char **)opening->helper.argv);

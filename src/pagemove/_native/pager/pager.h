@@ -39,6 +39,8 @@ enum pg_code {
 /* The errno that people see for a code, both positive. 0: PG_SHORT, of a flush PG_NOT_DURABLE. */
 int pg_errno_of(int code);
 
+struct pg_heir;
+
 enum pg_injected { PG_INJECT_ERRNO = 0, PG_INJECT_SHORT = 1, PG_INJECT_DELAY = 2 };
 
 /* A fault of the store that tests ask for: calls [first, first+count) of an operation, counted
@@ -90,6 +92,14 @@ struct pg_config {
     const char *name;            /* in /proc/self/maps, where the kernel can */
     const struct pg_injection *injections;
     size_t injection_count;
+
+    /* Whether a child made by fork is to have it too (heirs.c), and then of a file its path, and
+     * when it was modified last, in nanoseconds, unless it is a device. `identities` has the rest.
+     */
+    int again;
+    const char *path;
+    int64_t modified;
+    struct pg_heir *heir; /* which is opened by this */
 };
 
 struct pg_counters {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "heirs.h"
 #include "lease.h"
 #include "leaving.h"
 #include "opening.h"
@@ -81,6 +82,12 @@ static void join_threads(struct pg_region *region)
         pthread_join(region->saver, NULL);
 }
 
+/* Where an inherited region cannot be opened its addresses stay taken: there are arrays there. */
+static int is_left_to_heir(const struct pg_region *region)
+{
+    return region->origin && region->opening && region->opening->error;
+}
+
 /* A helper that is late may still copy a block to where the region was. So the addresses are given
  * back when it has ended; if it cannot be ended, never. */
 static void unmap_region(struct pg_region *region)
@@ -93,7 +100,7 @@ static void unmap_region(struct pg_region *region)
         /* A thread still waiting for a page learns that there is none: SIGSEGV. */
         if (kept)
             pg_wake(&region->uffd, region->base, region->length);
-        if (!pg_store_end(&region->store))
+        if (!pg_store_end(&region->store) && !is_left_to_heir(region))
             munmap(base, region->length);
         if (!kept)
             pg_wake(&region->uffd, region->base, region->length);
@@ -200,7 +207,8 @@ static int open_region(struct pg_region *region)
     if (!error) {
         /* The program closes its files when this returns. */
         pg_await(region, &region->opening->has_files, 0);
-        interrupted = pg_await(region, &region->opening->ended, 1);
+        /* Who opens an inherited one has no signal handlers to run. */
+        interrupted = pg_await(region, &region->opening->ended, !region->origin);
         if (region->inherited)
             return interrupted;
         error = interrupted ? 0 : region->opening->error;
@@ -236,7 +244,10 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     region->writeback_interval = config->mode == PG_WRITE ? config->writeback_ns : 0;
     region->outlives = config->outlives;
     region->blank = config->blank;
-    region->dumped = region->uffd.dumped = config->dumped;
+    region->dumped = config->dumped;
+    if (config->heir)
+        pg_heir_lend(region, config->heir);
+    region->uffd.dumped = config->dumped;
     if (config->budget)
         region->budget = pg_budget_hold(config->budget);
     init_locks(region);
@@ -250,8 +261,11 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
         forget(region);
         return error;
     }
-    pg_free_opening(region->opening);
-    region->opening = NULL;
+    /* What a child made by fork opens it with. */
+    if (!config->again) {
+        pg_free_opening(region->opening);
+        region->opening = NULL;
+    }
     *opened = region;
     return 0;
 }

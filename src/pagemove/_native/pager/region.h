@@ -199,7 +199,9 @@ struct pg_region {
 
     struct pg_region *next, **link; /* of all regions, for fork */
     struct pg_stone *stone;         /* what a forked child says of it (inherited.c) */
-    int inherited;
+    int inherited;                  /* it is the parent's */
+    /* Of an inherited one (heirs.c), which is mapped already: what was first opened. Else NULL. */
+    const struct pg_region *origin;
 };
 
 /* A moment after another, at the end of time at the latest. */

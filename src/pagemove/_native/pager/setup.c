@@ -25,10 +25,11 @@ enum { MOST_SLOTS = 4096, LARGEST_READ = 2 << 20 };
 static int map_region(struct pg_region *region, const char *name)
 {
     uint64_t mode = PM_REGISTER_MODE_MISSING | PM_REGISTER_MODE_WP;
-    int error;
+    int error = 0;
 
     region->length = region->nblocks * region->block_size;
-    region->base = pg_map_aligned(region->length, region->dumped);
+    if (!region->origin)
+        region->base = pg_map_aligned(region->length, region->dumped);
     if (!region->base)
         return -errno;
     /* Without MADV_HUGEPAGE the touch of a missing page leaves an empty page table, and every huge
@@ -43,7 +44,8 @@ static int map_region(struct pg_region *region, const char *name)
     region->uffd.mode = mode;
     region->uffd.read_only = !pg_writable(region);
     region->uffd.advice = region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
-    error = pg_register(region->uffd.region, region->base, region->length, mode);
+    if (!region->origin)
+        error = pg_register(region->uffd.region, region->base, region->length, mode);
     if (error || (region->mode != PG_PRIVATE && !region->blank))
         return error;
     region->spilled = mmap(NULL, pg_spilled_bytes(region), PROT_READ | PROT_WRITE,
@@ -140,6 +142,8 @@ static int own_table(const struct pg_region *region, const struct pg_config *con
 {
     int kept[8] = {region->watched}, count = 1;
 
+    if (region->origin)
+        kept[count++] = region->uffd.region;
     if (config->helper) {
         kept[count++] = config->helper->config_fd;
         kept[count++] = config->helper->log_fd;

@@ -55,7 +55,7 @@ static int open_widest(struct pg_uffd *uffd, uint64_t features)
     return uffd->user_mode_only ? open_one(PM_UFFD_USER_MODE_ONLY, features) : fd;
 }
 
-int pg_uffd_open(struct pg_uffd *uffd, int moves, int kernel_faults)
+int pg_uffd_open_region(struct pg_uffd *uffd, int moves, int kernel_faults)
 {
     uffd->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
     uffd->user_mode_only = !kernel_faults;
@@ -66,8 +66,15 @@ int pg_uffd_open(struct pg_uffd *uffd, int moves, int kernel_faults)
         uffd->moves = 0;
         uffd->region = open_widest(uffd, 0);
     }
-    if (uffd->region < 0)
-        return uffd->region;
+    return uffd->region < 0 ? uffd->region : 0;
+}
+
+int pg_uffd_open(struct pg_uffd *uffd, int moves, int kernel_faults)
+{
+    int error = uffd->region < 0 ? pg_uffd_open_region(uffd, moves, kernel_faults) : 0;
+
+    if (error)
+        return error;
     /* The pager's own system calls touch slots, so the kernel's accesses have to fail as well:
      * with FEATURE_SIGBUS they do so in user mode too. */
     uffd->staging =

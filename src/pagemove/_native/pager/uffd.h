@@ -31,6 +31,9 @@ struct pg_uffd {
 /* `moves` 0: do as if the kernel could neither move nor poison; `kernel_faults` 0: as if nobody
  * were allowed those. */
 int pg_uffd_open(struct pg_uffd *uffd, int moves, int kernel_faults);
+
+/* That of the region alone; the other then leaves it as it is. */
+int pg_uffd_open_region(struct pg_uffd *uffd, int moves, int kernel_faults);
 void pg_uffd_close(struct pg_uffd *uffd);
 
 int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode);
