@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
 from pagemove.descriptors import identity_of
+from pagemove.paging.compression import CompressedMemory, memory_of
 from pagemove.paging.options import Size
-from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
 from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
@@ -27,6 +27,7 @@ class Serving(TypedDict):
     injection: list[tuple[int, int, int, int, int]]
     helper: tuple[list[bytes], int, int, int, int, int, int] | None
     identities: Sequence[tuple[int, int]]
+    compression: tuple[int, bytes | None] | None
 
 
 def is_native(store: Store) -> bool:
@@ -82,6 +83,17 @@ def serving(
         The store cannot be pickled.
     """
     label = os.fsencode(label_of(store))
+    if isinstance(store, CompressedMemory):
+        yield Serving(
+            fd=-1,
+            offset=0,
+            label=label,
+            injection=[],
+            helper=None,
+            identities=(),
+            compression=store.compression,
+        )
+        return
     whole, first = whole_of(store)
     if isinstance(whole, FileStore) and is_native(whole):
         # Of a FaultyStore.
@@ -89,7 +101,13 @@ def serving(
         with _file_of(whole, writes=writes) as fd:
             known = (identity_of(fd),)
             yield Serving(
-                fd=fd, offset=first, label=label, injection=injection, helper=None, identities=known
+                fd=fd,
+                offset=first,
+                label=label,
+                injection=injection,
+                helper=None,
+                identities=known,
+                compression=None,
             )
         return
     place = _in_file(whole)
@@ -97,7 +115,13 @@ def serving(
         fd, offset = place[0], place[1] + first
         known = (identity_of(fd),)
         yield Serving(
-            fd=fd, offset=offset, label=label, injection=[], helper=None, identities=known
+            fd=fd,
+            offset=offset,
+            label=label,
+            injection=[],
+            helper=None,
+            identities=known,
+            compression=None,
         )
         return
     from pagemove.paging.handover import Helper  # and multiprocessing, which files do not need
@@ -114,6 +138,7 @@ def serving(
             injection=[],
             helper=process,
             identities=helper.identities,
+            compression=None,
         )
 
 
@@ -153,14 +178,22 @@ def lines(block_size: int, limit: int, concurrency: int) -> tuple[int, int]:
     return max(1, min(concurrency, room // nbytes)), nbytes
 
 
-def store_of(store: Store | None, nbytes: int | None, block_size: Size) -> Store:
+def store_of(
+    store: Store | None,
+    nbytes: int | None,
+    block_size: Size,
+    store_limit: Size | None = None,
+    spill: str | os.PathLike[str] | None = None,
+) -> Store:
     """Take the store that was passed; for a length alone, one that keeps blocks compressed."""
     if store is not None:
         if nbytes is not None:
             raise TypeError(f"nbytes {nbytes} is for a region without a store, and there is one")
+        if store_limit is not None or spill is not None:
+            raise TypeError(
+                "store_limit and spill are for a region without a store (nbytes), and there is one"
+            )
         return store
     if nbytes is None:
         raise TypeError("a region needs a store, or nbytes to be compressed memory")
-    from pagemove.stores.compressed import CompressedStore
-
-    return CompressedStore(nbytes, block_size=nbytes_of(block_size, "block_size"))
+    return memory_of(nbytes, block_size, store_limit, spill)
