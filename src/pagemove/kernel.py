@@ -111,6 +111,9 @@ class KernelFeatures:
         Known defects of this kernel, by the names in `DEFECTS`.
     problems : tuple of Problem
         Everything that is missing, what `remap_anon_pages` needs first.
+    compression : str
+        The library that compresses memory in this process, ``"LZ4 1.9.4"``; empty without one:
+        then a helper process keeps what `PagedMemory` of a length alone evicts.
     """
 
     release: str
@@ -133,6 +136,7 @@ class KernelFeatures:
     vma_count: int
     defects: tuple[str, ...]
     problems: tuple[Problem, ...]
+    compression: str = ""
 
     @property
     def remap_anon_pages(self) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from pagemove._native import calls, remap
 from pagemove._native.mapping import Hold
+from pagemove._native.pager import codec
 from pagemove.cgroups import read as read_text
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, count_vmas, open_proc
 from pagemove.kernel import UFFD_FEATURES, KernelFeatures
@@ -134,6 +135,7 @@ def look(killed: Collection[str] = ()) -> KernelFeatures:
         vma_count=_count_vmas(),
         defects=defects,
         problems=(),
+        compression=codec() or "",
     )
     problems = sorted(
         problems_of(found, Surroundings.here(errors, silent=silent)),

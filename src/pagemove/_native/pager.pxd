@@ -38,6 +38,10 @@ cdef extern from "pager/pager.h" nogil:
         uint32_t lines
         uint64_t buffer_size
         int restarts, flush_retryable
+    struct pg_compression:
+        uint64_t limit
+        const char *spill
+    const char *pg_codec_name()
     struct pg_injection:
         int operation, kind
         uint64_t first, count
@@ -46,6 +50,7 @@ cdef extern from "pager/pager.h" nogil:
         pass
     struct pg_config:
         const pg_helper *helper
+        const pg_compression *compression
         int fd
         pm_identity[2] identities
         uint64_t offset, nbytes
@@ -82,6 +87,7 @@ cdef extern from "pager/pager.h" nogil:
     void pg_drop(pg_region *region, int waiting)
     uint64_t pg_address(const pg_region *region)
     int pg_kernel_faults(const pg_region *region)
+    int pg_compresses(const pg_region *region)
     int pg_moves(const pg_region *region)
     int pg_lost(const pg_region *region)
     int pg_prefetch(pg_region *region, uint64_t offset, uint64_t length, int wait)

@@ -60,6 +60,14 @@ def set_moves(bint moves):
     _may_move = moves
 
 
+def codec():
+    """Return the library that compresses memory in this process, with its version; None: none."""
+    cdef const char *name
+    with nogil:
+        name = pg_codec_name()
+    return name.decode() or None
+
+
 cdef bint _kernel_faults = True
 
 
@@ -259,10 +267,11 @@ cdef class Pager:
                  uint64_t offset=0, object injection=(), bytes name=b"", object helper=None,
                  bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
                  object identities=(), SharedLimit budget=None, bint blank=False,
-                 bint again=False, bytes path=None, int64_t modified=0):
+                 bint again=False, bytes path=None, int64_t modified=0, object compression=None):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
+        cdef pg_compression memory
         cdef const char *arguments[128]
         cdef char text[PG_TEXT]
         cdef int status
@@ -310,6 +319,11 @@ cdef class Pager:
             config.modified = modified
             config.heir = NULL
             config.helper = NULL
+            config.compression = NULL
+            if compression is not None:
+                memory.limit, spill = compression
+                memory.spill = NULL if spill is None else <const char *> spill
+                config.compression = &memory
             if helper is not None:
                 (argv, process.config_fd, process.log_fd, process.lines, process.buffer_size,
                  process.restarts, process.flush_retryable) = helper
@@ -463,6 +477,11 @@ cdef class Pager:
     def kernel_faults(self):
         """Whether faults raised inside system calls are served too."""
         return bool(pg_kernel_faults(self._open()))
+
+    @property
+    def compressed(self):
+        """Whether its store is compressed memory of this process."""
+        return bool(pg_compresses(self._open()))
 
     @property
     def moves(self):
@@ -659,7 +678,7 @@ cdef class Pager:
         return text.decode(errors="replace")
 
     def store_stats(self):
-        """Return what a store in a helper process says of itself; empty if it does not answer."""
+        """Return what a helper's store, or compressed memory, says of itself; empty: no answer."""
         cdef pg_region *region = self._open()
         cdef char text[PG_TEXT]
         cdef int status

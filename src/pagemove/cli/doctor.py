@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,14 @@ def _automatic() -> str:
     return f"{text_of(max(memory // SHARE, LEAST))}, half of the memory available"
 
 
+def _compression(found: KernelFeatures) -> str:
+    if found.compression:
+        return f"by {found.compression}, in the process"
+    if importlib.util.find_spec("zstandard") is not None:
+        return "by a helper process: neither liblz4.so.1 nor libzstd.so.1 is there"
+    return "no: install liblz4 or libzstd of the system, or zstandard"
+
+
 def _rows(found: KernelFeatures) -> dict[str, bool | str]:
     sysctl = found.unprivileged_userfaultfd
     return {
@@ -126,6 +135,7 @@ def _rows(found: KernelFeatures) -> dict[str, bool | str]:
         "seccomp filter": ("none", "strict", "filtered")[found.seccomp],
         "UFFDIO_MOVE": "MOVE" in found.uffd_features,
         "paged memory": {"move": "by UFFDIO_MOVE", "mremap": "by mremap", "": "no"}[found.paging],
+        "compressed memory": _compression(found),
         "userfaultfd features": ", ".join(found.uffd_features) or "unknown",
         "PAGEMAP_SCAN": found.pagemap_scan,
         "PROCMAP_QUERY": found.procmap_query,

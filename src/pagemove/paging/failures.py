@@ -40,7 +40,10 @@ class Failure(NamedTuple):
     tries : int
         How often it was tried.
     text : str
-        What a helper process says of it, with the traceback; empty for a file.
+        What a helper process says of it, with the traceback, or compressed memory; empty for a
+        file.
+    helped : bool
+        Whether a helper process says it.
     """
 
     sequence: int
@@ -49,14 +52,17 @@ class Failure(NamedTuple):
     errno: int
     tries: int
     text: str = ""
+    helped: bool = True
 
     @classmethod
-    def of(cls, record: tuple[int, int, int, int, int], text: str = "") -> Failure:
-        """Make it of the pager's numbers, and of what the helper says."""
+    def of(
+        cls, record: tuple[int, int, int, int, int], text: str = "", helped: bool = True
+    ) -> Failure:
+        """Make it of the pager's numbers, and of what the store says."""
         sequence, number, offset, code, tries = record
         operation = OPERATIONS[number]
         place = None if operation == "flush" else offset
-        return cls(sequence, operation, place, code, tries, text)
+        return cls(sequence, operation, place, code, tries, text, helped)
 
     def concerns(self, operation: str, offsets: range) -> bool:
         """Return whether it is such an operation, on a block that begins at one of the offsets."""
@@ -80,19 +86,27 @@ class Failure(NamedTuple):
             operation=self.operation,
             offset=self.offset,
             tries=self.tries,
-            remedy=_REMEDIES[self.operation],
+            remedy=self._remedy,
         )
-        if self.text:
+        if self.text and self.helped:
             error.add_note(f"in the helper process: {self.text}")
         elif self.errno in limits.ALWAYS:
             limits.explain(error)
         return error
 
+    @property
+    def _remedy(self) -> str:
+        if not self.text or self.helped:
+            return _REMEDIES[self.operation]
+        if self.operation == "read":
+            return self.text
+        return f"{self.text}; the changes are still in memory"
+
 
 def noted(pager: Pager, first: int = 0) -> list[Failure]:
     """List what a pager has noted, from a sequence number on; only the newest are kept."""
     return [
-        Failure.of(record, pager.failure_text(record[0]))
+        Failure.of(record, pager.failure_text(record[0]), helped=not pager.compressed)
         for record in pager.failures()
         if record[0] >= first
     ]

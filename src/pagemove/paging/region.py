@@ -12,6 +12,7 @@ from pagemove.paging import forking, refusals, registry, sigterm, trace, working
 from pagemove.paging.available import promise
 from pagemove.paging.blocks import Blocks
 from pagemove.paging.budget import Budget
+from pagemove.paging.compression import CompressedMemory
 from pagemove.paging.exits import save_at_exit, tell
 from pagemove.paging.options import (
     MODES,
@@ -35,6 +36,7 @@ _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno
 
 _OF_THE_PAGER = frozenset(
     [
+        "compressed",
         "counters",
         "discard",
         "discarding",
@@ -71,8 +73,14 @@ class PagedMemory(Blocks, Viewable):
         that ends with the region; its buffers, at most a quarter of the limit, are its own memory.
     nbytes : int, optional
         Instead of a store: memory of so many bytes, zero until written, whose blocks are kept
-        compressed by the helper while they are not resident (`stores.CompressedStore`). The mode
-        is then ``"r+"`` unless it is ``"c"``.
+        compressed in this process while they are not resident; see Notes. The mode is then
+        ``"r+"`` unless it is ``"c"``.
+    store_limit : int or str, optional
+        With `nbytes`: the most bytes of memory that compressed blocks take, beyond
+        `resident_limit`. None: as many as it takes.
+    spill : path-like, optional
+        With `nbytes`: a directory, on a disk, for an unnamed file with the blocks that do not
+        shrink, or for which `store_limit` has no room.
     resident_limit : int, str or Budget, optional
         The most bytes that are in memory at any moment, blocks on their way in and out included:
         ``"256MiB"``, ``"1.5 GiB"``, ``"100kB"``, or a number. At least four blocks. A `Budget`:
@@ -160,6 +168,17 @@ class PagedMemory(Blocks, Viewable):
     system call on memory that is not resident fails with EFAULT: `pinned` and `save` are for that,
     and `KernelFaultsWarning` says so once.
 
+    **Compressed memory** (`nbytes`). The pager's threads compress what leaves, with LZ4 or else
+    zstd of the system (``liblz4.so.1``, ``libzstd.so.1``; ``pagemove doctor`` says which), after
+    putting the bytes of 64-bit or 32-bit numbers together where that helps. A block of one repeated
+    value takes 8 bytes; one that does not shrink by an eighth stays as it is, or goes to `spill`.
+    ``stats().store`` says how many there are, and ``memory_nbytes`` what they take. Where
+    `store_limit` is full, and `spill` takes nothing, what has changed stays in memory: `flush` and
+    `evict` raise `StoreError` (ENOSPC), and a thread that touches a block for which another would
+    have to leave waits for `store_timeout` and gets SIGBUS, with a message. Nothing of it outlives
+    the process, so `close` saves nothing. Without either library a helper process keeps it
+    (`stores.CompressedStore`, which needs zstandard).
+
     **The limit by default.** Available is the least of MemAvailable of the machine and of what
     memory.max and memory.high leave of each control group that the process is in; what the kernel
     can take back, such as page cache, counts as available, and what earlier regions without a
@@ -200,11 +219,13 @@ class PagedMemory(Blocks, Viewable):
         name: str | None = None,
         replay: str | os.PathLike[str] | None = None,
         fork: Fork = "reopen",
+        store_limit: Size | None = None,
+        spill: str | os.PathLike[str] | None = None,
     ) -> None:
         if store is None and mode == "r":
             mode = "r+"  # there is nothing to read yet
         with limits.named():
-            store = store_of(store, nbytes, block_size)
+            store = store_of(store, nbytes, block_size, store_limit, spill)
         check_store(store, mode)
         options = checked(
             store.nbytes,
@@ -246,7 +267,9 @@ class PagedMemory(Blocks, Viewable):
         self._unsaved = False  # whether that was said already, at the end of it all
         self._origin: Any = None  # of the array that was opened, where one was
         self._forgettable = False  # whether nobody is to blame if it is never closed
-        if mode == "r+":
+        # What ends with the process is not to be saved before that.
+        self._saves = mode == "r+" and not isinstance(store, CompressedMemory)
+        if self._saves:
             save_at_exit(self)
             if store.restartable:
                 sigterm.arm()
@@ -360,7 +383,7 @@ from pagemove.paging import forking, refusals, registry, sigterm, trace, working
         """
         if self.closed:
             return
-        if self._mode == "r+":
+        if self._saves:
             with memoryview(self):
                 self._save_before_close()
         if self._record is not None:
@@ -374,7 +397,7 @@ from pagemove.paging import forking, refusals, registry, sigterm, trace, working
 
     def _save_or_tell(self) -> None:
         """Save changes, or say on standard error that it cannot be done. For the end of it all."""
-        if self.closed or self._mode != "r+":
+        if self.closed or not self._saves:
             return
         try:
             self._save()

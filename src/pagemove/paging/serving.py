@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import NotRequired, TypedDict
 
 from pagemove.descriptors import identity_of
+from pagemove.paging.compression import CompressedMemory, memory_of
 from pagemove.paging.options import Size
-from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
 from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
@@ -31,6 +31,7 @@ class Serving(TypedDict):
     identities: Sequence[tuple[int, int]]
     path: NotRequired[bytes]
     modified: NotRequired[int]
+    compression: NotRequired[tuple[int, bytes | None]]
 
 
 def is_native(store: Store) -> bool:
@@ -91,6 +92,11 @@ def serving(
         The store cannot be pickled.
     """
     label = os.fsencode(label_of(store))
+    if isinstance(store, CompressedMemory):
+        served = Serving(fd=-1, offset=0, label=label, injection=[], helper=None, identities=())
+        served["compression"] = store.compression
+        yield served, b""
+        return
     whole, first = whole_of(store)
     if isinstance(whole, FileStore) and is_native(whole):
         # Of a FaultyStore.
@@ -167,14 +173,22 @@ def lines(block_size: int, limit: int, concurrency: int) -> tuple[int, int]:
     return max(1, min(concurrency, room // nbytes)), nbytes
 
 
-def store_of(store: Store | None, nbytes: int | None, block_size: Size) -> Store:
+def store_of(
+    store: Store | None,
+    nbytes: int | None,
+    block_size: Size,
+    store_limit: Size | None = None,
+    spill: str | os.PathLike[str] | None = None,
+) -> Store:
     """Take the store that was passed; for a length alone, one that keeps blocks compressed."""
     if store is not None:
         if nbytes is not None:
             raise TypeError(f"nbytes {nbytes} is for a region without a store, and there is one")
+        if store_limit is not None or spill is not None:
+            raise TypeError(
+                "store_limit and spill are for a region without a store (nbytes), and there is one"
+            )
         return store
     if nbytes is None:
         raise TypeError("a region needs a store, or nbytes to be compressed memory")
-    from pagemove.stores.compressed import CompressedStore
-
-    return CompressedStore(nbytes, block_size=nbytes_of(block_size, "block_size"))
+    return memory_of(nbytes, block_size, store_limit, spill)

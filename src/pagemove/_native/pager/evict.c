@@ -209,8 +209,20 @@ static int is_busy(const struct pg_block *block)
     return block->state == PG_FILLING || block->state == PG_WRITING || block->flags & PG_FLUSHING;
 }
 
+/* Of several blocks that cannot be written the first is noted: mostly all have one reason. */
+static int note_unwritten(struct pg_region *region, uint32_t number, int error, uint64_t tries,
+                          int *noted)
+{
+    if (!*noted) {
+        pg_note_failure(region, PG_OP_WRITE, number, -error, tries);
+        region->counters.errors++;
+        *noted = 1;
+    }
+    return error;
+}
+
 /* Drops the lock. */
-static int evict_number(struct pg_region *region, uint32_t number, uint64_t deadline)
+static int evict_number(struct pg_region *region, uint32_t number, uint64_t deadline, int *noted)
 {
     uint64_t failed = 0, patience = pg_overdue(region, pg_overdue(region, pg_now()));
     unsigned touched = 0;
@@ -240,7 +252,7 @@ static int evict_number(struct pg_region *region, uint32_t number, uint64_t dead
         if (error > 0)
             continue;
         if (pg_now() >= deadline)
-            return error;
+            return note_unwritten(region, number, error, failed + 1, noted);
         pg_pause(region, pg_backoff(++failed));
     }
 }
@@ -250,7 +262,7 @@ int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length)
     uint64_t first = offset / region->block_size;
     uint64_t end = (offset + length + region->block_size - 1) / region->block_size;
     uint64_t deadline = pg_now() + region->timeout;
-    int error = 0, failed;
+    int error = 0, failed, noted = 0;
 
     if (!length)
         return 0;
@@ -259,7 +271,7 @@ int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length)
         /* Of a large range only the blocks that there are. */
         if (end - number > region->blocks.used)
             break;
-        failed = evict_number(region, (uint32_t)number, deadline);
+        failed = evict_number(region, (uint32_t)number, deadline, &noted);
         error = error ? error : failed;
         first = number + 1;
     }
@@ -268,7 +280,7 @@ int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length)
         const struct pg_block *block = &region->blocks.at[entry];
         if (block->state == PG_ABSENT || block->number < first || block->number >= end)
             continue;
-        failed = evict_number(region, block->number, deadline);
+        failed = evict_number(region, block->number, deadline, &noted);
         error = error ? error : failed;
     }
     /* What was kept for reuse is part of what the caller wants back. */

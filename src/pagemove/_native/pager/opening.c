@@ -48,6 +48,11 @@ struct pg_opening *pg_new_opening(const struct pg_config *config)
     opening->config.injections = copy_injections(config, &failed);
     if (config->helper)
         copy_helper(opening, config->helper, &failed);
+    if (config->compression) {
+        opening->compression = *config->compression;
+        opening->compression.spill = copy_text(config->compression->spill, &failed);
+        opening->config.compression = &opening->compression;
+    }
     if (!failed)
         return opening;
     pg_free_opening(opening);
@@ -63,6 +68,7 @@ void pg_free_opening(struct pg_opening *opening)
     free((char *)opening->config.path);
     free((char *)opening->config.spill_directory);
     free((struct pg_injection *)opening->config.injections);
+    free((char *)opening->compression.spill);
     pg_free_arguments((char **)opening->helper.argv);
     free(opening);
 }

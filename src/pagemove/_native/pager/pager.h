@@ -63,10 +63,20 @@ struct pg_helper {
     int flush_retryable;  /* a flush that has failed lost nothing: asking again is enough */
 };
 
+/* Compressed memory in this process as the store. */
+struct pg_compression {
+    uint64_t limit;    /* bytes of memory for what is kept; 0: none */
+    const char *spill; /* a directory for what does not shrink, or has no room; or NULL */
+};
+
+/* What compresses, and which version of it; empty: there is no library. */
+const char *pg_codec_name(void);
+
 enum { PG_LINES = 64, PG_TEXT = 4096 /* the longest explanation of a failure */ };
 
 struct pg_config {
-    const struct pg_helper *helper; /* or NULL: the store is a file */
+    const struct pg_helper *helper;           /* or NULL: the store is a file, or */
+    const struct pg_compression *compression; /* or NULL */
 
     int fd; /* of the file; duplicated */
     /* What `fd`, or what is handed to the helper, config_fd and log_fd, was when it was made: the
@@ -153,6 +163,9 @@ int pg_kernel_faults(const struct pg_region *region);
 /* Whether blocks leave by UFFDIO_MOVE; else by mremap, and arrive by copy. */
 int pg_moves(const struct pg_region *region);
 
+/* Whether the store is compressed memory of this process. */
+int pg_compresses(const struct pg_region *region);
+
 /* Whether the program has closed its descriptors: it raises SIGSEGV on access, all calls fail. */
 int pg_lost(const struct pg_region *region);
 
@@ -213,7 +226,7 @@ size_t pg_failures(struct pg_region *region, struct pg_failure *failures);
 /* What the store said of a failure that pg_failures has given; empty if it is too old. */
 void pg_failure_text(struct pg_region *region, uint64_t sequence, char text[PG_TEXT]);
 
-/* What the store in a helper process says of itself; empty for a file. */
+/* What a store in a helper process, or compressed memory, says of itself; empty for a file. */
 int pg_store_stats(struct pg_region *region, char text[PG_TEXT]);
 
 /* Read these blocks ahead, in this order. */

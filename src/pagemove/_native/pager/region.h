@@ -18,8 +18,9 @@
 #include "uffd.h"
 
 enum {
-    PG_WORKERS = 2, /* for a file; as many as there are lines to a helper */
-    PG_JOBS = 256,  /* room for so many at first */
+    PG_WORKERS = 2,     /* for a file; as many as there are lines to a helper */
+    PG_COMPRESSORS = 8, /* for compressed memory, at most */
+    PG_JOBS = 256,      /* room for so many at first */
     PG_STREAMS = 8,
     PG_REQUESTS = 16,
     PG_BATCH = 16,   /* blocks that leave, or are written back, at once */

@@ -123,10 +123,12 @@ size_t pg_failures(struct pg_region *region, struct pg_failure *failures)
 
 int pg_do_store_stats(struct pg_region *region, char text[PG_TEXT])
 {
-    text[0] = 0;
-    if (!region->store.channel)
-        return 0;
-    return pg_channel_call(region->store.channel, PG_OP_STATS, 0, NULL, 0, text);
+    return pg_store_describe(&region->store, text);
+}
+
+int pg_compresses(const struct pg_region *region)
+{
+    return region->store.compressed != NULL;
 }
 
 void pg_histogram(struct pg_region *region, uint64_t counts[PG_BUCKETS])

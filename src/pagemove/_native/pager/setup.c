@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,7 +151,7 @@ static int own_table(const struct pg_region *region, const struct pg_config *con
         for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
             if (fcntl(fd, F_GETFD) >= 0)
                 kept[count++] = fd;
-    } else {
+    } else if (!config->compression) {
         kept[count++] = config->fd;
     }
     return pg_own_table(kept, (size_t)count, region->watched);
@@ -171,6 +172,15 @@ static int check_kept(const struct pg_config *config, char *text)
         return -EBADF;
     }
     return 0;
+}
+
+/* Compressing is work for CPUs, but not for all of a large machine. */
+static uint32_t count_cpus(void)
+{
+    cpu_set_t set;
+    uint32_t count = sched_getaffinity(0, sizeof set, &set) ? 0 : (uint32_t)CPU_COUNT(&set);
+
+    return count < PG_WORKERS ? PG_WORKERS : count > PG_COMPRESSORS ? PG_COMPRESSORS : count;
 }
 
 int pg_set_up(struct pg_region *region, struct pg_opening *opening)
@@ -194,16 +204,19 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
     /* Looking for holes takes a lock of the file that write(2) holds. Only of a region that writes
      * the file is it ruled out that its memory is passed to write(2) for that file. */
     region->store.sparse =
-        config->mode == PG_WRITE && !config->helper && pg_has_holes(region->store.fd);
-    region->workers = config->helper ? config->helper->lines : PG_WORKERS;
+        config->mode == PG_WRITE && region->store.fd >= 0 && pg_has_holes(region->store.fd);
+    region->workers = config->helper        ? config->helper->lines
+                      : config->compression ? count_cpus()
+                                            : PG_WORKERS;
     if (region->workers > PG_LINES)
         region->workers = PG_LINES;
     region->flush_retryable = config->helper && config->helper->flush_retryable;
-    if (config->helper)
+    if (config->helper || config->compression)
         region->texts = calloc(PG_FAILURES, sizeof *region->texts);
     region->wakeup = eventfd(0, EFD_CLOEXEC);
     region->spill_directory = strdup(config->spill_directory ? config->spill_directory : "/tmp");
-    if (region->wakeup < 0 || !region->spill_directory || (config->helper && !region->texts))
+    if (region->wakeup < 0 || !region->spill_directory ||
+        ((config->helper || config->compression) && !region->texts))
         return -errno;
     count_frames(region, config->limit);
     region->merging = pg_is_merging();

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -11,7 +12,9 @@
 
 #include "channel.h"
 #include "clock.h"
+#include "compressed.h"
 #include "holes.h"
+#include "unnamed.h"
 
 /* A block at a time is within what a line to a helper takes. */
 enum { FORGOTTEN = 65536 };
@@ -29,6 +32,26 @@ static int has_all(const struct pg_store *store)
            (uint64_t)status.st_size >= store->offset + store->nbytes;
 }
 
+/* Compressed memory, with its file for what does not shrink. */
+static int open_memory(struct pg_store *store, const struct pg_config *config, char text[PG_TEXT])
+{
+    const char *directory = config->compression->spill;
+    int spill = directory ? pg_open_unnamed(directory) : -1, error;
+
+    if (directory && spill < 0) {
+        snprintf(text, PG_TEXT,
+                 "spill names %.1000s for what does not compress, which takes no unnamed file: %s; "
+                 "name a directory that does",
+                 directory, strerror(-spill));
+        return spill;
+    }
+    error = pg_compressed_open(config->compression, config->nbytes, config->block_size,
+                               config->dumped, spill, &store->compressed);
+    if (error && spill >= 0)
+        close(spill);
+    return error;
+}
+
 int pg_store_init(struct pg_store *store, const struct pg_config *config, int region,
                   char text[PG_TEXT])
 {
@@ -40,11 +63,17 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
                                .nbytes = config->nbytes,
                                .injection_count = config->injection_count};
     pthread_mutex_init(&store->lock, NULL);
-    if (config->helper) {
+    if (config->helper || config->compression) {
         store->said = calloc(PG_SAID, sizeof *store->said);
         if (!store->said)
             return -ENOMEM;
+    }
+    if (config->helper) {
         error = pg_channel_open(config->helper, region, config->timeout_ns, &store->channel, text);
+        if (error)
+            return error;
+    } else if (config->compression) {
+        error = open_memory(store, config, text);
         if (error)
             return error;
     } else {
@@ -68,11 +97,14 @@ void pg_store_free(struct pg_store *store, int inherited)
 {
     if (store->channel)
         pg_channel_close(store->channel, inherited);
+    if (store->compressed)
+        pg_compressed_close(store->compressed);
     if (store->fd >= 0)
         close(store->fd);
     free(store->injections);
     free(store->said);
     store->channel = NULL;
+    store->compressed = NULL;
     store->fd = -1;
     store->injections = NULL;
     store->injection_count = 0;
@@ -182,7 +214,7 @@ void pg_store_text(struct pg_store *store, int operation, uint64_t offset, int e
     for (uint64_t back = 1; back <= PG_SAID && back <= store->said_count; back++) {
         const struct pg_said *said = &store->said[(store->said_count - back) % PG_SAID];
         if (said->operation != operation || said->error != error ||
-            (said->length && offset - said->offset >= said->length))
+            (offset != PG_ANYWHERE && said->length && offset - said->offset >= said->length))
             continue;
         memcpy(text, said->text, PG_TEXT);
         break;
@@ -307,6 +339,50 @@ static int read_file(struct pg_store *store, uint64_t offset, struct iovec *vect
     return 0;
 }
 
+static int call_memory(struct pg_store *store, int operation, uint64_t offset,
+                       const struct iovec *vector, size_t used, uint64_t total, int nowait)
+{
+    char text[PG_TEXT];
+    int error = operation == PG_OP_READ
+                    ? pg_compressed_read(store->compressed, offset, vector, used, nowait, text)
+                    : pg_compressed_write(store->compressed, offset, vector, used, text);
+
+    if (error && error != -PG_NOT_NOW)
+        note_said(store, operation, offset, total, error, text);
+    return error;
+}
+
+static int write_file(struct pg_store *store, uint64_t offset, struct iovec *vector, size_t used,
+                      uint64_t total)
+{
+    uint64_t done = 0;
+
+    while (done < total) {
+        ssize_t put = pwritev(store->fd, vector, (int)used, (off_t)(store->offset + offset + done));
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            return put ? -errno : -PG_SHORT;
+        done += (uint64_t)put;
+        vector = advance(vector, &used, (uint64_t)put);
+    }
+    return 0;
+}
+
+/* Read or write what lies within the store, by whoever has it. */
+static int transfer(struct pg_store *store, int operation, uint64_t offset, struct iovec *vector,
+                    size_t used, uint64_t total, int nowait)
+{
+    if (!total)
+        return 0;
+    if (store->compressed)
+        return call_memory(store, operation, offset, vector, used, total, nowait);
+    if (store->channel)
+        return call(store, operation, offset, vector, used);
+    return operation == PG_OP_READ ? read_file(store, offset, vector, used, total, nowait)
+                                   : write_file(store, offset, vector, used, total);
+}
+
 int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                   size_t count, int nowait, uint64_t *got)
 {
@@ -330,8 +406,7 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
         error = read_sparse(store, offset, pieces, count, total, got);
     } else {
         *got = total;
-        error = store->channel && total ? call(store, PG_OP_READ, offset, vector, used)
-                                        : read_file(store, offset, vector, used, total, nowait);
+        error = transfer(store, PG_OP_READ, offset, vector, used, total, nowait);
     }
     if (error)
         return error;
@@ -342,8 +417,8 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                    size_t count)
 {
-    struct iovec vector[PG_PIECES], *next = vector;
-    uint64_t shorten, total, done = 0;
+    struct iovec vector[PG_PIECES];
+    uint64_t shorten, total;
     size_t used;
     int error = inject(store, PG_OP_WRITE, &shorten);
 
@@ -362,18 +437,7 @@ int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piec
     /* Writing to one that has been cut short would fill the gap with zeros. */
     if (store->whole && !has_all(store))
         return -PG_SHORT;
-    if (store->channel)
-        return total ? call(store, PG_OP_WRITE, offset, vector, used) : 0;
-    while (done < total) {
-        ssize_t put = pwritev(store->fd, next, (int)used, (off_t)(store->offset + offset + done));
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return put ? -errno : -PG_SHORT;
-        done += (uint64_t)put;
-        next = advance(next, &used, (uint64_t)put);
-    }
-    return 0;
+    return transfer(store, PG_OP_WRITE, offset, vector, used, total, 0);
 }
 
 int pg_store_forget(struct pg_store *store, uint64_t offset, uint64_t length)
@@ -404,8 +468,18 @@ int pg_store_sync(struct pg_store *store)
         return -error;
     if (store->channel)
         return call(store, PG_OP_SYNC, 0, NULL, 0);
+    if (store->compressed)
+        return 0; /* it lasts no longer than the process */
     while (fdatasync(store->fd))
         if (errno != EINTR)
             return -errno;
     return 0;
+}
+
+int pg_store_describe(struct pg_store *store, char text[PG_TEXT])
+{
+    text[0] = 0;
+    if (store->compressed)
+        pg_compressed_stats(store->compressed, text);
+    return store->channel ? pg_channel_call(store->channel, PG_OP_STATS, 0, NULL, 0, text) : 0;
 }

@@ -1,17 +1,14 @@
 /* Changes go to the store, or in a private region to its spill file. */
-#define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "leaving.h"
 #include "region.h"
 #include "trace.h"
+#include "unnamed.h"
 
 enum { PIECE = 16384 };
 
@@ -25,51 +22,17 @@ int pg_is_spilled(const struct pg_region *region, uint32_t number)
     return region->mode == PG_PRIVATE && pg_is_noted(region, number);
 }
 
-/* As tempfile does where there is no O_TMPFILE: NFS, FUSE, CephFS. */
-static int open_unlinked(const char *directory)
-{
-    char path[PATH_MAX];
-    int fd;
-
-    if (snprintf(path, sizeof path, "%s/pagemove-XXXXXX", directory) >= (int)sizeof path)
-        return -ENAMETOOLONG;
-    fd = mkostemp(path, O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    if (unlink(path)) {
-        int error = errno;
-        close(fd);
-        return -error;
-    }
-    return fd;
-}
-
-/* Some file systems take a file and then refuse to write to it once it has no name. */
-static int try_file(int fd)
-{
-    char byte = 1;
-
-    if (pwrite(fd, &byte, 1, 0) != 1 || pread(fd, &byte, 1, 0) != 1 || ftruncate(fd, 0))
-        return errno ? -errno : -EIO;
-    return 0;
-}
-
 int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
 {
     struct pg_config config = {.nbytes = region->nbytes, .label = "the file of private changes"};
     const char *directory = region->spill_directory;
     int error = 0;
 
-    config.fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (config.fd < 0)
-        config.fd = open_unlinked(directory);
+    config.fd = pg_open_unnamed(directory);
     if (config.fd < 0) {
         error = config.fd;
     } else {
-        errno = 0;
-        error = try_file(config.fd);
-        if (!error)
-            error = pg_store_init(&region->spill, &config, -1, text);
+        error = pg_store_init(&region->spill, &config, -1, text);
         close(config.fd);
     }
     /* Of a limit something else is to be said, and another directory does not help. */
@@ -154,7 +117,8 @@ void pg_write_back(struct pg_region *region, struct pg_out *outs, size_t count)
         if (!outs[i].whole) {
             failed = write_parts(region, store, &outs[i]);
         } else {
-            n = neighbours(&outs[i], count - i);
+            /* Of compressed memory one may be full where the next makes room. */
+            n = store->compressed ? 1 : neighbours(&outs[i], count - i);
             for (size_t k = 0; k < n; k++)
                 pieces[k] = (struct pg_piece){
                     (void *)(uintptr_t)pg_slot_address(&region->frames, outs[i + k].slot),
@@ -181,7 +145,8 @@ unsigned pg_begin_write(struct pg_region *region)
 
 void pg_end_write(struct pg_region *region, unsigned epoch, const struct pg_out *outs, size_t count)
 {
-    uint64_t now;
+    /* In memory that is full for one block there may be room for the next. */
+    uint64_t most = region->store.compressed ? 8000000 : 250000000, now;
     int error = 0;
 
     region->writing[epoch]--;
@@ -209,8 +174,8 @@ void pg_end_write(struct pg_region *region, unsigned epoch, const struct pg_out 
     if (!region->write_failing_since)
         region->write_failing_since = now;
     region->write_pause = region->write_pause ? 2 * region->write_pause : 2000000;
-    if (region->write_pause > 250000000)
-        region->write_pause = 250000000;
+    if (region->write_pause > most)
+        region->write_pause = most;
     region->write_not_before = now + region->write_pause;
 }
 
