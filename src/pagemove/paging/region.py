@@ -25,6 +25,7 @@ from pagemove.paging.options import (
     check_store,
     checked,
 )
+from pagemove.paging.reading import described
 from pagemove.paging.serving import file_lock, label_of, serving, store_of
 from pagemove.paging.sizes import span, text_of
 from pagemove.paging.stats import PagingStats
@@ -46,6 +47,7 @@ _OF_THE_PAGER = frozenset(
         "inherited",
         "lost",
         "pin_blocks",
+        "reading",
         "recorded",
         "replay",
         "state_bytes",
@@ -498,6 +500,7 @@ class PagedMemory(Pager, Viewable):
                 pinned_nbytes=pinned,
                 failures=tuple(each.error(self._label) for each in failures.noted(self)),
                 histogram=tuple(self.histogram()),
+                io=described(self, self._store),
                 store=json.loads(self.store_stats() or "{}"),
             )
 

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from pagemove.descriptors import identity_of
 from pagemove.paging.options import Size
+from pagemove.paging.reading import goes_direct
 from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
@@ -27,6 +28,7 @@ class Serving(TypedDict):
     injection: list[tuple[int, int, int, int, int]]
     helper: tuple[list[bytes], int, int, int, int, int, int] | None
     identities: Sequence[tuple[int, int]]
+    direct: bool
 
 
 def is_native(store: Store) -> bool:
@@ -89,7 +91,13 @@ def serving(
         with _file_of(whole, writes=writes) as fd:
             known = (identity_of(fd),)
             yield Serving(
-                fd=fd, offset=first, label=label, injection=injection, helper=None, identities=known
+                fd=fd,
+                offset=first,
+                label=label,
+                injection=injection,
+                helper=None,
+                identities=known,
+                direct=goes_direct(store),
             )
         return
     place = _in_file(whole)
@@ -97,7 +105,13 @@ def serving(
         fd, offset = place[0], place[1] + first
         known = (identity_of(fd),)
         yield Serving(
-            fd=fd, offset=offset, label=label, injection=[], helper=None, identities=known
+            fd=fd,
+            offset=offset,
+            label=label,
+            injection=[],
+            helper=None,
+            identities=known,
+            direct=False,
         )
         return
     from pagemove.paging.handover import Helper  # and multiprocessing, which files do not need
@@ -114,6 +128,7 @@ def serving(
             injection=[],
             helper=process,
             identities=helper.identities,
+            direct=False,
         )
 
 
