@@ -99,6 +99,8 @@ class KernelFeatures:
         The ioctls of /proc/self/pagemap and /proc/self/maps.
     guard_regions, vma_names : bool
         MADV_GUARD_INSTALL; names for anonymous mappings (PR_SET_VMA_ANON_NAME).
+    io_uring : bool
+        io_uring(7), by which faults of files are read; else threads do.
     thp : str
         Transparent huge pages: ``"always"``, ``"madvise"``, ``"never"``, or ``""`` without them.
     swap : int
@@ -129,6 +131,7 @@ class KernelFeatures:
     procmap_query: bool
     guard_regions: bool
     vma_names: bool
+    io_uring: bool
     thp: str
     swap: int
     ksm: str
@@ -211,6 +214,7 @@ REQUIRABLE: tuple[str, ...] = (
     "procmap_query",
     "guard_regions",
     "vma_names",
+    "io_uring",
     "huge_pages",
     "swap",
     "ksm",

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from pagemove._native import calls, remap
+from pagemove._native import calls, pager, remap
 from pagemove._native.mapping import Hold
 from pagemove._native.pager import codec
 from pagemove.cgroups import read as read_text
@@ -126,6 +126,7 @@ def look(killed: Collection[str] = ()) -> KernelFeatures:
         procmap_query=not errors["procmap_query"],
         guard_regions=not errors["guard_regions"],
         vma_names=not errors["vma_names"],
+        io_uring=not errors["io_uring"],
         thp=read_text("/sys/kernel/mm/transparent_hugepage/enabled")
         .partition("[")[2]
         .partition("]")[0],
@@ -206,6 +207,12 @@ def _query_procmap() -> None:
                 raise
 
 
+def _open_ring() -> None:
+    error = pager.try_ring()
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
 def _on_a_page(call: Callable[[int], object]) -> None:
     """Make a call with the address of a page of our own."""
     with mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
@@ -226,6 +233,7 @@ _CALLS: dict[str, Callable[[], object]] = {
         lambda page: calls.madvise(page, PAGE_SIZE, _MADV_GUARD_INSTALL)
     ),
     "vma_names": lambda: _on_a_page(lambda page: calls.set_vma_name(page, PAGE_SIZE, b"pagemove")),
+    "io_uring": _open_ring,
 }
 #: What makes system calls that a seccomp filter may not know: by the name of what it finds, a
 #: function that returns an errno or 0, and the features of the userfaultfd that it has opened.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pagemove import limits
+from pagemove.cgroups import read as read_text
 from pagemove.kernel import DEFECTS, UFFD_FEATURES, KernelFeatures, Problem
 
 DEVICE = "/dev/userfaultfd"
@@ -108,7 +109,32 @@ def problems_of(found: KernelFeatures, around: Surroundings) -> Iterator[Problem
             "anonymous mappings cannot have names in /proc/self/maps",
             "boot a kernel built with CONFIG_ANON_VMA_NAME=y (Linux 5.17 or later)",
         )
+    if not found.io_uring and around.errors["io_uring"] != KILLED:
+        yield _without_rings(around)
     yield from _setting_problems(found, around)
+
+
+def _without_rings(around: Surroundings) -> Problem:
+    error = around.errors["io_uring"]
+    disabled = read_text("/proc/sys/kernel/io_uring_disabled").strip()
+    if error == errno.EPERM and disabled not in ("", "0"):
+        why = f"kernel.io_uring_disabled is {disabled}"
+        remedy = around.as_root("sysctl kernel.io_uring_disabled=0")
+    elif error in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+        why = f"io_uring_setup(2) is refused ({errno.errorcode[error]}), as by a seccomp filter"
+        remedy = (
+            "allow io_uring_setup and io_uring_enter in the seccomp filter, or boot a kernel built "
+            "with CONFIG_IO_URING=y"
+        )
+    else:
+        why = f"io_uring_setup(2) fails: {_as_errno(error)}"
+        remedy = "boot Linux 6.0 or later"
+    return Problem(
+        "io_uring",
+        f"{why}: cold blocks of files are read by threads, which costs more CPU time",
+        remedy,
+        errno=error,
+    )
 
 
 _SYSTEM_CALLS = {
@@ -116,6 +142,7 @@ _SYSTEM_CALLS = {
     "procmap_query": "ioctl(2) with PROCMAP_QUERY",
     "guard_regions": "madvise(2) with MADV_GUARD_INSTALL",
     "vma_names": "prctl(2) with PR_SET_VMA_ANON_NAME",
+    "io_uring": "io_uring_setup(2)",
 }
 
 

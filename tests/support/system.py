@@ -153,13 +153,22 @@ def no_seccomp() -> str | None:
 
 def refuse_userfaultfd(code: int) -> None:
     """Install a seccomp filter that answers userfaultfd(2) with an errno. For ever: in a child."""
+    _refuse(_SYS_USERFAULTFD, code)
+
+
+def refuse_io_uring(code: int) -> None:
+    """The same of io_uring_setup(2)."""
+    _refuse(_SYS_IO_URING_SETUP, code)
+
+
+def _refuse(call: int, code: int) -> None:
     load, jump_equal, give = 0x20, 0x15, 0x06
     rules = [
         (load, 0, 0, 4),
         (jump_equal, 1, 0, _AUDIT_ARCH),
         (give, 0, 0, _SECCOMP_RET_ALLOW),
         (load, 0, 0, 0),
-        (jump_equal, 0, 1, _SYS_USERFAULTFD),
+        (jump_equal, 0, 1, call),
         (give, 0, 0, _SECCOMP_RET_ERRNO | code),
         (give, 0, 0, _SECCOMP_RET_ALLOW),
     ]

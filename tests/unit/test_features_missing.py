@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pagemove import lowlevel
-from pagemove._native import calls
+from pagemove._native import calls, pager
 from pagemove.errors import RemapError, UnsupportedError
 from pagemove.kernel import REQUIRABLE, UFFD_FEATURES
 from pagemove.probing import features
@@ -168,6 +168,7 @@ class TestReasons:
     def test_with_everything_missing_every_remedy_is_there(self, monkeypatch):
         for name in ("userfaultfd", "userfaultfd_new", "pagemap_scan", "madvise", "set_vma_name"):
             monkeypatch.setattr(calls, name, failing(errno.ENOSYS))
+        monkeypatch.setattr(pager, "try_ring", lambda: errno.ENOSYS)
         monkeypatch.setattr(module, "read_text", lambda path: "")
         monkeypatch.setattr(module, "open_proc", failing(errno.ENOENT))
         monkeypatch.setattr(module, "count_vmas", failing(errno.ENOENT))
@@ -183,6 +184,30 @@ class TestReasons:
             with pytest.raises(UnsupportedError, match="Remedy: "):
                 found.require(name)
         assert found.vma_count == 0
+
+    @pytest.mark.parametrize(
+        ("error", "sysctl", "missing", "remedy"),
+        [
+            (
+                errno.EPERM,
+                "2",
+                "kernel.io_uring_disabled is 2",
+                "sysctl kernel.io_uring_disabled=0",
+            ),
+            (errno.EPERM, "0", "refused (EPERM)", "seccomp filter"),
+            (errno.ENOSYS, "", "refused (ENOSYS)", "CONFIG_IO_URING"),
+            (errno.EINVAL, "0", "fails: ", "Linux 6.0"),
+        ],
+    )
+    def test_io_uring_refused(self, monkeypatch, error, sysctl, missing, remedy):
+        monkeypatch.setattr(pager, "try_ring", lambda: error)
+        monkeypatch.setattr("pagemove.problems.read_text", lambda path: sysctl)
+        found = features(refresh=True)
+        assert not found.io_uring
+        problem = by_name(found)["io_uring"]
+        assert missing in problem.missing
+        assert remedy in problem.remedy
+        assert not problem.needed
 
     def test_procmap_query_unknown(self, monkeypatch):
         monkeypatch.setattr(module.fcntl, "ioctl", failing(errno.ENOTTY))

@@ -30,6 +30,7 @@ cdef extern from "pager/pager.h" nogil:
     enum:
         PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT, PG_NO_ROOM, PG_INTERRUPTED, PG_LOST
         PG_SHORT, PG_NOT_NOW, PG_NO_ANSWER, PG_GONE, PG_NOT_ASKED, PG_NO_MEMORY, PG_NOT_DURABLE
+        PG_UNALIGNED
     int pg_errno_of(int code)
     void pg_set_trouble(int call, uint64_t first, uint64_t count, uint64_t period, int error)
     struct pg_helper:
@@ -58,7 +59,7 @@ cdef extern from "pager/pager.h" nogil:
         int mode
         pg_budget *budget
         uint64_t block_size, limit, timeout_ns, writeback_ns
-        int read_ahead, moves, kernel_faults, dumped, outlives, blank
+        int direct, rings, read_ahead, moves, kernel_faults, dumped, outlives, blank
         const char *spill_directory
         const char *name
         const pg_injection *injections
@@ -104,6 +105,11 @@ cdef extern from "pager/pager.h" nogil:
     void pg_leave_sigterm()
     void pg_counters_of "pg_counters"(pg_region *region, pg_counters *counters)
     void pg_failure_text(pg_region *region, uint64_t sequence, char *text)
+    struct pg_reading:
+        int queue, direct
+        uint32_t alignment
+    void pg_reading_of(const pg_region *region, pg_reading *reading)
+    int pg_try_ring()
     int pg_store_stats(pg_region *region, char *text)
     int pg_replay(pg_region *region, const uint32_t *numbers, uint32_t count)
     int pg_record(pg_region *region)

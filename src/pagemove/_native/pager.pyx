@@ -2,7 +2,7 @@
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_Occurred
-from libc.errno cimport EFBIG
+from libc.errno cimport EDOM, EFBIG
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
@@ -78,6 +78,23 @@ def set_kernel_faults(bint served):
     """
     global _kernel_faults
     _kernel_faults = served
+
+
+cdef bint _rings = True
+
+
+def set_rings(bint used):
+    """Let regions made from now on read by io_uring where it is permitted, or never. For tests."""
+    global _rings
+    _rings = used
+
+
+def try_ring():
+    """Return 0 if this process may open a ring of io_uring, or an errno."""
+    cdef int status
+    with nogil:
+        status = pg_try_ring()
+    return -status
 
 
 def set_trouble(int call, uint64_t first=0, uint64_t count=1, uint64_t period=0, int error=0):
@@ -267,7 +284,8 @@ cdef class Pager:
                  uint64_t offset=0, object injection=(), bytes name=b"", object helper=None,
                  bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
                  object identities=(), SharedLimit budget=None, bint blank=False,
-                 bint again=False, bytes path=None, int64_t modified=0, object compression=None):
+                 bint again=False, bytes path=None, int64_t modified=0, object compression=None,
+                 bint direct=False):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
@@ -309,6 +327,8 @@ cdef class Pager:
             config.outlives = outlives
             config.blank = blank
             config.moves = _may_move
+            config.direct = direct
+            config.rings = _rings
             config.kernel_faults = _kernel_faults
             config.spill_directory = spill_directory
             config.name = name
@@ -676,6 +696,16 @@ cdef class Pager:
         cdef char text[PG_TEXT]
         pg_failure_text(self._open(), sequence, text)
         return text.decode(errors="replace")
+
+    def reading(self):
+        """Return how a file is read, as pg_reading: (queue, direct, alignment).
+
+        Errnos are negative; EDOM of `direct` says that blocks are not aligned.
+        """
+        cdef pg_reading found
+        pg_reading_of(self._open(), &found)
+        direct = -EDOM if found.direct == -PG_UNALIGNED else found.direct
+        return found.queue, direct, found.alignment
 
     def store_stats(self):
         """Return what a helper's store, or compressed memory, says of itself; empty: no answer."""

@@ -141,6 +141,7 @@ def _rows(found: KernelFeatures) -> dict[str, bool | str]:
         "PROCMAP_QUERY": found.procmap_query,
         "guard regions": found.guard_regions,
         "names of anonymous mappings": found.vma_names,
+        "files are read by": "io_uring" if found.io_uring else "threads",
         "resident_limit='auto'": _automatic(),
         "page size": f"{found.page_size} B",
         "huge page size": f"{found.huge_page_size} B",

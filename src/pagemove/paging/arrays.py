@@ -57,7 +57,7 @@ def open_arrays(
         accessed, it is decompressed once, into compressed memory (needs zstandard) with a region of
         its own.
     storage_options : mapping, optional
-        For a URL: as for `open_array`.
+        As for `open_array`.
     lock : bool
         As for `open_array`.
     **paging

@@ -9,14 +9,17 @@ from typing import Any, SupportsIndex
 
 from pagemove._native.pager import Pager
 from pagemove.paging import failures, gather
+from pagemove.paging.reading import described
 from pagemove.paging.sizes import span
 from pagemove.paging.stats import PagingStats
+from pagemove.stores.base import Store
 
 
 class Blocks(Pager):
     """What a program asks of the blocks of a `PagedMemory`, which adds how it begins and ends."""
 
     _label: str
+    _store: Store
     _told: int  # sequence number of the first failure that no flush has told of
     _record: str | os.PathLike[str] | None
 
@@ -208,6 +211,7 @@ class Blocks(Pager):
                 pinned_nbytes=pinned,
                 failures=tuple(each.error(self._label) for each in failures.noted(self)),
                 histogram=tuple(self.histogram()),
+                io=described(self, self._store),
                 store=json.loads(self.store_stats() or "{}"),
             )
 

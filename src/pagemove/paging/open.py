@@ -67,7 +67,8 @@ def open_array(
     deflated : {"refuse", "compress"}
         Of an array that is compressed in an ``.npz``: as for `open_arrays`.
     storage_options : mapping, optional
-        For a URL: as for `pagemove.stores.FsspecStore` or `pagemove.stores.RedisStore`.
+        For a URL: as for `pagemove.stores.FsspecStore` or `pagemove.stores.RedisStore`. For a path
+        ``direct``: as for `pagemove.stores.FileStore`.
     lock : bool
         For a path, in mode ``"r+"``: refuse while another region or store writes the file, and
         refuse others as long as this one does; see `pagemove.stores.FileStore`.

@@ -49,6 +49,7 @@ _OF_THE_PAGER = frozenset(
         "inherited",
         "lost",
         "pin_blocks",
+        "reading",
         "recorded",
         "replay",
         "state_bytes",

@@ -10,6 +10,7 @@ from typing import NotRequired, TypedDict
 from pagemove.descriptors import identity_of
 from pagemove.paging.compression import CompressedMemory, memory_of
 from pagemove.paging.options import Size
+from pagemove.paging.reading import goes_direct
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
 from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
@@ -32,6 +33,7 @@ class Serving(TypedDict):
     path: NotRequired[bytes]
     modified: NotRequired[int]
     compression: NotRequired[tuple[int, bytes | None]]
+    direct: NotRequired[bool]
 
 
 def is_native(store: Store) -> bool:
@@ -107,6 +109,7 @@ def serving(
                 fd=fd, offset=first, label=label, injection=injection, helper=None, identities=known
             )
             served["path"], served["modified"] = whole._known
+            served["direct"] = goes_direct(store)
             yield served, b""
         return
     place = _in_file(whole)

@@ -71,9 +71,9 @@ class Source:
             from pagemove.stores.fsspec import FsspecStore  # and asyncio, which files do not need
 
             return FsspecStore(self.text, **self.options)
-        if self.options:
+        if set(self.options) - {"direct"}:
             raise ValueError(f"{self.options_called} is for URLs, and this is a path")
-        return FileStore(self.path or self.text, writable=writable, lock=lock)
+        return FileStore(self.path or self.text, writable=writable, lock=lock, **self.options)
 
     @property
     def path(self) -> str | None:

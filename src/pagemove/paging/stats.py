@@ -53,6 +53,10 @@ class PagingStats:
     histogram : tuple of (int, int)
         How long faults took: an upper bound in nanoseconds, and how many took less than it, but not
         less than the bound before. Ascending, without empty ones.
+    io : mapping of str to str
+        How a file is read, as far as is known: ``"queue"`` is ``"io_uring"``, or ``"threads"`` and
+        why, once a block was not in the page cache; ``"direct"`` is ``"yes"``, or ``"no"`` and why,
+        if the store was opened with `direct`.
     store : mapping of str to float
         What the store says of itself at the moment (`Store.stats`): how well a `CompressedStore`
         compresses, for instance. Empty for a file.
@@ -84,6 +88,7 @@ class PagingStats:
     background_failures: int = 0
     failures: tuple[StoreError, ...] = field(default=(), compare=False)
     histogram: tuple[tuple[int, int], ...] = ()
+    io: Mapping[str, str] = field(default_factory=dict)
     store: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -117,7 +122,7 @@ class PagingStats:
         numbers = {
             each.name: getattr(self, each.name) - getattr(earlier, each.name)
             for each in fields(self)
-            if each.name not in (*_LEVELS, "failures", "histogram", "store")
+            if each.name not in (*_LEVELS, "failures", "histogram", "io", "store")
         }
         new = min(numbers["errors"], len(self.failures))
         return PagingStats(
@@ -125,5 +130,6 @@ class PagingStats:
             **{name: getattr(self, name) for name in _LEVELS},
             failures=self.failures[len(self.failures) - new :],
             histogram=tuple((bound, count) for bound, count in sorted(counts.items()) if count),
+            io=self.io,
             store=self.store,
         )

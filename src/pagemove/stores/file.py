@@ -9,7 +9,7 @@ import stat
 import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pagemove import limits
 from pagemove.descriptors import identity_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+Direct: TypeAlias = bool | Literal["auto"]
 
 class FileStore(Store):
     """A regular file or a block device, served without the interpreter.
@@ -42,6 +43,12 @@ class FileStore(Store):
     lock : bool
         Refuse to write while another store or region writes, of this process or of another. False:
         for writers that know of each other, and never write into the same block of a region.
+    direct : bool or "auto"
+        Whether a region over it reads past the page cache (O_DIRECT), so that a block does not lie
+        in memory twice; what was evicted is then read from the device again. ``"auto"``: where the
+        file is larger than the memory that is available. Where it cannot be, the region reads as
+        without, and `PagingStats.io` says why. Writes go through the page cache, and the kernel
+        keeps the two alike.
 
     Raises
     ------
@@ -81,12 +88,21 @@ class FileStore(Store):
     bytearray(b'23xy67')
     """
 
+    _direct: Direct = False
     _is_native = True  # in `vars` of a class that the pager reads and writes by itself
 
     def __init__(
-        self, path: str | os.PathLike[str], *, writable: bool = False, lock: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        writable: bool = False,
+        lock: bool = True,
+        direct: Direct = False,
     ) -> None:
         self._fd = -1
+        if direct not in (True, False, "auto"):
+            raise ValueError(f"direct must be True, False or 'auto', not {direct!r}")
+        self._direct: Direct = direct if direct == "auto" else bool(direct)
         # Not resolved: `..` after a symbolic link means what it means to open(2).
         self._path = Path(path).absolute()
         self._writable, self._locks = bool(writable), bool(lock)
@@ -131,6 +147,11 @@ class FileStore(Store):
     def writable(self) -> bool:
         """Whether it was opened for writing too."""
         return self._writable
+
+    @property
+    def direct(self) -> Direct:
+        """Whether a region over it is to read past the page cache."""
+        return self._direct
 
     @property
     def closed(self) -> bool:
@@ -347,7 +368,9 @@ class FileStore(Store):
     def _options(self) -> dict[str, Any]:
         """Return the keywords that open such a store once more, but those with the usual value."""
         options: dict[str, Any] = {"writable": True} if self._writable else {}
-        return options if self._locks else options | {"lock": False}
+        if not self._locks:
+            options["lock"] = False
+        return options | {"direct": self._direct} if self._direct else options
 
     @property
     def _known(self) -> tuple[bytes, int]:
@@ -370,7 +393,8 @@ class FileStore(Store):
                 operation="read",
             )
         version = (self._nbytes,) if is_device else (found.st_size, found.st_mtime_ns)
-        return Link(FileStore, str(self._path), {}, version)
+        options = {"direct": self._direct} if self._direct else {}
+        return Link(FileStore, str(self._path), options, version)
 
     @classmethod
     def _from_link(

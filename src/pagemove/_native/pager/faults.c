@@ -197,17 +197,22 @@ static void serve_others(struct pg_region *region, struct pollfd *polled, int re
 
 void pg_serve(struct pg_region *region)
 {
-    struct pollfd polled[4] = {{region->uffd.region, POLLIN, 0},
+    struct pollfd polled[5] = {{region->uffd.region, POLLIN, 0},
                                {region->wakeup, POLLIN, 0},
                                {-1, POLLIN, 0},
-                               {region->watched, 0, 0}};
+                               {region->watched, 0, 0},
+                               {-1, POLLIN, 0}};
 
     for (;;) {
         int ready, error;
         polled[2].fd = region->line ? pg_line_descriptor(region->line) : -1;
-        ready = pg_poll_until(polled, 4, next_due(region));
+        polled[4].fd = region->ring.fd;
+        ready = pg_poll_until(polled, 5, next_due(region));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
             return;
+        /* Interrupted by a read that has ended, it has not written what is ready. */
+        for (size_t i = 0; ready < 0 && i < sizeof polled / sizeof *polled; i++)
+            polled[i].revents = 0;
         if (polled[3].revents) {
             polled[3].fd = -1;
             if (!__atomic_load_n(&region->ending, __ATOMIC_ACQUIRE))
@@ -221,6 +226,7 @@ void pg_serve(struct pg_region *region)
             polled[0].fd = polled[3].fd = -1;
             pg_lose(region, -error);
         }
+        pg_fly(region);
         if (region->refused_count) {
             pthread_mutex_lock(&region->lock);
             pg_lift_refusal(region);

@@ -407,13 +407,18 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
         job.slot = pg_slot_for_block(region);
     if (job.slot != PG_NO_SLOT) {
         fresh = pg_is_fresh_slot(&region->frames, job.slot);
-        pthread_mutex_unlock(&region->lock);
-        error = pg_read_blocks(region, job.number, &job.slot, 1, 1);
-        pthread_mutex_lock(&region->lock);
+        error = -PG_NOT_NOW;
+        if (!pg_is_cold(region)) {
+            pthread_mutex_unlock(&region->lock);
+            error = pg_read_blocks(region, job.number, &job.slot, 1, 1);
+            pthread_mutex_lock(&region->lock);
+        }
         if (!error) {
             finish(region, job);
             return;
         }
+        if (error == -PG_NOT_NOW && !pg_take_off(region, job, fresh))
+            return;
         pg_slot_back(region, job.slot, !fresh);
         job.slot = PG_NO_SLOT;
         if (error != -PG_NOT_NOW) {

@@ -33,6 +33,7 @@ enum pg_code {
     PG_NO_ROOM,      /* more is to be pinned than the limit has room for */
     PG_NOT_DURABLE,  /* of blocks that have left memory it is not known, and never will be */
     PG_INTERRUPTED,  /* the program does not wait any longer */
+    PG_UNALIGNED,    /* blocks do not begin where direct I/O can */
     PG_LOST,         /* the region is not there for the program; what was changed is saved */
 };
 
@@ -94,6 +95,8 @@ struct pg_config {
     uint64_t writeback_ns; /* after which changed blocks are written; 0: when they have to leave */
     int outlives;          /* what is written is there for others when this process has ended */
     int blank; /* nothing is in the store yet: a block is zeros, unread, until it is written */
+    int direct;            /* read past the page cache, where that can be */
+    int rings;             /* 0: do without io_uring even where permitted */
     int read_ahead;
     int dumped;                  /* resident blocks are in core dumps */
     int kernel_faults;           /* 0: do without those of system calls, even where permitted */
@@ -225,6 +228,17 @@ size_t pg_failures(struct pg_region *region, struct pg_failure *failures);
 
 /* What the store said of a failure that pg_failures has given; empty if it is too old. */
 void pg_failure_text(struct pg_region *region, uint64_t sequence, char text[PG_TEXT]);
+
+/* How a file is read. `queue`: by io_uring, 1; by threads, -errno says why; 0: all so far was in
+ * the page cache, or a helper reads. `direct`: as pg_direct's state. */
+struct pg_reading {
+    int queue, direct;
+    uint32_t alignment;
+};
+void pg_reading_of(const struct pg_region *region, struct pg_reading *reading);
+
+/* Whether this thread may open a ring of io_uring: 0 or -errno. */
+int pg_try_ring(void);
 
 /* What a store in a helper process, or compressed memory, says of itself; empty for a file. */
 int pg_store_stats(struct pg_region *region, char text[PG_TEXT]);

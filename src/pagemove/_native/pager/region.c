@@ -156,6 +156,7 @@ static void *live(void *argument)
         pg_stop(region);
     else
         pg_serve(region);
+    pg_ground(region);
     join_threads(region);
     tear_down(region);
     pthread_mutex_lock(&region->calls_lock);
@@ -234,7 +235,9 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     if (!region)
         return -ENOMEM;
     region->uffd = (struct pg_uffd){.region = -1, .staging = -1, .pagemap = -1, .empty = -1};
-    region->store.fd = region->spill.fd = region->wakeup = region->sentinel = region->watched = -1;
+    region->store.direct.fd = region->spill.direct.fd = -1;
+    region->store.fd = region->spill.fd = region->wakeup = region->sentinel = region->watched =
+        region->ring.fd = -1;
     region->block_size = config->block_size;
     region->nbytes = config->nbytes;
     region->nblocks = (uint32_t)blocks;

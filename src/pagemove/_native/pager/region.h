@@ -16,6 +16,7 @@
 #include "pager.h"
 #include "store.h"
 #include "uffd.h"
+#include "uring.h"
 
 enum {
     PG_WORKERS = 2,     /* for a file; as many as there are lines to a helper */
@@ -40,6 +41,14 @@ struct pg_job {
     int writing;    /* wait for a WRITING block, which needs no read but a frame */
     int recovering; /* nobody waits: take poison away, if the block has not left meanwhile */
     uint64_t tries, began, not_before;
+};
+
+/* A read of a block for which the event loop does not wait. */
+struct pg_flight {
+    struct pg_job job; /* its slot is being read into */
+    uint64_t length, wanted;
+    int fresh;
+    uint32_t round; /* in which it began */
 };
 
 /* What a thread waits for that is read ahead. */
@@ -170,6 +179,14 @@ struct pg_region {
     struct pg_job asked;
     int asked_late;   /* it was given up, but the helper may still put it there */
     int stop, wakeup; /* wakeup: an eventfd */
+
+    /* Reads that the event loop has under way (flights.c), which alone uses the ring. */
+    struct pg_ring ring;
+    int ring_state; /* 0: not tried yet; 1: open; -errno: refused */
+    struct pg_flight *flights;
+    uint16_t idle_flight[PG_RING];
+    uint32_t idle_flights, most_flights, round;
+    int cold; /* the last block was not in the page cache: do not look there first */
     uint32_t threads;
     pthread_t thread[PG_LINES]; /* the workers that run */
     uint32_t workers;           /* how many there are to be */
@@ -367,6 +384,23 @@ void pg_serve(struct pg_region *region);
 
 /* Have the event loop look at when jobs are overdue. */
 void pg_look_at_jobs(const struct pg_region *region);
+
+/* flights.c */
+
+/* How many there may be. */
+void pg_flights_start(struct pg_region *region);
+
+/* Whether a block is to be had by pg_take_off, without looking for it in the page cache. */
+int pg_is_cold(const struct pg_region *region);
+
+/* Have a FILLING block read into its slot, without waiting. -PG_NOT_NOW: by a worker. */
+int pg_take_off(struct pg_region *region, struct pg_job job, int fresh);
+
+/* Begin what was queued, and install what has arrived. Needs no lock. */
+void pg_fly(struct pg_region *region);
+
+/* Wait until nothing is under way, and drop it. Needs no lock. */
+void pg_ground(struct pg_region *region);
 
 /* fill.c */
 

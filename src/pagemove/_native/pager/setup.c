@@ -101,8 +101,11 @@ static int make_frames(struct pg_region *region, struct pg_opening *opening)
     int error = 0;
 
     pg_share_out(region);
+    if (!opening->config.rings)
+        region->ring_state = -ENOSYS;
+    pg_flights_start(region);
     /* What the event loop, the workers and callers hold, and what has been read ahead. */
-    in_flight = 2 * region->window_most + 8 + region->workers;
+    in_flight = 2 * region->window_most + 8 + region->workers + region->most_flights;
     if (pg_has_helper(region))
         in_flight += region->workers * region->chunk_most;
     if (region->budget)

@@ -59,6 +59,7 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
     int error;
 
     *store = (struct pg_store){.fd = -1,
+                               .direct = {.fd = -1},
                                .offset = config->offset,
                                .nbytes = config->nbytes,
                                .injection_count = config->injection_count};
@@ -81,6 +82,8 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
         if (store->fd < 0)
             return -errno;
         store->whole = has_all(store);
+        if (config->direct)
+            pg_direct_open(&store->direct, store->fd, store->offset, config->block_size);
     }
     store->label = strdup(config->label ? config->label : "");
     store->injections = malloc(bytes ? bytes : 1);
@@ -101,6 +104,7 @@ void pg_store_free(struct pg_store *store, int inherited)
         pg_compressed_close(store->compressed);
     if (store->fd >= 0)
         close(store->fd);
+    pg_direct_close(&store->direct);
     free(store->injections);
     free(store->said);
     store->channel = NULL;
@@ -317,6 +321,19 @@ static int read_sparse(struct pg_store *store, uint64_t offset, const struct pg_
     return 0;
 }
 
+/* Whole pieces, also of a store that ends within the last: a part cannot be read directly. */
+static int read_direct(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
+                       size_t count, uint64_t total)
+{
+    struct iovec vector[PG_PIECES];
+
+    for (size_t i = 0; i < count; i++)
+        vector[i] = (struct iovec){pieces[i].address, pieces[i].length};
+    if (!total || !pg_direct_reads(&store->direct, store->offset + offset, vector, count))
+        return -PG_NOT_NOW;
+    return pg_direct_read(&store->direct, store->offset + offset, vector, count, total);
+}
+
 static int read_file(struct pg_store *store, uint64_t offset, struct iovec *vector, size_t used,
                      uint64_t total, int nowait)
 {
@@ -393,7 +410,7 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
 
     *got = 0;
     /* A helper answers when it can, and every read that tests count is one that may wait. */
-    if (nowait && (store->injection_count || store->channel))
+    if (nowait && (store->injection_count || store->channel || store->direct.state == 1))
         return -PG_NOT_NOW;
     error = inject(store, PG_OP_READ, &shorten);
     if (error)
@@ -406,12 +423,34 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
         error = read_sparse(store, offset, pieces, count, total, got);
     } else {
         *got = total;
-        error = transfer(store, PG_OP_READ, offset, vector, used, total, nowait);
+        error = store->direct.state == 1 ? read_direct(store, offset, pieces, count, total)
+                                         : -PG_NOT_NOW;
+        if (error)
+            error = transfer(store, PG_OP_READ, offset, vector, used, total, nowait);
     }
     if (error)
         return error;
     clear_rest(pieces, count, total);
     return shorten && total ? -PG_SHORT : 0;
+}
+
+int pg_store_place(const struct pg_store *store, uint64_t offset, uint64_t length,
+                   struct pg_place *place)
+{
+    uint64_t left = offset < store->nbytes ? store->nbytes - offset : 0;
+
+    /* Tests count reads, and of a file with holes these are not read. */
+    if (store->channel || store->injection_count || store->sparse || !left)
+        return -PG_NOT_NOW;
+    *place = (struct pg_place){.fd = store->fd,
+                               .offset = store->offset + offset,
+                               .length = length < left ? length : left,
+                               .wanted = length < left ? length : left};
+    if (store->direct.state == 1) {
+        place->fd = store->direct.fd;
+        place->length = length;
+    }
+    return 0;
 }
 
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,

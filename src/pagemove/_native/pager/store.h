@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "direct.h"
 #include "pager.h"
 
 struct pg_channel;
@@ -36,6 +37,7 @@ struct pg_store {
     int no_nowait;     /* the file system does not know RWF_NOWAIT */
     int whole;         /* a regular file that had all its bytes when it was opened */
     int sparse;        /* it has holes, which are not read */
+    struct pg_direct direct;
 };
 
 /* One contiguous piece of memory of an I/O. */
@@ -57,6 +59,18 @@ void pg_store_free(struct pg_store *store, int inherited);
  * would have to wait for a device. All of it, or -errno, -PG_SHORT. */
 int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                   size_t count, int nowait, uint64_t *got);
+
+/* Where in a file a read by others than pg_store_read finds so many bytes. */
+struct pg_place {
+    int fd;
+    uint64_t offset;
+    uint64_t length; /* to be read */
+    uint64_t wanted; /* of these; what follows in the block is to become zeros */
+};
+
+/* 0; -PG_NOT_NOW: they are to be read by pg_store_read. */
+int pg_store_place(const struct pg_store *store, uint64_t offset, uint64_t length,
+                   struct pg_place *place);
 
 /* Write pieces that follow each other; what lies beyond the end of the store is left out. */
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
