@@ -144,6 +144,16 @@ def leave_sigterm():
     pg_leave_sigterm()
 
 
+def watch_beats(uint64_t patience_ns):
+    """End this process when no `beat` has come for so long. 0, or an errno."""
+    return -pg_watch_beats(patience_ns)
+
+
+def beat(bint watched):
+    """Say that the interpreter is to be had; with False, that the next beat may take forever."""
+    pg_beat(watched)
+
+
 cdef object _pending = None
 
 
@@ -253,6 +263,27 @@ cdef class SharedLimit:
         }
 
 
+cdef class Host:
+    """What is known of a helper process that any number of regions share."""
+
+    cdef pg_host *_host
+    cdef object __weakref__
+
+    def __cinit__(self):
+        self._host = pg_host_new()
+        if self._host == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self._host != NULL:
+            pg_host_release(self._host)
+
+    @property
+    def members(self):
+        """How many regions share it now."""
+        return pg_host_members(self._host)
+
+
 cdef class Pager:
     """One region of paged memory, with the threads that serve it.
 
@@ -285,7 +316,7 @@ cdef class Pager:
                  bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
                  object identities=(), SharedLimit budget=None, bint blank=False,
                  bint again=False, bytes path=None, int64_t modified=0, object compression=None,
-                 bint direct=False):
+                 bint direct=False, object door=None):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
@@ -309,7 +340,7 @@ cdef class Pager:
                 injections[i].kind = kind
                 injections[i].value = value
             config.fd = fd
-            for i in range(2):
+            for i in range(3):
                 config.identities[i].device = config.identities[i].inode = 0
             for i, (device, inode) in enumerate(identities):
                 config.identities[i].device, config.identities[i].inode = device, inode
@@ -353,6 +384,10 @@ cdef class Pager:
                     arguments[i] = argument
                 arguments[len(argv)] = NULL
                 process.argv = arguments
+                process.host, process.door_fd, process.door_is_new = NULL, -1, 0
+                if door is not None:
+                    host, process.door_fd, process.door_is_new = door
+                    process.host = (<Host?> host)._host
                 config.helper = &process
             with nogil:
                 status = pg_open(&config, &self._region, text)
@@ -502,6 +537,11 @@ cdef class Pager:
     def compressed(self):
         """Whether its store is compressed memory of this process."""
         return bool(pg_compresses(self._open()))
+
+    @property
+    def shares_helper(self):
+        """Whether the process that runs the store may run those of other regions."""
+        return bool(pg_shares_helper(self._open()))
 
     @property
     def moves(self):

@@ -51,6 +51,7 @@ class ModelessOptions(TypedDict, total=False):
     name: str | None
     replay: str | os.PathLike[str] | None
     fork: Fork
+    isolated: bool
 
 
 class PagingOptions(ModelessOptions, total=False):
@@ -81,6 +82,8 @@ class Checked:
         After how long changed blocks are written; 0: when they have to leave.
     name : bytes
         Of the mapping.
+    isolated : bool
+        Whether its store is to have a helper process of its own.
     """
 
     block_size: int
@@ -92,6 +95,7 @@ class Checked:
     timeout_ns: int
     writeback_ns: int
     name: bytes
+    isolated: bool
 
     @property
     def spill_directory(self) -> bytes:
@@ -143,6 +147,7 @@ def checked(
     name: str | None,
     writeback_interval: float | None = None,
     fork: str = "reopen",
+    isolated: bool = False,
     called: Mapping[str, str] = MappingProxyType({}),
 ) -> Checked:
     """Check the arguments of a region over so many bytes; ValueError with the remedy.
@@ -184,6 +189,7 @@ def checked(
         timeout_ns=math.ceil(store_timeout * 1e9),
         writeback_ns=_interval(writeback_interval),
         name=checked_name(name),
+        isolated=bool(isolated),
     )
 
 

@@ -8,7 +8,7 @@ import warnings
 from typing import Any, Self
 
 from pagemove import limits
-from pagemove.paging import forking, refusals, registry, sigterm, trace, working_set
+from pagemove.paging import forking, hosts, refusals, registry, sigterm, trace, working_set
 from pagemove.paging.available import promise
 from pagemove.paging.blocks import Blocks
 from pagemove.paging.budget import Budget
@@ -52,6 +52,7 @@ _OF_THE_PAGER = frozenset(
         "reading",
         "recorded",
         "replay",
+        "shares_helper",
         "state_bytes",
         "store_stats",
         "unpin_blocks",
@@ -71,7 +72,8 @@ class PagedMemory(Blocks, Viewable):
     store : Store, optional
         Where the blocks come from. Of a `FileStore` the region keeps its own descriptor, so the
         store may be closed before it. Any other store is pickled, and served by a helper process
-        that ends with the region; its buffers, at most a quarter of the limit, are its own memory.
+        that ends with its last region; its buffers, at most a quarter of the limit, are its own
+        memory.
     nbytes : int, optional
         Instead of a store: memory of so many bytes, zero until written, whose blocks are kept
         compressed in this process while they are not resident; see Notes. The mode is then
@@ -109,6 +111,9 @@ class PagedMemory(Blocks, Viewable):
         A file that `record` has made: its blocks are read ahead in that order.
     fork : {"reopen", "message"}
         What a child made by `os.fork` has of a region of mode ``"r"``; see Notes.
+    isolated : bool
+        Whether the store is to have a helper process of its own; by default it shares one with
+        others, see Notes. Of a file that the pager reads itself it changes nothing.
 
     Raises
     ------
@@ -152,6 +157,18 @@ class PagedMemory(Blocks, Viewable):
     changed and is tried again; `stats` counts that, and a message says so. SIGTERM with the default
     action saves before it ends the program: `pagemove.save_on_sigterm`.
 
+    **One helper process** runs the stores of all regions, as long as it would be started alike for
+    each: same user, directory, environment, limits, and modules. Each store is a copy of its own,
+    with threads of its own, so one that hangs holds up its own region only; a store that holds the
+    GIL holds up the others. If the process dies, or one of its stores does not release the GIL for
+    2 s, each region goes on with a process of its own, and requests under way are made again. After
+    that it is started anew once more, as one that was alone from the start. A store that cannot be
+    started anew (`Store.restartable`) has its own from the start; those of `nbytes` share one with
+    each other. With a limit on address space, data or CPU time (RLIMIT_AS, RLIMIT_DATA, RLIMIT_CPU)
+    no process is shared. ``isolated=True`` is for a store that may end its process, that computes
+    for long with the GIL held, or that changes what belongs to the process (directory, environment,
+    POSIX locks).
+
     A core dump does not have the region's memory. With ``PAGEMOVE_CORE_DUMPS=1`` in the environment
     it has the blocks that are resident; writing it then takes time for the region's whole length.
 
@@ -189,8 +206,9 @@ class PagedMemory(Blocks, Viewable):
     region, and anew once all have gone.
 
     A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
-    and four threads; neither depends on the length of the store. With a helper process it takes
-    as long as a Python interpreter takes to start, and a thread for each request under way.
+    and four threads; neither depends on the length of the store. The first with a helper process
+    takes as long as a Python interpreter takes to start; each has a thread for each request under
+    way.
 
     Examples
     --------
@@ -222,6 +240,7 @@ class PagedMemory(Blocks, Viewable):
         fork: Fork = "reopen",
         store_limit: Size | None = None,
         spill: str | os.PathLike[str] | None = None,
+        isolated: bool = False,
     ) -> None:
         if store is None and mode == "r":
             mode = "r+"  # there is nothing to read yet
@@ -238,6 +257,7 @@ class PagedMemory(Blocks, Viewable):
             writeback_interval=writeback_interval,
             name=name,
             fork=fork,
+            isolated=isolated,
         )
         # Before anything is opened: it may be refused.
         order = working_set.load(replay, store.nbytes, options.block_size) if replay else b""
@@ -253,6 +273,7 @@ class PagedMemory(Blocks, Viewable):
             "writeback_interval": writeback_interval,
             "name": name,
             "fork": fork,
+            "isolated": options.isolated,
         }
         self._record = None
         self._mode = mode
@@ -277,7 +298,7 @@ class PagedMemory(Blocks, Viewable):
         if order:
             super().replay(order)
 
-from pagemove.paging import forking, refusals, registry, sigterm, trace, working_set
+    def _open(self, store: Store, options: Checked, *, again: bool) -> None:
         with limits.named():
             self._file_lock = file_lock(store) if options.mode == MODES["r+"] else None
         try:
@@ -288,11 +309,14 @@ from pagemove.paging import forking, refusals, registry, sigterm, trace, working
                 self._file_lock.close()
             raise
 
-from pagemove.paging import forking, refusals, registry, sigterm, trace, working_set
+    def _serve(self, store: Store, options: Checked, *, again: bool) -> None:
+        trace.begin()
         lines = 0
         try:
             writes = options.mode == MODES["r+"]
-            with serving(store, options.block_size, options.limit, writes=writes) as found:
+            with serving(
+                store, options.block_size, options.limit, writes=writes, isolated=options.isolated
+            ) as found:
                 served, payload = found
                 again = again and bool(payload or "path" in served)
                 lines = served["helper"][3] if served["helper"] else 0
@@ -318,6 +342,9 @@ from pagemove.paging import forking, refusals, registry, sigterm, trace, working
                 if again:
                     self._payload = payload
                     forking.have_again(self)
+                door = served.get("door")
+                if door is not None and not door[2] and not self.shares_helper:
+                    hosts.forget(door[0])
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 features(refresh=True).require("paging")
@@ -392,6 +419,7 @@ from pagemove.paging import forking, refusals, registry, sigterm, trace, working
         try:
             super().close()
         finally:
+            hosts.prune()
             # Also when Control-C has come: it has been flushed, so nothing is being written.
             if self.closed and self._file_lock is not None:
                 self._file_lock.close()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NotRequired, TypedDict
 
+from pagemove._native.pager import Host
 from pagemove.descriptors import identity_of
 from pagemove.paging.compression import CompressedMemory, memory_of
 from pagemove.paging.options import Size
@@ -34,6 +35,7 @@ class Serving(TypedDict):
     modified: NotRequired[int]
     compression: NotRequired[tuple[int, bytes | None]]
     direct: NotRequired[bool]
+    door: NotRequired[tuple[Host, int, bool] | None]
 
 
 def is_native(store: Store) -> bool:
@@ -70,7 +72,7 @@ def _in_file(store: Store) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def serving(
-    store: Store, block_size: int, limit: int, *, writes: bool = False
+    store: Store, block_size: int, limit: int, *, writes: bool = False, isolated: bool = False
 ) -> Iterator[tuple[Serving, bytes]]:
     """Return what the pager needs to open a region over the store.
 
@@ -82,6 +84,8 @@ def serving(
         Bytes; no limit is 0.
     writes : bool
         Whether the region writes.
+    isolated : bool
+        Whether no other store may run in the helper that runs it.
 
     Yields
     ------
@@ -124,7 +128,7 @@ def serving(
     from pagemove.paging.handover import Helper  # and multiprocessing, which files do not need
 
     count, nbytes = lines(block_size, limit, store.concurrency)
-    with contextlib.closing(Helper(store)) as helper:
+    with contextlib.closing(Helper(store, isolated=isolated)) as helper:
         retryable = int(store.flush_retryable)
         numbers = helper.config, helper.log, count, nbytes, int(store.restartable), retryable
         process = (helper.argv, *numbers)
@@ -135,6 +139,7 @@ def serving(
             injection=[],
             helper=process,
             identities=helper.identities,
+            door=helper.shared,
         )
         is_kept = store.restartable and len(helper.payload) <= _LARGEST_PAYLOAD
         yield served, helper.payload if is_kept else b""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Direct: TypeAlias = bool | Literal["auto"]
 
+
 class FileStore(Store):
     """A regular file or a block device, served without the interpreter.
 
