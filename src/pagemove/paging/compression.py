@@ -102,9 +102,8 @@ def memory_of(
     """Make compressed memory: in this process where there is a library, else by a helper."""
     if pager.codec() is not None:
         return CompressedMemory(nbytes, store_limit=store_limit, spill=spill)
-    asked = [
-        name for name, it in (("store_limit", store_limit), ("spill", spill)) if it is not None
-    ]
+    wanted = {"store_limit": store_limit, "spill": spill}
+    asked = [name for name, value in wanted.items() if value is not None]
     if asked:
         raise ValueError(
             f"{' and '.join(asked)} are for memory compressed in this process, which needs "

@@ -310,7 +310,7 @@ def _store_of(region: PagedMemory) -> bytes:
     store = region.store
     if not store.restartable:
         raise ValueError(
-            f"{region!r} keeps its contents in a process of its own, where no other can read them: "
+            f"{region!r} keeps its contents in memory of one process, where no other can read them: "
             "pass a copy (numpy.array(view), or pagemove.reference(view, copy=True)), or use a "
             "store with a path"
         )

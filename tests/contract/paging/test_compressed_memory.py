@@ -283,7 +283,7 @@ def test_many_threads_store_at_once():
             thread.start()
         for thread in threads:
             thread.join()
-        del parts
+        parts.clear()
         assert region.stats().errors == 0
     assert not wrong
 

@@ -52,9 +52,12 @@ class TestClosedWhileItIsOpened:
                         os.dup2(kept, fd)
 
             regions.serving = serving
-            store = pagemove.stores.FileStore(path) if kind == "file" else None
+            if kind == "file":
+                store = pagemove.stores.FileStore(path)
+            else:
+                store = pagemove.stores.CompressedStore(1 << 20)
             try:
-                pagemove.PagedMemory(store, nbytes=None if store else 1 << 20)
+                pagemove.PagedMemory(store)
             except OSError as error:
                 print(error.errno, error)
             """,

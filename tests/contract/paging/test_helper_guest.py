@@ -184,7 +184,9 @@ class TestImports:
             import os
             import numpy, pagemove
             os.chdir({str(shared)!r})
-            with pagemove.PagedMemory(nbytes=1 << 16) as region:
+            with pagemove.PagedMemory(
+                pagemove.stores.CompressedStore(1 << 16), mode="r+"
+            ) as region:
                 array = region.asarray("u1")
                 array[:] = 7
                 region.evict()
@@ -209,7 +211,8 @@ class TestImports:
                 import pagemove
 
                 def use():
-                    with pagemove.PagedMemory(nbytes=1 << 16, store_timeout=60) as region:
+                    store = pagemove.stores.CompressedStore(1 << 16)
+                    with pagemove.PagedMemory(store, mode="r+", store_timeout=60) as region:
                         array = region.asarray("u1")
                         array[:] = 7
                         region.evict()
@@ -295,7 +298,7 @@ class TestMain:
             f"""
             open({str(tmp_path / "runs")!r}, "a").write("x")
             import pagemove
-            with pagemove.PagedMemory(nbytes=1 << 16) as region:
+            with pagemove.PagedMemory(pagemove.stores.CompressedStore(1 << 16)) as region:
                 print(region.nbytes)
             """,
         )

@@ -109,8 +109,12 @@ static void check_file(const struct paged *paged)
     }
 }
 
-static void run(uint64_t seed, int mode, uint64_t block_size, uint64_t frames, int moves)
+/* What is kept of a region without a file is compressed. */
+enum { MOVING = 1, COMPRESSED = 2 };
+
+static void run(uint64_t seed, int mode, uint64_t block_size, uint64_t frames, int how)
 {
+    const struct pg_compression compression = {.limit = 0, .spill = seed % 3 ? NULL : "/tmp"};
     /* Every so often the store fails; it is tried again. */
     const struct pg_injection failing[] = {
         {PG_OP_READ, PG_INJECT_ERRNO, 5, 1, EIO},
@@ -133,7 +137,8 @@ static void run(uint64_t seed, int mode, uint64_t block_size, uint64_t frames, i
                                .limit = frames * block_size,
                                .timeout_ns = UINT64_C(60000000000),
                                .read_ahead = 1,
-                               .moves = moves,
+                               .moves = how & MOVING,
+                               .compression = how & COMPRESSED ? &compression : NULL,
                                .spill_directory = "/tmp",
                                .injections = failing,
                                .injection_count = seed % 2 ? 4 : 0};
@@ -156,7 +161,8 @@ static void run(uint64_t seed, int mode, uint64_t block_size, uint64_t frames, i
     pthread_join(other, NULL);
     check_contents(&paged);
     CHECK(pg_flush(paged.region) == 0);
-    check_file(&paged);
+    if (!(how & COMPRESSED))
+        check_file(&paged);
     pg_close(paged.region);
     free(paged.counts);
     close(paged.file);
@@ -170,11 +176,15 @@ int main(int argc, char **argv)
     for (size_t b = 0; b < sizeof block_sizes / sizeof *block_sizes; b++)
         for (size_t l = 0; l < sizeof limits / sizeof *limits; l++)
             for (int mode = PG_READ; mode <= PG_PRIVATE; mode++)
-                run(seed++, mode, block_sizes[b], limits[l], 1);
+                run(seed++, mode, block_sizes[b], limits[l], MOVING);
     /* As on a kernel that cannot move pages. */
     for (size_t l = 0; l < sizeof limits / sizeof *limits; l++)
         for (int mode = PG_READ; mode <= PG_PRIVATE; mode++)
             run(seed++, mode, 16384, limits[l], 0);
+    if (*pg_codec_name())
+        for (size_t b = 0; b < sizeof block_sizes / sizeof *block_sizes; b++)
+            for (size_t l = 0; l < sizeof limits / sizeof *limits; l++)
+                run(seed++, PG_WRITE, block_sizes[b], limits[l], MOVING | COMPRESSED);
     printf("paging: all passed\n");
     return 0;
 }
