@@ -74,10 +74,14 @@ def _touch(memory: PagedMemory, threads: int) -> list[bytes]:
     return found
 
 
-def _read(path: Path, mode: str, direct: bool, limit: str) -> tuple[list[bytes], bytes, Any]:
+def _read(path: Path, mode: str, direct: bool, limit: str) -> tuple[list[bytes], bytes, bytes, Any]:
     with _opened(path, mode, direct, resident_limit=limit) as memory:
         found = _touch(memory, 8)
-        return found, contents(memory), memory.stats()
+        # Last, so that it comes to a frame that another block has left.
+        memory.evict((_COUNT - 1) * _BLOCK)
+        chill(path)
+        beyond = load(memory.address + _NBYTES, _COUNT * _BLOCK - _NBYTES)
+        return found, contents(memory), beyond, memory.stats()
 
 
 @pytest.mark.parametrize(
@@ -92,10 +96,11 @@ def _read(path: Path, mode: str, direct: bool, limit: str) -> tuple[list[bytes],
     ],
 )
 def test_what_is_read_is_what_the_file_has(path, queue, mode, direct, limit):
-    found, rest, stats = _by(queue, _read, path, mode, direct, limit)
+    found, rest, beyond, stats = _by(queue, _read, path, mode, direct, limit)
     whole = paging.contents_of(_NBYTES)
     assert found == [bytes(whole[at * _BLOCK :][:8]) for at in range(_COUNT)]
     assert rest == bytes(whole)
+    assert not beyond.strip(b"\0")
     assert stats.errors == stats.retries == 0
     assert stats.faults >= _COUNT
     if not stats.io:
