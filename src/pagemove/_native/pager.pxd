@@ -50,12 +50,12 @@ cdef extern from "pager/pager.h" nogil:
         uint32_t lines
         uint64_t buffer_size
         int restarts, flush_retryable
+        pg_host *host
+        int door_fd, door_is_new
     struct pg_compression:
         uint64_t limit
         const char *spill
     const char *pg_codec_name()
-        pg_host *host
-        int door_fd, door_is_new
     struct pg_injection:
         int operation, kind
         uint64_t first, count
