@@ -99,18 +99,25 @@ def explain(error: _Error) -> _Error:
     OSError or MemoryError
         The same: its class, errno and traceback stay.
     """
+    with contextlib.suppress(MemoryError):  # then what it says is enough
+        _explain(error)
+    return error
+
+
+def _explain(error: OSError | MemoryError) -> None:
     said = str(error)
     try:
-        found = [limit for limit in behind(error) if limit.name not in said]
-    except MemoryError:  # what it says is enough
-        return error
+        behind_it = behind(error)
+    except MemoryError:
+        # Looking takes memory, and there is none.
+        behind_it = (*_set(_ADDRESSES, None), *_set(_DATA, None))
+    found = [limit for limit in behind_it if limit.name not in said]
     if not found:
-        return error
+        return
     if isinstance(error, MemoryError):
         error.args = (f"{said or 'out of memory'}; {text_of(found)}",)
     else:
         append(error, text_of(found))
-    return error
 
 
 def append(error: OSError, text: str) -> None:

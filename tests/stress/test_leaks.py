@@ -383,7 +383,7 @@ def _grown(name: str) -> dict[str, int]:
 # Names that share a function are tried by the first of them.
 @pytest.mark.parametrize("name", {makes: name for name, makes in reversed(CALLS.items())}.values())
 def test_nothing_grows(name: str) -> None:
-    assert child(_grown, name, deadline=60) == {}
+    assert child(_grown, name, deadline=240) == {}
 
 
 #: Those of classes that nobody makes, and of what is once for the process.
@@ -426,5 +426,5 @@ def _leaky() -> dict[str, dict[str, int]]:
 
 
 def test_a_leak_of_each_kind_is_seen() -> None:
-    for kind, grown in child(_leaky, deadline=60).items():
+    for kind, grown in child(_leaky, deadline=240).items():
         assert kind in grown

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from support.slowness import SLOWNESS
+from support.slowness import SLOWNESS, patience
 
 _PR_SET_PDEATHSIG = 1
 _CHUNK = 1 << 16
@@ -66,7 +66,7 @@ class Child:
 
     def result(self, deadline: float = 20.0) -> Any:
         """Wait for one answer of the child."""
-        answer = _receive(self._answers, time.monotonic() + deadline * SLOWNESS)
+        answer = _receive(self._answers, time.monotonic() + patience(deadline))
         if isinstance(answer, bytes):
             ok, value = pickle.loads(answer)
             if ok:
@@ -86,7 +86,7 @@ class Child:
         """Let the child end normally, and wait for it."""
         self._close()
         if self.status is None:
-            limit = time.monotonic() + 20 * SLOWNESS
+            limit = time.monotonic() + patience(20)
             while not self._ended():
                 if time.monotonic() > limit:
                     self.kill()
@@ -199,7 +199,7 @@ def fresh_interpreter(code: str, *arguments: str) -> str:
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         capture_output=True,
         text=True,
-        timeout=60 * SLOWNESS,
+        timeout=patience(60),
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -224,7 +224,7 @@ def newborn(function: Callable[..., Any], *args: Any, deadline: float = 60.0) ->
         [sys.executable, "-c", _CALL, *sys.path],
         input=pickle.dumps((function, args)),
         capture_output=True,
-        timeout=deadline * SLOWNESS,
+        timeout=patience(deadline),
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode(errors="replace")

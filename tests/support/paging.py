@@ -26,7 +26,7 @@ from pagemove.stores import FileStore
 from pagemove.testing import Fault, FaultyStore
 from support import native
 from support.pages import pattern
-from support.slowness import SLOWNESS
+from support.slowness import patience
 
 KIB, MIB = 1 << 10, 1 << 20
 #: Every size that a block may have.
@@ -323,7 +323,7 @@ class Worker:
         """Wait for its last step; fail if it is stuck, was struck, or has seen a wrong word."""
         if not self._running:
             return
-        code = _library().work_join(ctypes.byref(self.work), seconds * SLOWNESS)
+        code = _library().work_join(ctypes.byref(self.work), patience(seconds))
         self._running = False
         if code:
             _abandoned.append((self.work, self._shadow))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from support.slowness import SLOWNESS
+from support.slowness import patience
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ def together(*functions: Callable[[], Any], deadline: float = 60.0) -> list[Any]
     An exception in any of them is raised here. A thread that does not end in time fails the test;
     it is a daemon, so that the interpreter can still exit.
     """
-    deadline *= SLOWNESS
+    deadline = patience(deadline)
     barrier = threading.Barrier(len(functions))
     results: list[Any] = [None] * len(functions)
     errors: list[BaseException] = []
@@ -62,7 +62,7 @@ def passing_threads() -> list[int]:
 
 def wait_for(condition: Callable[[], T], seconds: float = 20.0) -> T:
     """Wait for what others do in their own time, and give it; fail the test if they do not."""
-    seconds *= SLOWNESS
+    seconds = patience(seconds)
     limit = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < limit, f"waited {seconds} s in vain"

@@ -83,6 +83,21 @@ class TestBehind:
         make_tree(root, {f"proc/{os.getpid()}/status": own})
         assert named(OSError(errno.EAGAIN, "x")) == ["RLIMIT_AS"]
 
+    def test_no_memory_to_look_for_what_it_was(self, rlimits, monkeypatch):
+        """As where the stack of a thread was one mapping too many: the list of processes is too."""
+
+        def count() -> None:
+            raise MemoryError
+
+        rlimits[resource.RLIMIT_AS] = (1 << 30, 1 << 30)
+        monkeypatch.setattr(limits, "_threads_of_user", count)
+        error = OSError(errno.EAGAIN, "no thread")
+        assert limits.explain(error) is error
+        assert error.strerror.startswith(
+            f"no thread; the process may have {1 << 30} bytes of addresses (RLIMIT_AS); to raise it"
+        )
+        assert "ulimit -v unlimited" in error.strerror
+
     def test_threads_of_the_user(self, rlimits):
         count = threading.active_count()
         rlimits[resource.RLIMIT_NPROC] = (count, count)

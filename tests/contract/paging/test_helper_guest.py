@@ -21,6 +21,7 @@ from pagemove import PagedMemory
 from pagemove.stores import Store
 from support import child, wait_for
 from support.helpers import has_ended, helpers, kill_helper, numbered, reined, stop_helper, touch
+from support.slowness import patience
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
@@ -340,11 +341,12 @@ class TestTime:
         """All of the process group is stopped for longer than store_timeout, in a read."""
         program = _program(tmp_path)
         try:
-            assert program.stdout.readline() == "reading\n"
+            wait_for((tmp_path / "begun").exists)
             os.killpg(program.pid, signal.SIGSTOP)
             threading.Event().wait(3)
+            (tmp_path / "go").touch()
             os.killpg(program.pid, signal.SIGCONT)
-            assert program.communicate(timeout=60)[0] == "[115, 115]\n"
+            assert program.communicate(timeout=patience(60))[0] == "[115, 115]\n"
             assert program.returncode == 0
         finally:
             program.kill()
@@ -354,30 +356,35 @@ class TestTime:
         assert child(_stopped_alone, tmp_path, deadline=60) == "late"
 
 
-#: Its read takes a second of the time in which it runs.
+#: Its read begins, and is over when it may go on.
 _SLOW = _MINE.replace("Mine", "Slow").replace(
     '        buffer[:] = b"m"',
-    '        for _ in range(100):\n            time.sleep(0.01)\n        buffer[:] = b"s"',
+    """        open("begun", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        buffer[:] = b"s\"""",
 )
 
 
 def _program(folder: Path) -> subprocess.Popen[str]:
     path = folder / "program.py"
     path.write_text(
-        _SLOW
+        f"import os, time\n{_SLOW}"
         + textwrap.dedent("""
-        import time
         if __name__ == "__main__":
             how = dict(block_size=4096, store_timeout=2, prefetch="off")
             region = pagemove.PagedMemory(Slow(), **how)
-            print("reading", flush=True)
             with memoryview(region) as view:
                 print([view[0], view[4096]])
             region.close()
         """)
     )
     return subprocess.Popen(
-        [sys.executable, str(path)], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(path)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 

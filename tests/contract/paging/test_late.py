@@ -36,6 +36,16 @@ def _opened(folder: Path, block: int = 4 * K, **how: Any) -> tuple[Any, PagedMem
     return store, PagedMemory(store, block_size=block, **how)
 
 
+def _refused(region: PagedMemory, text: str) -> bool:
+    """Flush until that is refused for a reason: a machine that is busy elsewhere has others too."""
+    for _ in range(30):
+        with pytest.raises(StoreError) as caught:
+            region.flush()
+        if text in _notes(caught.value):
+            return True
+    return False
+
+
 def _notes(error: BaseException) -> str:
     return f"{error}\n" + "\n".join(getattr(error, "__notes__", ()))
 
@@ -45,7 +55,7 @@ class TestWrites:
     @pytest.mark.parametrize("done", [0, 1])
     def test_none_overtakes_a_newer_one(self, tmp_path, block, done):
         found = child(_overtaken, tmp_path, block, done, deadline=60)
-        assert "an earlier write of these bytes has not been answered yet" in found["notes"]
+        assert found["refused"]
         assert found["begun"] == 1, "the newer write has not begun"
         assert found["other"] == 3, "others are written meanwhile"
         assert found["file"] == [2, 3]
@@ -62,8 +72,7 @@ class TestWrites:
 
     def test_a_second_flush_waits_for_the_first(self, tmp_path):
         found = child(_flushed_late, tmp_path, deadline=60)
-        assert "an earlier flush of the store has not been answered yet" in found["notes"]
-        assert found["begun"] == [1, 2]
+        assert found == {"refused": True, "begun": [1, 2]}
 
     @pytest.mark.parametrize(
         ("kind", "saving"),
@@ -93,11 +102,11 @@ def _overtaken(folder: Path, block: int, done: int) -> dict[str, Any]:
     with pytest.raises(StoreError) as caught:
         region.flush()
     assert caught.value.errno == errno.ETIMEDOUT
+    wait_for(lambda: knobs.held)
     begun = knobs.writes
     array[0], array[other] = 2, 3
-    with pytest.raises(StoreError) as caught:
-        region.flush()
-    found = {"notes": _notes(caught.value), "other": int(in_file(store)[other])}
+    refused = _refused(region, "an earlier write of these bytes has not been answered yet")
+    found = {"refused": refused, "other": wait_for(lambda: int(in_file(store)[other]) == 3 and 3)}
     found["begun"] = begun if knobs.held == 1 else -1
     knobs.hold_writes = 0
     region.flush()
@@ -166,18 +175,18 @@ def _flushed_late(folder: Path) -> dict[str, Any]:
     array = region.asarray(np.uint64)
     array[0] = 1
     knobs.hold_flushes = 1
-    with pytest.raises(StoreError):
-        region.flush()
+    while not knobs.flushes:
+        with pytest.raises(StoreError):
+            region.flush()
     array[0] = 2
-    with pytest.raises(StoreError) as caught:
-        region.flush()
+    refused = _refused(region, "an earlier flush of the store has not been answered yet")
     begun = [knobs.flushes]
     knobs.hold_flushes = 0
     region.flush()
     begun.append(knobs.flushes)
     del array
     region.close()
-    return {"notes": _notes(caught.value), "begun": begun}
+    return {"refused": refused, "begun": begun}
 
 
 class Behind(Store):
@@ -322,7 +331,7 @@ class TestClosing:
     def test_addresses_stay_taken_while_a_helper_cannot_be_ended(self):
         took, permissions = child(_cannot_be_ended, deadline=90)
         assert permissions == ["---p"]
-        assert took < 15
+        assert took < 40
 
 
 _WORD = b"stored!!"
@@ -386,11 +395,11 @@ def _closed_before_it_arrived() -> tuple[list[int], bool]:
     region.close()
     took = time.monotonic() - began
     thread.join()
-    return left, took < 15
+    return left, took < 50
 
 
 def _cannot_be_ended() -> tuple[float, list[str]]:
-    region = PagedMemory(Lingering(20), block_size=4 * K, prefetch="off")
+    region = PagedMemory(Lingering(45), block_size=4 * K, prefetch="off")
     start = region.address
     touch(start + 4 * K)
     os.setuid(65534)  # may not kill it any more

@@ -164,7 +164,7 @@ class TestAddresses:
         for each in found:
             # Of a thread whose stack cannot be mapped pthread_create(3) says EAGAIN.
             assert each.errno in (errno.ENOMEM, errno.EAGAIN, None), each
-            assert f"may have {each.limit} bytes of addresses (RLIMIT_AS) and has " in each.text
+            assert f"may have {each.limit} bytes of addresses (RLIMIT_AS)" in each.text
             assert "ulimit -v unlimited" in each.text
             assert "RLIMIT_NPROC" not in each.text
 

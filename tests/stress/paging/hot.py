@@ -33,6 +33,7 @@ from support.paging import (
     words,
     wrong_words,
 )
+from support.slowness import patience
 
 from . import SOAK
 
@@ -74,6 +75,7 @@ class Hot:
         with Peak() as peak, self.opened() as memory:
             with self.writers(memory), self.within(memory) if self.within else _nothing():
                 self.churn(memory)
+                self.have_enough(memory)
             over = peak.nbytes - self.limit
             self.check_region(memory)
             stats = memory.stats()
@@ -97,6 +99,16 @@ class Hot:
                 how = {"number": number, "of": of, "shadow": self.shadow}
                 stack.enter_context(Worker(memory, self.kind, order, seed=number + 1, **how))
             yield
+
+    def have_enough(self, memory: PagedMemory) -> None:
+        """Let the writers go on where the machine was too busy for them to have shown anything."""
+        if self.how.get("resident_limit", 1) is None or 2 * self.limit > self.nbytes:
+            return
+        limit = time.monotonic() + patience(60)
+        while time.monotonic() < limit and (
+            self.shadow.sum(dtype=np.uint64) <= 100 or memory.stats().evicted <= 10
+        ):
+            time.sleep(0.01)
 
     def churn(self, memory: PagedMemory) -> None:
         """Flush, evict and prefetch, each again and again in a thread of its own."""

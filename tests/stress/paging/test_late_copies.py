@@ -19,6 +19,7 @@ from pagemove.registration import register
 from support import child, together
 from support.helpers import has_ended, helpers, numbered, touch
 from support.late_stores import Unruly, unruly
+from support.slowness import patience
 
 from . import SOAK
 
@@ -84,7 +85,7 @@ class Cycle:
         for timer in (moment, later):
             timer.cancel()
         self._continue()
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + patience(30)
         while not has_ended(self.helper) and time.monotonic() < limit:
             time.sleep(0.01)
         found = ctypes.string_at(self.start, self.nbytes)
