@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import resource
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +20,9 @@ import pytest
 from pagemove import StoreError
 from pagemove.stores import FsspecStore
 from pagemove.stores.causes import cause_of, errno_of
+from support import wait_for
 from support.servers import WebServer
+from support.slowness import patience
 
 pytestmark = pytest.mark.needs("fsspec")
 
@@ -190,3 +196,40 @@ class _OddError(Exception):
 def test_every_failure_has_a_positive_errno_and_a_text(error, code):
     assert errno_of(error) == code
     assert cause_of(error).encode()
+
+
+_OPENING = """
+import sys
+from pagemove.stores import FsspecStore
+FsspecStore(sys.argv[1], timeout=60).close()  # imports and connects
+print("open", flush=True)
+sys.stdin.readline()
+with FsspecStore(sys.argv[1], timeout=float(sys.argv[2])) as store:
+    print(store.nbytes)
+"""
+
+
+@pytest.mark.slow
+def test_time_in_which_the_process_was_stopped_does_not_count_while_opening(web):
+    seconds = 2.0
+    program = subprocess.Popen(
+        [sys.executable, "-c", _OPENING, f"{web.url}/file", str(seconds)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert program.stdout.readline() == "open\n"
+        web.faults = [1.5 * seconds]
+        program.stdin.write("\n")
+        program.stdin.flush()
+        wait_for(lambda: not web.faults)
+        program.send_signal(signal.SIGSTOP)
+        threading.Event().wait(1.5 * seconds)
+        program.send_signal(signal.SIGCONT)
+        out, err = program.communicate(timeout=patience(60))
+    finally:
+        program.kill()
+        program.communicate()
+    assert (program.returncode, out, err) == (0, "200000\n", "")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from pagemove.stores.patience import patiently
+from pagemove.stores import patience
+from pagemove.stores.patience import RunningTime, patiently
 
 
 class Clock:
@@ -76,3 +79,26 @@ def test_one_try_without_any_time(clock):
     assert patiently(failing(0, []), 0, always, pause=clock.pause, clock=clock) == 1
     with pytest.raises(OSError, match="number 1"):
         patiently(failing(1, []), 0, always, pause=clock.pause, clock=clock)
+
+
+def test_time_in_which_nothing_ran_does_not_count(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(RunningTime, "_tick", lambda _: None)
+    with RunningTime() as clock:
+        assert clock() == 100
+        for _ in range(10):
+            now[0] += 0.2
+            clock()
+        assert clock() == pytest.approx(102)
+        now[0] += 50
+        assert clock() == pytest.approx(102.1)
+        assert clock() == pytest.approx(102.1)
+
+
+def test_it_ticks_by_itself(monkeypatch):
+    ticked = threading.Event()
+    real = RunningTime.__call__
+    monkeypatch.setattr(RunningTime, "__call__", lambda self: (ticked.set(), real(self))[1])
+    with RunningTime():
+        assert ticked.wait(60)

@@ -19,7 +19,7 @@ from pagemove.stores.http import Guard, Resource, Validate
 from pagemove.stores.links import Link, portable_options
 from pagemove.stores.logs import hide_in_logs
 from pagemove.stores.loops import begin_in_a_thread, wait_for
-from pagemove.stores.patience import patiently
+from pagemove.stores.patience import RunningTime, patiently
 from pagemove.stores.readers import Reader, Settings, reader_of
 from pagemove.stores.urls import Secrets, check_userinfo, portable, without_secret
 
@@ -272,7 +272,8 @@ class FsspecStore(Store):
             raise TimeoutError(errno.ETIMEDOUT, f"not opened within {self._timeout:.3g} s")
         try:
             if self._opened is None:
-                self._opened = patiently(self._open, self._timeout, _is_transient)
+                with RunningTime() as clock:
+                    self._opened = patiently(self._open, self._timeout, _is_transient, clock=clock)
             return self._opened
         finally:
             self._lock.release()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +14,52 @@ Result = TypeVar("Result")
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
+_SLICE = 0.1
+# A thread that is ready may have to wait for a CPU; this much longer, and it was stopped.
+_GAP = 0.25
+
+
+class RunningTime:
+    """A clock without the time in which the process was stopped, such as by ^Z or a batch system.
+
+    Between entering and leaving it a thread wakes up ten times a second: where it did not for much
+    longer, nothing of this process could run.
+    """
+
+    def __init__(self) -> None:
+        self._stopped = 0.0
+        self._last = time.monotonic()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> RunningTime:
+        monkey = sys.modules.get("gevent.monkey")
+        # What gevent has for threads runs only while the others wait.
+        if monkey is None or not monkey.is_module_patched("threading"):
+            thread = threading.Thread(target=self._tick, name="pagemove-clock", daemon=True)
+            with contextlib.suppress(RuntimeError):  # a limit, or the interpreter's end
+                thread.start()
+                self._thread = thread
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def __call__(self) -> float:
+        """Return the seconds of it."""
+        with self._lock:
+            now = time.monotonic()
+            if self._thread is not None and now > self._last + _GAP:
+                self._stopped += now - self._last - _SLICE
+            self._last = now
+            return now - self._stopped
+
+    def _tick(self) -> None:
+        while not self._over.wait(_SLICE):
+            self()
 
 
 def patiently(
