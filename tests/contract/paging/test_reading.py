@@ -221,8 +221,11 @@ class TestDirect:
             memory.evict()
             assert (words(memory) == wanted).all()
 
-    def test_it_stays_out_of_the_page_cache(self, path):
+    @pytest.mark.parametrize("ahead", [False, True])
+    def test_it_stays_out_of_the_page_cache(self, path, ahead):
         with _opened(path, "r", True) as memory:
+            if ahead:
+                memory.prefetch(wait=True)
             _touch(memory, 4)
             if memory.stats().io["direct"] != "yes":
                 pytest.skip(memory.stats().io["direct"])

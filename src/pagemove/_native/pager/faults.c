@@ -210,9 +210,6 @@ void pg_serve(struct pg_region *region)
         ready = pg_poll_until(polled, 5, next_due(region));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
             return;
-        /* Interrupted by a read that has ended, it has not written what is ready. */
-        for (size_t i = 0; ready < 0 && i < sizeof polled / sizeof *polled; i++)
-            polled[i].revents = 0;
         if (polled[3].revents) {
             polled[3].fd = -1;
             if (!__atomic_load_n(&region->ending, __ATOMIC_ACQUIRE))

@@ -18,8 +18,8 @@
 #endif
 
 /* What has ended is put into the ring when the thread next enters the kernel, or at once where it
- * sleeps there, in poll(2), which then fails with EINTR. DEFER_TASKRUN would do so in
- * io_uring_enter only, and poll would not return. */
+ * sleeps there in poll(2), which goes on and finds the ring readable. DEFER_TASKRUN does so in
+ * io_uring_enter only: poll does not return (6.18). */
 #define SETUP_COOP_TASKRUN (1u << 8)
 #define SETUP_SINGLE_ISSUER (1u << 12)
 #define FEAT_SINGLE_MMAP (1u << 0)

@@ -12,7 +12,7 @@ struct pm_sqe;
 struct pm_cqe;
 
 struct pg_ring {
-    int fd; /* to be polled: readable, or EINTR, when a read has ended. -1: not open */
+    int fd; /* to be polled: readable when a read has ended. -1: not open */
     struct pm_sqe *sqes;
     const struct pm_cqe *cqes;
     void *rings;
