@@ -6,12 +6,13 @@ import math
 import os
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask import compute, delayed
+from dask.base import compute
+from dask.delayed import delayed
 
 from pagemove.paging.array import PagedArray
 from pagemove.paging.create import create_array
@@ -147,16 +148,19 @@ def to_store(
             f"the shape {array.shape} of the Dask array is not known: call compute_chunk_sizes()"
         )
     made = create_array(path, array.shape, array.dtype)
-    where = Path(path), region_of(made)._origin.offset, array.shape
+    where = Path(path), cast("int", made.offset), array.shape
     del made  # which has the file locked, for itself to write
+    # Workers write through mappings, where a full disk would be SIGBUS.
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     starts = [list(accumulate(sizes, initial=0)) for sizes in array.chunks]
     parts = [
         delayed(_write)(
             block, where, tuple(start[at] for start, at in zip(starts, index, strict=True))
         )
-        for index, block in np.ndenumerate(array.to_delayed())
+        for index, block in np.ndenumerate(array.to_delayed())  # type: ignore[no-untyped-call]
     ]
-    compute(parts)
+    compute(parts)  # type: ignore[no-untyped-call]
     return open_array(path, **paging)
 
 

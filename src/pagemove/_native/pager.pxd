@@ -139,6 +139,7 @@ cdef extern from "pager/heirs.h" nogil:
                       const char *number)
     void pg_heir_share(pg_heir *heir, pg_budget *budget)
     int pg_heirs_start(void (*there)(uint64_t start, uint64_t end) noexcept)
+    int pg_heir_waits(const pg_heir *heir)
     int pg_heir_region(pg_heir *heir, pg_region **region, char *text)
     int pg_heir_close(pg_heir *heir)
     void pg_heir_drop(pg_heir *heir, int waiting)

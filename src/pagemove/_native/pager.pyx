@@ -529,6 +529,12 @@ cdef class Pager:
         return (self._region != NULL or self._heir != NULL) and not self._is_here()
 
     @property
+    def untouched(self):
+        """Whether this process has inherited it, and not opened it yet."""
+        self._check_open()
+        return self._heir != NULL and pg_heir_waits(self._heir) != 0
+
+    @property
     def kernel_faults(self):
         """Whether faults raised inside system calls are served too."""
         return bool(pg_kernel_faults(self._open()))

@@ -219,6 +219,8 @@ class Budget(SharedLimit):
         shares = []
         for region in list(self._regions):
             try:
+                if region.untouched:  # in a child made by fork: it is not opened for this
+                    continue
                 counters = region.counters()
             except ValueError:  # closed, or the parent's
                 continue

@@ -56,6 +56,7 @@ _OF_THE_PAGER = frozenset(
         "state_bytes",
         "store_stats",
         "unpin_blocks",
+        "untouched",
     ]
 )
 

@@ -120,7 +120,7 @@ class PagedData(MutableMapping[Any, Any]):
             return value
         whole = self._region.asarray(np.uint8, (value.nbytes,), at)
         # All views have this one as their base, and it goes with the last.
-        base = np.frombuffer(memoryview(whole).cast("B"), np.uint8)
+        base = np.frombuffer(whole.data, np.uint8)
         weakref.finalize(base, self._room.give, at, value.nbytes).atexit = False
         fortran = value.flags.f_contiguous and not value.flags.c_contiguous
         copy: npt.NDArray[Any] = np.ndarray(

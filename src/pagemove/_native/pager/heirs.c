@@ -495,6 +495,17 @@ int pg_heirs_start(void (*there)(uint64_t start, uint64_t end))
     return error;
 }
 
+int pg_heir_waits(const struct pg_heir *heir)
+{
+    struct estate *mine = estate;
+    int waits;
+
+    pthread_mutex_lock(&mine->lock);
+    waits = heir->state == WAITING;
+    pthread_mutex_unlock(&mine->lock);
+    return waits;
+}
+
 int pg_heir_region(struct pg_heir *heir, struct pg_region **region, char text[PG_TEXT])
 {
     struct estate *mine = estate;

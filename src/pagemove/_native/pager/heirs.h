@@ -27,6 +27,9 @@ void pg_heir_share(struct pg_heir *heir, struct pg_budget *budget);
  * why, if they are touched. 0 or -errno. */
 int pg_heirs_start(void (*there)(uint64_t start, uint64_t end));
 
+/* Whether nobody has touched it yet. */
+int pg_heir_waits(const struct pg_heir *heir);
+
 /* Its region, which is opened if nobody has touched it before. 0 or -errno, with a `text` if it is
  * known why. */
 int pg_heir_region(struct pg_heir *heir, struct pg_region **region, char text[PG_TEXT]);
