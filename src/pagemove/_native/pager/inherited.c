@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "region.h"
 #include "voice.h"
@@ -17,6 +18,7 @@ enum { LONGEST = 1024 };
 
 struct pg_stone {
     uint64_t base, length;
+    int held; /* nothing else can be mapped there */
     struct pg_stone *next;
     char line[LONGEST]; /* the whole message: the handler only writes */
 };
@@ -47,6 +49,11 @@ void pg_mark_grave(struct pg_stone *stone, const struct pg_region *region)
              "there in the forked process: it raises SIGSEGV on access; open it here, be passed "
              "the array (it is pickled as a reference), or start workers by spawn or forkserver\n",
              region->store.label ? region->store.label : "", modes[region->mode]);
+    /* What the child allocates next would be mapped just there, and old arrays lead into it. */
+    stone->held =
+        region->blank && mmap((void *)(uintptr_t)region->base, region->length, PROT_NONE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
+                              0) == (void *)(uintptr_t)region->base;
     stone->next = graves;
     graves = stone;
 }
@@ -57,9 +64,10 @@ static void on_segv(int number, siginfo_t *info, void *context)
 
     (void)context;
     /* Where something else is mapped by now it is not ours. */
-    if (info->si_code == SEGV_MAPERR)
+    if (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR)
         for (const struct pg_stone *stone = graves; stone; stone = stone->next)
-            if (address - stone->base < stone->length) {
+            if (address - stone->base < stone->length &&
+                (info->si_code == SEGV_MAPERR || stone->held)) {
                 pg_write_line(stone->line, strlen(stone->line));
                 break;
             }
