@@ -36,7 +36,7 @@ static void in_child(void)
     for (struct pg_region *region = regions; region; region = region->next) {
         region->inherited = 1;
         pg_mark_grave(region->stone, region->base, region->length, region->store.label,
-                      region->mode);
+                      region->mode, region->mode == PG_READ || region->blank);
         pg_inherit(region);
         region->stone = NULL;
         pm_close(region->sentinel, region->sentinel_identity);

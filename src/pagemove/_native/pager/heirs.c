@@ -121,7 +121,7 @@ void pg_heirs_forked(void)
         if (heir->state != OPEN) {
             const struct pg_config *config = &heir->opening->config;
 
-            pg_mark_grave(heir->stone, heir->base, heir->length, config->label, config->mode);
+            pg_mark_grave(heir->stone, heir->base, heir->length, config->label, config->mode, 1);
             add(heir->origin, heir->opening, heir->stone, heir->base, heir->length);
         }
 }

@@ -19,7 +19,7 @@ enum { LONGEST = 1024 };
 struct pg_stone {
     uint64_t base, length;
     int kept;
-    int reserved; /* nothing else is mapped there, for it may be there again */
+    int reserved; /* nothing else can be mapped there */
     struct pg_stone *next;
     char line[LONGEST]; /* the whole message: the handler only writes */
 };
@@ -45,7 +45,7 @@ static int reserve(uint64_t base, uint64_t length)
 }
 
 void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
-                   int mode)
+                   int mode, int hold)
 {
     static const char *const modes[] = {"r", "r+", "c"};
 
@@ -59,7 +59,7 @@ void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const
              "the array (it is pickled as a reference), or start workers by spawn or forkserver\n",
              label ? label : "", modes[mode]);
     /* At once, or the stack of a thread is there. */
-    if (mode == PG_READ)
+    if (hold)
         stone->reserved = reserve(base, length);
     if (!stone->kept) {
         stone->next = graves;

@@ -10,9 +10,10 @@ struct pg_stone;
 struct pg_stone *pg_new_stone(void);
 void pg_free_stone(struct pg_stone *stone);
 
-/* In the child: from now on the first touch of what was the region says so. The stone is kept. */
+/* In the child: from now on the first touch of what was the region says so. The stone is kept.
+ * With `hold` nothing else can be mapped there: it may be there again, or arrays lead into it. */
 void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
-                   int mode);
+                   int mode, int hold);
 
 /* In the child: it could have been there again, but for this. */
 void pg_explain_grave(struct pg_stone *stone, const char *why);

@@ -97,9 +97,9 @@ struct pg_config {
     uint64_t timeout_ns;      /* how long a failing store is tried again */
     uint64_t writeback_ns; /* after which changed blocks are written; 0: when they have to leave */
     int outlives;          /* what is written is there for others when this process has ended */
-    int blank; /* nothing is in the store yet: a block is zeros, unread, until it is written */
-    int direct;            /* read past the page cache, where that can be */
-    int rings;             /* 0: do without io_uring even where permitted */
+    int blank;  /* nothing is in the store yet: a block is zeros, unread, until it is written */
+    int direct; /* read past the page cache, where that can be */
+    int rings;  /* 0: do without io_uring even where permitted */
     int read_ahead;
     int dumped;                  /* resident blocks are in core dumps */
     int kernel_faults;           /* 0: do without those of system calls, even where permitted */
