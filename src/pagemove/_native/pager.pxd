@@ -26,6 +26,17 @@ cdef extern from "pager/trace.h" nogil:
     uint64_t pg_trace_bytes()
     int pg_trace_start(int fd)
 
+cdef extern from "pager/host.h" nogil:
+    struct pg_host:
+        pass
+    pg_host *pg_host_new()
+    void pg_host_release(pg_host *host)
+    unsigned pg_host_members(const pg_host *host)
+
+cdef extern from "pager/watch.h" nogil:
+    int pg_watch_beats(uint64_t patience_ns)
+    void pg_beat(int watched)
+
 cdef extern from "pager/pager.h" nogil:
     enum:
         PG_READ, PG_FAILURES, PG_BUCKETS, PG_TEXT, PG_NO_ROOM, PG_INTERRUPTED, PG_LOST
@@ -38,6 +49,8 @@ cdef extern from "pager/pager.h" nogil:
         uint32_t lines
         uint64_t buffer_size
         int restarts, flush_retryable
+        pg_host *host
+        int door_fd, door_is_new
     struct pg_injection:
         int operation, kind
         uint64_t first, count
@@ -45,7 +58,7 @@ cdef extern from "pager/pager.h" nogil:
     struct pg_config:
         const pg_helper *helper
         int fd
-        pm_identity[2] identities
+        pm_identity[3] identities
         uint64_t offset, nbytes
         const char *label
         int mode
@@ -76,6 +89,7 @@ cdef extern from "pager/pager.h" nogil:
     void pg_drop(pg_region *region, int waiting)
     uint64_t pg_address(const pg_region *region)
     int pg_kernel_faults(const pg_region *region)
+    int pg_shares_helper(const pg_region *region)
     int pg_moves(const pg_region *region)
     int pg_lost(const pg_region *region)
     int pg_prefetch(pg_region *region, uint64_t offset, uint64_t length, int wait)

@@ -119,6 +119,16 @@ def leave_sigterm():
     pg_leave_sigterm()
 
 
+def watch_beats(uint64_t patience_ns):
+    """End this process when no `beat` has come for so long. 0, or an errno."""
+    return -pg_watch_beats(patience_ns)
+
+
+def beat(bint watched):
+    """Say that the interpreter is to be had; with False, that the next beat may take forever."""
+    pg_beat(watched)
+
+
 cdef object _pending = None
 
 
@@ -214,6 +224,27 @@ cdef class SharedLimit:
         }
 
 
+cdef class Host:
+    """What is known of a helper process that any number of regions share."""
+
+    cdef pg_host *_host
+    cdef object __weakref__
+
+    def __cinit__(self):
+        self._host = pg_host_new()
+        if self._host == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self._host != NULL:
+            pg_host_release(self._host)
+
+    @property
+    def members(self):
+        """How many regions share it now."""
+        return pg_host_members(self._host)
+
+
 cdef class Pager:
     """One region of paged memory, with the threads that serve it.
 
@@ -239,7 +270,7 @@ cdef class Pager:
                  uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
                  uint64_t offset=0, object injection=(), bytes name=b"", object helper=None,
                  bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
-                 object identities=(), SharedLimit budget=None):
+                 object identities=(), SharedLimit budget=None, object door=None):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
@@ -262,7 +293,7 @@ cdef class Pager:
                 injections[i].kind = kind
                 injections[i].value = value
             config.fd = fd
-            for i in range(2):
+            for i in range(3):
                 config.identities[i].device = config.identities[i].inode = 0
             for i, (device, inode) in enumerate(identities):
                 config.identities[i].device, config.identities[i].inode = device, inode
@@ -294,6 +325,10 @@ cdef class Pager:
                     arguments[i] = argument
                 arguments[len(argv)] = NULL
                 process.argv = arguments
+                process.host, process.door_fd, process.door_is_new = NULL, -1, 0
+                if door is not None:
+                    host, process.door_fd, process.door_is_new = door
+                    process.host = (<Host?> host)._host
                 config.helper = &process
             with nogil:
                 status = pg_open(&config, &self._region, text)
@@ -377,6 +412,11 @@ cdef class Pager:
     def kernel_faults(self):
         """Whether faults raised inside system calls are served too."""
         return bool(pg_kernel_faults(self._open()))
+
+    @property
+    def shares_helper(self):
+        """Whether the process that runs the store may run those of other regions."""
+        return bool(pg_shares_helper(self._open()))
 
     @property
     def moves(self):

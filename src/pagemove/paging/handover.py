@@ -27,9 +27,10 @@ import threading
 from typing import Any
 
 from pagemove import limits
+from pagemove._native.pager import Host
 from pagemove.descriptors import identity_of
 from pagemove.errors import StoreError, UnsupportedError
-from pagemove.paging import helper
+from pagemove.paging import helper, hosts
 from pagemove.paging.imports import MAINS, are_installed, folder_of, library_path, program_path
 from pagemove.stores.base import Store
 
@@ -55,8 +56,13 @@ class Helper:
         Descriptor of the memory that holds the pickled store.
     log : int
         Descriptor that the process writes its log records to.
+    door : Door or None
+        To the process that may run the store besides others; None: it is to have one of its own.
+    is_new : bool
+        Whether that process has yet to be started.
     identities : tuple
-        What the two are, so that nothing is taken for them that has got their numbers.
+        What the two are, so that nothing is taken for them that has got their numbers; and the end
+        of the door.
 
     Raises
     ------
@@ -71,7 +77,7 @@ class Helper:
         that opens its own store; or the last of a long row of them.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, isolated: bool = False) -> None:
         if helper.importing_main:
             raise RuntimeError(
                 f"the main module opens {store!r} while the process that runs another store of it "
@@ -84,7 +90,8 @@ class Helper:
                 "first use"
             )
         self.argv = _command()
-        payload = _payload(store)
+        parts, modules, path = _parts(store)
+        payload = pickle.dumps(parts, pickle.HIGHEST_PROTOCOL)
         with contextlib.ExitStack() as stack:
             self.config = os.memfd_create("pagemove store")
             config = identity_of(self.config)
@@ -95,7 +102,7 @@ class Helper:
             records, self._log = map(stack.enter_context, pair)
             records = stack.enter_context(_above_standard(records))
             self.log = self._log.fileno()
-            self.identities = config, identity_of(self.log)
+            self.identities: tuple[tuple[int, int], ...] = config, identity_of(self.log)
             thread = threading.Thread(
                 target=_pass_on, args=(records,), name="pagemove-log", daemon=True
             )
@@ -110,9 +117,22 @@ class Helper:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             stack.pop_all()
+        how = self.argv, sorted(parts[0].items()), path, parts[3]
+        key = None if isolated else hosts.key_of(hosts.kind_of(store), how)
+        self.door, self.is_new = (key and hosts.door_for(key, modules)) or (None, False)
+        if self.door is not None:
+            self._fd, identity = self.door.end(self.is_new)
+            self.identities += (identity,)
+
+    @property
+    def shared(self) -> tuple[Host, int, bool] | None:
+        """The door, for the pager."""
+        return None if self.door is None else (self.door.host, self._fd, self.is_new)
 
     def close(self) -> None:
         """Close what the pager has copies of by now."""
+        if self.door is not None and self.is_new:
+            self.door.settle()
         if identity_of(self.config) == self.identities[0]:
             os.close(self.config)
         self._log.close()
@@ -191,7 +211,16 @@ def _is_started_instead() -> bool:
 
 
 def _payload(store: Store) -> bytes:
-    """Pickle what the process has to know: how to be like this one, then the store."""
+    return pickle.dumps(_parts(store)[0], pickle.HIGHEST_PROTOCOL)
+
+
+def _parts(
+    store: Store,
+) -> tuple[tuple[dict[str, Any], list[str], int, int, bytes], set[str], list[str]]:
+    """Return what the process has to know: how to be like this one, then the store, pickled.
+
+    And the modules that it imports for that, and the path without what these need.
+    """
     pickled = _pickled(store)
     preparation: dict[str, Any] = {"argv": sys.argv}
     with contextlib.suppress(OSError):  # the current directory may be gone
@@ -211,10 +240,9 @@ def _payload(store: Store) -> bytes:
             modules |= set(main.values())
     path = library_path() if are_installed(modules) else program_path()
     # Last: what is there must not pass for anything else.
-    path += sorted({each for name in modules if (each := folder_of(name)) and each not in path})
+    more = sorted({each for name in modules if (each := folder_of(name)) and each not in path})
     level = logging.getLogger().getEffectiveLevel()
-    parts = preparation, path, level, helper.depth + 1, pickled
-    return pickle.dumps(parts, pickle.HIGHEST_PROTOCOL)
+    return (preparation, path + more, level, helper.depth + 1, pickled), modules, path
 
 
 def _pickled(store: Store) -> bytes:
@@ -277,7 +305,7 @@ def _main() -> dict[str, str] | str:
 
 
 def _pass_on(records: socket.socket) -> None:
-    """Handle the log records of the process as if they were made here."""
+    """Handle the log records of the store as if they were made here, until it is done."""
     identity = identity_of(records.fileno())
     while data := records.recv(helper.LOG_RECORD):
         with contextlib.suppress(Exception):
@@ -290,3 +318,4 @@ def _pass_on(records: socket.socket) -> None:
         records.close()
     else:
         records.detach()
+    hosts.prune()

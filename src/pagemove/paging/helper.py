@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import logging
-import mmap
 import os
 import pickle
 import signal
@@ -14,13 +13,16 @@ import socket
 import struct
 import sys
 import traceback
-from _thread import start_new_thread
+from _thread import allocate_lock, get_ident
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from pagemove import limits, lowlevel
+from pagemove.paging.tenants import ANSWER as _ANSWER
+from pagemove.paging.tenants import DONE as _DONE
+from pagemove.paging.tenants import OF_THREADS, House, Tenant, received, say
 from pagemove.stores.base import Store, read_whole, write_whole
 from pagemove.stores.logs import hidden
 
@@ -34,75 +36,128 @@ preparing = False
 #: How many such processes there are between the program and this one, with this one.
 depth = 0
 
-# As in channel.c: operation, whether to write-protect, offset, length, address to copy to, if any;
-# and error, length of the text that follows.
+# As in channel.c: operation, whether to write-protect, offset, length, address to copy to, if any.
 _REQUEST = struct.Struct("=IIQQQ")
-_ANSWER = struct.Struct("=iI")
-_NUMBERS = struct.Struct("=QQ")
 _READ, _WRITE, _FLUSH = 0, 1, 2
 _TEXT = 4000
 _LARGEST_ERRNO = 4095
-_MOST_DESCRIPTORS = 68
 _CONTROL = 3
 
 # From before the program's main module is imported: gevent replaces both by what runs only when a
 # thread of this process waits in its way.
 _Socket = socket.socket
 
-_DONE = _ANSWER.pack(0, 0)
 _NO_MEMORY_TEXT = b"MemoryError, while another error was to be explained"
 # Made beforehand: there may be no memory for it when it is needed.
 _NO_MEMORY = _ANSWER.pack(errno.EIO, len(_NO_MEMORY_TEXT)) + _NO_MEMORY_TEXT
 
 
 class _LogToParent(logging.Handler):
-    def __init__(self, parent: socket.socket) -> None:
+    def __init__(self, house: House) -> None:
         super().__init__()
-        self._parent = parent
+        self._house = house
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send it, or drop it: a log that nobody reads must not hold up a store."""
         with contextlib.suppress(Exception):
+            # A thread of the store's own is nobody's in particular.
+            tenant = OF_THREADS.get(get_ident()) or self._house.anyone
+            if tenant is None:
+                return
             state = dict(record.__dict__, msg=record.getMessage(), args=None, exc_info=None)
             if record.exc_info and not record.exc_text:
                 state["exc_text"] = logging.Formatter().formatException(record.exc_info)
             for name, value in state.items():
                 state[name] = hidden(value) if isinstance(value, str) else value
-            self._parent.send(pickle.dumps(state)[:LOG_RECORD], socket.MSG_DONTWAIT)
+            tenant.log.send(pickle.dumps(state)[:LOG_RECORD], socket.MSG_DONTWAIT)
 
 
 def main() -> None:
-    """Serve a store until the other end of the control socket is gone."""
+    """Serve a store, and those that come by the door, until the last region has ended."""
     # ^C is meant for the program, and who ends all of its processes at once may find it
     # saving: this process ends when that does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.set_inheritable(_CONTROL, False)
-    control = socket.socket(fileno=_CONTROL)
-    numbers, descriptors, _, _ = socket.recv_fds(control, _NUMBERS.size, _MOST_DESCRIPTORS)
-    # What a store starts must not hold any of it: nobody would see this process end. (recv_fds
-    # ignores MSG_CMSG_CLOEXEC.)
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, False)
-    if not numbers:
+    control = _Socket(fileno=_CONTROL)
+    house = House()
+    house.enter()
+    try:
+        tenant = Tenant(control)
+    except EOFError:
         os._exit(0)
-    _, nbytes = _NUMBERS.unpack(numbers)
-    config, memory, log, region, *lines = descriptors
-    try:
-        store = _prepare(config, log)
-        buffers = mmap.mmap(memory, nbytes * len(lines))
-        for number, line in enumerate(lines):
-            view = memoryview(buffers)[number * nbytes : (number + 1) * nbytes]
-            _start_thread(_serve, (store, _Socket(fileno=line), view, region))
-    except BaseException as error:
-        _say(control, _failure(_limited(error)))
+    except OSError as error:
+        say(control, _failure(error))
         os._exit(1)
-    _say(control, _DONE)
-    control.recv(1)
     try:
-        store.close()
+        _prepare(tenant, house)
+        _open(tenant)
+    except BaseException as error:
+        say(control, _failure(_limited(error)))
+        os._exit(1)
+    if tenant.door is not None:
+        _let_in(house, tenant)
+    say(control, _DONE)
+    tenant.wait_for_end()
+    try:
+        tenant.close_store(waiting=False)
     finally:
         os._exit(0)
+
+
+def _let_in(house: House, first: Tenant) -> NoReturn:
+    """Serve others besides. Here, since what they import may want the main thread."""
+    assert first.store is not None
+    assert first.door is not None
+    house.stay(first)
+    say(first.control, _DONE)
+    door = _Socket(fileno=first.door)
+    while True:
+        message, descriptors = received(door, 1)
+        if not message:
+            break
+        house.enter()
+        control = _Socket(fileno=descriptors[0]) if descriptors else None
+        if control is None or house.is_full():
+            house.leave(control, None)
+            break
+        if first.store.restartable:
+            house.watch()
+        _take(house, control)
+    # Who knocks from now on finds nobody, and has a process of its own.
+    door.close()
+    forever = allocate_lock()
+    while True:
+        forever.acquire()
+
+
+def _take(house: House, control: socket.socket) -> None:
+    tenant = None
+    try:
+        # Of the region nothing is there before it knows which process has it.
+        process = os.pidfd_open(os.getpid())
+        try:
+            socket.send_fds(control, [b"x"], [process])
+        finally:
+            os.close(process)
+        tenant = Tenant(control)
+        OF_THREADS[get_ident()] = tenant
+        _, path, level, _, pickled = _handed(tenant)
+        # All but where its own modules are is as it was for the first.
+        sys.path += [entry for entry in path if entry not in sys.path]
+        logging.getLogger().setLevel(level)
+        _unpickle(tenant, pickled)
+        _open(tenant)
+        house.stay(tenant)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        house.leave(control, tenant)
+    except BaseException as error:
+        say(control, _failure(_limited(error)))
+        house.leave(control, tenant)
+    else:
+        say(control, _DONE)
+    finally:
+        OF_THREADS.pop(get_ident(), None)
 
 
 def _limited(error: BaseException) -> BaseException:
@@ -114,71 +169,76 @@ def _limited(error: BaseException) -> BaseException:
     return error
 
 
-def _start_thread(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    try:
-        start_new_thread(function, arguments)
-    except RuntimeError as error:
-        refused = OSError(errno.EAGAIN, f"a request under way needs a thread: {error}")
-        raise limits.explain(refused) from error
-
-
-def _say(control: socket.socket, answer: bytes) -> None:
-    """Say how it went, to a program that may be gone by now, or have given up."""
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        control.send(answer)
-
-
-def _prepare(config: int, log: int) -> Store:
-    global importing_main, preparing, depth
-    with open(config, "rb", closefd=False) as file:
+def _handed(tenant: Tenant) -> tuple[dict[str, Any], list[str], int, int, bytes]:
+    with open(tenant.config, "rb", closefd=False) as file:
         file.seek(0)
-        preparation, sys.path[:], level, depth, pickled = pickle.load(file)
+        parts: tuple[dict[str, Any], list[str], int, int, bytes] = pickle.load(file)
+    return parts
+
+
+def _prepare(tenant: Tenant, house: House) -> None:
+    """Become like the program, and take the first store."""
+    global importing_main, depth
+    preparation, sys.path[:], level, depth, pickled = _handed(tenant)
     sys.argv = preparation.pop("argv")
     with contextlib.suppress(OSError):
         os.chdir(preparation.pop("dir", "."))
     root = logging.getLogger()
-    root.addHandler(_LogToParent(socket.socket(fileno=log)))
+    root.addHandler(_LogToParent(house))
     root.setLevel(level)
+    OF_THREADS[get_ident()] = tenant
     if preparation:
         from multiprocessing import spawn
 
         importing_main = True
         spawn.prepare(preparation)
         importing_main = False
+    _unpickle(tenant, pickled)
+
+
+def _unpickle(tenant: Tenant, pickled: bytes) -> None:
+    global preparing
     preparing = True
-    store = pickle.loads(pickled)
-    preparing = False
+    try:
+        store = pickle.loads(pickled)
+    finally:
+        preparing = False
     assert isinstance(store, Store)
-    return store
+    tenant.store = store
 
 
-def _serve(store: Store, line: socket.socket, view: memoryview, region: int) -> None:
+def _open(tenant: Tenant) -> None:
+    tenant.open(_serve)
+
+
+def _serve(tenant: Tenant, line: socket.socket, view: memoryview) -> None:
     """Answer the requests of one line, one after another."""
     source = np.frombuffer(view, np.uint8).ctypes.data
-    with line:
-        while True:
-            try:
-                request = line.recv(_REQUEST.size)
-            except MemoryError:
-                continue
-            if not request:
-                return
-            # Whatever is raised is an answer: without one the parent knows nothing, and this line
-            # is lost to it.
-            try:
-                answer = _answer(store, request, view, region, source)
-            except BaseException as error:
-                answer = _failure(error)
-            with contextlib.suppress(BrokenPipeError):
-                line.send(answer)
+    while True:
+        try:
+            request = line.recv(_REQUEST.size)
+        except MemoryError:
+            continue
+        if not request:
+            return
+        # Whatever is raised is an answer: without one the parent knows nothing, and this line
+        # is lost to it.
+        try:
+            answer = _answer(tenant, request, view, source)
+        except BaseException as error:
+            answer = _failure(error)
+        with contextlib.suppress(BrokenPipeError):
+            line.send(answer)
 
 
-def _answer(store: Store, request: bytes, view: memoryview, region: int, source: int) -> bytes:
+def _answer(tenant: Tenant, request: bytes, view: memoryview, source: int) -> bytes:
+    store = tenant.store
+    assert store is not None
     operation, protect, offset, length, address = _REQUEST.unpack(request)
     if operation == _READ:
         read_whole(store, offset, view[:length])
         if address:
-            lowlevel.copy(region, address, source, length, 2 * protect)
+            tenant.put(lowlevel.copy, address, source, length, 2 * protect)
     elif operation == _WRITE:
         write_whole(store, offset, view[:length].toreadonly())
     elif operation == _FLUSH:

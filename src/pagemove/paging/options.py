@@ -49,6 +49,7 @@ class ModelessOptions(TypedDict, total=False):
     writeback_interval: float | None
     name: str | None
     replay: str | os.PathLike[str] | None
+    isolated: bool
 
 
 class PagingOptions(ModelessOptions, total=False):
@@ -79,6 +80,8 @@ class Checked:
         After how long changed blocks are written; 0: when they have to leave.
     name : bytes
         Of the mapping.
+    isolated : bool
+        Whether its store is to have a helper process of its own.
     """
 
     block_size: int
@@ -90,6 +93,7 @@ class Checked:
     timeout_ns: int
     writeback_ns: int
     name: bytes
+    isolated: bool
 
     @property
     def spill_directory(self) -> bytes:
@@ -140,6 +144,7 @@ def checked(
     store_timeout: float,
     name: str | None,
     writeback_interval: float | None = None,
+    isolated: bool = False,
     called: Mapping[str, str] = MappingProxyType({}),
 ) -> Checked:
     """Check the arguments of a region over so many bytes; ValueError with the remedy.
@@ -179,6 +184,7 @@ def checked(
         timeout_ns=math.ceil(store_timeout * 1e9),
         writeback_ns=_interval(writeback_interval),
         name=checked_name(name),
+        isolated=bool(isolated),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self, SupportsIndex
 
 from pagemove import limits
 from pagemove._native.pager import Pager
-from pagemove.paging import failures, gather, refusals, registry, sigterm, trace, working_set
+from pagemove.paging import failures, gather, hosts, refusals, registry, sigterm, trace, working_set
 from pagemove.paging.available import promise
 from pagemove.paging.budget import Budget
 from pagemove.paging.exits import save_at_exit, tell
@@ -48,6 +48,7 @@ _OF_THE_PAGER = frozenset(
         "pin_blocks",
         "recorded",
         "replay",
+        "shares_helper",
         "state_bytes",
         "store_stats",
         "unpin_blocks",
@@ -67,7 +68,8 @@ class PagedMemory(Pager, Viewable):
     store : Store, optional
         Where the blocks come from. Of a `FileStore` the region keeps its own descriptor, so the
         store may be closed before it. Any other store is pickled, and served by a helper process
-        that ends with the region; its buffers, at most a quarter of the limit, are its own memory.
+        that ends with its last region; its buffers, at most a quarter of the limit, are its own
+        memory.
     nbytes : int, optional
         Instead of a store: memory of so many bytes, zero until written, whose blocks are kept
         compressed by the helper while they are not resident (`stores.CompressedStore`). The mode
@@ -97,6 +99,9 @@ class PagedMemory(Pager, Viewable):
         As for `pagemove.Memory`: shown in /proc/self/maps where the kernel can.
     replay : path-like, optional
         A file that `record` has made: its blocks are read ahead in that order.
+    isolated : bool
+        Whether the store is to have a helper process of its own; by default it shares one with
+        others, see Notes. Of a file that the pager reads itself it changes nothing.
 
     Raises
     ------
@@ -140,6 +145,18 @@ class PagedMemory(Pager, Viewable):
     changed and is tried again; `stats` counts that, and a message says so. SIGTERM with the default
     action saves before it ends the program: `pagemove.save_on_sigterm`.
 
+    **One helper process** runs the stores of all regions, as long as it would be started alike for
+    each: same user, directory, environment, limits, and modules. Each store is a copy of its own,
+    with threads of its own, so one that hangs holds up its own region only; a store that holds the
+    GIL holds up the others. If the process dies, or one of its stores does not release the GIL for
+    2 s, each region goes on with a process of its own, and requests under way are made again. After
+    that it is started anew once more, as one that was alone from the start. A store that cannot be
+    started anew (`Store.restartable`) has its own from the start; those of `nbytes` share one with
+    each other. With a limit on address space, data or CPU time (RLIMIT_AS, RLIMIT_DATA, RLIMIT_CPU)
+    no process is shared. ``isolated=True`` is for a store that may end its process, that computes
+    for long with the GIL held, or that changes what belongs to the process (directory, environment,
+    POSIX locks).
+
     A core dump does not have the region's memory. With ``PAGEMOVE_CORE_DUMPS=1`` in the environment
     it has the blocks that are resident; writing it then takes time for the region's whole length.
 
@@ -158,8 +175,9 @@ class PagedMemory(Pager, Viewable):
     region, and anew once all have gone.
 
     A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
-    and four threads; neither depends on the length of the store. With a helper process it takes
-    as long as a Python interpreter takes to start, and a thread for each request under way.
+    and four threads; neither depends on the length of the store. The first with a helper process
+    takes as long as a Python interpreter takes to start; each has a thread for each request under
+    way.
 
     Examples
     --------
@@ -188,6 +206,7 @@ class PagedMemory(Pager, Viewable):
         writeback_interval: float | None = 30.0,
         name: str | None = None,
         replay: str | os.PathLike[str] | None = None,
+        isolated: bool = False,
     ) -> None:
         if store is None and mode == "r":
             mode = "r+"  # there is nothing to read yet
@@ -203,6 +222,7 @@ class PagedMemory(Pager, Viewable):
             store_timeout=store_timeout,
             writeback_interval=writeback_interval,
             name=name,
+            isolated=isolated,
         )
         # Before anything is opened: it may be refused.
         order = working_set.load(replay, store.nbytes, options.block_size) if replay else b""
@@ -216,6 +236,7 @@ class PagedMemory(Pager, Viewable):
             "store_timeout": store_timeout,
             "writeback_interval": writeback_interval,
             "name": name,
+            "isolated": options.isolated,
         }
         self._record: str | os.PathLike[str] | None = None
         self._mode = mode
@@ -254,7 +275,9 @@ class PagedMemory(Pager, Viewable):
         lines = 0
         try:
             writes = options.mode == MODES["r+"]
-            with serving(store, options.block_size, options.limit, writes=writes) as served:
+            with serving(
+                store, options.block_size, options.limit, writes=writes, isolated=options.isolated
+            ) as served:
                 lines = served["helper"][3] if served["helper"] else 0
                 super().__init__(
                     nbytes=store.nbytes,
@@ -271,6 +294,9 @@ class PagedMemory(Pager, Viewable):
                     name=options.name,
                     **served,
                 )
+                door = served["door"]
+                if door is not None and not door[2] and not self.shares_helper:
+                    hosts.forget(door[0])
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 features(refresh=True).require("paging")
@@ -531,6 +557,7 @@ class PagedMemory(Pager, Viewable):
         try:
             super().close()
         finally:
+            hosts.prune()
             # Also when Control-C has come: it has been flushed, so nothing is being written.
             if self.closed and self._file_lock is not None:
                 self._file_lock.close()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
+from pagemove._native.pager import Host
 from pagemove.descriptors import identity_of
 from pagemove.paging.options import Size
 from pagemove.paging.sizes import nbytes_of
@@ -27,6 +28,7 @@ class Serving(TypedDict):
     injection: list[tuple[int, int, int, int, int]]
     helper: tuple[list[bytes], int, int, int, int, int, int] | None
     identities: Sequence[tuple[int, int]]
+    door: tuple[Host, int, bool] | None
 
 
 def is_native(store: Store) -> bool:
@@ -63,7 +65,7 @@ def _in_file(store: Store) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def serving(
-    store: Store, block_size: int, limit: int, *, writes: bool = False
+    store: Store, block_size: int, limit: int, *, writes: bool = False, isolated: bool = False
 ) -> Iterator[Serving]:
     """Return what the pager needs to open a region over the store.
 
@@ -75,6 +77,8 @@ def serving(
         Bytes; no limit is 0.
     writes : bool
         Whether the region writes.
+    isolated : bool
+        Whether no other store may run in the helper that runs it.
 
     Raises
     ------
@@ -89,7 +93,13 @@ def serving(
         with _file_of(whole, writes=writes) as fd:
             known = (identity_of(fd),)
             yield Serving(
-                fd=fd, offset=first, label=label, injection=injection, helper=None, identities=known
+                fd=fd,
+                offset=first,
+                label=label,
+                injection=injection,
+                helper=None,
+                identities=known,
+                door=None,
             )
         return
     place = _in_file(whole)
@@ -97,13 +107,19 @@ def serving(
         fd, offset = place[0], place[1] + first
         known = (identity_of(fd),)
         yield Serving(
-            fd=fd, offset=offset, label=label, injection=[], helper=None, identities=known
+            fd=fd,
+            offset=offset,
+            label=label,
+            injection=[],
+            helper=None,
+            identities=known,
+            door=None,
         )
         return
     from pagemove.paging.handover import Helper  # and multiprocessing, which files do not need
 
     count, nbytes = lines(block_size, limit, store.concurrency)
-    with contextlib.closing(Helper(store)) as helper:
+    with contextlib.closing(Helper(store, isolated=isolated)) as helper:
         retryable = int(store.flush_retryable)
         numbers = helper.config, helper.log, count, nbytes, int(store.restartable), retryable
         process = (helper.argv, *numbers)
@@ -114,6 +130,7 @@ def serving(
             injection=[],
             helper=process,
             identities=helper.identities,
+            door=helper.shared,
         )
 
 

@@ -61,7 +61,7 @@ class TestLifetime:
             for pid in alive:
                 os.kill(pid, signal.SIGKILL)
 
-    def test_it_ends_with_itsreined_region(self, tmp_path):
+    def test_it_ends_with_its_region(self, tmp_path):
         assert child(_closed, tmp_path) == []
 
     def test_close_does_not_wait_for_a_fault_under_way(self, tmp_path):
@@ -129,7 +129,7 @@ if __name__ == "__main__":
 
 
 def _closed(folder: Path) -> list[int]:
-    regions = [reined_region(folder)[1] for _ in range(2)]
+    regions = [reined_region(folder, isolated=True)[1] for _ in range(2)]
     assert len(helpers()) == 2
     for region in regions:
         touch(region.address)

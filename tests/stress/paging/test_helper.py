@@ -286,7 +286,7 @@ def _one_dies(folder: Path, block: int) -> dict[str, Any]:
     """Kill the helper of one region twice while another one is used."""
     original = numbered(COUNT * block)
     stores = [reined(folder, original) for _ in range(2)]
-    how: dict[str, Any] = {"block_size": block, "prefetch": "off"}
+    how: dict[str, Any] = {"block_size": block, "prefetch": "off", "isolated": True}
     first = PagedMemory(stores[0], store_timeout=3, **how)
     (victim,) = helpers()
     limit = COUNT // 4 * block

@@ -61,7 +61,11 @@ class Cycle:
         block = chance.choice([4 * K, 4 * K, 64 * K])
         before = set(helpers())
         self.region = PagedMemory(
-            _parting(folder, block, seed), block_size=block, store_timeout=0.1, prefetch="off"
+            _parting(folder, block, seed),
+            block_size=block,
+            store_timeout=0.1,
+            prefetch="off",
+            isolated=True,
         )
         (self.helper,) = set(helpers()) - before
         self.start, self.nbytes = self.region.address, self.region.nbytes

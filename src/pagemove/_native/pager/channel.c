@@ -12,6 +12,7 @@
 
 #include "clock.h"
 #include "helper.h"
+#include "host.h"
 #include "store.h"
 
 /* ns: a store that is to be tried once only still needs time to answer. */
@@ -162,6 +163,11 @@ uint64_t pg_channel_bytes(const struct pg_channel *channel)
     return channel->count * channel->buffer_size;
 }
 
+int pg_channel_shares(const struct pg_channel *channel)
+{
+    return __atomic_load_n(&channel->shares, __ATOMIC_RELAXED);
+}
+
 uint64_t pg_channel_restarts(const struct pg_channel *channel)
 {
     return __atomic_load_n(&channel->restarts, __ATOMIC_RELAXED);
@@ -250,8 +256,14 @@ int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout
     channel->region = region;
     channel->timeout = timeout_ns > LEAST_PATIENCE ? timeout_ns : LEAST_PATIENCE;
     channel->restarts_left = helper->restarts;
+    channel->restartable = helper->restarts > 0;
     channel->given_up = helper->given_up;
     channel->control = channel->config = channel->log = channel->memfd = channel->process = -1;
+    channel->leaving = -1;
+    channel->door = helper->door_fd;
+    channel->door_is_new = helper->door_is_new;
+    if (helper->host)
+        channel->host = pg_host_hold(helper->host);
     channel->lines = make_lines(channel->count);
     channel->sockets = no_descriptors(channel->count);
     channel->argv = pg_copy_arguments(helper->argv);
@@ -259,6 +271,10 @@ int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout
         channel->lines && channel->sockets && channel->argv ? open_files(channel, helper) : -ENOMEM;
     if (!error)
         error = pg_helper_start(channel, text);
+    /* It leads to the first helper only, which ends when nobody has a way to it any more. */
+    if (channel->door >= 0)
+        close(channel->door);
+    channel->door = -1;
     if (error) {
         pg_channel_close(channel, 0);
         return error;
@@ -292,9 +308,11 @@ void pg_channel_forget(struct pg_channel *channel)
     }
     if (channel->control >= 0)
         close(channel->control);
+    if (channel->leaving >= 0)
+        close(channel->leaving);
     if (channel->process >= 0)
         close(channel->process);
-    channel->control = channel->process = -1;
+    channel->control = channel->leaving = channel->process = -1;
     channel->count = 0;
 }
 
@@ -326,5 +344,8 @@ void pg_channel_close(struct pg_channel *channel, int inherited)
     pg_free_arguments(channel->argv);
     free(channel->lines);
     free(channel->sockets);
+    pg_host_leave(channel);
+    if (channel->host)
+        pg_host_release(channel->host);
     free(channel);
 }

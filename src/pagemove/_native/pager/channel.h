@@ -63,6 +63,9 @@ int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, int *sai
 /* Memory that the buffers of all lines can take. */
 uint64_t pg_channel_bytes(const struct pg_channel *channel);
 
+/* Whether the helper may run the stores of other regions too. */
+int pg_channel_shares(const struct pg_channel *channel);
+
 /* How often the helper was started anew. */
 uint64_t pg_channel_restarts(const struct pg_channel *channel);
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "host.h"
 
 /* What a library of before Linux 5.4 lacks. */
 #ifndef SYS_pidfd_send_signal
@@ -19,11 +20,13 @@
 #endif
 enum { WAIT_BY_PIDFD = 3 };
 
-enum { CONTROL_FD = 3, MESSAGE = PG_TEXT + 16, HANDED = 4, LARGEST_ERRNO = 4095 };
+enum { CONTROL_FD = 3, MESSAGE = PG_TEXT + 16, HANDED = 5, LARGEST_ERRNO = 4095 };
 
 /* ns: to start; to end of its own accord, with its store closed; and once it has been killed. */
 #define START UINT64_C(30000000000)
 #define FAREWELL UINT64_C(1000000000)
+/* The same where others have to start one each if it is killed. */
+#define LONG_FAREWELL UINT64_C(3000000000)
 #define DYING UINT64_C(2000000000)
 /* Between looks whether its start was given up. */
 #define LOOK UINT64_C(100000000)
@@ -55,7 +58,7 @@ static int error_of(const struct answer *answer)
     return -EIO;
 }
 
-static int wait_readable(int fd, uint64_t deadline)
+int pg_wait_readable(int fd, uint64_t deadline)
 {
     struct pollfd polled = {fd, POLLIN, 0};
     int ready;
@@ -71,7 +74,7 @@ int pg_helper_receive(int fd, uint64_t deadline, int *said, char text[PG_TEXT])
     char message[MESSAGE];
     struct answer answer;
     ssize_t got;
-    int error = deadline ? wait_readable(fd, deadline) : 0;
+    int error = deadline ? pg_wait_readable(fd, deadline) : 0;
     size_t length;
 
     text[0] = 0;
@@ -100,38 +103,68 @@ static int has_ended(int process, uint64_t patience)
 {
     siginfo_t ignored;
 
-    if (wait_readable(process, pg_now() + patience))
+    if (pg_wait_readable(process, pg_now() + patience))
         return 0;
     /* It is this process's child after all where this one is the init of a container. */
     waitid((idtype_t)WAIT_BY_PIDFD, (id_t)process, &ignored, WEXITED | WNOHANG | __WALL);
     return 1;
 }
 
-int pg_helper_end(struct pg_channel *channel)
+static void close_if_open(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* It ends, or is done with this region, when it sees this. */
+static void say_farewell(struct pg_channel *channel)
 {
     pthread_mutex_lock(&channel->lock);
-    if (channel->control >= 0)
-        close(channel->control); /* it ends when it sees this */
-    channel->control = -1;
+    if (channel->control >= 0 && channel->shares) {
+        shutdown(channel->control, SHUT_WR);
+        channel->leaving = channel->control;
+        channel->control = -1;
+    }
+    close_if_open(&channel->control);
     pthread_mutex_unlock(&channel->lock);
-    if (channel->process < 0)
-        return 0;
-    if (!has_ended(channel->process, FAREWELL)) {
+}
+
+/* Wait until it is done with this region, or has ended. */
+static int has_let_go(const struct pg_channel *channel)
+{
+    int company = pg_has_company(channel);
+
+    if (channel->leaving >= 0 &&
+        pg_host_lets_go(channel->leaving, channel->process, company ? LONG_FAREWELL : FAREWELL))
+        return 1;
+    return has_ended(channel->process, channel->leaving >= 0 ? 0 : FAREWELL);
+}
+
+int pg_helper_end(struct pg_channel *channel)
+{
+    say_farewell(channel);
+    if (channel->process >= 0 && !has_let_go(channel)) {
+        /* What others have there and nowhere else would be lost. */
+        if (pg_has_company(channel) && !channel->restartable)
+            return -EBUSY;
         syscall(SYS_pidfd_send_signal, channel->process, SIGKILL, NULL, 0);
         if (!has_ended(channel->process, DYING))
             return -EBUSY;
     }
-    close(channel->process);
-    channel->process = -1;
+    close_if_open(&channel->process);
+    close_if_open(&channel->leaving);
+    pg_host_leave(channel);
     return 0;
 }
 
 /* Hand the helper what it needs: its configuration, the memory, and its ends of all lines. */
 static int send_descriptors(int control, const struct pg_channel *channel, const int *theirs)
 {
-    uint64_t numbers[2] = {channel->count, channel->buffer_size};
+    int has_door = channel->shares && channel->door_is_new;
+    uint64_t numbers[3] = {channel->count, channel->buffer_size, (uint64_t)has_door};
     struct iovec vector = {numbers, sizeof numbers};
-    size_t count = channel->count + HANDED;
+    size_t count = channel->count + HANDED - !has_door;
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int) * (PG_LINES + HANDED))];
@@ -150,7 +183,9 @@ static int send_descriptors(int control, const struct pg_channel *channel, const
     memcpy(&descriptors[1], &channel->memfd, sizeof(int));
     memcpy(&descriptors[2], &channel->log, sizeof(int));
     memcpy(&descriptors[3], &channel->region, sizeof(int));
-    memcpy(&descriptors[HANDED], theirs, channel->count * sizeof(int));
+    memcpy(&descriptors[4], theirs, channel->count * sizeof(int));
+    if (has_door)
+        memcpy(&descriptors[count - 1], &channel->door, sizeof(int));
     return sendmsg(control, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
@@ -161,8 +196,7 @@ static void close_all(const int *descriptors, uint32_t count)
             close(descriptors[i]);
 }
 
-/* A pair of sockets, each at a descriptor above those of standard input, output and error. */
-static int make_pair(int pair[2])
+int pg_make_pair(int pair[2])
 {
     int error;
 
@@ -190,7 +224,7 @@ static int move_away(int *fd)
     return error;
 }
 
-static int is_given_up(const struct pg_channel *channel)
+int pg_is_given_up(const struct pg_channel *channel)
 {
     return channel->given_up && __atomic_load_n(channel->given_up, __ATOMIC_ACQUIRE);
 }
@@ -205,7 +239,7 @@ static int get_ready(const struct pg_channel *channel, int control, char text[PG
         now = pg_now();
         error =
             pg_helper_receive(control, now + LOOK < deadline ? now + LOOK : deadline, &said, text);
-    } while (error == -PG_NO_ANSWER && now < deadline && !is_given_up(channel));
+    } while (error == -PG_NO_ANSWER && now < deadline && !pg_is_given_up(channel));
     if (error == -PG_NO_ANSWER)
         strcpy(text, "the helper process did not have its store within 30 s: importing its module, "
                      "or unpickling it, takes too long; what a script does belongs under "
@@ -218,16 +252,19 @@ static int get_ready(const struct pg_channel *channel, int control, char text[PG
 
 int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT])
 {
-    int theirs[PG_LINES], pair[2], control[2], error;
+    int theirs[PG_LINES], pair[2], control[2] = {-1, -1}, error = 0;
     uint32_t made = 0;
 
     text[0] = 0;
-    error = make_pair(control);
-    if (error)
-        return error;
-    error = move_away(&control[1]);
+    control[0] = pg_host_join(channel);
+    if (control[0] < 0) {
+        error = pg_make_pair(control);
+        if (error)
+            return error;
+        error = move_away(&control[1]);
+    }
     while (made < channel->count && !error) {
-        error = make_pair(pair);
+        error = pg_make_pair(pair);
         if (error)
             break;
         channel->sockets[made] = pair[0];
@@ -240,7 +277,7 @@ int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT])
     pthread_mutex_unlock(&channel->lock);
     if (!error)
         error = send_descriptors(control[0], channel, theirs);
-    if (!error) {
+    if (!error && channel->process < 0) {
         int process = pg_spawn(channel->argv, control[1]);
         error = process < 0 ? process : 0;
         channel->process = process < 0 ? -1 : process;

@@ -29,11 +29,16 @@ struct pg_channel {
     uint32_t count;
     int memfd, config, log, region, control;
     int process; /* a pidfd: a number could be another process's by now. -1: there is no helper */
+    int leaving; /* `control`, once the region has asked a shared helper to let it go */
+    int door, door_is_new;
+    struct pg_host *host; /* of the first helper, if that may be shared */
+    int shares;           /* the present helper is that one */
     uint64_t buffer_size, timeout;
     char **argv;
     const int *given_up; /* of the first start, or NULL: set when nobody waits for it any more */
     int restarts_left, stopping;
-    int starting; /* `starter` starts a helper: process and sockets are its own meanwhile */
+    int restartable; /* another process can go on with its store */
+    int starting;    /* `starter` starts a helper: process and sockets are its own meanwhile */
     int has_starter;
     pthread_t starter;
     uint64_t restarts;
@@ -46,12 +51,22 @@ struct pg_channel {
 /* The same file at a descriptor that is none of standard input, output and error, or -errno. */
 int pg_above_standard(int fd);
 
+/* A pair of sockets, each at a descriptor above those of standard input, output and error. */
+int pg_make_pair(int pair[2]);
+
+/* 0, -PG_NO_ANSWER or -errno. */
+int pg_wait_readable(int fd, uint64_t deadline);
+
+/* Whether nobody waits for the helper that is being started. */
+int pg_is_given_up(const struct pg_channel *channel);
+
 /* Start a helper, and wait until it has its store. For the starter, and whoever opens. */
 int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT]);
 
-/* End it, and wait until it has ended: 0, then nothing that it was asked for can happen any more.
- * -EBUSY: not even SIGKILL has ended it so far; it hangs in the kernel. For the same two, and
- * whoever closes. */
+/* End it, or leave it to the others that share it, and wait for that: 0, then nothing that it was
+ * asked for can happen any more. -EBUSY: not even SIGKILL has ended it so far, for it hangs in the
+ * kernel; or it has all there is of what others keep in it. For the same two, and whoever closes.
+ */
 int pg_helper_end(struct pg_channel *channel);
 
 /* One answer. 0: `said` is what the store said of it, 0 or -errno, and `text` explains that.

@@ -14,6 +14,7 @@
 #include "channel.h"
 #include "clock.h"
 #include "helper.h"
+#include "host.h"
 #include "limits.h"
 #include "region.h"
 
@@ -23,6 +24,9 @@
 /* Only for the thread that note_death has made. */
 static int start_again(struct pg_channel *channel, char text[PG_TEXT])
 {
+    /* One that others share may have ended for their sake. */
+    int blameless = pg_had_company(channel) && channel->restarts_left > 0;
+
     text[0] = 0;
     /* A helper that hangs in the kernel may still carry out what it was asked for. */
     while (pg_helper_end(channel))
@@ -34,7 +38,7 @@ static int start_again(struct pg_channel *channel, char text[PG_TEXT])
             close(channel->sockets[i]);
         channel->sockets[i] = -1;
     }
-    if (channel->restarts_left-- <= 0)
+    if (!blameless && channel->restarts_left-- <= 0)
         return -EPIPE;
     __atomic_add_fetch(&channel->restarts, 1, __ATOMIC_RELAXED);
     return pg_helper_start(channel, text);

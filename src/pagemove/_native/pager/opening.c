@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "channel.h"
+#include "host.h"
 
 static char *copy_text(const char *text, int *failed)
 {
@@ -28,6 +29,8 @@ static void copy_helper(struct pg_opening *opening, const struct pg_helper *help
 {
     opening->helper = *helper;
     opening->helper.given_up = &opening->given_up;
+    if (helper->host)
+        pg_host_hold(helper->host);
     opening->helper.argv = (const char *const *)pg_copy_arguments(helper->argv);
     *failed |= !opening->helper.argv;
     opening->config.helper = &opening->helper;
@@ -62,5 +65,7 @@ void pg_free_opening(struct pg_opening *opening)
     free((char *)opening->config.spill_directory);
     free((struct pg_injection *)opening->config.injections);
     pg_free_arguments((char **)opening->helper.argv);
+    if (opening->helper.host)
+        pg_host_release(opening->helper.host);
     free(opening);
 }

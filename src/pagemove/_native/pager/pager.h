@@ -58,7 +58,10 @@ struct pg_helper {
     uint64_t buffer_size; /* bytes of the largest request */
     int restarts;         /* how often it is started anew when it has ended */
     const int *given_up;  /* the pager's own */
-    int flush_retryable;  /* a flush that has failed lost nothing: asking again is enough */
+    struct pg_host *host; /* of the process that is to be shared, and `door_fd` leads to; or NULL */
+    int door_fd; /* to a process that runs others; or, if it is new, of one to be started */
+    int door_is_new;
+    int flush_retryable; /* a flush that has failed lost nothing: asking again is enough */
 };
 
 enum { PG_LINES = 64, PG_TEXT = 4096 /* the longest explanation of a failure */ };
@@ -67,9 +70,9 @@ struct pg_config {
     const struct pg_helper *helper; /* or NULL: the store is a file */
 
     int fd; /* of the file; duplicated */
-    /* What `fd`, or what is handed to the helper, config_fd and log_fd, was when it was made: the
-     * program may have closed it since. An inode of PM_NO_FILE: not known. */
-    struct pm_identity identities[2];
+    /* What `fd`, or what is handed to the helper, config_fd, log_fd and door_fd, was when it was
+     * made: the program may have closed it since. An inode of PM_NO_FILE: not known. */
+    struct pm_identity identities[3];
     uint64_t offset; /* of the store's first byte in the file */
     uint64_t nbytes; /* of the store; what lies beyond in the last block reads as zeros */
     const char *label;
@@ -138,6 +141,9 @@ uint64_t pg_address(const struct pg_region *region);
 /* Whether faults raised inside the kernel (read(2) into the region) are served: they are not
  * where the process may only have UFFD_USER_MODE_ONLY. */
 int pg_kernel_faults(const struct pg_region *region);
+
+/* Whether the process that runs its store may run those of other regions. */
+int pg_shares_helper(const struct pg_region *region);
 
 /* Whether blocks leave by UFFDIO_MOVE; else by mremap, and arrive by copy. */
 int pg_moves(const struct pg_region *region);

@@ -296,6 +296,11 @@ int pg_lost(const struct pg_region *region)
     return pg_is_lost(region);
 }
 
+int pg_shares_helper(const struct pg_region *region)
+{
+    return region->store.channel && pg_channel_shares(region->store.channel);
+}
+
 uint64_t pg_address(const struct pg_region *region)
 {
     return region->base;

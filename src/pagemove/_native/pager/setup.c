@@ -139,10 +139,13 @@ static int start_threads(struct pg_region *region)
 static int own_table(const struct pg_region *region, const struct pg_config *config)
 {
     int kept[8] = {region->watched}, count = 1;
+    const int door = config->helper ? config->helper->door_fd : -1;
 
     if (config->helper) {
         kept[count++] = config->helper->config_fd;
         kept[count++] = config->helper->log_fd;
+        if (door >= 0)
+            kept[count++] = door;
         for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
             if (fcntl(fd, F_GETFD) >= 0)
                 kept[count++] = fd;
@@ -153,8 +156,9 @@ static int own_table(const struct pg_region *region, const struct pg_config *con
 }
 
 /* Whether what was kept is what was passed. Nobody can close it from now on. */
-static int check_kept(const struct pg_config *config, char *text)
+static int check_kept(struct pg_opening *opening, char *text)
 {
+    const struct pg_config *config = &opening->config;
     const struct pg_helper *helper = config->helper;
     int fds[] = {helper ? helper->config_fd : config->fd, helper ? helper->log_fd : -1};
 
@@ -166,6 +170,9 @@ static int check_kept(const struct pg_config *config, char *text)
                  "opened; open it after that");
         return -EBADF;
     }
+    /* Without it the region has a process of its own. */
+    if (helper && helper->door_fd >= 0 && !pm_is_still(helper->door_fd, config->identities[2]))
+        opening->helper.door_fd = -1;
     return 0;
 }
 
@@ -180,7 +187,7 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
     pthread_cond_broadcast(&region->answered);
     pthread_mutex_unlock(&region->calls_lock);
     if (!error)
-        error = check_kept(config, text);
+        error = check_kept(opening, text);
     if (!error)
         error = pg_uffd_open(&region->uffd, config->moves, config->kernel_faults);
     if (!error)

@@ -1,0 +1,288 @@
+"""The stores that a helper process runs, each for one region: what they get, and how they leave.
+
+Nothing here waits by what a program's main module may replace: gevent's threads and locks run only
+when a thread of this process waits in its way.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import mmap
+import os
+import socket
+import struct
+from _thread import allocate_lock, get_ident, start_new_thread
+from collections.abc import Callable
+from typing import Any
+
+from pagemove import limits
+from pagemove._native.pager import beat, watch_beats
+from pagemove.stores.base import Store
+
+#: Of the answers of `pagemove.paging.helper`: error, length of the text that follows.
+ANSWER = struct.Struct("=iI")
+#: Nothing went wrong.
+DONE = ANSWER.pack(0, 0)
+# As in host.c: this process is done with a region.
+_LEFT = ANSWER.pack(-1, 0)
+
+_NUMBERS = struct.Struct("=QQQ")
+_FIXED = 4
+_MOST_DESCRIPTORS = 69
+
+# s. A store that only reads may take so long to close, or to return from a read, before its region
+# has done without. One that holds the interpreter for the other is in the way of all others.
+_FAREWELL = 1.0
+_HELD = 2.0
+# Of the descriptors that this process may have, the share that regions may take.
+_SHARE = 0.75
+
+_Socket = socket.socket
+
+
+def received(sender: socket.socket, nbytes: int) -> tuple[bytes, list[int]]:
+    """Receive a message with descriptors, none of which a program that a store starts gets."""
+    # socket.recv_fds ignores its flags.
+    room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
+    message, ancillary, _, _ = sender.recvmsg(nbytes, room, socket.MSG_CMSG_CLOEXEC)
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) // found.itemsize * found.itemsize])
+    return message, list(found)
+
+
+def say(control: socket.socket, answer: bytes) -> None:
+    """Say how it went, to a program that may be gone by now, or have given up."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        control.send(answer)
+
+
+def start_thread(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Start one, or say which limit is in the way."""
+    try:
+        start_new_thread(function, arguments)
+    except RuntimeError as error:
+        refused = OSError(errno.EAGAIN, f"a request under way needs a thread: {error}")
+        raise limits.explain(refused) from error
+
+
+class Tenant:
+    """What a region has handed over: its store, once that is unpickled, and the ways to it.
+
+    Parameters
+    ----------
+    control : socket
+        Where it comes from. Its end is that of the region.
+
+    Raises
+    ------
+    EOFError
+        The region was given up.
+    OSError
+        This process may not have so many descriptors.
+
+    Attributes
+    ----------
+    config, log : int
+        Descriptors of its pickled store, and of what its log records go to.
+    door : int or None
+        By which others come.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        message, found = received(control, _NUMBERS.size)
+        if not message:
+            raise EOFError
+        count, self.nbytes, has_door = _NUMBERS.unpack(message)
+        if len(found) != _FIXED + count + has_door:
+            for each in found:
+                os.close(each)
+            raise limits.explain(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+        self.door = found.pop() if has_door else None
+        self.config, self._memory, log, self._region, *lines = found
+        self.log = _Socket(fileno=log)
+        self._lines = [_Socket(fileno=line) for line in lines]
+        self.store: Store | None = None
+        self._gate = allocate_lock()
+        self._gone = False
+        self._counting, self._running = allocate_lock(), 0
+        self._quiet = allocate_lock()
+
+    def open(self, serve: Callable[[Tenant, socket.socket, memoryview], None]) -> None:
+        """Have a thread serve each line."""
+        try:
+            buffers = mmap.mmap(self._memory, self.nbytes * len(self._lines))
+        finally:
+            os.close(self._memory)
+            self._memory = -1
+        for number, line in enumerate(self._lines):
+            view = memoryview(buffers)[number * self.nbytes : (number + 1) * self.nbytes]
+            self._begin()
+            try:
+                start_thread(self._run, (serve, line, view))
+            except BaseException:
+                self._finish()
+                raise
+
+    def _begin(self) -> None:
+        with self._counting:
+            if not self._running:
+                self._quiet.acquire()
+            self._running += 1
+
+    def _finish(self) -> None:
+        with self._counting:
+            self._running -= 1
+            if not self._running:
+                self._quiet.release()
+
+    def _run(self, serve: Callable[..., None], line: socket.socket, view: memoryview) -> None:
+        OF_THREADS[get_ident()] = self
+        try:
+            with line:
+                serve(self, line, view)
+        finally:
+            del OF_THREADS[get_ident()]
+            self._finish()
+
+    def put(self, copy: Callable[..., object], address: int, source: int, *how: int) -> None:
+        """Copy into the region, which is there until its helper has said that it is done."""
+        with self._gate:
+            if self._gone:
+                raise OSError(errno.ESHUTDOWN, "its region was closed")
+            copy(self._region, address, source, *how)
+
+    def wait_for_end(self) -> None:
+        """Wait for the region's end, and begin nothing more for it."""
+        with contextlib.suppress(ConnectionResetError):
+            self.control.recv(1)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        for line in self._lines:
+            with contextlib.suppress(OSError):  # its thread has ended
+                line.shutdown(socket.SHUT_RDWR)
+
+    def close_store(self, *, waiting: bool = True) -> None:
+        """Close it, by default when all calls of it have returned."""
+        if waiting:
+            with self._quiet:
+                pass
+        if self.store is not None:
+            self.store.close()
+
+    def release(self) -> None:
+        """Put nothing into the region any more, and forget it."""
+        self._hang_up()
+        with self._gate:
+            if self._gone:
+                return
+            self._gone = True
+            for each in (self.config, self._region, self._memory):
+                if each >= 0:
+                    os.close(each)
+        self.log.close()
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether nothing that its store does late could overwrite anything."""
+        return self.store is not None and not self.store.writable
+
+
+#: Whom threads work for.
+OF_THREADS: dict[int, Tenant] = {}
+
+
+class House:
+    """All of them in this process, which ends with the last. One may be on its way in."""
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._count = 0
+        self._staying: list[Tenant] = []
+        self._watched = False
+
+    @property
+    def anyone(self) -> Tenant | None:
+        """One of those who stay, for what is nobody's own."""
+        return next(iter(self._staying), None)
+
+    def enter(self) -> None:
+        """Count one that is on its way in."""
+        with self._lock:
+            self._count += 1
+
+    def stay(self, tenant: Tenant) -> None:
+        """Have it leave when its region ends."""
+        self._staying.append(tenant)
+        start_thread(self._see_off, (tenant,))
+
+    def _see_off(self, tenant: Tenant) -> None:
+        tenant.wait_for_end()
+        OF_THREADS[get_ident()] = tenant
+        try:
+            self._close(tenant)
+        finally:
+            del OF_THREADS[get_ident()]
+            self._staying.remove(tenant)
+            self.leave(tenant.control, tenant)
+
+    def _close(self, tenant: Tenant) -> None:
+        if self._count == 1:
+            # As in a process of its own, which is killed if this takes too long.
+            tenant.close_store(waiting=False)
+            return
+        closed = allocate_lock()
+        closed.acquire()
+
+        def close() -> None:
+            try:
+                tenant.close_store()
+            finally:
+                closed.release()
+
+        try:
+            start_new_thread(close, ())
+        except RuntimeError:
+            close()
+        # What may still write has to be over. A read that hangs may go on for nobody.
+        closed.acquire(True, _FAREWELL if tenant.reads_only else -1)
+
+    def leave(self, control: socket.socket | None, tenant: Tenant | None) -> None:
+        """Say that this process is done with a region; or end it, which says the same."""
+        with self._lock:
+            self._count -= 1
+            if not self._count:
+                os._exit(0)
+        if tenant is not None:
+            tenant.release()
+        if control is not None:
+            say(control, _LEFT)
+            control.close()
+
+    def is_full(self) -> bool:
+        """Whether another one might leave the others without descriptors."""
+        return (
+            len(os.listdir("/proc/self/fd")) + _MOST_DESCRIPTORS
+            > _SHARE * limits.soft_descriptors()
+        )
+
+    def watch(self) -> None:
+        """End this process if none of its threads gets the interpreter any more.
+
+        Then all regions go on in processes of their own.
+        """
+        if not self._watched and not watch_beats(int(_HELD * 1e9)):
+            self._watched = True
+            start_thread(self._watch, ())
+
+    def _watch(self) -> None:
+        never = allocate_lock()
+        never.acquire()
+        while True:
+            beat(self._count > 1)
+            never.acquire(True, _HELD / 8)
