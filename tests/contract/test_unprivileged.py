@@ -29,9 +29,7 @@ _PAGING = [
     "paging/test_pinning.py",
     "paging/test_pinning_limit.py",
     "paging/test_take.py",
-    "paging/test_budget.py",
     "../unit/test_paging_saving.py",
-    "../unit/test_containers.py",
 ]
 #: Faults that system calls raise are served for those only who may have any userfaultfd.
 _NOT_FOR_NOBODY = ("root", "swap", "ksm", "hugetlb", "seccomp", "io_uring", "kernel_faults")

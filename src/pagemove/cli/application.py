@@ -11,7 +11,6 @@ import warnings
 from typing import Annotated, Any
 
 import typer
-from typer import completion
 from typer.core import TyperGroup
 
 from pagemove._version import __version__
@@ -49,6 +48,8 @@ _COMPLETION = ("--show-completion", "--install-completion")
 
 
 def _complete(ctx: Any, option: str, shell: str) -> None:
+    # What typer's own options call; it has no types that are meant for others.
+    completion: Any = importlib.import_module("typer.completion")
     known = [each.value for each in completion.Shells]
     if shell not in known:
         ctx.fail(f"{option} {shell}: not a shell that is known here ({', '.join(known)})")
