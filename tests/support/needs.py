@@ -212,6 +212,7 @@ def _hugetlb() -> str | None:
 #: Every name that a test may give to ``needs``.
 NEEDS: dict[str, Probe] = {
     "cachestat": system.no_cachestat,
+    "dask": servers.no_module("dask"),
     "fork": _fork,
     "fsspec": servers.no_module("fsspec", "aiohttp"),
     "gevent": servers.no_module("gevent"),
@@ -224,6 +225,7 @@ NEEDS: dict[str, Probe] = {
     "move": _move,
     "pagemap_scan": _pagemap_scan,
     "notebook": servers.no_module("nbclient", "ipykernel"),
+    "obstore": servers.no_module("obstore"),
     "paging": _paging,
     "paging_by_move": _paging_by_move,
     "poison": _feature("POISON"),

@@ -9,9 +9,7 @@ from pagemove import open_array, open_arrays
 from pagemove.paging.sources import Source
 from support.servers import Web, WebServer, free_ports
 
-pytestmark = pytest.mark.needs("move")
-
-pytest.importorskip("fsspec")
+pytestmark = pytest.mark.needs("move", "fsspec")
 
 A = np.arange(30_000.0).reshape(100, 300)
 CUBE = np.arange(24, dtype="<f4").reshape(2, 3, 4)

@@ -6,6 +6,7 @@ import errno
 import pickle
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,8 @@ from pagemove.stores import FsspecStore, objects, s3
 from pagemove.stores.http import Resource
 from support.servers import Moto, WebServer, free_ports
 
-s3fs = pytest.importorskip("s3fs")
-pytest.importorskip("obstore")
-pytest.importorskip("moto")
+# Libraries are imported where they are used: each is as large as the tests of everything else.
+pytestmark = pytest.mark.needs("obstore")
 
 CONTENTS = np.random.default_rng(5).bytes(200_000)
 
@@ -25,10 +25,17 @@ CONTENTS = np.random.default_rng(5).bytes(200_000)
 served = pytest.mark.needs("s3")
 
 
+def filesystem(server: Moto) -> Any:
+    """Return what s3fs makes of a server."""
+    from s3fs import S3FileSystem
+
+    return S3FileSystem(**server.options)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
     with Moto(tmp_path_factory.mktemp("s3"), free_ports(1)[0]) as running:
-        s3fs.S3FileSystem(**running.options).mkdir("bucket")
+        filesystem(running).mkdir("bucket")
         yield running
 
 
@@ -40,7 +47,7 @@ def url(server: Moto, request: pytest.FixtureRequest) -> str:
 
 
 def put(server: Moto, url: str, contents: bytes) -> None:
-    s3fs.S3FileSystem(**server.options).pipe(url, contents)
+    filesystem(server).pipe(url, contents)
 
 
 def opened(server: Moto, url: str, **options: object) -> FsspecStore:
@@ -66,7 +73,7 @@ def reads_by_obstore(store: FsspecStore) -> bool:
 def test_obstore_reads(server, url, options):
     if "anon" in options:
         options |= {"key": None, "secret": None}
-        s3fs.S3FileSystem(**server.options).chmod(url, acl="public-read")
+        filesystem(server).chmod(url, acl="public-read")
     with opened(server, url, **options) as store:
         for copy in (store, pickle.loads(pickle.dumps(store))):
             assert read(copy) == CONTENTS[5:1005]
@@ -188,7 +195,7 @@ def test_s3fs_reads_what_obstore_never_could(server, url):
 def test_an_object_that_is_gone(server, url):
     with opened(server, url) as store:
         assert read(store) == CONTENTS[5:1005]
-        s3fs.S3FileSystem(**server.options).rm(url)
+        filesystem(server).rm(url)
         with pytest.raises(StoreError, match="does not exist"):
             read(store)
 

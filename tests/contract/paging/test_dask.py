@@ -14,7 +14,7 @@ import pagemove
 from pagemove import open_array, region_of
 from support.children import newborn
 
-pytest.importorskip("dask.array", reason="dask is not installed")
+pytestmark = pytest.mark.needs("dask")
 
 NUMBERS = np.arange(400_000, dtype=np.int64).reshape(2000, 200)
 
