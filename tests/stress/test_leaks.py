@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import pickle
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pagemove
 from pagemove import PAGE_SIZE, Memory, lowlevel
-from pagemove.stores import FileStore
-from pagemove.testing import Fault, FaultyStore
 from support import child
 
+from . import leak_calls_paging  # noqa: F401 (registers calls)
+from .leak_calls import CALLS, calls, fails
 from .leaks import growth
 
 pytestmark = pytest.mark.needs("move")
@@ -29,25 +26,6 @@ _RDWR = 3
 _PRIVATE = 0x22
 _NORESERVE = 0x4000
 _POPULATE = 0x8000
-
-#: By the name in `pagemove.__all__`: makes what is needed, then the function to call many times.
-CALLS: dict[str, Callable[[], contextlib.AbstractContextManager[Callable[[], object]]]] = {}
-
-
-def calls(*names: str) -> Callable[[Callable[[], Iterator[Callable[[], object]]]], None]:
-    """Register a generator that prepares, yields a function, and cleans up."""
-
-    def register(generator: Callable[[], Iterator[Callable[[], object]]]) -> None:
-        makes = contextlib.contextmanager(generator)
-        CALLS.update(dict.fromkeys(names, makes))
-
-    return register
-
-
-def fails(function: Callable[..., object], *arguments: object, **named: object) -> None:
-    """Call it, and demand that it raises."""
-    with pytest.raises((OSError, ValueError, TypeError, BufferError, IndexError)):
-        function(*arguments, **named)
 
 
 @calls("RemapError", "SourceHole", "DestinationMapped", "PageShared", "UnsupportedError")
@@ -232,147 +210,6 @@ def _unshare() -> Iterator[Callable[[], object]]:
             fails(pagemove.unshare, object())
 
     yield function
-
-
-@calls("StoreError")
-def _store_error() -> Iterator[Callable[[], object]]:
-    def function() -> None:
-        error = pagemove.StoreError(5, "text", store="file", operation="read", offset=1)
-        assert pickle.loads(pickle.dumps(error)).offset == 1
-
-    yield function
-
-
-@contextlib.contextmanager
-def _file(contents: bytes = b"x" * (20 * _BLOCK + 5)) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "file"
-        path.write_bytes(contents)
-        yield path
-
-
-def _use(region: pagemove.PagedMemory) -> None:
-    array = region.asarray(np.uint8)
-    array[::_BLOCK].sum()
-    if array.flags.writeable:
-        array[:: 2 * _BLOCK] = 7
-    region.prefetch(0, 2 * _BLOCK, wait=True)
-    region.evict(0, _BLOCK)
-    region.flush()
-    region.stats()
-    repr(region)
-    fails(region.close)
-    fails(region.prefetch, -1)
-    fails(region.asarray, "O")
-
-
-@calls("Budget", "BudgetShare", "BudgetStats")
-def _budget() -> Iterator[Callable[[], object]]:
-    def function() -> None:
-        budget = pagemove.Budget(12 * _BLOCK)
-        how = {"resident_limit": budget}
-        with (
-            FileStore(path) as store,
-            pagemove.PagedMemory(store, **how) as one,
-            pagemove.PagedMemory(store, **how) as other,
-        ):
-            for region in (one, other):
-                region.prefetch(wait=True)
-            budget.resize(8 * _BLOCK)
-            fails(budget.resize, 4 * _BLOCK)
-            repr(budget)
-            assert len(budget.stats().regions) == 2
-            fails(pagemove.PagedMemory, store, resident_limit=pagemove.Budget(1 << 14))
-        fails(pagemove.Budget, 1)
-
-    with _file() as path:
-        yield function
-
-
-@calls("PagedMemory", "PagingStats")
-def _paged_memory() -> Iterator[Callable[[], object]]:
-    faults = [Fault("read", first=30, count=0, errno=5), Fault("write", first=1, errno=28)]
-
-    def function() -> None:
-        for mode in ("r", "r+", "c"):
-            with (
-                FileStore(path, writable=True) as store,
-                pagemove.PagedMemory(store, mode=mode, resident_limit=4 * _BLOCK) as region,
-            ):
-                _use(region)
-        with FaultyStore(path, writable=True, faults=faults) as store:
-            region = pagemove.PagedMemory(store, mode="r+", prefetch="off", store_timeout=0)
-            region.asarray(np.uint8)[0] = 1
-            region.flush()
-            region.asarray(np.uint8)[0] = 2
-            fails(region.flush)
-            fails(pagemove.PagedMemory, store, block_size=5)
-            fails(pagemove.PagedMemory, path)
-            region.close()
-
-    with _file() as path:
-        yield function
-
-
-@calls("pinned", "save")
-def _pinned_and_saved() -> Iterator[Callable[[], object]]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "array.npy")
-        np.save(path, np.arange(1 << 15))
-        array = pagemove.open_array(path, resident_limit=8 * _BLOCK)
-
-        def pin_and_save() -> None:
-            with pagemove.pinned(array[:100]):
-                pagemove.save(Path(folder, "copy.npy"), array)
-
-        yield pin_and_save
-
-
-@calls("Reference", "create_array", "open_arrays", "prefetch", "reference", "take")
-def _arrays() -> Iterator[Callable[[], object]]:
-    def function() -> None:
-        array = pagemove.create_array(folder / "new.npy", (64, 1024), "f8", block_size=_BLOCK)
-        array[3] = 1
-        rows = pagemove.take(array, [3, 60, 3])
-        assert rows.sum() == 2048
-        pagemove.prefetch(array, [1, 2], wait=True)
-        fails(pagemove.take, array, [64])
-        found = pagemove.reference(array).open()
-        assert found[3, 5] == 1
-        del array, found
-        with pagemove.open_arrays(folder / "x.npz", block_size=_BLOCK) as arrays:
-            assert arrays["a"][7] == 7
-        fails(pagemove.open_arrays, folder / "new.npy")
-        fails(pagemove.create_array, folder, (1,), "f8")
-
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        np.savez(folder / "x.npz", a=np.arange(10_000))
-        yield function
-
-
-@calls("memmap", "open_array", "region_of")
-def _open_array() -> Iterator[Callable[[], object]]:
-    def function() -> None:
-        for mode in ("r", "r+", "c"):
-            array = pagemove.open_array(path, mode=mode, resident_limit=4 * _BLOCK)
-            raw = pagemove.memmap(path, mode="r", resident_limit=4 * _BLOCK)
-            assert raw.flush() is None
-            del raw
-            assert array[::1000].sum() >= 0
-            if mode != "r":
-                array[1:][::500] += 1
-                pagemove.region_of(array[5:]).flush()
-        fails(pagemove.open_array, path, dtype="u1")
-        fails(pagemove.open_array, path, dtype="u1", offset=1 << 40)
-        fails(pagemove.open_array, path.parent)
-        fails(pagemove.open_array, "no-such-protocol://bucket/key")
-        fails(pagemove.region_of, np.zeros(3))
-
-    contents = io.BytesIO()
-    np.save(contents, np.arange(100_000))
-    with _file(contents.getvalue()) as path:
-        yield function
 
 
 def _grown(name: str) -> dict[str, int]:

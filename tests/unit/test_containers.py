@@ -10,28 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagemove import PagedArray, open_array, open_arrays
+from pagemove import open_array, open_arrays
 from pagemove.containers.layout import Span, best_shift
 from pagemove.stores import FileStore
+from support.containers import ARRAYS, same
 from support.threads import together
 
 pytestmark = [pytest.mark.needs("move"), pytest.mark.usefixtures("no_leak")]
-
-ARRAYS = {
-    "a": np.arange(30_000.0).reshape(100, 300),
-    "odd": np.arange(77, dtype="u1"),
-    "wide name": np.arange(5000, dtype="<i4") - 9,
-    "cube": np.arange(24, dtype="<f4").reshape(2, 3, 4),
-    "none": np.zeros((0, 7), "<f8"),
-    "one": np.array(3.5),
-    "flags": np.arange(9) % 2 == 0,
-}
-
-
-def same(found: np.ndarray, expected: np.ndarray) -> None:
-    assert isinstance(found, PagedArray)
-    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-    assert np.ascontiguousarray(found).tobytes() == np.ascontiguousarray(expected).tobytes()
 
 
 class TestNpz:
@@ -296,129 +281,4 @@ class TestSafetensors:
         with path.open("r+b") as file:
             file.truncate(4 << 30)
         with pytest.raises(ValueError, match="1073741824 bytes, and at most"):
-            open_arrays(path)
-
-
-class TestGguf:
-    @pytest.fixture
-    def path(self, tmp_path: Path) -> Path:
-        gguf = pytest.importorskip("gguf")
-        path = tmp_path / "x.gguf"
-        writer = gguf.GGUFWriter(path, "llama")
-        writer.add_array("tokens", [f"token {n}" for n in range(5000)])
-        writer.add_array("scores", [float(n) for n in range(5000)])
-        for name in ("a", "cube", "wide name"):
-            writer.add_tensor(name, ARRAYS[name])
-        packed = np.arange(4 * 34, dtype="u1").reshape(2, 68)
-        writer.add_tensor("packed", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return path
-
-    def test_every_tensor(self, path):
-        import gguf
-
-        tensors = gguf.GGUFReader(path).tensors
-        with open_arrays(path, resident_limit="256KiB") as arrays:
-            assert list(arrays) == [tensor.name for tensor in tensors]
-            for tensor in tensors:
-                same(arrays[tensor.name], np.asarray(tensor.data))
-                assert arrays[tensor.name].flags.aligned
-        same(open_array(path, name="a"), ARRAYS["a"])
-
-    def test_its_types_are_those_of_the_library(self):
-        gguf = pytest.importorskip("gguf")
-        from pagemove.containers.gguf import _BF16, _BLOCKS, _PLAIN
-
-        known = {kind: size for kind, size in gguf.GGML_QUANT_SIZES.items() if kind in _BLOCKS}
-        assert known == {kind: _BLOCKS[kind] for kind in known}
-        assert len(known) == len(_BLOCKS)
-        plain = {int(kind) for kind, (items, _) in gguf.GGML_QUANT_SIZES.items() if items == 1}
-        assert plain == {*_PLAIN, _BF16}
-
-    @pytest.mark.parametrize(
-        ("body", "message"),
-        [
-            (struct.pack("<IQQ", 1, 0, 0), "version 1"),
-            (struct.pack("<IQQ", 3, 2**60, 0), "cut short"),
-            (struct.pack("<IQQQ", 3, 0, 1, 2**62), "cut short"),
-            (struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<I", 77), "type 77"),
-            (struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IIQ", 9, 4, 2**61), "goes on"),
-            (struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQQIQ", 2, 2**62, 4, 0, 0),
-             "2\\*\\*63"),
-            (struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 9, 0, 0), "ends at"),
-        ],
-    )  # fmt: skip
-    def test_headers_that_cannot_be(self, tmp_path, body, message):
-        path = tmp_path / "x.gguf"
-        path.write_bytes(b"GGUF" + body)
-        with pytest.raises(ValueError, match=rf"x\.gguf.*{message}"):
-            open_arrays(path)
-
-
-class TestHdf5:
-    @pytest.mark.parametrize("userblock", [0, 512])
-    def test_datasets(self, tmp_path, userblock):
-        h5py = pytest.importorskip("h5py")
-        path = tmp_path / "x.h5"
-        record = np.zeros(5, [("n", "<i4"), ("x", ">f8")])
-        with h5py.File(path, "w", userblock_size=userblock) as file:
-            for name, array in ARRAYS.items():
-                file[f"group/{name}"] = array
-            file["record"] = record
-            file.create_dataset("chunked", data=ARRAYS["a"], chunks=(10, 300))
-            file.create_dataset("unwritten", (10,), "f8")
-            file["words"] = ["some", "words"]
-            file["fixed"] = np.array([b"ab", b"c"])
-        with open_arrays(path, resident_limit="256KiB") as arrays:
-            for name, array in ARRAYS.items():
-                same(arrays[f"group/{name}"], array)
-            same(arrays["record"], record)
-            same(arrays["fixed"], np.array([b"ab", b"c"]))
-            for name, kind, message in (
-                ("chunked", ValueError, "h5repack"),
-                ("unwritten", ValueError, "never written"),
-                ("words", TypeError, "variable length"),
-            ):
-                with pytest.raises(kind, match=rf"x\.h5.*dataset '{name}'.*{message}"):
-                    arrays[name]
-        same(open_array(f"{path}#group/a"), ARRAYS["a"])
-
-
-class TestArrow:
-    def test_columns(self, tmp_path):
-        arrow = pytest.importorskip("pyarrow")
-        feather = pytest.importorskip("pyarrow.feather")
-        columns = {
-            "i": arrow.array(np.arange(1000, dtype="i2")),
-            "text": arrow.array(["x" * n for n in range(1000)]),
-            "nested": arrow.array([{"a": [1] * (n % 3), "b": float(n)} for n in range(1000)]),
-            "list": arrow.FixedSizeListArray.from_arrays(arrow.array(np.arange(3000.0)), 3),
-            "when": arrow.array(np.arange(1000).astype("M8[ms]")),
-            "holes": arrow.array([None, *range(999)]),
-            "last": arrow.array(np.arange(1000.0)),
-        }
-        table = arrow.table(columns)
-        path = tmp_path / "x.feather"
-        feather.write_feather(table, path, compression="uncompressed")
-        with open_arrays(path) as arrays:
-            assert list(arrays) == list(columns)
-            same(arrays["i"], np.arange(1000, dtype="i2"))
-            same(arrays["list"], np.arange(3000.0).reshape(1000, 3))
-            same(arrays["when"], np.arange(1000).astype("M8[ms]"))
-            same(arrays["last"], np.arange(1000.0))
-            with pytest.raises(ValueError, match="column 'holes' has nulls"):
-                arrays["holes"]
-            with pytest.raises(TypeError, match="column 'text' is of type string"):
-                arrays["text"]
-        feather.write_feather(table, path, compression="uncompressed", chunksize=600)
-        with open_arrays(path) as arrays:
-            same(arrays["last/1"], np.arange(600, 1000.0))
-        feather.write_feather(table, path, compression="lz4")
-        with open_arrays(path) as arrays, pytest.raises(ValueError, match="'last' is compressed"):
-            arrays["last"]
-        path.write_bytes(path.read_bytes()[:-9])
-        with pytest.raises(ValueError, match="write it again"):
             open_arrays(path)

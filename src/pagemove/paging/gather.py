@@ -14,6 +14,7 @@ from pagemove.paging.places import Place, Runs, array_behind, place_of, runs_at,
 from pagemove.paging.sizes import span
 
 if TYPE_CHECKING:
+    from pagemove.paging.blocks import Blocks
     from pagemove.paging.region import PagedMemory
 
 _Array = npt.NDArray[Any]
@@ -72,7 +73,7 @@ def prefetch_rows(plain: _Array, region: PagedMemory, indices: Any, wait: bool) 
         read_together(region, runs, wait)
 
 
-def read_together(region: PagedMemory, runs: Runs, wait: bool) -> None:
+def read_together(region: Blocks, runs: Runs, wait: bool) -> None:
     """Read blocks, the first ones if there is not room for all; `wait` as of `prefetch`."""
     runs = _within(runs, region.gatherable // region.block_size)
     if not len(runs):
@@ -91,7 +92,7 @@ def read_together(region: PagedMemory, runs: Runs, wait: bool) -> None:
             failures.check_read(region, code, first, range(start, end), region._label)
 
 
-def runs_in(region: PagedMemory, what: Any, length: int | None) -> Runs:
+def runs_in(region: Blocks, what: Any, length: int | None) -> Runs:
     """List the blocks of a view of a region, or of `length` bytes from each of many offsets on."""
     array = array_behind(what, "prefetch") if not isinstance(what, list | tuple) else np.array(what)
     place = place_of(array)

@@ -17,6 +17,7 @@ from pagemove.errors import StoreError, store_error
 from pagemove.stores.base import Store, read_only
 from pagemove.stores.descriptors import open_high, shown, tell_in_child
 from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
+from pagemove.stores.lengths import length_of
 from pagemove.stores.links import Link
 from pagemove.stores.unsynced import Unsynced
 
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from typing_extensions import Buffer
-
-# What cannot be read at any offset, by its kind.
-_KINDS = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a character device",
-}
 
 
 class FileStore(Store):
@@ -107,7 +101,7 @@ class FileStore(Store):
             os.set_blocking(fd, True)
             self._identity = identity_of(fd)
             self._modified = os.fstat(fd).st_mtime_ns
-            self._nbytes = _length(fd, self._path)
+            self._nbytes = length_of(fd, self._path)
         except BaseException:
             os.close(fd)
             raise
@@ -397,35 +391,3 @@ class FileStore(Store):
 
 def _reopened(kind: type[FileStore], path: str, options: dict[str, Any]) -> FileStore:
     return kind(path, **options)
-
-
-def _length(fd: int, path: Path) -> int:
-    """Return the length of an open file; refuse what cannot be paged, saying why."""
-    found = os.fstat(fd)
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "is a directory; name a file in it", str(path))
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
-    if kind:
-        raise ValueError(
-            f"{path} is {kind}, which cannot be read at any offset: copy what comes out of it into "
-            "a file, and open that"
-        )
-    nbytes = found.st_size
-    if stat.S_ISBLK(found.st_mode):
-        nbytes = os.lseek(fd, 0, os.SEEK_END)
-    if nbytes and _has_byte(fd, nbytes - 1):
-        return nbytes
-    if _has_byte(fd, 0):
-        raise ValueError(
-            f"{path} does not have the length it claims, as files of procfs and sysfs do not: copy "
-            "it into a file, and open that"
-        )
-    raise ValueError(f"{path} is empty: there is nothing to read or to page")
-
-
-def _has_byte(fd: int, offset: int) -> bool:
-    """Return whether there is a byte to be read; an unreadable one is there too."""
-    try:
-        return bool(os.pread(fd, 1, offset))
-    except OSError:
-        return True

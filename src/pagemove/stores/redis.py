@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from pagemove.errors import StoreError
@@ -18,10 +18,10 @@ from pagemove.stores.extras import needed
 from pagemove.stores.links import Link, portable_options
 from pagemove.stores.logs import hide_in_logs
 from pagemove.stores.redis_blocks import Blocks
-from pagemove.stores.redis_client import Client, code_of
-from pagemove.stores.redis_failures import Fenced, Turn, failure
+from pagemove.stores.redis_client import Client
+from pagemove.stores.redis_failures import Fenced, Turn, translated
 from pagemove.stores.redis_lease import Lease
-from pagemove.stores.redis_secrets import check_userinfo, scrub, secrets_of, shown
+from pagemove.stores.redis_secrets import check_userinfo, secrets_of, shown
 from pagemove.stores.urls import Secrets, portable
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ _KEPT = (
     "_writable",
     "_layout",
 )
-
-
 _MOST_TRIES = 3
 
 
@@ -355,24 +353,11 @@ class RedisStore(Store):
                 self._lease.acquire(client, above=fenced.epoch)
         raise Fenced
 
-    @contextlib.contextmanager
-    def _translated(self, operation: str, offset: int | None) -> Iterator[None]:
-        """Make of the client's exceptions those of a store, and let no secret out."""
-        import redis
+    def _translated(self, operation: str, offset: int | None) -> AbstractContextManager[None]:
+        return translated(self, operation, offset, self._who_has_it, self._secrets)
 
-        try:
-            yield
-        except Fenced as error:
-            with contextlib.suppress(redis.RedisError):
-                self._lease.renew(self._client)  # which says who has it
-            why = "another store has begun to write it"
-            raise failure(repr(self), errno.EBUSY, operation, offset, why) from error
-        except (redis.RedisError, OSError) as error:
-            if isinstance(error, StoreError | FileNotFoundError | FileExistsError):
-                raise
-            scrub(error, self._secrets)
-            code = code_of(error)
-            raise failure(repr(self), code, operation, offset, str(error)) from error
+    def _who_has_it(self) -> None:
+        self._lease.renew(self._client)
 
     def _link(self, *, written: bool = False) -> Link | None:
         if type(self) is not RedisStore:
@@ -411,9 +396,8 @@ class RedisStore(Store):
         self.__dict__.update({name: value for name, value in state.items() if name in _KEPT})
         self._begin(state["token"])
 
-    def __repr__(self) -> str:
-        return f"RedisStore({shown(self._url)!r}, {self._key!r})"
-
-    @property
     def _secrets(self) -> list[str]:
         return secrets_of(self._url, self._options)
+
+    def __repr__(self) -> str:
+        return f"RedisStore({shown(self._url)!r}, {self._key!r})"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pagemove.errors import StoreError
+from pagemove.stores.redis_client import code_of
+from pagemove.stores.redis_secrets import scrub
 
 
 class Fenced(Exception):  # noqa: N818 (an event, not yet an error to report)
@@ -71,3 +74,42 @@ def failure(name: str, code: int, operation: str, offset: int | None, why: str) 
         operation=operation,
         offset=offset,
     )
+
+
+@contextlib.contextmanager
+def translated(
+    store: object,
+    operation: str,
+    offset: int | None,
+    ask_who: Callable[[], object],
+    secrets: Callable[[], list[str]],
+) -> Iterator[None]:
+    """Make of the client's exceptions those of a store, and let no secret out.
+
+    Parameters
+    ----------
+    store : object
+        Whose repr names it.
+    operation : str
+        What failed.
+    offset : int or None
+        Where in the array.
+    ask_who : callable
+        Raises who writes in this store's place, as far as the server says.
+    secrets : callable
+        Returns what no message may have in it.
+    """
+    import redis
+
+    try:
+        yield
+    except Fenced as error:
+        with contextlib.suppress(redis.RedisError):
+            ask_who()
+        why = "another store has begun to write it"
+        raise failure(repr(store), errno.EBUSY, operation, offset, why) from error
+    except (redis.RedisError, OSError) as error:
+        if isinstance(error, StoreError | FileNotFoundError | FileExistsError):
+            raise
+        scrub(error, secrets())
+        raise failure(repr(store), code_of(error), operation, offset, str(error)) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +32,13 @@ def out() -> Iterator[int]:
     fd = os.memfd_create("out")
     yield fd
     os.close(fd)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[..., list[Path]]:
+    """Make so many files of so many bytes each, with the pattern of `make_file`."""
+
+    def make(count: int, nbytes: int) -> list[Path]:
+        return [paging.make_file(tmp_path / f"{n}.bin", nbytes) for n in range(count)]
+
+    return make
