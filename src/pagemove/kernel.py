@@ -168,6 +168,11 @@ class KernelFeatures:
             Something is missing; the message has the remedy for each.
         ValueError
             No such name.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> pagemove.features().require("remap_anon_pages", "paging")
         """
         for name in names:
             if name not in REQUIRABLE:
@@ -189,7 +194,16 @@ class KernelFeatures:
             raise UnsupportedError(found[0].errno, text)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON types; ``remap_anon_pages`` and ``paging`` are the answers."""
+        """Return everything as JSON types; ``remap_anon_pages`` and ``paging`` are the answers.
+
+        Examples
+        --------
+        >>> import json
+        >>> import pagemove
+        >>> found = pagemove.features()
+        >>> json.loads(json.dumps(found.as_dict()))["paging"] == found.paging
+        True
+        """
         defects = [{"name": name, "consequence": DEFECTS[name]} for name in self.defects]
         answers = {"remap_anon_pages": self.remap_anon_pages, "paging": self.paging}
         return {**answers, **asdict(self), "defects": defects}

@@ -111,6 +111,17 @@ class Viewable:
             Shape and offset do not fit into the memory, or it is closed, or belongs to the parent.
         TypeError
             `dtype` holds Python objects.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pagemove
+        >>> with pagemove.Memory(4096) as memory:
+        ...     numbers = memory.asarray(np.int32, (2, 3), offset=8)
+        ...     numbers[:] = 7
+        ...     int(memory.asarray(np.int32)[2:].sum())
+        ...     del numbers
+        42
         """
         return array_over(self, self.nbytes, dtype, shape, offset)
 

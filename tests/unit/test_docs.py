@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import json
 import pkgutil
 import re
@@ -167,6 +168,25 @@ def test_every_public_name_is_in_the_reference_and_has_a_docstring(name: str) ->
         assert thing.__doc__
         if not isinstance(thing, type):
             assert ">>> " in thing.__doc__, "no example"
+
+
+#: Those of numpy.ndarray, and what the native base of a class has for that class alone.
+_NOT_FOR_USERS = {"astype", "copy", "flatten", "change_total", "counters"}
+
+
+def test_every_method_has_an_example() -> None:
+    missing = []
+    for name in sorted(pagemove.__all__):
+        kind = getattr(pagemove, name)
+        if not isinstance(kind, type) or issubclass(kind, BaseException):
+            continue
+        for method, what in inspect.getmembers(kind, callable):
+            owners = [each.__module__ for each in kind.__mro__ if method in vars(each)]
+            ours = bool(owners) and owners[0].startswith("pagemove.") and "_native" not in owners[0]
+            public = not method.startswith("_") and method not in _NOT_FOR_USERS
+            if ours and public and ">>> " not in (what.__doc__ or ""):
+                missing.append(f"{name}.{method}")
+    assert missing == []
 
 
 @pytest.mark.parametrize("block", _of_language("json"))

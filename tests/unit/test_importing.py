@@ -24,7 +24,18 @@ STANDARD = {
     *("threading", "base64", "binascii", "bisect", "_bisect"),
     *("cython_runtime", "_cython"),
 }
-STORES = {"base", "descriptors", "file", "filelock", "links", "parts", "ranges", "unsynced", "urls"}
+STORES = {
+    "base",
+    "descriptors",
+    "file",
+    "filelock",
+    "lengths",
+    "links",
+    "parts",
+    "ranges",
+    "unsynced",
+    "urls",
+}
 #: Of each, what is slow to import and what only one kind of store, or the command line, needs.
 SLOW = {
     *("asyncio", "ssl", "socket", "subprocess", "logging", "concurrent"),

@@ -142,6 +142,16 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         """Copy rows by index, as `numpy.ndarray.take`; their blocks are read together.
 
         As `pagemove.take`, but for the axis, which is by default None: of the items in C order.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "numbers.npy")
+        ...     np.save(path, np.arange(1000).reshape(100, 10))
+        ...     pagemove.open_array(path).take([3, 99], axis=0)[:, 0].tolist()
+        [30, 990]
         """
         region = self.region
         if region is None:
@@ -187,6 +197,17 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         ----------
         file : path-like or file object
             Anything with ``write``.
+
+        Examples
+        --------
+        >>> import io, pathlib, pickle, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path, file = pathlib.Path(folder, "numbers.npy"), io.BytesIO()
+        ...     np.save(path, np.arange(3))
+        ...     pagemove.open_array(path).dump(file)
+        >>> pickle.loads(file.getvalue()).tolist()
+        [0, 1, 2]
         """
         with contextlib.ExitStack() as stack:
             if not hasattr(file, "write"):
@@ -194,7 +215,19 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
             pickle.dump(_Reduced(*by_value(self, 5)), file, protocol=5)
 
     def dumps(self) -> bytes:
-        """Pickle by value; as `numpy.ndarray.dumps`."""
+        """Pickle by value; as `numpy.ndarray.dumps`.
+
+        Examples
+        --------
+        >>> import pathlib, pickle, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "numbers.npy")
+        ...     np.save(path, np.arange(3))
+        ...     array = pagemove.open_array(path)
+        >>> pickle.loads(array.dumps()).tolist()
+        [0, 1, 2]
+        """
         return pickle.dumps(_Reduced(*by_value(self, 5)), protocol=5)
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -168,6 +168,14 @@ class Budget(SharedLimit):
             not take what was changed. The new limit is in force: nobody gets more, and what is
             too much is asked for again whenever a region needs memory. To try again, call this
             again. So it is if a signal handler raises meanwhile (Control-C).
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> budget = pagemove.Budget("64MiB")
+        >>> budget.resize("16MiB")
+        >>> budget.limit == 16 << 20
+        True
         """
         if not 0 <= timeout <= _MOST_SECONDS:
             raise ValueError(
@@ -196,7 +204,18 @@ class Budget(SharedLimit):
         )
 
     def stats(self) -> BudgetStats:
-        """Return what became of the budget so far, and what each region has of it."""
+        """Return what became of the budget so far, and what each region has of it.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> budget = pagemove.Budget("16MiB")
+        >>> with pagemove.PagedMemory(nbytes=1 << 20, resident_limit=budget) as region:
+        ...     region.prefetch(wait=True)
+        ...     (share,) = budget.stats().regions
+        ...     share.resident_nbytes <= share.leased_nbytes <= budget.limit
+        True
+        """
         shares = []
         for region in list(self._regions):
             try:

@@ -125,6 +125,17 @@ class Reference:
             The store has changed since the reference was made: errno ESTALE.
         OSError, ValueError
             As `pagemove.open_array`. A note says what the reference does not have.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "numbers.npy")
+        ...     np.save(path, np.arange(1000))
+        ...     there = pagemove.reference(pagemove.open_array(path)[10:20])
+        ...     int(there.open(resident_limit="256KiB").sum())
+        145
         """
         if self._where is None:
             return self._copy if type(self._copy) is np.ndarray else np.array(self._copy)

@@ -100,6 +100,13 @@ class PagingStats:
         """Return what so many of 100 faults took at most, in nanoseconds; 0 if there were none.
 
         It is an upper bound from the histogram.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> stats = pagemove.PagingStats(faults=4, histogram=((10_000, 3), (80_000, 1)))
+        >>> stats.percentile(75), stats.percentile(76)
+        (10000, 80000)
         """
         wanted = sum(count for _, count in self.histogram) * percent / 100
         seen = 0
