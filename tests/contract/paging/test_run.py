@@ -103,7 +103,7 @@ print(int(late.sum()), region_at(early.ctypes.data, 8).stats().resident_nbytes <
     paged = ran([*_PAGED, "--report", "program.py"], tmp_path)
     assert paged.stdout.split() == ["True", "3999998000000", "True"]
     lines = paged.stderr.splitlines()
-    assert lines[0].startswith("pagemove: arrays: at most 30.6 MiB at a time, now 30.6 MiB in 2")
+    assert lines[0].startswith("pagemove: arrays: at most 30.8 MiB at a time, now 30.8 MiB in 2")
     assert "limit 8 MiB" in lines[1]
     assert "written" in lines[3]
 
