@@ -109,17 +109,18 @@ print(int(late.sum()), region_at(early.ctypes.data, 8).stats().resident_nbytes <
 
 
 def test_a_report_on_sigusr1(tmp_path):
-    code = "import signal; print('ready', flush=True); signal.pause()"
+    code = "import sys; print('ready', flush=True); sys.stdin.readline()"
     with subprocess.Popen(
         [*_PAGED, "--report", "-c", code],
         cwd=tmp_path,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
         running.stdout.readline()
         running.send_signal(signal.SIGUSR1)
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate("\n", timeout=60)
     assert running.returncode == 0
     assert said.count("pagemove: arrays: at most 0 B at a time") == 2
 
