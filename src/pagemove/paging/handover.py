@@ -109,7 +109,11 @@ class Helper:
             stack.pop_all()
         how = self.argv, sorted(parts[0].items()), path, parts[3]
         key = None if isolated else hosts.key_of(hosts.kind_of(store), how)
-        self.door, self.is_new = (key and hosts.door_for(key, modules)) or (None, False)
+        found = None if key is None else hosts.door_for(key, modules)
+        self.door: hosts.Door | None = None
+        self.is_new = False
+        if found is not None:
+            self.door, self.is_new = found
         if self.door is not None:
             self._fd, identity = self.door.end(self.is_new)
             self.identities += (identity,)

@@ -103,23 +103,24 @@ print(int(late.sum()), region_at(early.ctypes.data, 8).stats().resident_nbytes <
     paged = ran([*_PAGED, "--report", "program.py"], tmp_path)
     assert paged.stdout.split() == ["True", "3999998000000", "True"]
     lines = paged.stderr.splitlines()
-    assert lines[0].startswith("pagemove: arrays: at most 30.6 MiB at a time, now 30.6 MiB in 2")
+    assert lines[0].startswith("pagemove: arrays: at most 30.8 MiB at a time, now 30.8 MiB in 2")
     assert "limit 8 MiB" in lines[1]
     assert "written" in lines[3]
 
 
 def test_a_report_on_sigusr1(tmp_path):
-    code = "import signal; print('ready', flush=True); signal.pause()"
+    code = "import sys; print('ready', flush=True); sys.stdin.readline()"
     with subprocess.Popen(
         [*_PAGED, "--report", "-c", code],
         cwd=tmp_path,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
         running.stdout.readline()
         running.send_signal(signal.SIGUSR1)
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate("\n", timeout=60)
     assert running.returncode == 0
     assert said.count("pagemove: arrays: at most 0 B at a time") == 2
 
