@@ -77,9 +77,11 @@ def _touch(memory: PagedMemory, threads: int) -> list[bytes]:
 def _read(path: Path, mode: str, direct: bool, limit: str) -> tuple[list[bytes], bytes, bytes, Any]:
     with _opened(path, mode, direct, resident_limit=limit) as memory:
         found = _touch(memory, 8)
-        # Last, so that it comes to a frame that another block has left.
-        memory.evict((_COUNT - 1) * _BLOCK)
+        # Not first, so that it comes to a frame that another block has left.
+        memory.evict()
         chill(path)
+        for block in range(4):
+            load(memory.address + block * _BLOCK)
         beyond = load(memory.address + _NBYTES, _COUNT * _BLOCK - _NBYTES)
         return found, contents(memory), beyond, memory.stats()
 
