@@ -8,6 +8,7 @@
 
 #include "leaving.h"
 #include "region.h"
+#include "trace.h"
 
 void pg_flights_start(struct pg_region *region)
 {
@@ -90,7 +91,8 @@ int pg_take_off(struct pg_region *region, struct pg_job job, int fresh)
                                                 .length = place.length,
                                                 .wanted = place.wanted,
                                                 .fresh = fresh,
-                                                .round = region->round};
+                                                .round = region->round,
+                                                .traced = pg_trace_begin()};
     pg_begin_work(region);
     return 0;
 }
@@ -103,6 +105,9 @@ static void land(struct pg_region *region, uint16_t which, int result)
 
     region->idle_flight[region->idle_flights++] = which;
     pg_end_work(region);
+    if (flight.traced)
+        pg_trace_since(region, PG_TRACE_READ, job.number * region->block_size, region->block_size,
+                       flight.traced, result < 0 ? result : 0);
     /* What has ended as soon as it was submitted was in the page cache. */
     region->cold = flight.round != region->round;
     if (result >= 0 && (uint64_t)result >= flight.wanted) {

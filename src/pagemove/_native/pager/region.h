@@ -49,6 +49,7 @@ struct pg_flight {
     uint64_t length, wanted;
     int fresh;
     uint32_t round; /* in which it began */
+    uint64_t traced;
 };
 
 /* What a thread waits for that is read ahead. */
