@@ -322,8 +322,8 @@ def _store_of(region: PagedMemory) -> bytes:
     if not store.restartable:
         raise ValueError(
             f"{region!r} keeps its contents in memory of one process, where no other can read "
-            "them: pass a copy (numpy.array(view), or pagemove.reference(view, copy=True)), or use a "
-            "store with a path"
+            "them: pass a copy (numpy.array(view), or pagemove.reference(view, copy=True)), or use "
+            "a store with a path"
         )
     written = region.mode == "r+"
     link = store._link(written=written)
