@@ -299,6 +299,12 @@ class PagedMemory(Blocks, Viewable):
         if order:
             super().replay(order)
 
+    # Of regions that arrays are allocated in: what messages call it, that nothing is in the store
+    # yet, and where changes go.
+    _known_as = ""
+    _blank = False
+    _spill_directory = b""
+
     def _open(self, store: Store, options: Checked, *, again: bool) -> None:
         with limits.named():
             self._file_lock = file_lock(store) if options.mode == MODES["r+"] else None

@@ -162,7 +162,8 @@ int pg_do_forget(struct pg_region *region, uint64_t offset, uint64_t length)
         for (first = number; number < end && pg_is_noted(region, number); number++)
             note_forgotten(region, number);
         /* What it keeps all the same is never read. */
-        pg_store_forget(store, first * region->block_size, (number - first) * region->block_size);
+        pg_store_forget(store, first * region->block_size, (number - first) * region->block_size,
+                        region->block_size);
     }
     return 0;
 }

@@ -479,10 +479,15 @@ int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piec
     return transfer(store, PG_OP_WRITE, offset, vector, used, total, 0);
 }
 
-int pg_store_forget(struct pg_store *store, uint64_t offset, uint64_t length)
+int pg_store_forget(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t block_size)
 {
     static const char zeros[FORGOTTEN];
 
+    if (store->compressed) {
+        pg_compressed_discard(store->compressed, (uint32_t)(offset / block_size),
+                              length / block_size);
+        return 0;
+    }
     if (!store->channel)
         return fallocate(store->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                          (off_t)(store->offset + offset), (off_t)length)

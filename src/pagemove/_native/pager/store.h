@@ -76,9 +76,10 @@ int pg_store_place(const struct pg_store *store, uint64_t offset, uint64_t lengt
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                    size_t count);
 
-/* Keep nothing of a range, so far as that is possible: it reads as zeros. Of a file of the pager's
- * own, or a helper's store that keeps no zeros. */
-int pg_store_forget(struct pg_store *store, uint64_t offset, uint64_t length);
+/* Keep nothing of a range, so far as that is possible: it reads as zeros. Of whole
+ * blocks of compressed memory, a file of the pager's own, or a helper's store that keeps no zeros.
+ */
+int pg_store_forget(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t block_size);
 
 /* Whether a helper still has to answer an earlier write of some of these bytes that was given up.
  */
