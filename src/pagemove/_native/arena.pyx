@@ -2,7 +2,7 @@
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint32_t, uint64_t, uint8_t, uintptr_t
+from libc.stdint cimport uint64_t, uint8_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from pagemove._native import mapping

@@ -288,8 +288,8 @@ cdef class Pager:
     """One region of paged memory, with the threads that serve it.
 
     Integers in, integers out; what the words mean to people is in `pagemove.paging`. It is not
-    inherited by a fork: in a child it refuses everything, and closing it does nothing, unless it was
-    made to be there `again`.
+    inherited by a fork: in a child it refuses everything, and closing it does nothing, unless it
+    was made to be there `again`.
     """
 
     cdef pg_region *_region
@@ -825,7 +825,8 @@ cdef class Pager:
     def __getbuffer__(self, Py_buffer *view, int flags):
         self._check_open()
         PyBuffer_FillInfo(
-            view, self, <void *> <uintptr_t> self._address, self._nbytes, self._mode == PG_READ, flags
+            view, self, <void *> <uintptr_t> self._address, self._nbytes,
+            self._mode == PG_READ, flags,
         )
         self._exports += 1
 

@@ -165,6 +165,15 @@ class PagedAllocations:
         -------
         AllocationStats
             All zeros before it is first used.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pagemove
+        >>> with pagemove.paged_allocations("64MiB") as allocations:
+        ...     array = np.ones(1 << 18)
+        ...     allocations.stats().arrays
+        1
         """
         with self._making:
             made = self._made

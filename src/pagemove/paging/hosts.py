@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import select
-import socket
 import sys
 import threading
 from collections.abc import Iterable
@@ -45,6 +43,8 @@ class Door:
     def __init__(self) -> None:
         self.host = Host()
         self.versions: dict[str, object] = {}
+        import socket  # which regions over files do not need
+
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.fd, there_fd = keep(here.detach()), keep(there.detach())
         self.identity, self._there = identity_of(self.fd), (there_fd, identity_of(there_fd))
@@ -75,6 +75,8 @@ class Door:
             return False
         if not self.host.members or identity_of(self.fd) != self.identity:
             return True
+        import select
+
         poll = select.poll()
         poll.register(self.fd, 0)
         return bool(poll.poll(0))

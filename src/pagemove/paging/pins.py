@@ -8,6 +8,7 @@ from typing import NoReturn, TypeVar
 
 import numpy as np
 
+from pagemove._native.mapping import generation
 from pagemove.paging import failures
 from pagemove.paging.places import Place, Runs, array_behind, place_of, runs_of
 from pagemove.paging.region import PagedMemory
@@ -95,10 +96,12 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
     with memoryview(region):  # which keeps it open
         runs = runs_of(place, region.address, region.block_size)
         _pin(region, runs, writes, place)
+        born = generation()
         try:
             yield view
         finally:
-            if not region.inherited:
+            # In a child made by fork nothing is pinned.
+            if generation() == born:
                 region.unpin_blocks(runs.tobytes())
 
 

@@ -41,13 +41,14 @@ class TestClosedWhileItIsOpened:
 
             @contextlib.contextmanager
             def serving(*arguments, **keywords):
-                with real(*arguments, **keywords) as served:
+                with real(*arguments, **keywords) as found:
+                    served, _ = found
                     helper = served["helper"]
                     fd = served["fd"] if kind == "file" else helper[1 + (kind == "log")]
                     kept = os.dup(fd)
                     os.dup2(os.open(sys.argv[2], os.O_RDWR), fd)
                     try:
-                        yield served
+                        yield found
                     finally:
                         os.dup2(kept, fd)
 

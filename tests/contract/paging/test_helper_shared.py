@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pagemove import PagedMemory, StoreError
-from pagemove.stores import Store
+from pagemove.stores import CompressedStore, Store
 from support import child, fork, together, wait_for
 from support.helpers import has_ended, helpers, numbered, reined, reined_region, stored, touch
 
@@ -101,7 +101,7 @@ def _many(folder: Path) -> None:
 
 
 def _volatile(folder: Path) -> None:
-    first, second = (PagedMemory(nbytes=1 << 20) for _ in range(2))
+    first, second = (PagedMemory(CompressedStore(1 << 20), mode="r+") for _ in range(2))
     assert len(helpers()) == 1
     _, third = reined_region(folder)
     assert len(helpers()) == 2

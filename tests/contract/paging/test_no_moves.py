@@ -185,6 +185,7 @@ class TestEdges:
             address = region.address
         self.moves_at(address)
 
+    @pytest.mark.parametrize("region", ["r+", "c"], indirect=True)
     def test_and_in_a_forked_child_which_has_no_region(self, region, other):
         address = region.address
         child = os.fork()

@@ -25,6 +25,8 @@ _PROGRAM = """
     import numpy as np, pagemove
     from pagemove import PagedMemory
     from pagemove.stores import FileStore
+    from pagemove._native import pager
+    pager.set_rings(False)  # reads by calls, which can be held
     store = FileStore(sys.argv[1], writable=sys.argv[2] != "r")
     region = PagedMemory(store, mode=sys.argv[2], prefetch="off", store_timeout=float(sys.argv[3]))
     a, whole = region.asarray(np.uint64), np.fromfile(sys.argv[1], np.uint64)
