@@ -119,15 +119,15 @@ def to_store(
     ------
     ValueError
         The shape is not known, the items are Python objects, or the name does not end with
-        ``.npy``.
+        ``.npy``; a chunk has another shape or dtype than the array says.
     OSError
         The file cannot be made or written.
 
     Notes
     -----
     Each task computes one chunk and writes it where it belongs, and no other task does: nothing is
-    locked, and no chunk passes through this process. All is durable when this returns. If a task
-    fails the file is there, incomplete.
+    locked, and no chunk passes through this process. All is durable when this returns. It is
+    written beside `path`, which it replaces in the end: if a task fails, what was there stays.
 
     Examples
     --------
@@ -147,29 +147,47 @@ def to_store(
         raise ValueError(
             f"the shape {array.shape} of the Dask array is not known: call compute_chunk_sizes()"
         )
-    made = create_array(path, array.shape, array.dtype)
-    where = Path(path), cast("int", made.offset), array.shape
+    # The array may be computed from what is there.
+    part = f"{path.removesuffix('.npy')}.{os.getpid()}.part.npy"
+    made = create_array(part, array.shape, array.dtype)
+    where = Path(part), array.dtype, cast("int", made.offset), array.shape
     del made  # which has the file locked, for itself to write
-    # Workers write through mappings, where a full disk would be SIGBUS.
-    with open(path, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-    starts = [list(accumulate(sizes, initial=0)) for sizes in array.chunks]
-    parts = [
-        delayed(_write)(
-            block, where, tuple(start[at] for start, at in zip(starts, index, strict=True))
-        )
-        for index, block in np.ndenumerate(array.to_delayed())  # type: ignore[no-untyped-call]
-    ]
-    compute(parts)  # type: ignore[no-untyped-call]
+    try:
+        # Workers write through mappings, where a full disk would be SIGBUS.
+        with open(part, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        starts = [list(accumulate(sizes, initial=0)) for sizes in array.chunks]
+        parts = [
+            delayed(_write)(
+                block,
+                where,
+                tuple(start[at] for start, at in zip(starts, index, strict=True)),
+                tuple(sizes[at] for sizes, at in zip(array.chunks, index, strict=True)),
+            )
+            for index, block in np.ndenumerate(array.to_delayed())  # type: ignore[no-untyped-call]
+        ]
+        compute(parts)  # type: ignore[no-untyped-call]
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
     return open_array(path, **paging)
 
 
 def _write(
-    block: npt.NDArray[Any], where: tuple[Path, int, tuple[int, ...]], first: tuple[int, ...]
+    block: npt.NDArray[Any],
+    where: tuple[Path, np.dtype[Any], int, tuple[int, ...]],
+    first: tuple[int, ...],
+    planned: tuple[int, ...],
 ) -> None:
     """Write a chunk where its items are in the file, and make that durable."""
-    path, offset, shape = where
-    target = np.memmap(path, block.dtype, "r+", offset, shape)
+    path, dtype, offset, shape = where
+    if block.shape != planned or block.dtype != dtype:
+        raise ValueError(
+            f"the chunk at {first} is {block.dtype} of shape {block.shape}, and its Dask array "
+            f"says {dtype} of shape {planned}: give map_blocks and from_delayed what is computed"
+        )
+    target = np.memmap(path, dtype, "r+", offset, shape)
     target[tuple(slice(at, at + size) for at, size in zip(first, block.shape, strict=True))] = block
     target.flush()
 

@@ -93,7 +93,7 @@ def _claim(target: Path) -> tuple[Path, Path]:
     """Make the file of events beside the target; beside another one, if a process has that."""
     for path in (target, target.with_name(f"{target.name}.{os.getpid()}")):
         ring = path.with_name(path.name + ".ring")
-        if _owner(ring):
+        if _owner(ring) or (ring.exists() and not _is_ring(ring)):
             continue
         ring.unlink(missing_ok=True)
         try:
@@ -113,6 +113,11 @@ def _claim(target: Path) -> tuple[Path, Path]:
             os.close(fd)
         return path, ring
     raise FileExistsError(errno.EEXIST, "another process traces into it")
+
+
+def _is_ring(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(8) in (b"", b"pmtrace1")
 
 
 def _owner(ring: Path) -> int:

@@ -265,3 +265,31 @@ def _by_joblib(path):
 
 def _sum(array):
     return type(array).__name__, int(array.sum())
+
+
+class TestChunksThatAreNotAsSaid:
+    def test_another_dtype_is_refused_and_what_was_there_stays(self, tmp_path):
+        import dask.array as da
+
+        import pagemove.dask as paged
+
+        path = tmp_path / "kept.npy"
+        np.save(path, np.arange(10.0))
+        wrong = da.zeros(10, chunks=5, dtype="f4").map_blocks(
+            lambda block: block + 1.5, dtype="i4", meta=np.empty(0, "i4")
+        )
+        with pytest.raises(ValueError, match=r"chunk at \(0,\) is float32.*says int32"):
+            paged.to_store(wrong, path)
+        assert (np.load(path) == np.arange(10.0)).all()
+        assert [each.name for each in tmp_path.iterdir()] == ["kept.npy"]
+
+    def test_an_array_may_be_computed_from_what_it_replaces(self, tmp_path):
+        import dask.array as da
+
+        import pagemove.dask as paged
+
+        path = tmp_path / "numbers.npy"
+        np.save(path, np.arange(1000.0))
+        source = da.from_array(open_array(path), chunks=100)
+        done = paged.to_store(source * 2, path)
+        assert (done == np.arange(1000.0) * 2).all()

@@ -79,8 +79,8 @@ static void drop(struct pg_region *region, pg_entry entry)
     pg_become(&region->blocks, entry, PG_ABSENT);
 }
 
-/* Drops the lock. */
-static int discard_some(struct pg_region *region, uint32_t first, uint32_t end)
+/* Drops the lock. `stored`: the store has something of them, which is not read any more. */
+static int discard_some(struct pg_region *region, uint32_t first, uint32_t end, int *stored)
 {
     uint64_t until = pg_overdue(region, pg_overdue(region, pg_now()));
     int busy = 0, found = 0;
@@ -95,6 +95,11 @@ static int discard_some(struct pg_region *region, uint32_t first, uint32_t end)
     }
     for (uint32_t number = first; number < end; number++) {
         pg_entry entry = pg_find(&region->blocks, number);
+        /* Together with the block: read-ahead would bring back what the store still has. */
+        if (pg_is_noted(region, number)) {
+            note_forgotten(region, number);
+            *stored = 1;
+        }
         if (entry == PG_NONE)
             continue;
         drop(region, entry);
@@ -106,17 +111,6 @@ static int discard_some(struct pg_region *region, uint32_t first, uint32_t end)
     pg_discard(&region->uffd, pg_block_address(region, first), (end - first) * region->block_size);
     pg_wake_starved(region);
     pthread_cond_broadcast(&region->changed);
-    return 0;
-}
-
-static int has_stored(const struct pg_region *region, uint32_t first, uint32_t end)
-{
-    for (uint32_t number = first; number < end; number++) {
-        if (!(number % 64) && !region->spilled[number / 64])
-            number += 63;
-        else if (pg_is_noted(region, number))
-            return 1;
-    }
     return 0;
 }
 
@@ -132,18 +126,18 @@ int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length
     uint32_t first = (uint32_t)(offset / region->block_size);
     uint32_t end = (uint32_t)((offset + length) / region->block_size);
     uint32_t step = AT_ONCE / (uint32_t)region->block_size;
-    int error = 0;
+    int error = 0, stored = 0;
 
     if (!region->blank || offset % region->block_size || length % region->block_size ||
         end > region->nblocks)
         return -EINVAL;
     for (uint32_t at = first; at < end && !error; at += step) {
         pthread_mutex_lock(&region->lock);
-        error = discard_some(region, at, end - at < step ? end : at + step);
+        error = discard_some(region, at, end - at < step ? end : at + step, &stored);
         give_up_spare(region);
         pthread_mutex_unlock(&region->lock);
     }
-    if (!error && has_stored(region, first, end))
+    if (!error && stored)
         error = pg_forget(region, offset, length);
     return error;
 }
@@ -151,19 +145,8 @@ int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length
 int pg_do_forget(struct pg_region *region, uint64_t offset, uint64_t length)
 {
     struct pg_store *store = region->mode == PG_PRIVATE ? &region->spill : &region->store;
-    uint32_t number = (uint32_t)(offset / region->block_size);
-    uint32_t end = (uint32_t)((offset + length) / region->block_size), first;
 
-    while (number < end) {
-        if (!pg_is_noted(region, number)) {
-            number++;
-            continue;
-        }
-        for (first = number; number < end && pg_is_noted(region, number); number++)
-            note_forgotten(region, number);
-        /* What it keeps all the same is never read. */
-        pg_store_forget(store, first * region->block_size, (number - first) * region->block_size,
-                        region->block_size);
-    }
+    /* What it keeps all the same is never read: that its blocks are zeros is noted already. */
+    pg_store_forget(store, offset, length, region->block_size);
     return 0;
 }

@@ -107,9 +107,14 @@ static void add(const struct pg_region *origin, struct pg_opening *opening, stru
 
 void pg_inherit(struct pg_region *region)
 {
+    const struct pg_region *origin = region->origin ? region->origin : region;
+
+    /* Of one that was being opened the heir is there already. */
+    for (const struct pg_heir *heir = estate ? estate->heirs : NULL; heir; heir = heir->next)
+        if (heir->origin == origin)
+            return;
     if (region->base && region->opening && region->opening->config.again)
-        add(region->origin ? region->origin : region, region->opening, region->stone, region->base,
-            region->length);
+        add(origin, region->opening, region->stone, region->base, region->length);
 }
 
 void pg_heirs_forked(void)
@@ -255,7 +260,7 @@ static void fail(struct pg_heir *heir, int error)
 
     heir->error = error;
     heir->state = FAILED;
-    heir->barred = 1;
+    heir->barred = pg_is_reserved(heir->stone); /* else it is somebody else's */
     snprintf(why, sizeof why, "%.500s: %.200s", heir->opening->config.label, reason(heir));
     pg_explain_grave(heir->stone, why);
 }
