@@ -19,6 +19,7 @@ import gc
 import mmap
 import os
 import random
+import signal
 import tempfile
 import threading
 import time
@@ -385,10 +386,14 @@ def run(scenario: Scenario, deadline: float = 90.0) -> dict[str, Any]:
         said = os.dup(2)
         os.dup2(log, 2)
         with open(said, "w", closefd=False) as file:
-            faulthandler.dump_traceback_later(deadline, file=file)
+            # By a signal: the thread that faulthandler has for this is the parent's, which watches
+            # its test, and a child would wait for that forever.
+            faulthandler.register(signal.SIGALRM, file=file)
+            signal.setitimer(signal.ITIMER_REAL, deadline)
             try:
                 if "merged" in scenario.chaos:
                     chaos.merge()
                 return Run(scenario, folder).run()
             finally:
-                faulthandler.cancel_dump_traceback_later()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                faulthandler.unregister(signal.SIGALRM)
