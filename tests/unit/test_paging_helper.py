@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 import socket
 import struct
 import sys
@@ -193,7 +192,7 @@ class TestStarting:
     def test_no_main_module_for_stores_that_need_none(self):
         kinds = [CompressedStore(4096)] if "zstandard" in sys.modules else []
         for store in (*kinds, Given(), BytesStore(b"x")):
-            preparation = pickle.loads(handover._payload(store))[0]
+            preparation = handover._parts(store)[0][0]
             assert set(preparation) == {"argv", "dir"}
 
     def test_one_in_the_main_module(self, monkeypatch, tmp_path):
@@ -207,14 +206,14 @@ class TestStarting:
         script = tmp_path / "script.py"
         script.touch()
         main.__file__ = str(script)
-        assert pickle.loads(handover._payload(mine()))[0]["init_main_from_path"] == str(script)
+        assert handover._parts(mine())[0][0]["init_main_from_path"] == str(script)
         main.__file__ = "<stdin>"
         monkeypatch.setitem(sys.modules, "cloudpickle", None)
         with pytest.raises(TypeError, match="is in no file; install cloudpickle, or define it"):
-            handover._payload(mine())
+            handover._parts(mine())
         by_value = types.SimpleNamespace(dumps=lambda *_: b"by value")
         monkeypatch.setitem(sys.modules, "cloudpickle", by_value)
-        preparation, *_, pickled = pickle.loads(handover._payload(mine()))
+        preparation, *_, pickled = handover._parts(mine())[0]
         assert pickled == b"by value"
         assert set(preparation) == {"argv", "dir"}
 

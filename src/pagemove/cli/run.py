@@ -9,6 +9,7 @@ import sys
 import warnings
 from typing import Any, NoReturn
 
+from pagemove._native.mapping import generation
 from pagemove.errors import KernelFaultsWarning, UnsupportedError
 from pagemove.paging import PagedAllocations
 from pagemove.program import bounced, report
@@ -69,7 +70,9 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
         if given is not None and (given or kind != "script"):
             if not given:
                 _refuse(parser, f"argument -{kind[0]}: expected one argument")
-            return options, kind, given[0], given[1:]
+            # What follows -mMODULE is taken for the script.
+            more = [] if kind == "script" else options.script
+            return options, kind, given[0], given[1:] + more
     return _refuse(parser, "a program is needed: SCRIPT, -m MODULE or -c CODE")
 
 
@@ -118,8 +121,12 @@ def _arena(options: argparse.Namespace) -> PagedAllocations:
 
 
 def _report_on(arena: PagedAllocations) -> None:
+    born = generation()
+
     def show(*_: object) -> None:
-        report.show(arena.stats())
+        # In a child made by fork the arrays are not there.
+        if generation() == born:
+            report.show(arena.stats())
 
     atexit.register(show)
     signal.signal(signal.SIGUSR1, show)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from pagemove._native import arena as native
+from pagemove._native.mapping import generation
 from pagemove.paging.arenas import ArenaMemory, directory_of, limit_of, new_arena
 from pagemove.paging.options import Limit, Size
 from pagemove.paging.sizes import nbytes_of, text_of
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-#: What is left when a block ends, innermost last: who has entered, and the handler before.
-_entered: ContextVar[tuple[tuple[PagedAllocations, CapsuleType, CapsuleType, int], ...]] = (
-    ContextVar("pagemove.paged_allocations", default=())
-)
+#: What is left when a block ends, innermost last: who has entered, and the handler before; in a
+#: child made by fork the arena is another one.
+_entered: ContextVar[
+    tuple[tuple[PagedAllocations, CapsuleType, CapsuleType, int, native.Arena], ...]
+] = ContextVar("pagemove.paged_allocations", default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,17 @@ class PagedAllocations:
             raise ValueError(f"min_size must be positive, not {min_size!r}")
         self._limit = limit_of(limit)
         self._spill = directory_of(spill)
-        self._making = threading.Lock()
+        self._making, self._process = threading.Lock(), generation()
         self._made: tuple[native.Arena, ArenaMemory] | None = None
 
+    def _lock(self) -> threading.Lock:
+        # In a child made by fork one thread runs, and another of the parent may have had it.
+        if self._process != generation():
+            self._making, self._process = threading.Lock(), generation()
+        return self._making
+
     def _arena(self) -> tuple[native.Arena, ArenaMemory]:
-        with self._making:
+        with self._lock():
             # In a child made by fork it is the parent's, and gone.
             if self._made is None or self._made[1].inherited:
                 self._made = new_arena(self._limit, self._least, self._spill)
@@ -95,11 +103,11 @@ class PagedAllocations:
         before = native.current_handler()
         entered = _entered.get()
         # What is small is left to whoever has it outside: not to this arena once more.
-        mine = any(each[0] is self and each[2] is before for each in entered)
+        mine = any(each[4] is arena and each[2] is before for each in entered)
         handler = before if mine else arena.handler(self._least, before)
         native.swap_handler(handler)
         refused = arena.counters()["refused"]
-        _entered.set((*entered, (self, before, handler, refused)))
+        _entered.set((*entered, (self, before, handler, refused, arena)))
         return self
 
     def __exit__(
@@ -113,7 +121,7 @@ class PagedAllocations:
         place = next((i for i in reversed(range(len(entered))) if entered[i][0] is self), None)
         if place is None:
             return
-        _, before, _, refused = entered.pop(place)
+        _, before, _, refused, _ = entered.pop(place)
         if place == len(entered):
             native.swap_handler(before)
         else:
@@ -175,7 +183,7 @@ class PagedAllocations:
         ...     allocations.stats().arrays
         1
         """
-        with self._making:
+        with self._lock():
             made = self._made
         if made is None or made[1].inherited:
             return AllocationStats(None, 0, 0, 0, 0, 0, 0, 0, 0, PagingStats())

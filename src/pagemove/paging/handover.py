@@ -252,10 +252,6 @@ def _is_started_instead() -> bool:
     return any(word.endswith(_START_ENDS) for word in words)
 
 
-def _payload(store: Store) -> bytes:
-    return pickle.dumps(_parts(store)[0], pickle.HIGHEST_PROTOCOL)
-
-
 def _parts(
     store: Store,
 ) -> tuple[tuple[dict[str, Any], list[str], int, int, bytes], set[str], list[str]]:

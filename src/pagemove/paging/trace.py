@@ -93,9 +93,8 @@ def _claim(target: Path) -> tuple[Path, Path]:
     """Make the file of events beside the target; beside another one, if a process has that."""
     for path in (target, target.with_name(f"{target.name}.{os.getpid()}")):
         ring = path.with_name(path.name + ".ring")
-        if _owner(ring) or (ring.exists() and not _is_ring(ring)):
+        if _owner(ring) or not _put_aside(ring):
             continue
-        ring.unlink(missing_ok=True)
         try:
             fd = os.open(ring, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
@@ -115,9 +114,16 @@ def _claim(target: Path) -> tuple[Path, Path]:
     raise FileExistsError(errno.EEXIST, "another process traces into it")
 
 
-def _is_ring(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(8) in (b"", b"pmtrace1")
+def _put_aside(ring: Path) -> bool:
+    """Keep the events of a process that was killed under its number. False: it is another file."""
+    try:
+        header = np.fromfile(ring, _HEADER, 1)
+    except FileNotFoundError:
+        return True
+    if not len(header) or header["magic"][0] != b"pmtrace1":
+        return False
+    ring.rename(ring.with_suffix(f".{header['process'][0]}.ring"))
+    return True
 
 
 def _owner(ring: Path) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import stat
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,12 @@ def _from_file(original: Any) -> Any:
             with open(file, "rb") as opened:
                 return fromfile(opened, dtype, count, sep, offset)
         kind = np.dtype(dtype)
-        there = os.fstat(file.fileno()).st_size - file.tell() - offset
-        most = max(there, 0) // kind.itemsize if kind.itemsize else 0
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) and count >= 0:
+            most = count  # a device, say, which has no size
+        else:
+            there = status.st_size - file.tell() - offset
+            most = max(there, 0) // kind.itemsize if kind.itemsize else 0
         total = most if count < 0 else min(count, most)
         if total * kind.itemsize <= PIECE or kind.hasobject:
             return original(file, kind, count, sep, offset)

@@ -322,6 +322,52 @@ def test_in_a_forked_child_new_arrays_are_ordinary_and_old_ones_end_it(tmp_path)
     assert "spawn or forkserver" in done.stderr
 
 
+_FORKED_WITHIN = """
+import os, sys, threading
+import numpy as np
+import pagemove
+from pagemove.paging import allocations
+
+held, go = threading.Event(), threading.Event()
+new_arena = allocations.new_arena
+def slow(*arguments):
+    held.set()
+    go.wait(60)
+    return new_arena(*arguments)
+
+arena = pagemove.paged_allocations("8MiB", spill=sys.argv[1])
+if sys.argv[2] == "held":
+    allocations.new_arena = slow
+    thread = threading.Thread(target=arena.__enter__)
+    thread.start()
+    held.wait(60)
+    allocations.new_arena = new_arena
+else:
+    arena.__enter__()
+pid = os.fork()
+if not pid:
+    with arena:
+        numbers = np.arange(1 << 20)
+        print(arena.stats().arrays, int(numbers[-1]), flush=True)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+go.set()
+"""
+
+
+@pytest.mark.needs("fork")
+@pytest.mark.parametrize("how", ["held", "entered"])
+def test_a_child_that_is_forked_meanwhile_has_an_arena_of_its_own(tmp_path, how):
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED_WITHIN, tmp_path, how],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == ["1", "1048575", "0"], done.stderr
+
+
 def test_system_calls_and_pins_find_the_region(paged, tmp_path):
     with paged("4MiB"):
         numbers = np.arange(_MIB)

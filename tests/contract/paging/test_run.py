@@ -66,6 +66,13 @@ def test_a_script_is_run_as_without(tmp_path, name):
     assert paged.stderr == plain.stderr
 
 
+@pytest.mark.parametrize("words", [["-mshows", "1", "-x"], ["-m", "shows", "1"]])
+def test_arguments_of_a_module_however_it_is_named(tmp_path, words):
+    (tmp_path / "shows.py").write_text("import sys; print(sys.argv[1:])")
+    done = ran([*_PAGED, *words], tmp_path)
+    assert done.stdout == ran([sys.executable, *words], tmp_path).stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [

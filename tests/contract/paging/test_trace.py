@@ -94,9 +94,19 @@ def test_of_one_that_is_killed(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["trace", str(ring)])
     assert said.exit_code == 0, said.output
     check(target, file, counters)
-    # Its owner is no more: the next program may have the name.
+    # Its owner is no more: the next program may have the name, and these events stay.
+    before = ring.read_bytes()
     ended(start(PROGRAM, file, target))
     assert not ring.exists()
+    assert (tmp_path / f"trace.json.{program.pid}.ring").read_bytes() == before
+
+
+def test_a_file_that_is_no_trace_is_not_touched(tmp_path: Path) -> None:
+    file, target = make_file(tmp_path / "file", 64 * BLOCK), tmp_path / "notes"
+    target.with_name("notes.ring").write_text("my notes")
+    program = start(PROGRAM, file, target)
+    check(tmp_path / f"notes.{program.pid}", file, json.loads(ended(program)))
+    assert target.with_name("notes.ring").read_text() == "my notes"
 
 
 def test_of_two_at_the_same_time(tmp_path: Path) -> None:
