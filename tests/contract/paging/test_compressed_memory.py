@@ -135,8 +135,9 @@ def test_little_is_lost_between_blocks_of_all_sizes():
 def test_a_full_store_says_so_and_goes_on_when_something_is_freed():
     noise = _noise(4 * MIB)
     with PagedMemory(
-        nbytes=8 * MIB, resident_limit=3 * MIB, store_limit="2MiB", store_timeout=3
+        nbytes=8 * MIB, resident_limit=9 * MIB, store_limit="2MiB", store_timeout=0.2
     ) as region:
+        # No touch needs another block to leave: where one cannot, that is a signal (the next test).
         words = region.asarray("u8")
         words[: 4 * MIB // 8] = noise
         with pytest.raises(StoreError, match=r"(?s)store_limit is full.*spill=") as caught:

@@ -408,7 +408,7 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
     if (job.slot != PG_NO_SLOT) {
         fresh = pg_is_fresh_slot(&region->frames, job.slot);
         error = -PG_NOT_NOW;
-        if (!pg_is_cold(region)) {
+        if (!pg_is_cold(region) || pg_is_blank(region, job.number)) {
             pthread_mutex_unlock(&region->lock);
             error = pg_read_blocks(region, job.number, &job.slot, 1, 1);
             pthread_mutex_lock(&region->lock);

@@ -10,14 +10,27 @@
 #include "region.h"
 #include "trace.h"
 
-void pg_flights_start(struct pg_region *region)
+/* Not so many that little is left for what is resident, of a limit that pins and a budget change.
+ */
+static uint32_t most_now(const struct pg_region *region)
 {
     uint32_t frames = pg_frames_shared(region);
 
-    if (pg_has_helper(region) || region->ring_state < 0)
-        return;
-    /* Not so many that little is left for what is resident. */
-    region->most_flights = frames / 8 < PG_RING ? frames / 8 : PG_RING;
+    return frames / 8 < PG_RING ? frames / 8 : PG_RING;
+}
+
+void pg_flights_start(struct pg_region *region)
+{
+    /* What has no file is read by a helper, or is compressed memory. */
+    if (region->store.fd >= 0 && region->ring_state >= 0)
+        region->most_flights = most_now(region);
+}
+
+static int has_room(const struct pg_region *region)
+{
+    uint32_t flying = PG_RING - region->idle_flights;
+
+    return flying < region->most_flights && flying < most_now(region);
 }
 
 void pg_reading_of(const struct pg_region *region, struct pg_reading *reading)
@@ -63,12 +76,12 @@ static int may_take_off(struct pg_region *region)
         return 0;
     if (!region->ring_state && open_ring(region))
         return 0;
-    return PG_RING - region->idle_flights < region->most_flights;
+    return has_room(region);
 }
 
 int pg_is_cold(const struct pg_region *region)
 {
-    return region->cold && PG_RING - region->idle_flights < region->most_flights;
+    return region->cold && has_room(region);
 }
 
 int pg_take_off(struct pg_region *region, struct pg_job job, int fresh)
