@@ -114,3 +114,39 @@ def test_whole_and_full():
     arena.release(whole)
     counters = arena.counters()
     assert (counters["refused"], counters["largest"]) == (2, memory.nbytes)
+
+
+def test_read_ahead_of_a_neighbour_brings_nothing_back():
+    """Blocks that were freed are zeros for the next owner, though the store may have had them."""
+    arena, memory = new_arena(32 << 20, 1 << 20, None)
+    block, count = memory.block_size, 200
+    first = arena.allocate(16 * block)
+    assert arena.resize(first, 32 * block) == first
+    bytes_ = np.frombuffer(memory, np.uint8)
+    offset = first - memory.address
+    neighbour = bytes_[offset : offset + 32 * block]
+    neighbour[:] = 3
+    ended = threading.Event()
+
+    def scan():
+        while not ended.is_set():
+            memory.evict(offset, 32 * block)
+            neighbour[::4096].copy()
+            neighbour.view(np.float64).sum()
+
+    thread = threading.Thread(target=scan)
+    address = arena.allocate(count * block)
+    thread.start()
+    try:
+        for _ in range(25):
+            at = address - memory.address
+            bytes_[at : at + count * block] = 7
+            memory.evict(at, 32 * block)
+            arena.release(address)
+            address = arena.allocate(count * block)
+            at = address - memory.address
+            assert not bytes_[at : at + count * block : 512].any()
+    finally:
+        ended.set()
+        thread.join(60)
+    arena.release(address)
