@@ -190,6 +190,59 @@ def test_a_store_of_another_kind_gets_its_helper_anew(path, tmp_path):
     assert run(path, code) == (["1", "1", "7"], "")
 
 
+def test_a_fork_while_it_is_being_opened(path, tmp_path):
+    """The child of the child opens it itself, and finds it in one place only."""
+    (tmp_path / "held.py").write_text(
+        textwrap.dedent(
+            """
+            import os, time
+            from pagemove.stores import Store
+            class Held(Store):
+                def __init__(self, path):
+                    self.path = path
+                @property
+                def nbytes(self):
+                    return 1 << 20
+                def __setstate__(self, state):
+                    self.__dict__.update(state)
+                    number = len(os.listdir(self.path))
+                    open(os.path.join(self.path, str(number)), "w").close()
+                    # The second that is started is held until there is a third.
+                    while number == 1 and len(os.listdir(self.path)) < 3:
+                        time.sleep(0.01)
+                def read_into(self, offset, buffer):
+                    view = memoryview(buffer).cast("B")
+                    view[:] = bytes([5]) * len(view)
+            """
+        )
+    )
+    code = f"""
+    sys.path.insert(0, {str(tmp_path)!r})
+    import ctypes, held
+    started = pathlib.Path({str(tmp_path / "started")!r})
+    started.mkdir()
+    region = pagemove.PagedMemory(held.Held(str(started)), mode="r", store_timeout=60)
+    numbers = np.frombuffer(region, np.uint8)
+    assert numbers[0] == 5
+    libc, address = ctypes.CDLL(None), numbers.ctypes.data
+    def touch():
+        libc.memchr(ctypes.c_void_p(address + 100), 5, ctypes.c_size_t(1))
+    def grandchild():
+        assert region.stats().faults == 0
+        return numbers[300_000]
+    def first():
+        thread = threading.Thread(target=touch)
+        thread.start()
+        while len(list(started.iterdir())) < 2:
+            time.sleep(0.01)
+        print(child(grandchild), flush=True)
+        thread.join()
+        return numbers[5]
+    print(child(first))
+    """
+    assert run(path, code)[0] == ["5", "5"]
+
+
 def test_a_recording_and_other_modes_stay_the_parents(path):
     code = """
     private = opened(mode="c")
