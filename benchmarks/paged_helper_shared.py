@@ -55,6 +55,8 @@ def measure(effort: Effort) -> list[Finding]:
             "a process for each",
             spread([one / other for one, other in zip(shared, own, strict=True)]),
             _TARGET_RATIO,
+            subject_ns=spread([one * 1e6 for one in shared]),
+            baseline_ns=spread([one * 1e6 for one in own]),
         ),
         Finding(f"{_REGIONS} regions", "none", spread(processes), 1, unit="processes"),
     ]

@@ -159,3 +159,19 @@ def _open_array() -> Iterator[Callable[[], object]]:
     np.save(contents, np.arange(100_000))
     with _file(contents.getvalue()) as path:
         yield function
+
+
+@calls("paged_allocations", "PagedAllocations", "AllocationStats")
+def _paged_allocations() -> Iterator[Callable[[], object]]:
+    with tempfile.TemporaryDirectory() as folder:
+
+        def function() -> None:
+            with pagemove.paged_allocations("4MiB", spill=folder) as arena:
+                numbers = np.arange(1 << 18)
+                assert arena.stats().arrays == 1
+                assert numbers[-1] == (1 << 18) - 1
+            del numbers
+            fails(pagemove.paged_allocations, "nothing")
+            fails(pagemove.paged_allocations, "4MiB", spill="/nowhere")
+
+        yield function

@@ -278,7 +278,7 @@ class TestChunksThatAreNotAsSaid:
         wrong = da.zeros(10, chunks=5, dtype="f4").map_blocks(
             lambda block: block + 1.5, dtype="i4", meta=np.empty(0, "i4")
         )
-        with pytest.raises(ValueError, match=r"chunk at \(0,\) is float32.*says int32"):
+        with pytest.raises(ValueError, match=r"chunk at \([05],\) is float32.*says int32"):
             paged.to_store(wrong, path)
         assert (np.load(path) == np.arange(10.0)).all()
         assert [each.name for each in tmp_path.iterdir()] == ["kept.npy"]

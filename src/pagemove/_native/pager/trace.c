@@ -140,8 +140,8 @@ void pg_trace_put(const struct pg_region *region, int kind, uint64_t offset, uin
     struct event *event = &trace->event[number % EVENTS];
 
     enter_thread(trace);
-    __atomic_store_n(&event->sequence, 0, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_RELEASE);
+    /* An exchange, so that what follows comes after it. */
+    __atomic_exchange_n(&event->sequence, 0, __ATOMIC_ACQUIRE);
     event->began = began;
     event->ended = clock_of(CLOCK_MONOTONIC);
     event->region = region->base;
