@@ -114,7 +114,9 @@ def _automatic() -> str:
     memory = available()
     if memory is None:
         return "none: the memory available is unknown"
-    return f"{text_of(max(memory // SHARE, LEAST))}, half of the memory available"
+    return (
+        f"{text_of(max(memory // SHARE, LEAST))}, half of the memory available; less under pressure"
+    )
 
 
 def _compression(found: KernelFeatures) -> str:

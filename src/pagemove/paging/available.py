@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ from typing import Protocol
 from pagemove.cgroups import groups, read
 from pagemove.limits import MEMORY_FILES
 from pagemove.paging.budget import Budget
+from pagemove.paging.pressure import INTERVAL, Watcher
 
 #: Half. The rest is for what belongs to the region and is not counted in its limit (the helper's
 #: buffers, which are a quarter of the limit at most, compressed blocks, page tables), for the page
@@ -22,6 +24,8 @@ from pagemove.paging.budget import Budget
 SHARE = 2
 #: However little is available: less would only be slow.
 LEAST = 16 << 20
+#: Seconds without a region until nobody looks after the automatic budget any more.
+IDLE = 60.0
 
 # What the kernel takes back before it kills, by version. Version 1 has numbers of the group alone
 # beside those of what is in it.
@@ -43,13 +47,16 @@ _lock = threading.Lock()
 
 def _in_child() -> None:
     # A thread that is not here may have had it.
-    global _lock
+    global _lock, _watched
     _lock = threading.Lock()
+    _watched = False
 
 
 os.register_at_fork(after_in_child=_in_child)
 
 _automatic: Budget | None = None
+_asked = 0.0  # when a region last asked for it
+_watched = False  # whether a thread looks after it
 #: What each may take in the end. It is not available any more, though it may not be used yet.
 _promised: weakref.WeakKeyDictionary[Region, int] = weakref.WeakKeyDictionary()
 
@@ -110,15 +117,37 @@ def default_limit(nbytes: int, least: int) -> int:
 def automatic(limit: int) -> Budget:
     """Return the budget of all regions of the process whose limit is ``"auto"``.
 
-    It is made, or made anew, with such a limit where no region has it.
+    It is made, or made anew, with such a limit where no region has it. A thread looks after it
+    while regions share it: it shrinks while others need memory (`pagemove.paging.pressure`).
     """
-    global _automatic
+    global _automatic, _asked, _watched
     with _lock:
         if _automatic is None:
             _automatic = Budget(limit)
         elif not _automatic.counters()["members"]:
             _automatic.resize(limit)
+        _asked = time.monotonic()
+        if not _watched:
+            threading.Thread(
+                target=_watch,
+                args=(Watcher(_automatic, available),),
+                name="pagemove-pressure",
+                daemon=True,
+            ).start()
+            _watched = True
         return _automatic
+
+
+def _watch(watcher: Watcher) -> None:
+    global _watched
+    while True:
+        time.sleep(INTERVAL)
+        if watcher.look():
+            continue
+        with _lock:
+            if time.monotonic() - _asked > IDLE:
+                _watched = False
+                return
 
 
 def _unused() -> int:

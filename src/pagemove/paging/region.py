@@ -204,7 +204,11 @@ class PagedMemory(Blocks, Viewable):
     limit of their own may still take does not. Half of that, at least 16 MiB, is the limit where
     the store is larger; a smaller one has none. `resident_limit` and the repr say what it is. It
     stays as it is when others take memory later. That of ``"auto"`` is computed for the first
-    region, and anew once all have gone.
+    region, and anew once all have gone; in between it yields. Once a second a thread looks at what
+    is available and at how long tasks waited for memory (pressure stall information, of the
+    machine and of control groups of version 2): the budget shrinks by an eighth while less than an
+    eighth of it is left to others, or tasks wait a tenth of the time and less than half of it is
+    left; after ten seconds without that it grows again, up to what it was.
 
     A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
     and four threads; neither depends on the length of the store. The first with a helper process
