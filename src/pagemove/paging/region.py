@@ -206,10 +206,10 @@ class PagedMemory(Blocks, Viewable):
     stays as it is when others take memory later. That of ``"auto"`` is computed for the first
     region, and anew once all have gone.
 
-    A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
-    and four threads; neither depends on the length of the store. The first with a helper process
-    takes as long as a Python interpreter takes to start; each has a thread for each request under
-    way.
+    A fault costs some microseconds and the read. Making a region over a file costs a mapping and a
+    descriptor, since all such regions share their threads; neither depends on the length of the
+    store. The first with a helper process takes as long as a Python interpreter takes to start;
+    each has a thread for each request under way.
 
     Examples
     --------
