@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import collections
+import ctypes
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +174,89 @@ def _in_time(path: Path) -> float:
 
 def test_a_file_that_takes_nothing_keeps_no_other_from_being_written(file):
     assert child(_in_time, file(4 * _BLOCK), deadline=120) < 3
+
+
+def _rings() -> int:
+    """How many rings of io_uring the thread has that answers faults."""
+    found = 0
+    for task in Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text() != "pagemove-faults\n":
+            continue
+        for fd in (task / "fd").iterdir():
+            with suppress(OSError):
+                found += os.readlink(fd) == "anon_inode:[io_uring]"
+    return found
+
+
+def _direct(path: Path) -> pagemove.PagedMemory:
+    """Open a file of which no block is ever there at once."""
+    with pagemove.stores.FileStore(path, direct=True) as store:
+        return pagemove.PagedMemory(store, block_size=4 * KIB, prefetch="off")
+
+
+def _read_by_all(paths: list[Path]) -> tuple[list[str], int, list[str | None]]:
+    """Read three files at random from three threads each; return how, by how many rings, and what."""
+    regions = [_direct(path) for path in paths]
+    arrays = [region.asarray("u8") for region in regions]
+    order = np.random.default_rng(0).permutation(len(arrays[0]) // 512) * 512
+    threads = [
+        threading.Thread(target=lambda array=array, part=part: array[order[part::3]].sum())
+        for array in arrays
+        for part in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    how = [region.stats().io["queue"] for region in regions]
+    return how, _rings(), [wrong_words(array) for array in arrays]
+
+
+@pytest.mark.needs("io_uring")
+def test_one_ring_reads_for_all(file):
+    how, rings, wrong = child(_read_by_all, [file(256 * KIB) for _ in range(3)], deadline=60)
+    assert wrong == [None] * 3
+    if not all(way.startswith("io_uring") for way in how):
+        pytest.skip("this file system keeps files in memory, or reads no other way")
+    assert rings == 1
+
+
+def _closed_meanwhile(paths: list[Path]) -> int:
+    """Close regions while threads are in system calls that wait for blocks of theirs."""
+    whole = [np.fromfile(path, np.uint64) for path in paths]
+    copied = 0
+    write = ctypes.CDLL(None, use_errno=True).pwrite
+
+    def copy(address: int, words: np.ndarray, first: int, closing: threading.Event) -> None:
+        nonlocal copied
+        file = os.memfd_create("copy")
+        for at in range(first, len(words), 1024):
+            late = closing.is_set()
+            if write(file, ctypes.c_void_p(address + 8 * at), 8, ctypes.c_long(0)) != 8:
+                break
+            assert late or closing.is_set() or os.pread(file, 8, 0) == words[at].tobytes()
+            copied += 1
+        os.close(file)
+
+    for turn in range(30):
+        regions = [_direct(path) for path in paths]
+        closing = threading.Event()
+        threads = [
+            threading.Thread(target=copy, args=(region.address, words, first, closing))
+            for region, words in zip(regions, whole, strict=True)
+            for first in (0, 512)
+        ]
+        for thread in threads:
+            thread.start()
+        assert wait_for(lambda: copied > turn, 20)
+        closing.set()
+        for region in regions:
+            region.close()
+        for thread in threads:
+            thread.join()
+    return copied
+
+
+@pytest.mark.needs("kernel_faults")
+def test_regions_are_closed_while_reads_are_under_way(file):
+    assert child(_closed_meanwhile, [file(4 * MIB) for _ in range(3)], deadline=120) >= 30
