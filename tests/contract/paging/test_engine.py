@@ -195,7 +195,7 @@ def _direct(path: Path) -> pagemove.PagedMemory:
 
 
 def _read_by_all(paths: list[Path]) -> tuple[list[str], int, list[str | None]]:
-    """Read three files at random from three threads each; return how, by how many rings, and what."""
+    """Read files at random, each from three threads; return how, by how many rings, and what."""
     regions = [_direct(path) for path in paths]
     arrays = [region.asarray("u8") for region in regions]
     order = np.random.default_rng(0).permutation(len(arrays[0]) // 512) * 512
@@ -238,7 +238,7 @@ def _closed_meanwhile(paths: list[Path]) -> int:
             copied += 1
         os.close(file)
 
-    for turn in range(30):
+    for _ in range(30):
         regions = [_direct(path) for path in paths]
         closing = threading.Event()
         threads = [
@@ -248,7 +248,7 @@ def _closed_meanwhile(paths: list[Path]) -> int:
         ]
         for thread in threads:
             thread.start()
-        assert wait_for(lambda: copied > turn, 20)
+        assert wait_for(lambda begun=copied: copied > begun, 20)
         closing.set()
         for region in regions:
             region.close()

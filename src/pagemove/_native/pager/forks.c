@@ -30,6 +30,7 @@ static void after_fork(void)
 
 static void in_child(void)
 {
+    pg_graves_forked();
     pg_heirs_forked();
     pg_clock_forked();
     pg_trace_forked();
