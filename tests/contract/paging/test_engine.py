@@ -208,7 +208,7 @@ def _read_by_all(paths: list[Path]) -> tuple[list[str], int, list[str | None]]:
         thread.start()
     for thread in threads:
         thread.join()
-    how = [region.stats().io["queue"] for region in regions]
+    how = [region.stats().io.get("queue", "") for region in regions]
     return how, _rings(), [wrong_words(array) for array in arrays]
 
 
