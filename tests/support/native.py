@@ -20,6 +20,7 @@ LIBRARIES = (
     (_TESTS / "stress/siblings.c",),
     (_TESTS / "support/tmpfile.c",),
     (_TESTS / "support/held_io.c",),
+    (_TESTS / "support/hung_io.c",),
 )
 
 

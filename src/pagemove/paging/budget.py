@@ -115,7 +115,7 @@ class Budget(SharedLimit):
     what they cannot do without, or do not return it in `store_timeout` seconds (two at least),
     opening fails with `OSError` (ENOMEM), which names them.
 
-    Each region keeps its own threads, and asks the budget only when it has used what it has, so
+    Each region asks the budget only when it has used what it has, so
     regions that fit cost nothing. What changes hands at once is a 64th of the budget, 16 MiB at
     most and a block at least.
 

@@ -7,8 +7,9 @@ import errno
 from pagemove import limits
 from pagemove.errors import UnsupportedError
 
-# What a region has open at most, and for each request that a helper process may have under way.
-_DESCRIPTORS, _OF_A_LINE = 16, 2
+# What a pager has open at most, for each region over a file that shares it, and for each request
+# that a helper process may have under way.
+_DESCRIPTORS, _OF_A_FILE, _OF_A_LINE = 16, 3, 2
 # So few that a Python does not start.
 _FEW_DESCRIPTORS = 64
 
@@ -33,8 +34,11 @@ def explain(error: OSError, lines: int = 0) -> None:
     elif error.errno in limits.ALWAYS or (error.errno == errno.EAGAIN and not explained):
         if error.errno == errno.EMFILE and not explained:
             # They are not those of the program, which may have hardly any.
-            needed = _DESCRIPTORS + _OF_A_LINE * lines
-            error.strerror = f"{error.strerror}; this region opens up to {needed}"
+            needed = f"this region opens up to {_DESCRIPTORS + _OF_A_LINE * lines}"
+            if not lines:
+                each = f"{_OF_A_FILE} for each region over a file"
+                needed = f"the pager opens up to {_DESCRIPTORS}, and {each}"
+            error.strerror = f"{error.strerror}; {needed}"
         limits.explain(error)
 
 

@@ -210,10 +210,10 @@ class PagedMemory(Blocks, Viewable):
     eighth of it is left to others, or tasks wait a tenth of the time and less than half of it is
     left; after ten seconds without that it grows again, up to what it was.
 
-    A fault costs some microseconds and the read. Making a region costs a mapping, two userfaultfds
-    and four threads; neither depends on the length of the store. The first with a helper process
-    takes as long as a Python interpreter takes to start; each has a thread for each request under
-    way.
+    A fault costs some microseconds and the read. Making a region over a file costs a mapping and a
+    descriptor, since all such regions share their threads; neither depends on the length of the
+    store. The first with a helper process takes as long as a Python interpreter takes to start;
+    each has a thread for each request under way.
 
     Examples
     --------

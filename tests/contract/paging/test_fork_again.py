@@ -116,6 +116,17 @@ def test_a_child_of_a_child_has_it_too(path):
     assert run(path, code) == (["26", "11"], "")
 
 
+def test_a_child_of_one_that_c_code_forked_has_it(path):
+    code = """
+    import ctypes
+    pid = ctypes.PyDLL(None).fork()
+    if not pid:
+        os._exit(child(lambda: array[COUNT - 5] == COUNT - 5))
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    assert run(path, code) == (["1"], "")
+
+
 def test_threads_of_the_child_touch_it_first_together(path):
     code = """
     def act():

@@ -73,6 +73,24 @@ def test_in_a_child_of_a_child(path):
     assert message.count(str(path)) == 1
 
 
+_BY_C = """
+def by_c(act):
+    pid = ctypes.PyDLL(None).fork()
+    if not pid:
+        os._exit(act() & 0xff)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("then", ["child", "by_c"])
+def test_in_a_child_of_one_that_c_code_forked(path, mode, then):
+    ends = f"{then}(lambda: array[50_000])" if then == "child" else "by_c(lambda: int(array[9]))"
+    status, message = said(path, f"{_BY_C}\nprint(by_c(lambda: -({ends})))", mode)
+    assert status == "11"
+    assert message.count(f"over {path}, mode '{mode}', was opened before a fork") == 1
+
+
 def test_any_other_fault_is_what_it_was(path):
     status, message = said(path, "print(child(lambda: ctypes.string_at(8)))")
     assert status == "-11"

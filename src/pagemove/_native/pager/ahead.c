@@ -155,7 +155,7 @@ static void ask(struct pg_region *region, struct pg_stream *stream)
         .marker = stream->ahead -
                   (count <= stream->window / 2 ? count - 1 : stream->window / 2) * stream->stride,
         .sequential = 1};
-    pthread_cond_signal(&region->work);
+    pg_call_worker(region);
 }
 
 int pg_note_touch(struct pg_region *region, uint32_t number)
@@ -360,7 +360,7 @@ void pg_read_ahead(struct pg_region *region)
     /* A helper answers several at a time; a file is read faster in order. */
     if (pg_has_helper(region)) {
         region->ahead_busy = 0;
-        pthread_cond_signal(&region->work);
+        pg_call_worker(region);
     }
     if (chunk.count)
         read_chunk(region, &chunk, request.marker, request.sequential);
@@ -374,7 +374,7 @@ int pg_put_request(struct pg_region *region, struct pg_request request)
     if (region->request_count == PG_REQUESTS)
         return -PG_NOT_NOW;
     region->requests[region->request_count++] = request;
-    pthread_cond_signal(&region->work);
+    pg_call_worker(region);
     return 0;
 }
 

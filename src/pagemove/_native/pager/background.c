@@ -62,54 +62,79 @@ static void note_trouble(struct pg_region *region, uint32_t number, int error)
     pthread_mutex_lock(&region->lock);
 }
 
-/* Once over all blocks, from where the last time has ended: one that cannot be written does not
- * keep others from it. How many failures of the store in a row that makes. Drops the lock. */
-static int sweep(struct pg_region *region, pg_entry *at, uint64_t *failures)
+static uint64_t pause_before_retry(struct pg_region *region)
 {
-    pg_entry left = region->blocks.used;
-    int missed = 0;
+    uint64_t interval = region->writeback_interval, pause = region->sweep_retry;
+    uint64_t longest = interval > LEAST_RETRY ? interval : LEAST_RETRY;
 
-    while (left && region->blocks.dirty && !has_ended(region)) {
-        uint64_t began = pg_now(), failed = region->write_failures, took;
-        struct pg_written batch = write_batch(region, *at < region->blocks.used ? *at : 0);
-        pg_entry seen = batch.next - (*at < region->blocks.used ? *at : 0);
-        *at = batch.next;
-        left -= seen < left ? seen : left;
-        region->counters.background_written += batch.written;
-        missed |= batch.missed;
-        if (batch.missed && region->write_failures != failed) {
-            region->counters.background_failures++;
-            if (!(*failures)++)
-                note_trouble(region, batch.failed, region->write_error);
-            return 1;
-        }
-        took = pg_now() - began;
-        took = took < LONGEST_PAUSE ? took : LONGEST_PAUSE;
-        rest(region, took > SHORTEST_PAUSE ? took : SHORTEST_PAUSE);
+    pause = pause ? pause : FIRST_RETRY;
+    region->sweep_retry = pause < longest / 2 ? 2 * pause : longest;
+    return pause;
+}
+
+/* How long to rest when all blocks have been looked at. */
+static uint64_t end_sweep(struct pg_region *region)
+{
+    region->sweeping = 0;
+    if (region->sweep_missed)
+        return pause_before_retry(region);
+    region->sweep_failures = region->sweep_retry = 0;
+    return region->writeback_interval;
+}
+
+/* A batch: once over all blocks, from where the last time has ended, so that one that cannot be
+ * written does not keep others from it. Returns how long to rest. Drops the lock. */
+static uint64_t sweep(struct pg_region *region)
+{
+    uint64_t began = pg_now(), failed = region->write_failures, took;
+    struct pg_written batch;
+    pg_entry seen;
+
+    if (!region->sweeping) {
+        region->sweeping = 1;
+        region->sweep_missed = 0;
+        region->sweep_left = region->blocks.used;
     }
-    if (!missed)
-        *failures = 0;
-    return missed;
+    if (!region->sweep_left || !region->blocks.dirty)
+        return end_sweep(region);
+    if (region->sweep_at >= region->blocks.used)
+        region->sweep_at = 0;
+    batch = write_batch(region, region->sweep_at);
+    seen = batch.next - region->sweep_at;
+    region->sweep_at = batch.next;
+    region->sweep_left -= seen < region->sweep_left ? seen : region->sweep_left;
+    region->counters.background_written += batch.written;
+    region->sweep_missed |= batch.missed;
+    if (batch.missed && region->write_failures != failed) {
+        region->counters.background_failures++;
+        if (!region->sweep_failures++)
+            note_trouble(region, batch.failed, region->write_error);
+        return end_sweep(region);
+    }
+    took = pg_now() - began;
+    took = took < LONGEST_PAUSE ? took : LONGEST_PAUSE;
+    return took > SHORTEST_PAUSE ? took : SHORTEST_PAUSE;
+}
+
+uint64_t pg_sweep(struct pg_region *region)
+{
+    uint64_t until = UINT64_MAX;
+
+    pthread_mutex_lock(&region->lock);
+    if (!has_ended(region))
+        until = pg_later(pg_now(), sweep(region));
+    pthread_mutex_unlock(&region->lock);
+    return until;
 }
 
 void *pg_write_in_background(void *argument)
 {
     struct pg_region *region = argument;
-    uint64_t interval = region->writeback_interval, failures = 0, retry = FIRST_RETRY;
-    uint64_t longest = interval > LEAST_RETRY ? interval : LEAST_RETRY;
-    pg_entry at = 0;
 
     pthread_mutex_lock(&region->lock);
-    rest(region, interval);
-    while (!has_ended(region)) {
-        if (sweep(region, &at, &failures)) {
-            rest(region, retry);
-            retry = retry < longest / 2 ? 2 * retry : longest;
-        } else {
-            retry = FIRST_RETRY;
-            rest(region, interval);
-        }
-    }
+    rest(region, region->writeback_interval);
+    while (!has_ended(region))
+        rest(region, sweep(region));
     pthread_mutex_unlock(&region->lock);
     return NULL;
 }

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "clock.h"
+#include "engine.h"
 #include "lease.h"
 #include "region.h"
 
@@ -97,6 +98,7 @@ int pg_start_caller(struct pg_region *region)
     error =
         pg_start_thread(&region->caller[region->callers], "pagemove-calls", serve_calls, region);
     region->callers += !error;
+    region->is_open |= !error;
     return error;
 }
 
@@ -170,6 +172,25 @@ static void *serve_calls(void *argument)
     return NULL;
 }
 
+void pg_make_call(struct pg_region *region)
+{
+    struct pg_call *call;
+
+    pthread_mutex_lock(&region->calls_lock);
+    call = region->calls;
+    if (region->unopened) {
+        region->unopened = 0;
+        pthread_mutex_unlock(&region->calls_lock);
+        pg_open_shared(region);
+        pthread_mutex_lock(&region->calls_lock);
+    } else if (call) {
+        /* It may have been called off, and then there is none. */
+        region->calls = call->next;
+        make(region, call);
+    }
+    pthread_mutex_unlock(&region->calls_lock);
+}
+
 /* Take a call that has not begun out of the queue. Wants the lock of calls. */
 static int unqueue(struct pg_region *region, const struct pg_call *call)
 {
@@ -210,7 +231,10 @@ static void put(struct pg_region *region, struct pg_call *call)
     while (*last)
         last = &(*last)->next;
     *last = call;
-    pthread_cond_signal(&region->called);
+    if (region->engine)
+        pg_pool_put(region, PG_TASK_CALL);
+    else
+        pthread_cond_signal(&region->called);
 }
 
 static struct pg_call *copy_call(const struct pg_call *wanted)
@@ -334,7 +358,7 @@ static int post(struct pg_region *region, const struct pg_call *wanted)
     pthread_mutex_lock(&region->calls_lock);
     /* One that is being opened has nothing to save; one that is being closed has been flushed. Too
      * many that nobody waits for would keep others waiting. */
-    if (!region->callers || is_stopped(region)) {
+    if (!region->is_open || region->ending || is_stopped(region)) {
         error = -ESHUTDOWN;
     } else if (call->hint && region->posted == PG_POSTED) {
         error = -PG_NOT_NOW;
@@ -412,4 +436,8 @@ void pg_call_stop(struct pg_region *region)
     __atomic_store_n(&region->ending, 1, __ATOMIC_RELEASE);
     pthread_cond_signal(&region->called);
     pthread_mutex_unlock(&region->calls_lock);
+    if (region->engine) {
+        pg_stop(region);
+        pg_pool_close(region);
+    }
 }

@@ -1,10 +1,13 @@
-/* The event loop: one thread that answers faults, and waits for nothing else. */
+/* One fault; and the event loop of a region that has threads of its own: one thread that answers
+ * faults, and waits for nothing else. */
 #include <errno.h>
 #include <poll.h>
 #include <unistd.h>
 
 #include "../uapi.h"
 #include "channel.h"
+#include "engine.h"
+#include "flights.h"
 #include "region.h"
 
 enum { EVENTS = 16 };
@@ -115,7 +118,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
     }
 }
 
-static void fault(struct pg_region *region, const struct pm_uffd_msg *message, uint64_t began)
+void pg_fault(struct pg_region *region, const struct pm_uffd_msg *message, uint64_t began)
 {
     uint64_t flags = message->arg[0], address = message->arg[1];
     uint32_t number = (uint32_t)((address - region->base) / region->block_size);
@@ -142,7 +145,7 @@ static int serve_events(struct pg_region *region)
     pthread_mutex_lock(&region->lock);
     for (size_t i = 0; i < (size_t)got / sizeof messages[0]; i++)
         if (messages[i].event == PM_UFFD_EVENT_PAGEFAULT)
-            fault(region, &messages[i], began);
+            pg_fault(region, &messages[i], began);
     pthread_mutex_unlock(&region->lock);
     return 0;
 }
@@ -174,6 +177,8 @@ void pg_look_at_jobs(const struct pg_region *region)
 {
     uint64_t one = 1;
 
+    if (region->engine)
+        return; /* it is awake while any thread is at work, or has jobs */
     if (write(region->wakeup, &one, sizeof one) < 0)
         return; /* an eventfd takes this always */
 }
@@ -206,7 +211,7 @@ void pg_serve(struct pg_region *region)
     for (;;) {
         int ready, error;
         polled[2].fd = region->line ? pg_line_descriptor(region->line) : -1;
-        polled[4].fd = region->ring.fd;
+        polled[4].fd = region->flights ? region->flights->ring.fd : -1;
         ready = pg_poll_until(polled, 5, next_due(region));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
             return;
@@ -223,7 +228,8 @@ void pg_serve(struct pg_region *region)
             polled[0].fd = polled[3].fd = -1;
             pg_lose(region, -error);
         }
-        pg_fly(region);
+        if (region->flights)
+            pg_fly(region->flights);
         if (region->refused_count) {
             pthread_mutex_lock(&region->lock);
             pg_lift_refusal(region);

@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "engine.h"
 #include "heirs.h"
 #include "inherited.h"
 #include "region.h"
@@ -29,6 +30,7 @@ static void after_fork(void)
 
 static void in_child(void)
 {
+    pg_graves_forked();
     pg_heirs_forked();
     pg_clock_forked();
     pg_trace_forked();
@@ -39,9 +41,13 @@ static void in_child(void)
                       region->mode, region->mode == PG_READ || region->blank);
         pg_inherit(region);
         region->stone = NULL;
-        pm_close(region->sentinel, region->sentinel_identity);
+        if (region->engine)
+            pg_engine_close_sentinel(region->engine);
+        else
+            pm_close(region->sentinel, region->sentinel_identity);
     }
     regions = NULL;
+    pg_engine_forked();
     pg_watch_graves();
     pg_voice_forget();
     pthread_mutex_unlock(&regions_lock);
@@ -62,24 +68,31 @@ void pg_for_all_regions(void (*function)(struct pg_region *region, void *argumen
     pthread_mutex_unlock(&regions_lock);
 }
 
-/* Who opens an inherited one has a table apart from the program's, which has no end of it. */
-static int make_sentinel(const struct pg_region *region, int ends[2])
+/* A pipe for a region that has a table of its own. Who opens an inherited one has a table apart
+ * from the program's, which has no end of it. 0 or -errno. */
+static int make_sentinel(struct pg_region *region)
 {
-    if (!region->origin)
-        return pipe2(ends, O_CLOEXEC) ? -errno : 0;
-    ends[0] = eventfd(0, EFD_CLOEXEC);
-    return ends[0] < 0 ? -errno : 0;
+    int ends[2] = {-1, -1};
+
+    if (region->origin)
+        ends[0] = eventfd(0, EFD_CLOEXEC);
+    if (region->origin ? ends[0] < 0 : pipe2(ends, O_CLOEXEC))
+        return -errno;
+    region->watched = pm_keep(ends[0]);
+    region->sentinel = region->origin ? -1 : pm_keep(ends[1]);
+    region->sentinel_identity = pm_identify(region->sentinel);
+    return 0;
 }
 
 int pg_enter(struct pg_region *region)
 {
-    int ends[2] = {-1, -1}, error;
+    int error;
 
     pthread_once(&once, watch_forks);
     pthread_mutex_lock(&regions_lock);
     error = pg_voice_enter();
     if (!error) {
-        error = make_sentinel(region, ends);
+        error = region->shares ? pg_engine_enter(region) : make_sentinel(region);
         if (error)
             pg_voice_leave();
     }
@@ -88,42 +101,48 @@ int pg_enter(struct pg_region *region)
         return error;
     }
     region->stone = pg_new_stone();
-    region->watched = pm_keep(ends[0]);
-    region->sentinel = region->origin ? -1 : pm_keep(ends[1]);
-    region->sentinel_identity = pm_identify(region->sentinel);
     region->next = regions;
     region->link = &regions;
     if (regions)
         regions->link = &region->next;
     regions = region;
     pthread_mutex_unlock(&regions_lock);
+    if (region->engine)
+        return 0;
     if (region->watched < 0)
         return region->watched;
     return region->sentinel < 0 && !region->origin ? region->sentinel : 0;
 }
 
-static void leave(struct pg_region *region, int silent)
+static struct pg_engine *leave(struct pg_region *region, int silent)
 {
+    struct pg_engine *last = NULL;
+
     pthread_mutex_lock(&regions_lock);
     if (region->link) {
         *region->link = region->next;
         if (region->next)
             region->next->link = region->link;
-        pm_close(region->sentinel, region->sentinel_identity);
+        region->link = NULL;
+        if (region->engine)
+            last = pg_engine_leave(region);
+        else
+            pm_close(region->sentinel, region->sentinel_identity);
         pg_free_stone(region->stone);
         region->stone = NULL;
         if (silent)
             pg_voice_leave();
     }
     pthread_mutex_unlock(&regions_lock);
+    return last;
 }
 
 void pg_leave(struct pg_region *region)
 {
-    leave(region, 1);
+    pg_engine_end(leave(region, 1));
 }
 
-void pg_abandon(struct pg_region *region)
+struct pg_engine *pg_abandon(struct pg_region *region)
 {
-    leave(region, 0);
+    return leave(region, 0);
 }

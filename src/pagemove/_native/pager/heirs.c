@@ -244,6 +244,7 @@ static void bar(struct pg_heir *heir)
 {
     mmap((void *)(uintptr_t)heir->base, heir->length, PROT_NONE,
          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    madvise((void *)(uintptr_t)heir->base, heir->length, MADV_DONTFORK);
     pg_wake(&heir->uffd, heir->base, heir->length);
     heir->barred = 1;
 }

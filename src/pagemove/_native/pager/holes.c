@@ -79,3 +79,10 @@ int pg_is_cached(int fd, uint64_t at, uint64_t length)
 
     return syscall(SYS_cachestat, fd, &range, &pages, 0) || pages.cached;
 }
+
+int pg_may_wait(int fd)
+{
+    struct statfs found;
+
+    return fstatfs(fd, &found) || (found.f_type != TMPFS_MAGIC && found.f_type != RAMFS_MAGIC);
+}

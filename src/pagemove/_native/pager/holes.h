@@ -15,4 +15,7 @@ int pg_is_hole(int fd, uint64_t at, uint64_t *length, uint64_t end);
  * Waits for nobody; also 1 where the kernel does not say. */
 int pg_is_cached(int fd, uint64_t at, uint64_t length);
 
+/* Whether reading the file may have to wait for a device or a server. */
+int pg_may_wait(int fd);
+
 #endif

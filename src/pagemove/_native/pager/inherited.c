@@ -37,11 +37,22 @@ void pg_free_stone(struct pg_stone *stone)
     free(stone);
 }
 
+/* Not for a child's child, which does so itself, as it finds out what is there. */
 static int reserve(uint64_t base, uint64_t length)
 {
-    return mmap((void *)(uintptr_t)base, length, PROT_NONE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
-                0) == (void *)(uintptr_t)base;
+    void *address = (void *)(uintptr_t)base;
+
+    if (mmap(address, length, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) != address)
+        return 0;
+    madvise(address, length, MADV_DONTFORK);
+    return 1;
+}
+
+void pg_graves_forked(void)
+{
+    for (struct pg_stone *stone = graves; stone; stone = stone->next)
+        stone->reserved = stone->reserved && stone->length && reserve(stone->base, stone->length);
 }
 
 void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
@@ -59,7 +70,7 @@ void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const
              "the array (it is pickled as a reference), or start workers by spawn or forkserver\n",
              label ? label : "", modes[mode]);
     /* At once, or the stack of a thread is there. */
-    if (hold)
+    if (hold && !stone->reserved)
         stone->reserved = reserve(base, length);
     if (!stone->kept) {
         stone->next = graves;

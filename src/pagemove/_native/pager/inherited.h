@@ -24,6 +24,9 @@ int pg_is_reserved(const struct pg_stone *stone);
 /* The region is there again. The stone may be marked once more. */
 void pg_remove_grave(struct pg_stone *stone);
 
+/* In the child, before any is marked: those of its parent hold their addresses here too. */
+void pg_graves_forked(void);
+
 /* In the child, when all are marked. */
 void pg_watch_graves(void);
 

@@ -181,7 +181,7 @@ void pg_lose(struct pg_region *region, int error)
     __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
     /* Threads that wait for a page find out. */
     pg_wake(&region->uffd, region->base, region->length);
-    if (region->mode == PG_WRITE) {
+    if (region->mode == PG_WRITE && (!region->engine || pg_post_flush(region, NULL) == -ENOMEM)) {
         pg_begin_work(region);
         region->has_saver = !pg_start_thread(&region->saver, "pagemove-save", save, region);
         if (!region->has_saver)

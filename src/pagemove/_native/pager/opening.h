@@ -14,6 +14,9 @@ struct pg_opening {
     int given_up; /* nobody waits for it */
 };
 
+/* setup.c: why the program's descriptors are not there. -EBADF. */
+int pg_say_closed(char text[PG_TEXT]);
+
 /* NULL: no memory. */
 struct pg_opening *pg_new_opening(const struct pg_config *config);
 void pg_free_opening(struct pg_opening *opening);

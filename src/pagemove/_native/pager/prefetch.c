@@ -37,7 +37,7 @@ static void await_request(struct pg_region *region, struct pg_awaited *awaited)
     while (awaited->pending) {
         if (pg_is_called_off() && !awaited->called_off) {
             awaited->called_off = 1;
-            pthread_cond_signal(&region->work);
+            pg_call_worker(region);
         }
         pthread_cond_wait(&region->changed, &region->lock);
     }

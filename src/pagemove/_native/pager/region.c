@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "engine.h"
 #include "heirs.h"
 #include "lease.h"
 #include "leaving.h"
@@ -62,6 +63,9 @@ void pg_stop(struct pg_region *region)
     pthread_cond_broadcast(&region->unrest);
     if (region->store.channel)
         pg_channel_stop(region->store.channel);
+    /* Who waits for what is being read ahead learns that it is not. */
+    if (region->engine)
+        pg_pool_put(region, PG_TASK_WORK);
     pthread_mutex_unlock(&region->lock);
     if (region->wakeup >= 0 && write(region->wakeup, &one, sizeof one) < 0)
         return; /* an eventfd takes this always */
@@ -130,6 +134,8 @@ static void forget(struct pg_region *region)
     if (region->spilled)
         munmap(region->spilled, pg_spilled_bytes(region));
     free(region->ghosts);
+    if (!region->engine)
+        free(region->flights);
     pg_pins_free(region);
     free(region->spill_directory);
     free(region->store.label);
@@ -139,12 +145,15 @@ static void forget(struct pg_region *region)
     free(region);
 }
 
-static void *live(void *argument)
+/* Make it, and say so. 0; or -errno, also when nobody waits any more. */
+static int open_here(struct pg_region *region)
 {
-    struct pg_region *region = argument;
     struct pg_opening *opening = region->opening;
-    int error = pg_set_up(region, opening), abandoned;
+    int error = pg_set_up(region, opening);
 
+    /* So that what was made is seen by the reactor, which learns of a fault from the kernel. */
+    pthread_mutex_lock(&region->lock);
+    pthread_mutex_unlock(&region->lock);
     pthread_mutex_lock(&region->calls_lock);
     opening->error = error;
     opening->ended = 1;
@@ -154,10 +163,16 @@ static void *live(void *argument)
     pthread_mutex_unlock(&region->calls_lock);
     if (error)
         pg_stop(region);
-    else
-        pg_serve(region);
-    pg_ground(region);
+    return error;
+}
+
+int pg_finish(struct pg_region *region)
+{
+    int abandoned;
+
     join_threads(region);
+    if (region->engine)
+        pg_engine_displace(region);
     tear_down(region);
     pthread_mutex_lock(&region->calls_lock);
     region->ended = 1;
@@ -166,26 +181,58 @@ static void *live(void *argument)
     pthread_mutex_unlock(&region->calls_lock);
     if (abandoned)
         forget(region);
+    return abandoned;
+}
+
+static void *live(void *argument)
+{
+    struct pg_region *region = argument;
+
+    if (!open_here(region))
+        pg_serve(region);
+    if (region->flights)
+        pg_ground(region->flights);
+    pg_finish(region);
     return NULL;
+}
+
+void pg_open_shared(struct pg_region *region)
+{
+    if (!open_here(region))
+        return;
+    pthread_mutex_lock(&region->calls_lock);
+    __atomic_store_n(&region->ending, 1, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&region->calls_lock);
+    pg_pool_close(region);
+}
+
+/* Wait for the last of its threads, which has ended it. */
+static void join_last(struct pg_region *region)
+{
+    if (region->engine)
+        pg_engine_await_gone(region);
+    else
+        pthread_join(region->root, NULL);
 }
 
 /* Free a region that nobody waits for, or have that done when its threads have ended. */
 static void abandon(struct pg_region *region)
 {
     pthread_t root = region->root;
-    int ended;
+    struct pg_engine *last = pg_abandon(region);
+    int ended, shares = region->engine != NULL;
 
-    pg_abandon(region);
     pthread_mutex_lock(&region->calls_lock);
     ended = region->ended;
     region->abandoned = 1;
     pthread_mutex_unlock(&region->calls_lock);
     if (ended) {
-        pthread_join(root, NULL);
+        join_last(region);
         forget(region);
-    } else {
+    } else if (!shares) {
         pthread_detach(root);
     }
+    pg_engine_end(last);
 }
 
 static void give_up_opening(struct pg_region *region)
@@ -198,11 +245,42 @@ static void give_up_opening(struct pg_region *region)
     abandon(region);
 }
 
-/* Start its threads. 0; -PG_INTERRUPTED, and they free it; or -errno. */
+/* Have the engine open it. 0; -PG_INTERRUPTED, and it frees it; or -errno. */
+static int open_with_others(struct pg_region *region)
+{
+    int error = pg_enter(region), interrupted;
+
+    if (error)
+        return error;
+    error = pg_engine_pass(region);
+    if (!error) {
+        interrupted = pg_await(region, &region->opening->ended, 1);
+        if (region->inherited)
+            return interrupted;
+        if (interrupted) {
+            give_up_opening(region);
+            return interrupted;
+        }
+        error = region->opening->error;
+        if (error)
+            pg_engine_await_gone(region);
+    }
+    if (error)
+        pg_leave(region);
+    return error;
+}
+
+/* Start its threads. The same. */
 static int open_region(struct pg_region *region)
 {
-    int error = pg_enter(region), interrupted = 0;
+    int error, interrupted = 0;
 
+    /* An inherited one has a userfaultfd of its own, with faults that wait. */
+    region->shares =
+        !region->origin && !region->opening->config.helper && !region->opening->config.compression;
+    if (region->shares)
+        return open_with_others(region);
+    error = pg_enter(region);
     if (!error)
         error = pg_start_thread(&region->root, "pagemove-faults", live, region);
     if (!error) {
@@ -236,8 +314,7 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
         return -ENOMEM;
     region->uffd = (struct pg_uffd){.region = -1, .staging = -1, .pagemap = -1, .empty = -1};
     region->store.direct.fd = region->spill.direct.fd = -1;
-    region->store.fd = region->spill.fd = region->wakeup = region->sentinel = region->watched =
-        region->ring.fd = -1;
+    region->store.fd = region->spill.fd = region->wakeup = region->sentinel = region->watched = -1;
     region->block_size = config->block_size;
     region->nbytes = config->nbytes;
     region->nblocks = (uint32_t)blocks;
@@ -293,7 +370,7 @@ static int end(struct pg_region *region, int how)
         abandon(region);
         return interrupted;
     }
-    pthread_join(region->root, NULL);
+    join_last(region);
     pg_leave(region);
     forget(region);
     return 0;

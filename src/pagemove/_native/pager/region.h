@@ -16,7 +16,6 @@
 #include "pager.h"
 #include "store.h"
 #include "uffd.h"
-#include "uring.h"
 
 enum {
     PG_WORKERS = 2,     /* for a file; as many as there are lines to a helper */
@@ -41,15 +40,6 @@ struct pg_job {
     int writing;    /* wait for a WRITING block, which needs no read but a frame */
     int recovering; /* nobody waits: take poison away, if the block has not left meanwhile */
     uint64_t tries, began, not_before;
-};
-
-/* A read of a block for which the event loop does not wait. */
-struct pg_flight {
-    struct pg_job job; /* its slot is being read into */
-    uint64_t length, wanted;
-    int fresh;
-    uint32_t round; /* in which it began */
-    uint64_t traced;
 };
 
 /* What a thread waits for that is read ahead. */
@@ -85,6 +75,27 @@ struct pg_ghost {
     uint32_t number;
     uint32_t evicted : 30; /* the eviction's number, modulo 2^30 */
     uint32_t kind : 2;
+};
+
+/* What the pool (pool.c) does for a region: the program's calls, what workers do, and writing back
+ * in the background. */
+enum pg_task { PG_TASK_CALL, PG_TASK_WORK, PG_TASK_SWEEP, PG_TASKS };
+
+/* What an engine keeps of a region; with its lock. */
+struct pg_share {
+    struct pg_region *next[PG_TASKS]; /* in its queues */
+    unsigned queued[PG_TASKS], running[PG_TASKS];
+    unsigned inside; /* threads that do something for it */
+    int closing;     /* nothing more is to come */
+    int over;        /* and all has been done; a late fault in it asks in vain */
+    int gone;        /* no thread knows it any more */
+    uint64_t work_due, sweep_due;
+    struct pg_region *timed_next, **timed_link;
+    struct pg_region *armed_next;
+    int armed;
+    uint64_t id; /* of the message that its file comes in */
+    int passed;  /* that file, or -errno */
+    struct pg_region *opening_next;
 };
 
 struct pg_region {
@@ -141,6 +152,9 @@ struct pg_region {
     pthread_cond_t unrest;       /* the writer is to end */
     pthread_t writer;
     int has_writer;
+    int sweeping, sweep_missed; /* under way; some could not be written */
+    pg_entry sweep_at, sweep_left;
+    uint64_t sweep_failures, sweep_retry;
     int outlives; /* what is written is there for others when this process has ended */
 
     /* What workers do (work.c, ahead.c). */
@@ -181,12 +195,10 @@ struct pg_region {
     int asked_late;   /* it was given up, but the helper may still put it there */
     int stop, wakeup; /* wakeup: an eventfd */
 
-    /* Reads that the event loop has under way (flights.c), which alone uses the ring. */
-    struct pg_ring ring;
-    int ring_state; /* 0: not tried yet; 1: open; -errno: refused */
-    struct pg_flight *flights;
-    uint16_t idle_flight[PG_RING];
-    uint32_t idle_flights, most_flights, round;
+    /* Reads that the event loop has under way (flights.c). */
+    struct pg_flights *flights; /* an engine's, or its own; NULL: there is nothing to be read so */
+    int ring_state;             /* 0: not tried yet; 1: in use; -errno: refused */
+    uint32_t flying, most_flights;
     int cold; /* the last block was not in the page cache: do not look there first */
     uint32_t threads;
     pthread_t thread[PG_LINES]; /* the workers that run */
@@ -195,6 +207,11 @@ struct pg_region {
 
     uint32_t *pins;  /* how often each block is pinned (pin.c); NULL: none ever was */
     uint32_t pinned; /* blocks that are, each in a frame of its own */
+
+    struct pg_engine *engine; /* that it shares with others (engine.h); NULL: it has threads and
+                               * descriptors of its own */
+    struct pg_share share;
+    int shares; /* it is to have an engine */
 
     /* What the program's threads want of those that have the descriptors (calls.c). */
     pthread_mutex_t calls_lock;
@@ -205,6 +222,8 @@ struct pg_region {
 
     /* Its beginning and its end, which the program may not have waited for. */
     struct pg_opening *opening;
+    int unopened;  /* no thread has begun with that */
+    int is_open;   /* calls can be made */
     int ending;    /* it is to end */
     int ended;     /* of its threads only `root` is left, and that has closed everything */
     int abandoned; /* `root` is to free it */
@@ -287,8 +306,9 @@ static inline uint64_t pg_spilled_bytes(const struct pg_region *region)
 int pg_enter(struct pg_region *region);
 void pg_leave(struct pg_region *region);
 
-/* The same while threads of the region still run, which may have something to say. */
-void pg_abandon(struct pg_region *region);
+/* The same while threads of the region still run, which may have something to say. What is returned
+ * is for pg_engine_end. */
+struct pg_engine *pg_abandon(struct pg_region *region);
 
 /* calls.c */
 
@@ -353,6 +373,9 @@ struct pg_written pg_write_some(struct pg_region *region, pg_entry first, pg_ent
 /* The thread that writes back what has been changed for a while. */
 void *pg_write_in_background(void *region);
 
+/* A batch of it. Returns when to go on. Needs no lock. */
+uint64_t pg_sweep(struct pg_region *region);
+
 /* refuse.c */
 
 /* A store to a page of a region of mode "r": it raises SIGBUS, or EFAULT from a system call. */
@@ -388,20 +411,14 @@ void pg_look_at_jobs(const struct pg_region *region);
 
 /* flights.c */
 
-/* How many there may be. */
-void pg_flights_start(struct pg_region *region);
+/* How many there may be. 0 or -ENOMEM. */
+int pg_flights_start(struct pg_region *region);
 
 /* Whether a block is to be had by pg_take_off, without looking for it in the page cache. */
 int pg_is_cold(const struct pg_region *region);
 
 /* Have a FILLING block read into its slot, without waiting. -PG_NOT_NOW: by a worker. */
 int pg_take_off(struct pg_region *region, struct pg_job job, int fresh);
-
-/* Begin what was queued, and install what has arrived. Needs no lock. */
-void pg_fly(struct pg_region *region);
-
-/* Wait until nothing is under way, and drop it. Needs no lock. */
-void pg_ground(struct pg_region *region);
 
 /* fill.c */
 
@@ -553,6 +570,12 @@ void pg_drop_requests(struct pg_region *region);
 
 /* work.c */
 void *pg_work(void *region);
+
+/* The same for a thread of the pool, while there is something to do. Needs no lock. */
+void pg_work_shared(struct pg_region *region);
+
+/* There is something for a worker. */
+void pg_call_worker(struct pg_region *region);
 
 /* A thread may be in I/O from here to there, and is not to be given up for the time in which this
  * process was stopped meanwhile. */

@@ -13,6 +13,7 @@
 
 #include "../uapi.h"
 #include "channel.h"
+#include "engine.h"
 #include "holes.h"
 #include "lease.h"
 #include "leaving.h"
@@ -45,7 +46,8 @@ static int map_region(struct pg_region *region, const char *name)
     region->uffd.mode = mode;
     region->uffd.read_only = !pg_writable(region);
     region->uffd.advice = region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
-    if (!region->origin)
+    error = region->engine ? pg_engine_place(region) : 0;
+    if (!error && !region->origin)
         error = pg_register(region->uffd.region, region->base, region->length, mode);
     if (error || (region->mode != PG_PRIVATE && !region->blank))
         return error;
@@ -103,7 +105,9 @@ static int make_frames(struct pg_region *region, struct pg_opening *opening)
     pg_share_out(region);
     if (!opening->config.rings)
         region->ring_state = -ENOSYS;
-    pg_flights_start(region);
+    error = pg_flights_start(region);
+    if (error)
+        return error;
     /* What the event loop, the workers and callers hold, and what has been read ahead. */
     in_flight = 2 * region->window_most + 8 + region->workers + region->most_flights;
     if (pg_has_helper(region))
@@ -124,12 +128,20 @@ static int make_frames(struct pg_region *region, struct pg_opening *opening)
 
 static int start_threads(struct pg_region *region)
 {
-    int error;
+    int error = 0;
 
     /* Others of its budget may have a call for it already. */
     pthread_mutex_lock(&region->calls_lock);
-    error = pg_start_caller(region);
+    if (region->engine)
+        region->is_open = 1;
+    else
+        error = pg_start_caller(region);
     pthread_mutex_unlock(&region->calls_lock);
+    if (region->engine) {
+        if (region->writeback_interval)
+            pg_pool_sweep_at(region, pg_later(pg_now(), region->writeback_interval));
+        return 0;
+    }
     while (!error && region->threads < region->workers) {
         error = pg_start_thread(&region->thread[region->threads], "pagemove-work", pg_work, region);
         region->threads += !error;
@@ -163,6 +175,14 @@ static int own_table(const struct pg_region *region, const struct pg_config *con
     return pg_own_table(kept, (size_t)count, region->watched);
 }
 
+int pg_say_closed(char text[PG_TEXT])
+{
+    snprintf(text, PG_TEXT,
+             "the program has closed the descriptors that the library had just opened; open it "
+             "after that");
+    return -EBADF;
+}
+
 /* Whether what was kept is what was passed. Nobody can close it from now on. */
 static int check_kept(struct pg_opening *opening, char *text)
 {
@@ -173,10 +193,7 @@ static int check_kept(struct pg_opening *opening, char *text)
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         if (config->identities[i].inode == PM_NO_FILE || pm_is_still(fds[i], config->identities[i]))
             continue;
-        snprintf(text, PG_TEXT,
-                 "the program has closed the descriptors that the library had just "
-                 "opened; open it after that");
-        return -EBADF;
+        return pg_say_closed(text);
     }
     /* Without it the region has a process of its own. */
     if (helper && helper->door_fd >= 0 && !pm_is_still(helper->door_fd, config->identities[2]))
@@ -193,24 +210,56 @@ static uint32_t count_cpus(void)
     return count < PG_WORKERS ? PG_WORKERS : count > PG_COMPRESSORS ? PG_COMPRESSORS : count;
 }
 
-int pg_set_up(struct pg_region *region, struct pg_opening *opening)
+/* Have what the pager needs of the program's files in this thread's table. */
+static int take_files(struct pg_region *region, struct pg_opening *opening)
 {
-    const struct pg_config *config = &opening->config;
-    char *text = opening->text;
-    int error = own_table(region, config);
+    int error = 0;
 
+    if (region->engine) {
+        opening->config.fd = pg_engine_receive(region);
+        return opening->config.fd < 0 ? opening->config.fd : 0;
+    }
+    error = own_table(region, &opening->config);
     pthread_mutex_lock(&region->calls_lock);
     opening->has_files = 1;
     pthread_cond_broadcast(&region->answered);
     pthread_mutex_unlock(&region->calls_lock);
+    return error;
+}
+
+/* A userfaultfd and the store. */
+static int open_both(struct pg_region *region, struct pg_opening *opening)
+{
+    const struct pg_config *config = &opening->config;
+    int error = region->engine ? pg_engine_uffd(region, config->moves, config->kernel_faults)
+                               : pg_uffd_open(&region->uffd, config->moves, config->kernel_faults);
+
     if (!error)
-        error = check_kept(opening, text);
-    if (!error)
-        error = pg_uffd_open(&region->uffd, config->moves, config->kernel_faults);
-    if (!error)
-        error = pg_store_init(&region->store, config, region->uffd.region, text);
+        error = pg_store_init(&region->store, config, region->uffd.region, opening->text);
+    if (region->engine)
+        close(config->fd); /* the store has a copy */
+    if (error || region->engine)
+        return error;
+    region->wakeup = eventfd(0, EFD_CLOEXEC);
+    return region->wakeup < 0 ? -errno : 0;
+}
+
+int pg_set_up(struct pg_region *region, struct pg_opening *opening)
+{
+    const struct pg_config *config = &opening->config;
+    char *text = opening->text;
+    int error = take_files(region, opening);
+
     if (error)
         return error;
+    error = check_kept(opening, text);
+    if (error && region->engine)
+        close(config->fd);
+    if (!error)
+        error = open_both(region, opening);
+    if (error)
+        return error;
+    region->store.waits = region->engine && pg_may_wait(region->store.fd);
     /* Looking for holes takes a lock of the file that write(2) holds. Only of a region that writes
      * the file is it ruled out that its memory is passed to write(2) for that file. */
     region->store.sparse =
@@ -223,16 +272,15 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
     region->flush_retryable = config->helper && config->helper->flush_retryable;
     if (config->helper || config->compression)
         region->texts = calloc(PG_FAILURES, sizeof *region->texts);
-    region->wakeup = eventfd(0, EFD_CLOEXEC);
     region->spill_directory = strdup(config->spill_directory ? config->spill_directory : "/tmp");
-    if (region->wakeup < 0 || !region->spill_directory ||
-        ((config->helper || config->compression) && !region->texts))
+    if (!region->spill_directory || ((config->helper || config->compression) && !region->texts))
         return -errno;
     count_frames(region, config->limit);
     region->merging = pg_is_merging();
     error = map_region(region, config->name);
     if (!error && region->mode == PG_PRIVATE)
         error = pg_open_spill(region, text);
+    region->spill.waits = region->engine && region->spill.fd >= 0 && pg_may_wait(region->spill.fd);
     if (!error)
         error = make_frames(region, opening);
     if (!error)

@@ -191,6 +191,10 @@ static ssize_t read_some(struct pg_store *store, const struct iovec *vector, siz
             return got;
         __atomic_store_n(&store->no_nowait, 1, __ATOMIC_RELAXED);
     }
+    if (nowait && store->waits) {
+        errno = EAGAIN;
+        return -1;
+    }
     return preadv(store->fd, vector, (int)count, (off_t)offset);
 }
 

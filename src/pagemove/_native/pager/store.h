@@ -38,6 +38,7 @@ struct pg_store {
     int whole;         /* a regular file that had all its bytes when it was opened */
     int sparse;        /* it has holes, which are not read */
     struct pg_direct direct;
+    int waits; /* a read that is not to wait is not made without RWF_NOWAIT either */
 };
 
 /* One contiguous piece of memory of an I/O. */

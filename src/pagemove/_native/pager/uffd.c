@@ -94,7 +94,7 @@ void pg_uffd_close(struct pg_uffd *uffd)
     int *const descriptors[] = {&uffd->region, &uffd->staging, &uffd->pagemap, &uffd->empty};
 
     for (size_t i = 0; i < sizeof descriptors / sizeof descriptors[0]; i++) {
-        if (*descriptors[i] >= 0)
+        if (*descriptors[i] >= 0 && (!uffd->shared || descriptors[i] == &uffd->empty))
             close(*descriptors[i]);
         *descriptors[i] = -1;
     }

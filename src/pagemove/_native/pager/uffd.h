@@ -15,6 +15,7 @@ struct pg_uffd {
     int region;  /* descriptor that the region is registered with */
     int staging; /* of the outgoing slots: a touch of an empty slot there is an error, not a wait */
     int pagemap;
+    int shared; /* the three are an engine's */
     int user_mode_only;
     uint64_t page_size;
     int moves; /* whether the kernel has UFFDIO_MOVE and UFFDIO_POISON; else without.c has */

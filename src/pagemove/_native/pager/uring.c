@@ -16,6 +16,9 @@
 #ifndef SYS_io_uring_enter
 #define SYS_io_uring_enter 426
 #endif
+#ifndef SYS_io_uring_register
+#define SYS_io_uring_register 427
+#endif
 
 /* What has ended is put into the ring when the thread next enters the kernel, or at once where it
  * sleeps there in poll(2), which goes on and finds the ring readable. DEFER_TASKRUN does so in
@@ -25,6 +28,7 @@
 #define FEAT_SINGLE_MMAP (1u << 0)
 #define FEAT_SUBMIT_STABLE (1u << 2)
 #define ENTER_GETEVENTS 1u
+#define REGISTER_IOWQ_MAX_WORKERS 19u
 #define OFFSET_SQES UINT64_C(0x10000000)
 
 enum { OP_READV = 1, OP_READ = 22 };
@@ -114,6 +118,15 @@ static int map_rings(struct pg_ring *ring, const struct params *params)
     return 0;
 }
 
+/* What cannot be read without waiting takes a thread of the kernel each, which are few by default:
+ * those that wait for one file that hangs would keep others waiting. Before 5.15 they do. */
+static void allow_threads(const struct pg_ring *ring)
+{
+    uint32_t most[2] = {PG_RING, 0};
+
+    syscall(SYS_io_uring_register, ring->fd, REGISTER_IOWQ_MAX_WORKERS, most, 2);
+}
+
 int pg_ring_open(struct pg_ring *ring)
 {
     struct params params = {.flags = SETUP_COOP_TASKRUN | SETUP_SINGLE_ISSUER};
@@ -129,6 +142,8 @@ int pg_ring_open(struct pg_ring *ring)
         error = map_rings(ring, &params);
     if (error)
         pg_ring_close(ring);
+    else
+        allow_threads(ring);
     return error;
 }
 

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine.h"
 #include "leaving.h"
 #include "region.h"
 
@@ -31,6 +32,14 @@ int pg_jobs_start(struct pg_region *region)
     return grow(region, slots(region) + PG_JOBS) ? -ENOMEM : 0;
 }
 
+void pg_call_worker(struct pg_region *region)
+{
+    if (region->engine)
+        pg_pool_put(region, PG_TASK_WORK);
+    else
+        pthread_cond_signal(&region->work);
+}
+
 int pg_put_job(struct pg_region *region, struct pg_job job)
 {
     uint32_t kept = job.slot == PG_NO_SLOT ? slots(region) : 0;
@@ -39,7 +48,9 @@ int pg_put_job(struct pg_region *region, struct pg_job job)
         return -PG_NOT_NOW;
     region->jobs[region->job_count++] = job;
     region->starving += job.starved != 0;
-    pthread_cond_signal(&region->work);
+    if (region->engine)
+        pg_arm(region, pg_overdue(region, job.began));
+    pg_call_worker(region);
     return 0;
 }
 
@@ -72,7 +83,7 @@ void pg_want_writes(struct pg_region *region)
     if (region->want_writes)
         return;
     region->want_writes = 1;
-    pthread_cond_signal(&region->work);
+    pg_call_worker(region);
 }
 
 void pg_wake_starved(struct pg_region *region)
@@ -82,7 +93,7 @@ void pg_wake_starved(struct pg_region *region)
     for (uint32_t i = 0; i < region->job_count; i++)
         if (region->jobs[i].starved)
             region->jobs[i].not_before = 0;
-    pthread_cond_signal(&region->work);
+    pg_call_worker(region);
 }
 
 /* As many as are to be on standby. One worker at a time: if the store keeps it waiting, the other
@@ -195,4 +206,36 @@ void *pg_work(void *argument)
     pg_drop_requests(region);
     pthread_mutex_unlock(&region->lock);
     return NULL;
+}
+
+/* Whether there is something to do for another worker too, when this one does what is first. */
+static int is_more(const struct pg_region *region)
+{
+    unsigned found = region->want_writes && !region->write_busy && pg_may_write(region);
+    uint64_t now = pg_now();
+
+    found += region->request_count && !region->ahead_busy;
+    for (uint32_t i = 0; i < region->job_count && found < 2; i++)
+        found += region->jobs[i].not_before <= now;
+    return found > 1;
+}
+
+void pg_work_shared(struct pg_region *region)
+{
+    int which, again = 0;
+
+    pthread_mutex_lock(&region->lock);
+    while (!region->stop && !again) {
+        if (is_more(region))
+            pg_pool_put(region, PG_TASK_WORK);
+        if (!work(region, next_job(region)))
+            break;
+        again = pg_pool_is_wanted(region->engine);
+    }
+    if (region->stop)
+        pg_drop_requests(region);
+    which = region->stop ? -1 : next_job(region);
+    pg_pool_worked(region, which < 0 ? UINT64_MAX : region->jobs[which].not_before,
+                   again && !region->stop);
+    pthread_mutex_unlock(&region->lock);
 }
