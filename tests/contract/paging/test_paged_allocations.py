@@ -100,6 +100,34 @@ def test_what_was_spilled_leaves_the_file(tmp_path):
         assert used() < _MIB
 
 
+def test_what_is_made_smaller_and_larger_again_has_zeros_behind():
+    arena, memory = new_arena(16 * _MIB, _MIB, None)
+    block = memory.block_size
+    address = arena.allocate(4 * block)
+    content = np.frombuffer(memory, np.uint8)[address - memory.address :]
+    content[: 4 * block] = 7
+    assert arena.resize(address, block) == address
+    assert arena.resize(address, 4 * block) == address
+    assert (content[:block] == 7).all()
+    assert not content[block : 4 * block].any()
+    arena.release(address)
+
+
+def test_what_was_freed_is_not_read_from_the_store_again(tmp_path):
+    arena, memory = new_arena(16 * _MIB, _MIB, tmp_path)
+    nbytes = 4 * _MIB
+    address = arena.allocate(nbytes)
+    content = np.frombuffer(memory, np.uint8)[address - memory.address :][:nbytes]
+    content[:] = 7
+    memory.evict()
+    arena.release(address)
+    assert arena.allocate(nbytes) == address
+    before = memory.stats().bytes_read
+    assert not content.any()
+    assert memory.stats().bytes_read == before
+    arena.release(address)
+
+
 def test_zeros_take_no_memory_until_they_are_touched(paged):
     with paged() as arena:
         zeros = np.zeros(1 << 33, np.uint8)
