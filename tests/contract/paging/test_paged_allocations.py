@@ -113,6 +113,24 @@ def test_what_is_made_smaller_and_larger_again_has_zeros_behind():
     arena.release(address)
 
 
+def test_what_cannot_grow_where_it_is_moves():
+    arena, memory = new_arena(16 * _MIB, _MIB, None)
+    block, whole = memory.block_size, np.frombuffer(memory, np.uint8)
+    first, second = arena.allocate(block), arena.allocate(block)
+    whole[first - memory.address :][:block] = 7
+    moved = arena.resize(first, 8 * block)
+    assert moved not in (0, first, second)
+    content = whole[moved - memory.address :][: 8 * block]
+    assert (content[:block] == 7).all()
+    assert not content[block:].any()
+    assert arena.counters()["moved"] == block
+    assert arena.resize(moved, 2 * memory.nbytes) == 0
+    assert (content[:block] == 7).all()
+    arena.release(second)
+    arena.release(moved)
+    assert arena.counters()["largest"] == memory.nbytes
+
+
 def test_what_was_freed_is_not_read_from_the_store_again(tmp_path):
     arena, memory = new_arena(16 * _MIB, _MIB, tmp_path)
     nbytes = 4 * _MIB
