@@ -44,6 +44,15 @@ class TestNotMapped:
         )
         assert "not mapped" in message
 
+    @pytest.mark.parametrize("unmapped", [0, 1], ids=["destination", "source"])
+    def test_nothing_but_holes_where_the_kernel_alone_is_asked(self, area, guarded, unmapped):
+        """It says of a hole what it says of an address where nothing is mapped."""
+        guarded(False)
+        sides = [area(4), area(4)]
+        sides[unmapped].unmap()
+        dst, src = sides
+        refuse(_EINVAL, dst.address, src.address, dst.nbytes, 1, address=sides[unmapped].address)
+
     @pytest.mark.parametrize("short", [0, 1], ids=["destination", "source"])
     @pytest.mark.parametrize("flags", [0, 1])
     @pytest.mark.parametrize("pages", [4, 24])

@@ -130,6 +130,16 @@ class TestAsIfPageByPage:
 
     @GUARDS
     @pytest.mark.parametrize("holes", [False, True])
+    def test_a_page_that_moves_on_and_on(self, foreign, guarded, holes, guard):
+        guarded(guard)
+        area = foreign(8)
+        write(area.page(0), 7)
+        moved = move_many(area.array(), area.array(), np.arange(1, 8), np.arange(7), holes=holes)
+        assert moved == 7 * PAGE_SIZE
+        assert contents(area) == [None] * 7 + [pattern(7)]
+
+    @GUARDS
+    @pytest.mark.parametrize("holes", [False, True])
     @pytest.mark.parametrize("seed", range(12))
     def test_at_random(self, foreign, guarded, seed, holes, guard):
         guarded(guard)

@@ -237,7 +237,7 @@ class TestChangedMeanwhile:
         def call() -> int:
             moved = 0
             try:
-                for _ in range(few(50, 20)):
+                for _ in range(few(50, 8)):
                     try:
                         moved += move_many(dst.array()[inner], src.array()[inner], to, of)
                     except IndexError:

@@ -2,8 +2,9 @@
 
 The lean suite has one instance of every behaviour: of a test with parameters as few sets as show
 each value of each parameter, and of state machines a few runs. It leaves out the stress tests, what
-is marked `slow` or to run `alone`, and what needs a server. The whole suite has every pair of
-values of a product. Without ``--sets``, pytest runs each set of parameters there is.
+is marked `slow` or to run `alone`, and what needs a server unless it is marked `lean`. The whole
+suite has every pair of values of a product. Without ``--sets``, pytest runs each set of parameters
+there is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ import pytest
 SETS = ("lean", "pairs", "all")
 #: What is left out by them, and what runs it.
 LEFT_OUT = {
-    "lean": ("more sets of parameters, stress, servers, swap, KSM, and slow ones", "make test-all"),
+    "lean": (
+        "more sets of parameters, stress, servers, swap, KSM, and slow ones",
+        "make test-all",
+    ),
     "pairs": ("sets of parameters whose pairs of values run in others", "pytest --sets=all"),
 }
 #: What changes the machine for all that runs on it, by the names in `needs.py`.
@@ -31,7 +35,7 @@ MOST_SETS = 5
 #: The same of paged memory, where each forks, opens a region and makes a file: a page, 64 KiB and
 #: 2 MiB of the block sizes.
 MOST_SETS_PAGING = 3
-#: What the lean suite does without, by the names in `needs.py`.
+#: What the lean suite does without, by the names in `needs.py`, unless a test is marked `lean`.
 NOT_LEAN = frozenset(("redis", "s3", "web"))
 #: Examples of Hypothesis, and runs of a state machine, in the lean suite, and the steps of a run.
 LEAN_EXAMPLES = 5
@@ -96,7 +100,8 @@ def in_lean(item: pytest.Item) -> bool:
     """Say whether a test may be in the lean suite, whatever its parameters."""
     if any(item.get_closest_marker(name) for name in ("slow", "alone")):
         return False
-    return "stress" not in item.path.parts and NOT_LEAN.isdisjoint(needs(item))
+    wanted = item.get_closest_marker("lean") is not None or NOT_LEAN.isdisjoint(needs(item))
+    return wanted and "stress" not in item.path.parts
 
 
 def choose(items: Sequence[pytest.Item], sets: str) -> set[pytest.Item]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.selection import cover, few, spread
+from support.selection import cover, few, in_lean, spread
 
 _ROWS = st.lists(
     st.fixed_dictionaries({name: st.integers(0, 4) for name in "abc"}), min_size=1, max_size=60
@@ -54,3 +54,22 @@ def test_what_is_tried_again_is_tried_less_often_in_the_lean_suite(monkeypatch):
     assert few(30, 6) == 30
     monkeypatch.setenv("PAGEMOVE_TEST_LEAN", "1")
     assert few(30, 6) == 6
+
+
+class TestInLean:
+    @pytest.mark.slow
+    @pytest.mark.lean
+    def test_slow_ones_are_not(self, request):
+        assert not in_lean(request.node)
+
+    @pytest.mark.needs("redis")
+    def test_nor_those_with_a_server(self, request):
+        assert not in_lean(request.node)
+
+    @pytest.mark.needs("redis")
+    @pytest.mark.lean
+    def test_unless_they_are_marked(self, request):
+        assert in_lean(request.node)
+
+    def test_all_others_are(self, request):
+        assert in_lean(request.node)

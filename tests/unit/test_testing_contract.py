@@ -27,13 +27,17 @@ class TestWrong(StoreContract):
 """
 
 
+#: The plugins that are installed take longer to be imported than the tests take.
+_ALONE = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
 def _run(folder: Path, select: str = "") -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
     """Return the files and names of the tests that passed, and of those that failed."""
     options = ["-q", "-rA", "--tb=no", "-k", select, "-p", "no:cacheprovider"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "."],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**_ALONE, "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
         timeout=280,
@@ -158,6 +162,7 @@ def test_a_class_without_make_store_says_so(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "."],
         cwd=tmp_path,
+        env=_ALONE,
         capture_output=True,
         text=True,
         timeout=280,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -184,6 +185,15 @@ def _files_of_at_most(nbytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def _spill_of(folder: Path) -> Path:
+    """Find the unnamed file in the tables of the region's threads."""
+    for each in Path("/proc/self/task").glob("*/fd/*"):
+        with contextlib.suppress(OSError):
+            if str(folder) in os.readlink(each):
+                return each
+    raise AssertionError("there is none")
+
+
 class TestSpill:
     def test_what_does_not_shrink_goes_to_the_file(self, tmp_path):
         noise = _noise(4 * MIB)
@@ -208,6 +218,20 @@ class TestSpill:
         assert kept["incompressible_blocks"] == 0
         assert kept["memory_nbytes"] <= MIB
         assert (again["spilled_blocks"], again["same_value_blocks"]) == (0, 64)
+
+    def test_what_has_changed_there_is_an_error(self, tmp_path):
+        """The file has no name, but a device may change it."""
+        with PagedMemory(nbytes=8 * MIB, resident_limit=MIB, spill=tmp_path) as region:
+            words = region.asarray("u8")
+            words[:] = _noise(region.nbytes)
+            region.evict()
+            with _spill_of(tmp_path).open("r+b") as file:
+                file.seek(3 * _BLOCK + 1000)
+                file.write(bytes([~file.peek(1)[0] & 0xFF]))
+            with pytest.raises(StoreError, match="the block has changed in the unnamed file"):
+                region.prefetch(3 * _BLOCK, _BLOCK, wait=True)
+            assert (words[: 3 * _BLOCK // 8] == _noise(region.nbytes)[: 3 * _BLOCK // 8]).all()
+            del words
 
     def test_so_does_what_has_no_room(self, tmp_path):
         half = np.where(np.arange(MIB) % 2, _noise(8 * MIB), 0).astype(np.uint64)

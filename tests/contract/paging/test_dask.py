@@ -183,11 +183,12 @@ class TestPagedData:
             data["view"] = data["fortran"][3:]
             assert np.shares_memory(data["view"], data["fortran"])
 
-    def test_of_workers(self):
-        newborn(_paged_results)
+    def test_of_workers(self, tmp_path):
+        """They also store an array in parts: a cluster takes seconds to start."""
+        newborn(_paged_results, tmp_path / "stored.npy")
 
 
-def _paged_results():
+def _paged_results(path):
     import dask.array as da
     from dask.distributed import Client, LocalCluster, wait
 
@@ -198,17 +199,17 @@ def _paged_results():
         wait(numbers)
         held = client.run(lambda dask_worker: dask_worker.data.region.stats().resident_nbytes)
         assert int((numbers + numbers[::-1]).sum().compute()) == 999_999 * 1_000_000
+        _stored(path, (300, 70))
     assert len(held) == 2
     assert all(0 < each <= 1 << 20 for each in held.values())
 
 
 class TestToStore:
-    @pytest.mark.parametrize("chunks", [(300, 70), (2000, 200)])
+    @pytest.mark.parametrize(
+        "chunks", [(300, 70), pytest.param((2000, 200), marks=pytest.mark.slow)]
+    )
     def test_is_equal(self, tmp_path, chunks):
         newborn(_stored, tmp_path / "stored.npy", chunks)
-
-    def test_in_a_cluster(self, tmp_path):
-        newborn(_stored_in_a_cluster, tmp_path / "stored.npy")
 
     def test_what_cannot_be(self, tmp_path):
         newborn(_not_stored, tmp_path)
@@ -225,14 +226,6 @@ def _stored(path, chunks):
     assert not array.flags.writeable
     again = to_store(da.from_array(NUMBERS[:, 0] * 2, chunks=100), path)
     assert (again == NUMBERS[:, 0] * 2).all()
-
-
-def _stored_in_a_cluster(path):
-    from dask.distributed import Client, LocalCluster
-
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with LocalCluster(**options) as cluster, Client(cluster):
-        _stored(path, (300, 70))
 
 
 def _not_stored(folder):

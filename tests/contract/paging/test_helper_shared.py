@@ -207,7 +207,10 @@ def _not_unpickled(folder: Path) -> None:
 
 
 class TestBesideOthers:
-    @pytest.mark.parametrize("mood", ["dies", "keeps the GIL"])
+    # One that dies is started again and again until its time is over.
+    @pytest.mark.parametrize(
+        "mood", [pytest.param("dies", marks=pytest.mark.slow), "keeps the GIL"]
+    )
     def test_one_that_ends_the_process_is_a_restart_for_the_others(self, tmp_path, mood):
         """Nothing that was changed is lost; and from then on all are alone."""
         child(_ended, tmp_path, mood, deadline=90)

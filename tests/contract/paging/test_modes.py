@@ -26,6 +26,7 @@ from support.paging import (
     words,
     wrong_words,
 )
+from support.selection import few
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -145,7 +146,7 @@ SIZES = [1, 7, 4095, 4096, 4097, 65535, 65536, 65537, 3 * 65536 + 4096, 5 * 6553
 @pytest.mark.parametrize("block", [PAGE_SIZE, _BLOCK, 2 * MIB])
 @pytest.mark.parametrize("mode", MODES)
 def test_any_size(file, block, mode):
-    for nbytes in SIZES:
+    for nbytes in SIZES[:: few(1, 3)]:
         _try_size(file(nbytes), nbytes, block, mode)
 
 
@@ -180,7 +181,7 @@ def _tail(path: Path, mode: str, block: int, nbytes: int) -> bytes:
 @pytest.mark.parametrize("block", [PAGE_SIZE, _BLOCK, 2 * MIB])
 @pytest.mark.parametrize("mode", MODES)
 def test_zeros_from_the_end_of_the_store_to_the_border_of_the_block(file, block, mode):
-    for nbytes in SIZES:
+    for nbytes in SIZES[:: few(1, 3)]:
         if nbytes % block == 0:
             continue
         path = file(nbytes)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pagemove import PAGE_SIZE
 from support import native
-from support.paging import MIB, wrong_words
+from support.paging import MIB, paged, wrong_words
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -56,6 +57,21 @@ def test_changes_come_back_and_the_file_has_no_name(file, tmp_path, library, tmp
     assert done.stdout.strip() == "[]"
     changed = np.fromfile(f"{path}.changed", np.uint64) - np.uint64(1)
     assert wrong_words(changed) is None
+
+
+def test_blocks_from_both_files_are_read_beside_each_other(file):
+    """One read brings many blocks, but those of one file alone."""
+    path = file(_NBYTES)
+    with paged(path, "c", block_size=PAGE_SIZE) as memory:
+        found = memory.asarray(np.uint64)
+        changed = found[:: 3 * PAGE_SIZE // 8]
+        changed[:] = 7
+        memory.evict()
+        memory.prefetch(wait=True)
+        expected = np.fromfile(path, np.uint64)
+        expected[:: 3 * PAGE_SIZE // 8] = 7
+        assert np.array_equal(found, expected)
+        del found, changed
 
 
 def test_a_directory_that_takes_no_file_is_an_error_at_opening(file, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from pagemove import PAGE_SIZE
 from property import EXAMPLES, STEPS
-from support import child, paging
+from support import child, paging, wait_for
 
 from .failing import FailingMachine
 from .machine import Machine
@@ -68,6 +68,24 @@ def test_region_and_model_agree(machine, size):
 def test_region_and_model_agree_on_what_is_pinned(size):
     paging.build()
     child(_run, PinningMachine, SIZES[size], EXAMPLES or FEW[size], deadline=900)
+
+
+def _written_before_it_is_pinned() -> None:
+    machine = PinningMachine()
+    machine.start("r+", None, [], False, False)
+    machine.write(0, 0)
+    wait_for(lambda: not machine.memory.stats().dirty_nbytes)
+    machine.pin(0, 0, write=False)
+    machine.flush()
+    machine.write(0, 0)
+    machine.flush()
+    assert machine.memory.stats().dirty_nbytes == machine.BLOCK
+    machine.teardown()
+
+
+def test_what_was_written_in_the_background_is_pinned_clean():
+    paging.build()
+    child(_written_before_it_is_pinned)
 
 
 @pytest.mark.needs("kernel_faults")

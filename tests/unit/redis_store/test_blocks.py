@@ -21,6 +21,7 @@ pytestmark = pytest.mark.needs("redis")
 
 
 class TestBlocks:
+    @pytest.mark.lean
     def test_new_is_zeros_and_zeros_take_nothing(self, server, key):
         with RedisStore(server.url, key, nbytes=N, create=True) as store:
             assert read(store) == bytes(N)
@@ -29,6 +30,7 @@ class TestBlocks:
             assert read(store) == bytes(N)
             assert server.say("STRLEN", key_of(store, 0)) == b":32"
 
+    @pytest.mark.lean
     def test_an_evicted_block_is_an_error_and_not_zeros(self, server, key):
         with create(server, key) as store:
             server.say("DEL", key_of(store, 3))
@@ -41,6 +43,7 @@ class TestBlocks:
             store.write(48 * K, CONTENTS[48 * K : 64 * K])
             assert read(store) == CONTENTS
 
+    @pytest.mark.lean
     @pytest.mark.parametrize("part", ["written", "fence"])
     def test_what_is_known_of_blocks_may_be_evicted_too(self, server, key, part):
         with create(server, key) as store:
@@ -50,6 +53,7 @@ class TestBlocks:
                 with pytest.raises(StoreError, match="not there any more"):
                     use()
 
+    @pytest.mark.lean
     def test_an_expired_block(self, server, key):
         with create(server, key) as store:
             server.say("PEXPIRE", key_of(store, 1), 1)
@@ -57,12 +61,14 @@ class TestBlocks:
             with pytest.raises(StoreError, match="not there any more"):
                 read(store)
 
+    @pytest.mark.lean
     def test_a_block_written_by_another_writer(self, server, key):
         with create(server, key) as store:
             server.say("SET", key_of(store, 1), "short")
             with pytest.raises(StoreError, match="block 1 has 5 bytes, not 16416"):
                 read(store)
 
+    @pytest.mark.lean
     def test_a_block_that_is_another(self, server, key):
         """As long as it should be, and of the same array, or of another: it is not this one."""
         with create(server, key) as store, create(server, f"{key}-2", CONTENTS[::-1]) as other:
@@ -86,6 +92,7 @@ class TestBlocks:
                 with pytest.raises(StoreError, match="not there any more"):
                     use()
 
+    @pytest.mark.lean
     def test_a_bitmap_that_was_made_anew(self, server, key):
         """Its bits say that nothing was written; its length says that it is not the one."""
         with create(server, key) as store, RedisStore(server.url, key) as reader:

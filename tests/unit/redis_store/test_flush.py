@@ -35,6 +35,7 @@ class TestFlush:
                 with RedisStore(replica.url, key) as copy:
                     assert read(copy) == b"twice" + CONTENTS[5:]
 
+    @pytest.mark.lean
     def test_says_when_the_log_cannot_be_relied_on(self, server, own, key):
         with (
             create(server, key, fsync=True) as store,
@@ -110,6 +111,7 @@ class TestWhoeverWrote:
         with RedisStore(server.url, key, writable=True, replicas=1, timeout=1.2) as store:
             self.refused(store)
 
+    @pytest.mark.lean
     def test_nothing_written_is_nothing_to_wait_for(self, server, key):
         with RedisStore(server.url, key, nbytes=100, create=True, replicas=1, timeout=1.2) as store:
             store.flush()

@@ -29,6 +29,7 @@ def _reads(server: Redis, key: str) -> set[int]:
 
 
 class TestOneWriter:
+    @pytest.mark.lean
     def test_a_second_writer_gets_the_holder_and_the_time_left(self, server, key):
         with create(server, key, lease=20), pytest.raises(StoreError) as caught:
             RedisStore(server.url, key, writable=True)
@@ -67,6 +68,7 @@ class TestOneWriter:
             assert read(store, 0, 11) == b"left behind"
             store.write(0, b"goes on")
 
+    @pytest.mark.lean
     def test_one_that_comes_back_cannot_change_a_byte(self, server, key):
         """Its process was stopped for longer than the lease; then somebody else began."""
         first = create(server, key, lease=0.3)
@@ -161,6 +163,7 @@ class TestOneWriter:
             assert store._lease.epoch == 51
         assert server.say("HGET", f"pagemove:{{{key}}}:meta", "epoch") == b"$2"
 
+    @pytest.mark.lean
     def test_one_that_lost_the_connection_goes_on_if_nobody_came(self, server, key):
         with create(server, key, lease=0.3) as store:
             store._lease.stop()
@@ -172,6 +175,7 @@ class TestOneWriter:
             with pytest.raises(StoreError, match="another store writes it"):
                 RedisStore(server.url, key, writable=True)
 
+    @pytest.mark.lean
     def test_pickling_hands_it_over(self, server, key):
         store = create(server, key)
         with pickle.loads(pickle.dumps(store)) as other:
@@ -202,6 +206,7 @@ class TestOneWriter:
             wait_until(lambda: bool(renewed), "nobody renews it")
             store.write(0, b"still mine")
 
+    @pytest.mark.lean
     def test_a_process_started_anew_from_the_same_pickle_goes_on(self, server, key):
         pickled = pickle.dumps(create(server, key))
         died = pickle.loads(pickled)

@@ -31,6 +31,7 @@ class TestLayout:
         assert layout.groups == 64
 
 
+@pytest.mark.lean
 class TestOpening:
     def test_finds_the_shape(self, server, key):
         create(server, key).close()
