@@ -61,7 +61,7 @@ def stored(folder: Path, kind: str) -> Path:
 
 
 def opened(path: Path, **how: Any) -> Any:
-    how = {"resident_limit": LIMIT, "block_size": BLOCK, **how}
+    how = {"resident_limit": LIMIT, "block_size": BLOCK, "store_timeout": 60, **how}
     return xr.open_dataset(path, engine="pagemove", **how)
 
 
@@ -106,6 +106,8 @@ def test_it_pickles_by_reference_and_works_in_parts(tmp_path, kind):
         assert len(raw) < 100_000 < found.kelvin.nbytes
         np.testing.assert_array_equal(found.scaled.max("time"), expected.scaled.max("time"))
         xr.testing.assert_identical(pickle.loads(raw).compute(), expected.compute())
+    if kind != "chunked":
+        return  # one kind will do for another process, which imports all of it again
     said = fresh_interpreter(
         f"""
         import pickle
