@@ -39,7 +39,7 @@ test: $(BIN)/.installed $(BIN)/.test
 	$(PYTEST) --sets=lean $(PARALLEL) $(PYTEST_ARGS)
 
 # Everything. What changes the machine comes first, and runs alone.
-test-all: $(BIN)/.installed $(BIN)/.test
+test-all: $(BIN)/.installed $(BIN)/.test $(BIN)/.works-with
 	status=0; \
 	$(PYTEST) --sets=pairs -m alone $(PYTEST_ARGS) || status=$$?; \
 	$(PYTEST) --sets=pairs -m "not alone" $(PARALLEL) $(PYTEST_ARGS) || status=$$?; \
@@ -98,6 +98,6 @@ $(BIN)/.installed: $(VENV)/.made-with pyproject.toml meson.build $(PACKAGE)
 	touch $@
 
 # The tools of a task; the package itself is brought up to date besides.
-$(BIN)/.test $(BIN)/.check $(BIN)/.docs: $(BIN)/.%: $(VENV)/.made-with pyproject.toml
+$(BIN)/.test $(BIN)/.works-with $(BIN)/.check $(BIN)/.docs: $(BIN)/.%: $(VENV)/.made-with pyproject.toml
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@

@@ -214,6 +214,7 @@ NEEDS: dict[str, Probe] = {
     "cachestat": system.no_cachestat,
     "dask": servers.no_module("dask"),
     "fork": _fork,
+    "faiss": servers.no_module("faiss"),
     "fsspec": servers.no_module("fsspec", "aiohttp"),
     "gevent": servers.no_module("gevent"),
     "guard": _guard,
@@ -225,17 +226,27 @@ NEEDS: dict[str, Probe] = {
     "move": _move,
     "pagemap_scan": _pagemap_scan,
     "notebook": servers.no_module("nbclient", "ipykernel"),
+    "numba": servers.no_module("numba"),
+    "numexpr": servers.no_module("numexpr"),
     "obstore": servers.no_module("obstore"),
+    "opencv": servers.no_module("cv2"),
     "paging": _paging,
     "paging_by_move": _paging_by_move,
+    "pandas": servers.no_module("pandas"),
+    "pillow": servers.no_module("PIL"),
     "poison": _feature("POISON"),
+    "polars": servers.no_module("polars", "pyarrow"),
     "redis": servers.no_redis,
     "root": _root,
     "s3": servers.no_module("s3fs", "moto"),
+    "scipy": servers.no_module("scipy", "h5py"),
     "seccomp": system.no_seccomp,
+    "sklearn": servers.no_module("sklearn"),
     "stale_eagain": _stale_eagain,
     "swap": _swap,
+    "tensorstore": servers.no_module("tensorstore"),
     "thp": _thp,
+    "torch": servers.no_module("torch"),
     "two_cpus": _two_cpus,
     "uvicorn": servers.no_module("uvicorn"),
     "userfaultfd_missing": _userfaultfd_missing,
@@ -243,12 +254,13 @@ NEEDS: dict[str, Probe] = {
     "without_move": _without_move,
     "web": servers.no_module("aiohttp"),
     "wp_async": _feature("WP_ASYNC"),
+    "xarray": servers.no_module("xarray", "h5netcdf", "zarr", "dask"),
     "zstandard": servers.no_module("zstandard"),
 }
 
 #: What even the project's own machines may lack: their kernel, or where they run, may forbid it.
-#: So may a test of one kernel's defect on another kernel.
-MAY_LACK = frozenset({"ksm", "stale_eagain", "swap", "without_move"})
+#: So may a test of one kernel's defect on another kernel. PyTorch brings 5 GB with it.
+MAY_LACK = frozenset({"ksm", "stale_eagain", "swap", "torch", "without_move"})
 
 
 def missing(name: str) -> str | None:

@@ -22,11 +22,15 @@ SETS = ("lean", "pairs", "all")
 #: What is left out by them, and what runs it.
 LEFT_OUT = {
     "lean": (
-        "more sets of parameters, stress, servers, swap, KSM, and slow ones",
+        "more sets of parameters, stress, servers, works-with, swap, KSM, and slow ones",
         "make test-all",
     ),
     "pairs": ("sets of parameters whose pairs of values run in others", "pytest --sets=all"),
 }
+#: The libraries of the dependency group works-with, by the names in `needs.py`, and PyTorch.
+WORKS_WITH = frozenset(
+    ("faiss", "numba", "numexpr", "opencv", "polars", "scipy", "sklearn", "tensorstore", "torch")
+)
 #: What changes the machine for all that runs on it, by the names in `needs.py`.
 ALONE = frozenset(("swap", "ksm", "hugetlb"))
 #: The most sets of parameters of one test in the lean suite: a list that was written down by hand
@@ -36,7 +40,7 @@ MOST_SETS = 5
 #: 2 MiB of the block sizes.
 MOST_SETS_PAGING = 3
 #: What the lean suite does without, by the names in `needs.py`, unless a test is marked `lean`.
-NOT_LEAN = frozenset(("redis", "s3", "web"))
+NOT_LEAN = frozenset(("redis", "s3", "web", *WORKS_WITH))
 #: Examples of Hypothesis, and runs of a state machine, in the lean suite, and the steps of a run.
 LEAN_EXAMPLES = 5
 LEAN_STEPS = 20

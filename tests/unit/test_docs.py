@@ -36,7 +36,11 @@ MODULES = [
 MAP = re.compile(r"^(?P<indent> *)(?P<path>[\w./]+)(?:  +\S.*)?$", re.MULTILINE)
 
 #: What a page's sessions need beyond moving pages.
-NEEDS = {"huge-pages.md": ["thp"], "stores.md": ["fsspec", "zstandard"]}
+NEEDS = {
+    "huge-pages.md": ["thp"],
+    "stores.md": ["fsspec", "zstandard"],
+    "works-with.md": ["xarray"],
+}
 
 
 @dataclass(frozen=True)

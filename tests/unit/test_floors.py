@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("calls", "stores"),
     ("containers",),
     ("paging",),
-    ("dask",),
+    ("dask", "xarray"),
     ("pagemove",),
     ("checkup", "measuring", "program", "testing"),
     ("compare", "trial"),
