@@ -1,6 +1,7 @@
 """Runs all benchmarks: python -m benchmarks [--quick] [--json FILE]."""
 
 from benchmarks import (
+    containers,
     create,
     import_time,
     many_pages_in_one_run,
@@ -59,6 +60,7 @@ MODULES = (
     paged_cpu_seconds,
     paged_gather,
     create,
+    containers,
     paged_helper_faults,
     paged_helper_sequential,
     paged_helper_shared,

@@ -42,7 +42,7 @@ def measure(effort: Effort) -> list[Finding]:
         path = Path(folder, "new.npy")
         makers: dict[str, Callable[[Path], Any]] = {
             f"create_array at {_LIMIT}": lambda path: pagemove.create_array(
-                path, items, "f8", resident_limit=_LIMIT, block_size="2MiB"
+                path, items, "f8", resident_limit=_LIMIT
             ),
             "open_memmap": lambda path: np.lib.format.open_memmap(
                 path, "w+", dtype="f8", shape=(items,)

@@ -38,5 +38,19 @@ class TestFromAfar:
             np.savez(web.root / "x.npz", a=A, cube=CUBE)
             with open_arrays(f"{web.url}/x.npz", store_timeout=30.0) as arrays:
                 np.testing.assert_array_equal(arrays["a"], A)
+            h5py = pytest.importorskip("h5py")
+            zarr = pytest.importorskip("zarr")
+            with h5py.File(web.root / "x.h5", "w") as file:
+                file.create_dataset("g/a", data=A, chunks=(10, 300), compression="gzip")
+            made = zarr.open_group(str(web.root / "x.zarr"), mode="w")
+            made.create_array("g/a", shape=A.shape, dtype=A.dtype, chunks=(10, 300))[...] = A
+            for name in ("x.h5", "x.zarr"):
+                array = open_array(f"{web.url}/{name}#g/a", store_timeout=60.0)
+                np.testing.assert_array_equal(array, A)
+                assert str(array.region.store) == f"SlicedStore({web.url}/{name}#g/a)"
+                with pytest.raises(ValueError, match="behind a URL, and only read"):
+                    open_array(f"{web.url}/{name}#g/a", mode="r+")
+            with pytest.raises(ValueError, match="lists no arrays"):
+                open_arrays(f"{web.url}/x.zarr")
             cube = open_array(f"{web.url}/x.npz#cube", store_timeout=30.0)
             np.testing.assert_array_equal(cube, CUBE)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from pagemove import open_array, open_arrays
+from pagemove.paging.sources import Source
+from pagemove.stores import FileStore
 from support.containers import ARRAYS, same
 
 pytestmark = [pytest.mark.needs("move"), pytest.mark.usefixtures("no_leak")]
@@ -87,19 +89,33 @@ class TestHdf5:
             file.create_dataset("unwritten", (10,), "f8")
             file["words"] = ["some", "words"]
             file["fixed"] = np.array([b"ab", b"c"])
-        with open_arrays(path, resident_limit="256KiB") as arrays:
+        with open_arrays(path, resident_limit="1MiB") as arrays:
             for name, array in ARRAYS.items():
                 same(arrays[f"group/{name}"], array)
             same(arrays["record"], record)
             same(arrays["fixed"], np.array([b"ab", b"c"]))
+            same(arrays["chunked"], ARRAYS["a"])
+            assert len(arrays.regions) == 2
+            assert len({region.budget for region in arrays.regions}) == 1
             for name, kind, message in (
-                ("chunked", ValueError, "h5repack"),
                 ("unwritten", ValueError, "never written"),
                 ("words", TypeError, "variable length"),
             ):
                 with pytest.raises(kind, match=rf"x\.h5.*dataset '{name}'.*{message}"):
                     arrays[name]
         same(open_array(f"{path}#group/a"), ARRAYS["a"])
+
+        def refused(arrays):
+            with pytest.raises(ValueError, match=r"dataset 'chunked'.*h5repack"):
+                arrays["chunked"]
+
+        # Of a store h5py has no name, and to be written it would find the file locked.
+        with FileStore(path) as store, open_arrays(store) as arrays:
+            refused(arrays)
+        with open_arrays(path, mode="r+") as arrays:
+            refused(arrays)
+        with Source(f"{path}#chunked").open() as part:
+            assert part.nbytes == ARRAYS["a"].nbytes
 
 
 class TestArrow:

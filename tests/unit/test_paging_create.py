@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pagemove
@@ -49,3 +50,21 @@ def test_a_store_that_is_too_short_or_only_read_is_refused(tmp_path):
         pagemove.create_array(store, 126, "f8")
     with FileStore(path) as store, pytest.raises(ValueError, match="read-only"):
         pagemove.create_array(store, 125, "f8")
+
+
+@pytest.mark.parametrize(
+    ("paging", "block"),
+    [
+        ({}, 256 << 10),
+        ({"resident_limit": "100MiB"}, 256 << 10),
+        ({"resident_limit": "unlimited"}, 256 << 10),
+        ({"resident_limit": "1MiB"}, 64 << 10),
+        ({"resident_limit": "100MiB", "block_size": 4096}, 4096),
+    ],
+)
+def test_blocks_that_suit_writing_in_order(tmp_path, paging, block):
+    array = pagemove.create_array(tmp_path / "x.npy", 1 << 20, "f8", **paging)
+    assert array.region.block_size == block
+    array[:] = 1.5
+    array.flush()
+    assert (np.load(tmp_path / "x.npy") == 1.5).all()

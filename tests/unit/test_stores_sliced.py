@@ -7,6 +7,7 @@ import importlib
 import itertools
 import math
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 
 import pagemove
 from pagemove import StoreError
+from pagemove.paging.sources import Source
 from pagemove.stores import SlicedStore
 from pagemove.stores.boxes import boxes, parts, tile_of
 from pagemove.stores.chunked import chunked_store
 from pagemove.testing import StoreContract
+from support.containers import ARRAYS, same
 
 KINDS = ["zarr 2", "zarr 3", "zarr 3 sharded", "hdf5"]
 SHAPE, SMALL, CHUNKS = (140, 30, 11), (55, 12, 5), (25, 7, 4)
@@ -253,6 +256,18 @@ def test_what_can_be_sliced_can_be_paged(library, opener):
         SlicedStore(opener, writable=True)
 
 
+def slow_to_open() -> Any:
+    time.sleep(1.5)  # as the import of a library is
+    return np.arange(6.0)
+
+
+@pytest.mark.needs("paging")
+def test_a_library_that_is_slow_to_import_is_not_late_with_the_first_block():
+    with SlicedStore(slow_to_open) as store:
+        array = pagemove.open_array(store, store_timeout=0.5)
+        assert array.tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_by_name_and_writable_if_it_reaches_a_file(tmp_path):
     with SlicedStore(f"{__name__}:scalar") as store:
         assert (store.shape, store.nbytes) == ((), 8)
@@ -314,3 +329,34 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path):
     with pytest.raises(FileNotFoundError):
         chunked_store(tmp_path / "none.zarr", "a", writable=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.needs("paging")
+def test_all_arrays_of_a_zarr_group(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    path = tmp_path / "x.zarr"
+    group = zarr.open_group(str(path), mode="w")
+    for name in ("a", "inner/cube", "inner/deep/odd"):
+        values = ARRAYS[name.rpartition("/")[2]]
+        group.create_array(name, shape=values.shape, dtype=values.dtype)[...] = values
+    with pagemove.open_arrays(path, resident_limit="1MiB", store_timeout=60) as arrays:
+        assert list(arrays) == ["a", "inner/cube", "inner/deep/odd"]
+        assert arrays.regions == ()
+        for name in arrays:
+            same(arrays[name], ARRAYS[name.rpartition("/")[2]])
+        assert len({region.budget for region in arrays.regions}) == 1
+        with pytest.raises(KeyError, match=r"no array 'inner/cub'.*'inner/cube'"):
+            arrays["inner/cub"]
+    with pytest.raises(TypeError, match="is a group: name one of its arrays, a, inner/cube"):
+        pagemove.open_array(path)
+    with pytest.raises(ValueError, match="one array, and no group"):
+        pagemove.open_arrays(_lone(zarr, tmp_path))
+    with pytest.raises(FileNotFoundError):
+        pagemove.open_arrays(tmp_path / "none.zarr")
+    with Source(f"{path}#inner/cube").open() as part:
+        assert part.nbytes == ARRAYS["cube"].nbytes
+
+
+def _lone(zarr: Any, folder: Path) -> Path:
+    zarr.create_array(str(folder / "one.zarr"), shape=(3,), dtype="i4")
+    return folder / "one.zarr"

@@ -10,6 +10,7 @@ import numpy as np
 
 from pagemove.containers.layout import ChunkedError, Known, Layout, Span, check_shape, refused
 from pagemove.containers.reading import Reading, ReadingFile
+from pagemove.stores.base import Store
 from pagemove.stores.extras import needed
 
 
@@ -18,6 +19,7 @@ def read(reading: Reading) -> Known:
     h5py = needed("h5py", "hdf5")
     found: dict[str, Callable[[], Layout]] = {}
     spans: list[Span] = []
+    chunked = []
 
     def visit(name: str, thing: Any) -> None:
         if not isinstance(thing, h5py.Dataset):
@@ -26,6 +28,8 @@ def read(reading: Reading) -> Known:
             layout = _layout(h5py, thing, f"{reading.what}: dataset {name!r}", reading.nbytes)
         except (TypeError, ValueError) as error:
             found[name] = refused(type(error), str(error))
+            if isinstance(error, ChunkedError):
+                chunked.append(name)
             return
         found[name] = partial(lambda known: known, layout)
         spans.append(Span(layout.offset, layout.nbytes, max(layout.dtype.alignment, 1)))
@@ -37,7 +41,13 @@ def read(reading: Reading) -> Known:
         raise ValueError(
             f"{reading.what} begins like an HDF5 file, and h5py cannot read it: {str(error)[:300]}"
         ) from None
-    return Known("hdf5", reading.what, found, spans)
+    return Known("hdf5", reading.what, found, spans, has_chunks=bool(chunked))
+
+
+def dataset_in(store: Store, name: str) -> Any:
+    """Open a data set of a file in a store, to be sliced; it closes the file with itself."""
+    h5py = needed("h5py", "hdf5")
+    return h5py.File(ReadingFile(Reading(store)), "r")[name]
 
 
 def _layout(h5py: Any, dataset: Any, what: str, nbytes: int) -> Layout:

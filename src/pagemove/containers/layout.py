@@ -69,6 +69,8 @@ class Contents(Protocol):
     kind: str
     #: Why it cannot be written in place; empty: it can.
     sealed: str
+    #: Whether there are arrays that raise `ChunkedError`.
+    has_chunks: bool
 
     def names(self) -> list[str]:
         """List the arrays, in the order of the file."""
@@ -93,6 +95,8 @@ class Known:
         Of each array, what returns its layout, or raises what is to be raised.
     spans : iterable of Span
         Of those that are in place.
+    has_chunks : bool
+        Whether there are arrays that raise `ChunkedError`.
     """
 
     sealed = ""
@@ -103,8 +107,10 @@ class Known:
         what: str,
         found: Mapping[str, Callable[[], Layout]],
         spans: Iterable[Span],
+        *,
+        has_chunks: bool = False,
     ) -> None:
-        self.kind = kind
+        self.kind, self.has_chunks = kind, has_chunks
         self._what = what
         self._found = found
         self._spans = tuple(spans)

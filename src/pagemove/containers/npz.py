@@ -24,6 +24,7 @@ class Archive:
     """What is in an archive."""
 
     kind = "npz"
+    has_chunks = False
     sealed = "its members have checksums, which would be wrong then"
 
     def __init__(self, reading: Reading) -> None:

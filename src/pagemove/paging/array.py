@@ -21,6 +21,8 @@ from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import PIECE, pieces, tofile
 from pagemove.views import owner_behind
 
+_getitem = np.ndarray.__getitem__
+
 
 class Origin(NamedTuple):
     """What an array was opened with, as `numpy.memmap` says it."""
@@ -244,7 +246,9 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         return array[()] if return_scalar else _plain(array)
 
     def __getitem__(self, key: Any) -> Any:
-        return _unless_paged(super().__getitem__(key))
+        # Of one item this is most of what it costs.
+        found = _getitem(self, key)
+        return _unless_paged(found) if isinstance(found, PagedArray) else found
 
     def __deepcopy__(self, memo: Any) -> Any:
         return np.array(self)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pagemove import limits
 from pagemove.containers.formats import contents_of
-from pagemove.containers.layout import Packed, best_shift, missing
+from pagemove.containers.layout import ChunkedError, Packed, best_shift, missing
 from pagemove.containers.npy import read_header
 from pagemove.containers.reading import Reading
 from pagemove.paging.array import PagedArray
@@ -51,7 +51,7 @@ def open_arrays(
     source : str, path-like or Store
         ``.npz``, safetensors (also the index of several, ``model.safetensors.index.json``), GGUF,
         HDF5 (needs h5py), Arrow IPC or Feather (needs pyarrow), known by how it begins. Or a URL of
-        one, or a store with one.
+        one, or a store with one. Or a zarr, by its name (``.zarr``).
     deflated : {"refuse", "compress"}
         What becomes of an array that is compressed in an ``.npz``: an error, or, when it is
         accessed, it is decompressed once, into compressed memory (needs zstandard) with a region of
@@ -62,8 +62,9 @@ def open_arrays(
         As for `open_array`.
     **paging
         Keywords of `PagedMemory`, for the region of each file: `resident_limit`, `block_size`,
-        `mode`, `prefetch` ... Where there may be several regions (an index, ``"compress"``), a
-        `resident_limit` that is a size holds for all of them together, as a `Budget` does.
+        `mode`, `prefetch` ... Where there may be several regions (an index, ``"compress"``,
+        chunks), a `resident_limit` that is a size holds for all of them together, as a `Budget`
+        does.
 
     Returns
     -------
@@ -84,9 +85,10 @@ def open_arrays(
 
     Notes
     -----
-    An array that is not in the file as it is, compressed, in chunks, or of Python objects, raises
-    when it is accessed, ValueError or TypeError, and others do not. Checksums are not compared:
-    that would read all of it.
+    An array that is not in the file as it is, compressed or of Python objects, raises when it is
+    accessed, ValueError or TypeError, and others do not. Data sets of HDF5 in chunks, and arrays of
+    zarr, are decoded in processes of their own, each with a region; not in mode ``"r+"`` of HDF5.
+    Checksums are not compared: that would read all of it.
 
     Formats do not align items; the region begins at the byte of the file from which on most bytes
     are aligned. Others work as well (``flags.aligned`` is False), slower by half in arithmetic;
@@ -116,13 +118,17 @@ def open_arrays(
         check_store(source)  # which says why not
     named = Source(os.fsdecode(source), storage_options or {})
     writable = paging.get("mode") == "r+"
+    if named.is_zarr:
+        from pagemove.paging.decoded import Hierarchy  # and zarr
+
+        return PagedArrays(named.shown, {"": Hierarchy(named, _under_one_limit(paging))}, None)
     with limits.named():
         store = named.open_whole(writable=writable, lock=lock)
     try:
         if deflated == "compress" or is_index(store):
             paging = _under_one_limit(paging)
         if not is_index(store):
-            own = _File(store, deflated, paging, owned=True)
+            own = _File(store, deflated, paging, owned=True, source=named)
             return PagedArrays(named.shown, {"": own}, None)
         with store:
             files = index_of(store)
@@ -225,11 +231,20 @@ class _File:
     """One file, its region, and those of what was unpacked."""
 
     def __init__(
-        self, store: Store, deflated: Deflated, paging: PagingOptions, *, owned: bool = False
+        self,
+        store: Store,
+        deflated: Deflated,
+        paging: PagingOptions,
+        *,
+        owned: bool = False,
+        source: Source | None = None,
     ) -> None:
         self._store, self._owned = store, owned
-        self._deflated, self._paging = deflated, paging
         self._contents = contents_of(Reading(store))
+        if source is not None and self._contents.has_chunks:
+            paging = _under_one_limit(paging)
+        self._deflated, self._paging, self._source = deflated, paging, source
+        self._decoded: Any = None
         check_writable(store, self._contents, writes=paging.get("mode") == "r+")
         self.names = dict.fromkeys(self._contents.names())
         self._making = threading.RLock()
@@ -239,11 +254,19 @@ class _File:
 
     @property
     def regions(self) -> list[PagedMemory]:
-        return [*([] if self._region is None else [self._region]), *self._unpacked.values()]
+        decoded = [] if self._decoded is None else self._decoded.regions
+        whole = [] if self._region is None else [self._region]
+        return [*whole, *self._unpacked.values(), *decoded]
 
     def array(self, name: str) -> PagedArray:
         with self._making:  # or every thread would make a region
-            found = self._contents.find(name)
+            try:
+                found = self._contents.find(name)
+            except ChunkedError:
+                # In mode "r+" the library would find the file locked, by this very store.
+                if self._source is None or self._paging.get("mode") == "r+":
+                    raise
+                return self._from_chunks(name, self._source)
             if isinstance(found, Packed):
                 return self._from_packed(name, found)
             if self._region is None:
@@ -255,6 +278,14 @@ class _File:
                 self._region._forgettable = True
                 self._region._origin = origin_of(self._store, first, self._region)
             return array_in(self._region, self._first, found)
+
+    def _from_chunks(self, name: str, source: Source) -> PagedArray:
+        if self._decoded is None:
+            from pagemove.paging.decoded import Decoded
+
+            self._decoded = Decoded(source, self._paging)
+        array: PagedArray = self._decoded.array(name)
+        return array
 
     def _from_packed(self, name: str, packed: Packed) -> PagedArray:
         region = self._unpacked.get(name)

@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from pagemove import limits
 from pagemove.paging.array import Origin, PagedArray
-from pagemove.paging.options import check_store
+from pagemove.paging.budget import Budget
+from pagemove.paging.options import AUTO, UNLIMITED, check_store
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import PIECE, header_of, make_beside
+from pagemove.paging.sizes import nbytes_of
 from pagemove.paging.sources import Source
 from pagemove.stores.base import Store, write_whole
 from pagemove.stores.descriptors import open_high
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 
 _LARGEST = 2**63 - 1
 _ALIGNMENT = np.lib.format.ARRAY_ALIGN
+# A block is filled with zeros, copied in, written to and copied out: one that stays in the cache of
+# a processor meanwhile is written in order up to twice as fast as 64 KiB or 2 MiB.
+_BLOCK = 256 << 10
+_FEWEST_BLOCKS = 64
 
 
 def create_array(
@@ -60,6 +66,8 @@ def create_array(
         What all items are at first; by default zero. (In a store by default what it has.)
     **paging
         As for `PagedMemory`, but for `mode`, which is ``"r+"``: `resident_limit`, `block_size` ...
+        By default blocks of a file have 256 KiB, which suits writing in order, where
+        `resident_limit` has room for 64 of them.
 
     Returns
     -------
@@ -211,7 +219,7 @@ def _in_file(path: str, layout: _Layout, paging: ModelessOptions) -> PagedArray:
         with FileStore(making.name, writable=True) as store:
             store._call(target)
             making.unlock()
-            region = PagedMemory(store, mode="r+", **paging)
+            region = PagedMemory(store, mode="r+", **_in_order(paging))
         region._forgettable = True
         region._origin = Origin(store.path, len(head), "r+")
         try:
@@ -223,6 +231,20 @@ def _in_file(path: str, layout: _Layout, paging: ModelessOptions) -> PagedArray:
             region.close()
             raise
         return _array(region, layout, len(head))
+
+
+def _in_order(paging: ModelessOptions) -> ModelessOptions:
+    """Choose blocks that suit writing in order, where the limit has room for many of them."""
+    limit = paging.get("resident_limit", AUTO)
+    if "block_size" in paging:
+        return paging
+    if isinstance(limit, Budget):
+        nbytes = limit.limit
+    elif isinstance(limit, str) and limit.strip().lower() in (AUTO, UNLIMITED):
+        nbytes = _LARGEST
+    else:
+        nbytes = nbytes_of(limit, "resident_limit")
+    return paging if nbytes < _FEWEST_BLOCKS * _BLOCK else {**paging, "block_size": _BLOCK}
 
 
 def _array(region: PagedMemory, layout: _Layout, offset: int) -> PagedArray:

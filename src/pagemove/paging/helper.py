@@ -204,6 +204,10 @@ def _unpickle(tenant: Tenant, pickled: bytes) -> None:
     finally:
         preparing = False
     assert isinstance(store, Store)
+    # A start has more time than a request has. What fails now fails the first request as well, and
+    # is reported there.
+    with contextlib.suppress(Exception):
+        store._get_ready()
     tenant.store = store
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from pagemove.containers.formats import contents_of, format_of
-from pagemove.containers.layout import Contents, Layout, Packed, missing
+from pagemove.containers.layout import ChunkedError, Contents, Layout, Packed, missing
 from pagemove.containers.reading import Reading
 from pagemove.containers.safetensors import shards
 from pagemove.paging.array import Origin, PagedArray
@@ -76,13 +76,22 @@ def member_array(
 
 
 def part_of(source: Source, name: str, *, writable: bool, lock: bool) -> Store:
-    """Open the bytes of an array as a store; ValueError where they are not there as they are."""
+    """Open the bytes of an array as a store, decoded where they are in chunks.
+
+    ValueError where they are compressed otherwise, or none.
+    """
     with contextlib.ExitStack() as stack:
         store: Store = stack.enter_context(source.open_whole(writable=writable, lock=lock))
         shard = stack.enter_context(opened(source, name, store, writable=writable, lock=lock))
         contents = contents_of(Reading(shard))
         check_writable(shard, contents, writes=writable)
-        found = _found(contents, name)
+        try:
+            found = _found(contents, name)
+        except ChunkedError:
+            stack.close()
+            from pagemove.paging.decoded import decoded_store
+
+            return decoded_store(source, name, writable=writable)
         if isinstance(found, Packed):
             raise ValueError(f"{shard!r}: array {name!r} is compressed; open_array can unpack it")
         if not found.nbytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 from collections.abc import Mapping
@@ -138,9 +139,9 @@ def open_array(
         check_store(source)  # which says why not
     named, inner = Source(os.fsdecode(source), storage_options or {}).split()
     writable = paging.get("mode") == "r+"
-    if named.path is not None and named.is_zarr:
+    if named.is_zarr:
         inner = inner or paging.pop("name", None)
-        return _chunked(named.path, inner, dtype, shape, offset, paging)
+        return _decoded(named, inner, dtype, shape, offset, paging)
     with limits.named():
         whole = named.open_whole(writable=writable, lock=lock)
     # The region has its own descriptor, or its own process.
@@ -151,13 +152,12 @@ def open_array(
             return _array(store, dtype, shape, offset, paging)
         if given:
             raise TypeError(f"{store!r} says itself what {inner!r} is: no dtype, shape or offset")
-        with opened(named, inner, store, writable=writable, lock=lock) as shard:
-            try:
-                return _named(shard, inner, deflated, paging)
-            except ChunkedError:
-                if named.path is None:
-                    raise
-    return _chunked(named.path, inner, None, None, 0, paging)
+        with (
+            opened(named, inner, store, writable=writable, lock=lock) as shard,
+            contextlib.suppress(ChunkedError),
+        ):
+            return _named(shard, inner, deflated, paging)
+    return _decoded(named, inner, None, None, 0, paging)
 
 
 def region_of(array: npt.NDArray[Any]) -> PagedMemory:
@@ -204,8 +204,8 @@ def region_of(array: npt.NDArray[Any]) -> PagedMemory:
     return region
 
 
-def _chunked(
-    path: str,
+def _decoded(
+    named: Source,
     name: str | None,
     dtype: npt.DTypeLike | None,
     shape: int | tuple[int, ...] | None,
@@ -213,19 +213,9 @@ def _chunked(
     paging: PagingOptions,
 ) -> PagedArray:
     """Open an array that is decoded by slices, in the process that serves its region."""
-    from pagemove.stores.chunked import chunked_store  # which files that are whole do not need
+    from pagemove.paging.decoded import decoded_store  # which files that are whole do not need
 
-    writable = paging.get("mode") == "r+"
-    try:
-        store = chunked_store(path, name or "", writable=writable)
-    except KeyError as error:
-        raise ValueError(f"there is no array {name!r} in {path}") from error
-    if store is None:
-        raise ValueError(
-            f"{path}: array {name!r} is in chunks, and the file's name does not end as those of "
-            "HDF5 do: rename it, or page a stores.SlicedStore of it"
-        )
-    with store:
+    with decoded_store(named, name, writable=paging.get("mode") == "r+") as store:
         return _array(store, dtype, shape, offset, paging)
 
 

@@ -16,7 +16,8 @@ from pagemove.stores.urls import without_secret
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)(?:://|::.*://)", re.IGNORECASE)
 # Of a URL the part before a # is the file if it ends like one that holds arrays by name.
 _ARRAY_IN_URL = re.compile(
-    r"(.*\.(?:npz|safetensors|gguf|h5|hdf5|arrow|feather|index\.json)(?:\?[^#]*)?)#(.+)",
+    r"(.*\.(?:npz|safetensors|gguf|h5|hdf5|he5|h5ad|nc|arrow|feather|zarr|index\.json)"
+    r"/?(?:\?[^#]*)?)#(.+)",
     re.IGNORECASE | re.DOTALL,
 )
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
@@ -56,6 +57,10 @@ class Source:
             As the store.
         """
         outer, array = self.split()
+        if outer.is_zarr:
+            from pagemove.paging.decoded import decoded_store
+
+            return decoded_store(outer, array, writable=writable)
         if array is None:
             return outer.open_whole(writable=writable, lock=lock)
         from pagemove.paging.members import part_of  # and the formats
@@ -85,7 +90,8 @@ class Source:
     @property
     def is_zarr(self) -> bool:
         """Whether it has the name of a zarr: a folder, or a zip file of one."""
-        return self.text.rstrip("/").lower().endswith((".zarr", ".zarr.zip"))
+        ends = (".zarr",) if self.path is None else (".zarr", ".zarr.zip")
+        return self.text.partition("?")[0].rstrip("/").lower().endswith(ends)
 
     def split(self) -> tuple[Source, str | None]:
         """Return the file, and the name of the array in it that stands behind a ``#``, if any.

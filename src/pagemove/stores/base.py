@@ -156,6 +156,9 @@ class Store(abc.ABC):
         """Say what array the bytes are, where the store knows: shape and dtype, in C order."""
         return None
 
+    def _get_ready(self) -> None:  # noqa: B027
+        """Do what would make a first request late, in the process that is to serve it."""
+
     def _link(self, *, written: bool = False) -> Link | None:
         """Say how to open it anew elsewhere; None: by its pickle. `written`: by a region."""
         return None

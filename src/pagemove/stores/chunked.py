@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pagemove.stores.extras import needed
 from pagemove.stores.sliced import SlicedStore
+from pagemove.stores.urls import without_secret
 
 _HDF5 = (".h5", ".hdf5", ".he5", ".hdf", ".nc", ".h5ad")
 
@@ -58,12 +60,53 @@ def chunked_store(
 
 def zarr_array(path: str, name: str = "", writable: bool = False) -> Any:
     """Open an array of zarr, of either version of the format."""
-    zarr = needed("zarr", "zarr")
+    needed("zarr", "zarr")
     if not os.path.exists(path):
         # It would make one.
         raise FileNotFoundError(2, os.strerror(2), path)
-    found = zarr.open(path, mode="r+" if writable else "r")
-    return found[name] if name else found
+    return zarr_at(path, {}, name, mode="r+" if writable else "r")
+
+
+def zarr_at(
+    place: str, options: Mapping[str, Any], name: str = "", mode: Literal["r", "r+"] = "r"
+) -> Any:
+    """Open an array, or a group, of zarr at a path or a URL, with what fsspec needs for that."""
+    zarr = needed("zarr", "zarr")
+    found = zarr.open(place, mode=mode, storage_options=dict(options) or None)
+    found = found[name] if name else found
+    if isinstance(found, zarr.Group):
+        raise TypeError(
+            f"{without_secret(place)}#{name} is a group: name one of its arrays, "
+            f"{', '.join(_arrays_of(found)[:20])}"
+        )
+    return found
+
+
+def arrays_in(place: str, options: Mapping[str, Any]) -> list[str]:
+    """List the arrays of a zarr group at a path or a URL.
+
+    Raises
+    ------
+    ValueError
+        It is an array itself; none are listed, which a web server does not do by itself.
+    """
+    zarr = needed("zarr", "zarr")
+    group = zarr.open(place, mode="r", storage_options=dict(options) or None)
+    shown = without_secret(place)
+    if isinstance(group, zarr.Array):
+        raise ValueError(f"{shown} is one array, and no group: pagemove.open_array")
+    names = _arrays_of(group)
+    if not names:
+        raise ValueError(
+            f"{shown} lists no arrays: it has none, or is behind a server that does not list files "
+            "(zarr.consolidate_metadata has it list them); open one by its name with open_array"
+        )
+    return names
+
+
+def _arrays_of(group: Any) -> list[str]:
+    array = needed("zarr", "zarr").Array
+    return sorted(name for name, each in group.members(max_depth=None) if isinstance(each, array))
 
 
 def hdf5_dataset(path: str, name: str = "", writable: bool = False) -> Any:

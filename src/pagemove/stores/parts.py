@@ -61,6 +61,9 @@ class Part(Store):
         """Flush the whole."""
         self.whole.flush()
 
+    def _get_ready(self) -> None:
+        self.whole._get_ready()
+
     def close(self) -> None:
         """Close the whole."""
         self.whole.close()

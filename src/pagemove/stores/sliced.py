@@ -155,6 +155,10 @@ class SlicedStore(Store):
         """Whether it was opened for writing too."""
         return self._writable
 
+    def _get_ready(self) -> None:
+        # Libraries take seconds to import.
+        self._opened()
+
     def _items(self) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
         return self.shape, self.dtype
 
