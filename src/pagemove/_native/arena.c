@@ -5,14 +5,26 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /* Free extents are listed by size: four classes between powers of two, so the first of any higher
  * class is large enough, and at most a quarter larger than need be. */
 enum { CLASSES = 128, LOOKED_AT = 64 };
 
+/* How many extents are kept. */
+enum { KEPT_AT_MOST = 64 };
+
+/* What is larger is left to the kernel to clear, when it is touched. */
+#define CLEARED_AT_MOST (UINT64_C(32) << 20)
+
+/* Objects of so many bytes are better in huge pages, as NumPy has them by default. */
+#define HUGE_FROM (UINT64_C(4) << 20)
+#define HUGE_SIZE (UINT64_C(2) << 20)
+
 #define NONE UINT32_MAX
 
-enum { FREE, USED, LOST };
+/* KEPT: it has been freed, and has what it had. */
+enum { FREE, USED, KEPT, LOST };
 
 /* At the number of its first block. Memory is taken by those that are in use only. */
 struct extent {
@@ -24,11 +36,11 @@ struct extent {
 };
 
 struct pa_arena {
-    uint64_t base, length, block_size;
+    struct pa_memory memory;
+    uint64_t base, block_size;
     uint32_t blocks;
-    pa_discard discard;
-    void *region;
     pthread_mutex_t lock;
+    uint32_t kept[KEPT_AT_MOST], kept_count; /* the oldest first */
     struct extent *extents;
     uint64_t classes[CLASSES / 64]; /* a bit for each that has an extent */
     uint32_t head[CLASSES];
@@ -197,45 +209,169 @@ static uint32_t with_room(const struct pa_arena *arena, uint32_t blocks, uint32_
 {
     uint64_t wanted = (uint64_t)blocks * times;
 
-    return arena->counters.free < arena->length / 2 || wanted > arena->blocks / 8
+    return arena->counters.free < arena->memory.length / 2 || wanted > arena->blocks / 8
                ? blocks
                : (uint32_t)wanted;
 }
 
-static void *allocate(struct pa_arena *arena, uint64_t nbytes, uint32_t times)
+/* Have blocks of an extent that nobody else has be zeros. */
+static int discard(struct pa_arena *arena, uint32_t first, uint32_t blocks)
 {
-    uint32_t blocks = blocks_of(arena, nbytes), first = NONE;
+    return arena->memory.discard(arena->memory.region, first * arena->block_size,
+                                 blocks * arena->block_size);
+}
+
+/* Without the lock: nobody has a smaller or larger one while it is freed. */
+static void discard_extent(struct pa_arena *arena, uint32_t first)
+{
+    struct extent *extent = &arena->extents[first];
+    int failed = discard(arena, first, extent->used);
 
     pthread_mutex_lock(&arena->lock);
-    if (blocks != NONE)
-        first = take(arena, with_room(arena, blocks, times), blocks);
-    if (blocks != NONE && first == NONE)
+    if (failed) {
+        extent->state = LOST;
+        arena->counters.lost += extent->blocks * arena->block_size;
+    } else {
+        join_and_list(arena, first);
+    }
+    pthread_mutex_unlock(&arena->lock);
+}
+
+/* Take a kept extent from its place. Wants the lock. */
+static uint32_t take_kept(struct pa_arena *arena, uint32_t place)
+{
+    uint32_t first = arena->kept[place];
+
+    arena->kept_count--;
+    memmove(&arena->kept[place], &arena->kept[place + 1],
+            (arena->kept_count - place) * sizeof *arena->kept);
+    arena->counters.kept -= arena->extents[first].used * arena->block_size;
+    return first;
+}
+
+static int is_plain(const struct pa_arena *arena)
+{
+    return arena->memory.limit && __atomic_load_n(arena->memory.plain, __ATOMIC_ACQUIRE);
+}
+
+static int is_beyond_limit(const struct pa_arena *arena)
+{
+    return arena->counters.used + arena->counters.kept > arena->memory.limit;
+}
+
+/* The youngest that is as large, or a little larger. Wants the lock. */
+static uint32_t reuse(struct pa_arena *arena, uint32_t blocks)
+{
+    for (uint32_t place = arena->kept_count; place-- > 0;) {
+        const struct extent *extent = &arena->extents[arena->kept[place]];
+        uint32_t first;
+
+        if (extent->used < blocks || extent->used - blocks > blocks / 8)
+            continue;
+        first = take_kept(arena, place);
+        arena->extents[first].state = USED;
+        return first;
+    }
+    return NONE;
+}
+
+/* Keep the extent of an object that was freed, unless too many are. Wants the lock. */
+static int keep(struct pa_arena *arena, uint32_t first)
+{
+    uint64_t bytes = arena->extents[first].used * arena->block_size;
+
+    if (!is_plain(arena) || arena->kept_count == KEPT_AT_MOST ||
+        arena->counters.used + arena->counters.kept + bytes > arena->memory.limit)
+        return 0;
+    arena->extents[first].state = KEPT;
+    arena->kept[arena->kept_count++] = first;
+    arena->counters.kept += bytes;
+    return 1;
+}
+
+/* 0, or -errno: there is more in it than may be resident, and it cannot be evicted. */
+static int hold_limit(struct pa_arena *arena)
+{
+    int beyond;
+
+    pthread_mutex_lock(&arena->lock);
+    while (arena->kept_count && is_beyond_limit(arena)) {
+        uint32_t first = take_kept(arena, 0);
+
+        pthread_mutex_unlock(&arena->lock);
+        discard_extent(arena, first);
+        pthread_mutex_lock(&arena->lock);
+    }
+    beyond = is_beyond_limit(arena);
+    pthread_mutex_unlock(&arena->lock);
+    return beyond && is_plain(arena) ? arena->memory.engage(arena->memory.region) : 0;
+}
+
+static void advise(const struct pa_arena *arena, uint32_t first, uint32_t blocks)
+{
+    uint64_t start = arena->base + first * arena->block_size;
+    uint64_t end = (start + blocks * arena->block_size) & ~(HUGE_SIZE - 1);
+
+    start = (start + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1);
+    if (end > start)
+        madvise((void *)(uintptr_t)start, end - start, MADV_HUGEPAGE);
+}
+
+/* Wants the lock. */
+static uint32_t find_room(struct pa_arena *arena, uint32_t blocks, uint32_t times)
+{
+    uint32_t first = take(arena, with_room(arena, blocks, times), blocks);
+
+    if (first == NONE)
         first = take(arena, blocks, blocks);
+    if (first != NONE && is_plain(arena) && blocks * arena->block_size >= HUGE_FROM)
+        advise(arena, first, blocks);
+    return first;
+}
+
+static void *allocate(struct pa_arena *arena, uint64_t nbytes, uint32_t times, int zeros)
+{
+    uint32_t blocks = blocks_of(arena, nbytes), first = NONE;
+    int clears = 0;
+    void *object;
+
+    pthread_mutex_lock(&arena->lock);
+    if (blocks != NONE && (!zeros || nbytes <= CLEARED_AT_MOST))
+        first = reuse(arena, blocks);
+    clears = zeros && first != NONE;
+    if (blocks != NONE && first == NONE)
+        first = find_room(arena, blocks, times);
     if (first == NONE) {
         arena->counters.refused++;
     } else {
         arena->counters.reserved += arena->extents[first].blocks * arena->block_size;
         arena->counters.objects++;
         arena->counters.allocated++;
-        count_used(arena, blocks);
+        count_used(arena, arena->extents[first].used);
     }
     pthread_mutex_unlock(&arena->lock);
-    return first == NONE ? NULL : address_of(arena, first);
+    if (first == NONE)
+        return NULL;
+    object = address_of(arena, first);
+    if (hold_limit(arena)) {
+        pa_release(arena, object);
+        return NULL;
+    }
+    if (clears)
+        memset(object, 0, nbytes);
+    return object;
 }
 
-struct pa_arena *pa_new(uint64_t base, uint64_t length, uint64_t block_size, pa_discard discard,
-                        void *region)
+struct pa_arena *pa_new(const struct pa_memory *memory)
 {
     struct pa_arena *arena = calloc(1, sizeof *arena);
 
     if (!arena)
         return NULL;
-    arena->base = base;
-    arena->length = length;
-    arena->block_size = block_size;
-    arena->blocks = (uint32_t)(length / block_size);
-    arena->discard = discard;
-    arena->region = region;
+    arena->memory = *memory;
+    arena->base = memory->base;
+    arena->block_size = memory->block_size;
+    arena->blocks = (uint32_t)(memory->length / memory->block_size);
     arena->extents = mmap(NULL, extents_bytes(arena), PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena->extents == MAP_FAILED) {
@@ -261,28 +397,19 @@ void pa_free_arena(struct pa_arena *arena)
 
 int pa_has(const struct pa_arena *arena, const void *object)
 {
-    return (uint64_t)(uintptr_t)object - arena->base < arena->length;
+    return (uint64_t)(uintptr_t)object - arena->base < arena->memory.length;
 }
 
-void *pa_allocate(struct pa_arena *arena, uint64_t nbytes)
+void *pa_allocate(struct pa_arena *arena, uint64_t nbytes, int zeros)
 {
-    return allocate(arena, nbytes, 2);
+    return allocate(arena, nbytes, 2, zeros);
 }
 
+/* Without the lock, which another thread may have had when this process was forked. Nobody else
+ * changes it. */
 uint64_t pa_room(struct pa_arena *arena, const void *object)
 {
-    uint64_t room;
-
-    pthread_mutex_lock(&arena->lock);
-    room = arena->extents[number_of(arena, object)].used * arena->block_size;
-    pthread_mutex_unlock(&arena->lock);
-    return room;
-}
-
-/* Have blocks of an extent that nobody else has be zeros. */
-static int discard(struct pa_arena *arena, uint32_t first, uint32_t blocks)
-{
-    return arena->discard(arena->region, first * arena->block_size, blocks * arena->block_size);
+    return arena->extents[number_of(arena, object)].used * arena->block_size;
 }
 
 /* Make an extent longer by what is free behind it. Wants the lock. */
@@ -302,7 +429,7 @@ static void extend(struct pa_arena *arena, uint32_t first, uint32_t wanted)
     arena->counters.reserved += lacking * arena->block_size;
 }
 
-/* 1: it has so many blocks now, where it is. */
+/* 1: it has so many blocks now, where it is. -1: it cannot have them. */
 static int resize_here(struct pa_arena *arena, uint32_t first, uint32_t wanted)
 {
     struct extent *extent = &arena->extents[first];
@@ -321,6 +448,13 @@ static int resize_here(struct pa_arena *arena, uint32_t first, uint32_t wanted)
     extent->used = wanted;
     count_used(arena, (int64_t)wanted - used);
     pthread_mutex_unlock(&arena->lock);
+    if (wanted > used && hold_limit(arena)) {
+        pthread_mutex_lock(&arena->lock);
+        extent->used = used;
+        count_used(arena, (int64_t)used - wanted);
+        pthread_mutex_unlock(&arena->lock);
+        return -1;
+    }
     return 1;
 }
 
@@ -330,9 +464,11 @@ void *pa_resize(struct pa_arena *arena, void *object, uint64_t nbytes)
     uint64_t room = pa_room(arena, object);
     void *moved;
 
-    if (wanted != NONE && resize_here(arena, first, wanted))
-        return object;
-    moved = allocate(arena, nbytes, 8);
+    int done = wanted == NONE ? 0 : resize_here(arena, first, wanted);
+
+    if (done)
+        return done > 0 ? object : NULL;
+    moved = allocate(arena, nbytes, 8, 0);
     if (!moved)
         return NULL;
     memcpy(moved, object, room < nbytes ? room : nbytes);
@@ -347,20 +483,48 @@ void pa_release(struct pa_arena *arena, void *object)
 {
     uint32_t first = number_of(arena, object);
     struct extent *extent = &arena->extents[first];
-    /* Without the lock: nobody has a smaller or larger one while its owner frees it. */
-    int failed = discard(arena, first, extent->used);
+    int kept;
 
     pthread_mutex_lock(&arena->lock);
     count_used(arena, -(int64_t)extent->used);
     arena->counters.reserved -= extent->blocks * arena->block_size;
     arena->counters.objects--;
-    if (failed) {
-        extent->state = LOST;
-        arena->counters.lost += extent->blocks * arena->block_size;
-    } else {
-        join_and_list(arena, first);
-    }
+    kept = keep(arena, first);
     pthread_mutex_unlock(&arena->lock);
+    if (!kept)
+        discard_extent(arena, first);
+}
+
+/* Wants the lock. */
+static uint64_t there(const struct pa_arena *arena, uint32_t first)
+{
+    enum { PAGES = 4096 };
+    unsigned char vector[PAGES];
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), step = PAGES * page, pages = 0;
+    uint64_t start = arena->base + first * arena->block_size;
+    uint64_t end = start + arena->extents[first].used * arena->block_size;
+
+    for (uint64_t at = start; at < end; at += step) {
+        uint64_t length = end - at < step ? end - at : step;
+
+        if (mincore((void *)(uintptr_t)at, length, vector))
+            return 0;
+        for (uint64_t i = 0; i < length / page; i++)
+            pages += vector[i] & 1;
+    }
+    return pages * page;
+}
+
+uint64_t pa_plain_bytes(struct pa_arena *arena)
+{
+    uint64_t bytes = 0;
+
+    pthread_mutex_lock(&arena->lock);
+    for (uint32_t at = 0; at < arena->blocks && is_plain(arena); at += arena->extents[at].blocks)
+        if (arena->extents[at].state == USED || arena->extents[at].state == KEPT)
+            bytes += there(arena, at);
+    pthread_mutex_unlock(&arena->lock);
+    return bytes;
 }
 
 /* Wants the lock. */

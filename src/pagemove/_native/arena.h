@@ -1,9 +1,11 @@
 /* Memory for objects, out of one region of paged memory: extents of whole blocks.
  *
- * What is free is discarded, so an arena that is full of holes takes address space and no memory,
- * and every extent that is handed out is zeros. All bookkeeping is outside of the arena: nothing
- * here touches a page of it but to copy an object that moves. Never includes Python.h. Any thread
- * may call these at any time; in a child made by fork the arena is not there. */
+ * What is free is discarded, so an arena that is full of holes takes address space and no memory.
+ * Only while the kernel alone serves the region some extents that were freed last are kept as they
+ * are, for the next of their size: nothing of them can have left, or be pinned. All bookkeeping is
+ * outside of the arena: nothing here touches a page of it but to copy an object that moves, or to
+ * clear one that was kept. Never includes Python.h. Any thread may call these at any time, but for
+ * a child made by fork: it may call pa_has and pa_room. */
 #ifndef PAGEMOVE_ARENA_H
 #define PAGEMOVE_ARENA_H
 
@@ -13,8 +15,22 @@
 /* Have whole blocks be zeros again: 0 or -errno, and then they are not to be used any more. */
 typedef int (*pa_discard)(void *region, uint64_t offset, uint64_t length);
 
+/* There is more than the limit now: have the pager serve the region. 0, or -errno: it cannot. */
+typedef int (*pa_engage)(void *region);
+
+/* The region: [base, base + length), all zeros now. */
+struct pa_memory {
+    uint64_t base, length, block_size;
+    uint64_t limit;   /* bytes that may be resident; 0: not known */
+    const int *plain; /* whether the kernel alone serves it, which it does at first if at all */
+    pa_discard discard;
+    pa_engage engage;
+    void *region;
+};
+
 struct pa_counters {
     uint64_t used, peak;       /* bytes in use, now and at most */
+    uint64_t kept;             /* of what was freed */
     uint64_t reserved, free;   /* bytes of extents, room to grow included; of what is left */
     uint64_t largest;          /* bytes of the largest free extent */
     uint64_t objects;          /* in use */
@@ -25,23 +41,25 @@ struct pa_counters {
 
 struct pa_arena;
 
-/* Over [base, base + length), all zeros now. NULL: no memory. */
-struct pa_arena *pa_new(uint64_t base, uint64_t length, uint64_t block_size, pa_discard discard,
-                        void *region);
+/* NULL: no memory. */
+struct pa_arena *pa_new(const struct pa_memory *memory);
 void pa_free_arena(struct pa_arena *arena);
 
 int pa_has(const struct pa_arena *arena, const void *object);
 
-/* Zeros, at a multiple of the block size. NULL: there is no extent. */
-void *pa_allocate(struct pa_arena *arena, uint64_t nbytes);
+/* At a multiple of the block size, and with `zeros` zeros. NULL: there is no extent. */
+void *pa_allocate(struct pa_arena *arena, uint64_t nbytes, int zeros);
 
-/* As realloc(3) of an object of the arena. */
+/* As realloc(3) of an object of the arena: what it grows by may be anything. */
 void *pa_resize(struct pa_arena *arena, void *object, uint64_t nbytes);
 
 /* Bytes from the object's first that belong to it. */
 uint64_t pa_room(struct pa_arena *arena, const void *object);
 
 void pa_release(struct pa_arena *arena, void *object);
+
+/* Bytes of it that are resident while the kernel alone serves it; 0 after that. */
+uint64_t pa_plain_bytes(struct pa_arena *arena);
 
 void pa_counters(struct pa_arena *arena, struct pa_counters *counters);
 

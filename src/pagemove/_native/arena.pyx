@@ -10,14 +10,21 @@ from pagemove._native import mapping
 
 cdef extern from "arena.h" nogil:
     ctypedef int (*pa_discard)(void *region, uint64_t offset, uint64_t length)
+    ctypedef int (*pa_engage)(void *region)
+    struct pa_memory:
+        uint64_t base, length, block_size, limit
+        const int *plain
+        pa_discard discard
+        pa_engage engage
+        void *region
     struct pa_arena:
         pass
     struct pa_counters:
-        uint64_t used, peak, reserved, free, largest, objects, allocated, moved, refused, lost
-    pa_arena *pa_new(uint64_t base, uint64_t length, uint64_t block_size, pa_discard discard,
-                     void *region)
+        uint64_t used, peak, kept, reserved, free, largest, objects, allocated, moved, refused, lost
+    pa_arena *pa_new(const pa_memory *memory)
     void pa_free_arena(pa_arena *arena)
-    void *pa_allocate(pa_arena *arena, uint64_t nbytes)
+    void *pa_allocate(pa_arena *arena, uint64_t nbytes, int zeros)
+    uint64_t pa_plain_bytes(pa_arena *arena)
     void *pa_resize(pa_arena *arena, void *object, uint64_t nbytes)
     void pa_release(pa_arena *arena, void *object)
     void pa_counters_of "pa_counters"(pa_arena *arena, pa_counters *counters)
@@ -103,6 +110,7 @@ cdef void _end_use(object capsule) noexcept:
 cdef class Arena:
     """Memory for arrays out of a region that was opened blank, and that it keeps alive.
 
+    With a limit, in bytes, the region is to be `plain` until they are more than that.
     `pagemove.paging.allocations` has the meaning. Its last array, or handler, ends it.
     """
 
@@ -113,15 +121,21 @@ cdef class Arena:
     def __cinit__(self, *args, **kwargs):
         self._arena = NULL
 
-    def __init__(self, region):
-        cdef uint64_t function, argument
+    def __init__(self, region, uint64_t limit=0):
+        cdef uint64_t discard, engage, plain, argument
+        cdef pa_memory memory
         if self._arena != NULL:
             raise ValueError("this arena has a region already")
-        function, argument = region.discarding()
-        self._arena = pa_new(
-            region.address, region.nbytes, region.block_size, <pa_discard> <uintptr_t> function,
-            <void *> <uintptr_t> argument,
+        discard, engage, plain, argument = region.for_arenas()
+        memory.base, memory.length, memory.block_size = (
+            region.address, region.nbytes, region.block_size
         )
+        memory.limit = limit
+        memory.plain = <const int *> <uintptr_t> plain
+        memory.discard = <pa_discard> <uintptr_t> discard
+        memory.engage = <pa_engage> <uintptr_t> engage
+        memory.region = <void *> <uintptr_t> argument
+        self._arena = pa_new(&memory)
         if self._arena == NULL:
             raise MemoryError("no memory for the records of an arena")
         self._region = region
@@ -165,6 +179,7 @@ cdef class Arena:
         return {
             "used": counters.used,
             "peak": counters.peak,
+            "kept": counters.kept,
             "reserved": counters.reserved,
             "free": counters.free,
             "largest": counters.largest,
@@ -175,12 +190,20 @@ cdef class Arena:
             "lost": counters.lost,
         }
 
+    @property
+    def plain_nbytes(self):
+        """Bytes of it that are resident while the region is `plain`."""
+        cdef uint64_t nbytes
+        with nogil:
+            nbytes = pa_plain_bytes(self._arena)
+        return nbytes
+
     # For tests.
-    def allocate(self, uint64_t nbytes):
+    def allocate(self, uint64_t nbytes, bint zeros=False):
         """Return an address, 0 if there is no extent."""
         cdef void *found
         with nogil:
-            found = pa_allocate(self._arena, nbytes)
+            found = pa_allocate(self._arena, nbytes, zeros)
         return <uint64_t> <uintptr_t> found
 
     def resize(self, uint64_t address, uint64_t nbytes):

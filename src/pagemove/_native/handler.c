@@ -10,7 +10,7 @@ void pa_bypass(int change)
     bypassed += change;
 }
 
-/* A child made by fork has no arena, only addresses that were in it. */
+/* A child made by fork has no arena, only what was in it while the kernel alone served it. */
 static int is_here(const struct pa_use *use)
 {
     return *use->generation == use->born;
@@ -25,7 +25,7 @@ static void *use_malloc(void *ctx, size_t nbytes)
 {
     struct pa_use *use = ctx;
 
-    return is_ours(use, nbytes) ? pa_allocate(use->arena, nbytes)
+    return is_ours(use, nbytes) ? pa_allocate(use->arena, nbytes, 0)
                                 : use->below.malloc(use->below.ctx, nbytes);
 }
 
@@ -36,7 +36,7 @@ static void *use_calloc(void *ctx, size_t count, size_t nbytes)
 
     if (__builtin_mul_overflow(count, nbytes, &total))
         return NULL;
-    return is_ours(use, total) ? pa_allocate(use->arena, total)
+    return is_ours(use, total) ? pa_allocate(use->arena, total, 1)
                                : use->below.calloc(use->below.ctx, count, nbytes);
 }
 
@@ -58,11 +58,22 @@ static void *move_in(struct pa_use *use, void *object, size_t nbytes)
 
     if (!grown)
         return NULL;
-    moved = pa_allocate(use->arena, nbytes);
+    moved = pa_allocate(use->arena, nbytes, 0);
     if (!moved)
         return grown;
     memcpy(moved, grown, nbytes);
     use->below.free(use->below.ctx, grown, nbytes);
+    return moved;
+}
+
+/* Out of the parent's arena. */
+static void *move_out(struct pa_use *use, const void *object, size_t nbytes)
+{
+    void *moved = use->below.malloc(use->below.ctx, nbytes);
+    uint64_t room = pa_room(use->arena, object);
+
+    if (moved)
+        memcpy(moved, object, room < nbytes ? room : nbytes);
     return moved;
 }
 
@@ -75,7 +86,7 @@ static void *use_realloc(void *ctx, void *object, size_t nbytes)
     if (!pa_has(use->arena, object))
         return is_ours(use, nbytes) ? move_in(use, object, nbytes)
                                     : use->below.realloc(use->below.ctx, object, nbytes);
-    return is_here(use) ? pa_resize(use->arena, object, nbytes) : NULL;
+    return is_here(use) ? pa_resize(use->arena, object, nbytes) : move_out(use, object, nbytes);
 }
 
 void pa_fill_handler(struct pa_use *use)

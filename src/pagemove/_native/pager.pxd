@@ -73,6 +73,7 @@ cdef extern from "pager/pager.h" nogil:
         pg_budget *budget
         uint64_t block_size, limit, timeout_ns, writeback_ns
         int direct, rings, read_ahead, moves, kernel_faults, dumped, outlives, blank
+        int plain
         const char *spill_directory
         const char *name
         const pg_injection *injections
@@ -109,6 +110,8 @@ cdef extern from "pager/pager.h" nogil:
     int pg_gather(pg_region *region, const pg_run *runs, size_t count, int wait)
     uint64_t pg_gatherable(pg_region *region)
     int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
+    int pg_engage(pg_region *region)
+    const int *pg_plain_flag(const pg_region *region)
     int pg_discard_blocks(pg_region *region, uint64_t offset, uint64_t length)
     int pg_pin(pg_region *region, const pg_run *runs, size_t count, int write)
     void pg_unpin(pg_region *region, const pg_run *runs, size_t count)

@@ -314,7 +314,7 @@ cdef class Pager:
                  uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
                  uint64_t offset=0, object injection=(), bytes name=b"", object helper=None,
                  bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
-                 object identities=(), SharedLimit budget=None, bint blank=False,
+                 object identities=(), SharedLimit budget=None, bint blank=False, bint plain=False,
                  bint again=False, bytes path=None, int64_t modified=0, object compression=None,
                  bint direct=False, object door=None):
         cdef pg_config config
@@ -357,6 +357,7 @@ cdef class Pager:
             config.writeback_ns = writeback_ns
             config.outlives = outlives
             config.blank = blank
+            config.plain = plain
             config.moves = _may_move
             config.direct = direct
             config.rings = _rings
@@ -621,9 +622,16 @@ cdef class Pager:
         self._calls -= 1
         return _errno_of(status)
 
-    def discarding(self):
-        """Return the addresses of what `discard` calls, and of its first argument, for C."""
-        return <uint64_t> <uintptr_t> &pg_discard_blocks, <uint64_t> <uintptr_t> self._open()
+    def for_arenas(self):
+        """Return addresses for C: of what discards blocks, of what has a region that was opened
+        `plain` served, of whether it still is plain, and of the first argument of both.
+        """
+        return (
+            <uint64_t> <uintptr_t> &pg_discard_blocks,
+            <uint64_t> <uintptr_t> &pg_engage,
+            <uint64_t> <uintptr_t> pg_plain_flag(self._open()),
+            <uint64_t> <uintptr_t> self._open(),
+        )
 
     def pin_blocks(self, bytes runs, bint write):
         """Bring blocks in, and have them stay.

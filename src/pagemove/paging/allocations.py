@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
@@ -187,7 +187,11 @@ class PagedAllocations:
             made = self._made
         if made is None or made[1].inherited:
             return AllocationStats(None, 0, 0, 0, 0, 0, 0, 0, 0, PagingStats())
-        counters = made[0].counters()
+        counters, paging = made[0].counters(), made[1].stats()
+        # While they are fewer than the limit the pager has nothing to do with them.
+        plain = made[0].plain_nbytes
+        if plain:
+            paging = replace(paging, resident_nbytes=plain)
         return AllocationStats(
             limit=made[1].resident_limit,
             arrays=counters["objects"],
@@ -198,7 +202,7 @@ class PagedAllocations:
             refused=counters["refused"],
             space_nbytes=made[1].nbytes,
             largest_free_nbytes=counters["largest"],
-            paging=made[1].stats(),
+            paging=paging,
         )
 
     @property
@@ -259,9 +263,11 @@ def paged_allocations(
     blocks. They are zeros without being touched. Freeing one drops its blocks, wherever they are.
     One that grows does so where it is, as long as there is address space behind it.
 
-    In a child made by fork the arrays are not there: touching them is SIGSEGV, after a message;
-    arrays made there are ordinary ones. System calls on arrays need `pinned` or `save` where
-    `PagedMemory.kernel_faults` is False.
+    As long as all of them fit `limit`, and it is no `Budget`, they are ordinary memory that costs
+    what it always does, also in children made by fork and for system calls. The first that does not
+    fit has the pager serve the arena from then on. In a child made by fork after that the arrays
+    are not there: touching them is SIGSEGV, after a message. Arrays made there are ordinary ones.
+    System calls on arrays need `pinned` or `save` then, where `PagedMemory.kernel_faults` is False.
 
     Address space without end there is not: an array for which there is none is a MemoryError, with
     a note that says so.

@@ -143,7 +143,8 @@ def new_arena(limit: int | Budget, least: int, spill: Path | None) -> tuple[Aren
                 raise
             nbytes = max(nbytes // 4, 2 * most) // block * block
         else:
-            return Arena(memory), memory
+            # What shares its limit with others is never ordinary memory.
+            return Arena(memory, 0 if isinstance(limit, Budget) else limit), memory
 
 
 def _space(limit: int, block: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import re
@@ -340,7 +341,7 @@ def test_a_budget_is_shared(paged):
 _FORKED = """
 import os, sys
 import numpy as np, pagemove
-with pagemove.paged_allocations("8MiB", spill=sys.argv[1]):
+with pagemove.paged_allocations(sys.argv[2], spill=sys.argv[1]):
     numbers = np.arange(1 << 20)
     pid = os.fork()
     if not pid:
@@ -355,9 +356,9 @@ with pagemove.paged_allocations("8MiB", spill=sys.argv[1]):
 
 
 @pytest.mark.needs("fork")
-def test_in_a_forked_child_new_arrays_are_ordinary_and_old_ones_end_it(tmp_path):
+def test_in_a_forked_child_new_arrays_are_ordinary_and_evicted_ones_end_it(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", _FORKED, tmp_path],
+        [sys.executable, "-c", _FORKED, tmp_path, "7MiB"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -366,6 +367,96 @@ def test_in_a_forked_child_new_arrays_are_ordinary_and_old_ones_end_it(tmp_path)
     assert done.stdout.split() == ["1048575", "1048575", "-11", "0"]
     assert "paged memory over the arrays of pagemove.paged_allocations" in done.stderr
     assert "spawn or forkserver" in done.stderr
+
+
+@pytest.mark.needs("fork")
+def test_in_a_forked_child_arrays_that_fit_the_limit_are_there(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED, tmp_path, "8MiB"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == ["1048575", "1048575", "0", "0"]
+    assert not done.stderr
+
+
+_FORKED_BEFORE = """
+import os, sys
+import numpy as np
+import pagemove
+
+with pagemove.paged_allocations("8MiB", spill=sys.argv[1]) as arena:
+    numbers = np.arange(1 << 19)
+    ready, go = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(ready[1], b"x")
+        os.read(go[0], 1)
+        right = bool((numbers == np.arange(1 << 19)).all())
+        numbers.resize(1 << 20, refcheck=False)
+        right = right and int(numbers[(1 << 19) - 1]) == (1 << 19) - 1
+        os._exit(0 if right else 3)
+    os.read(ready[0], 1)
+    numbers += 1
+    others = [np.full(1 << 19, i) for i in range(4)]
+    stats = arena.stats()
+    print(stats.paging.evicted > 0, stats.paging.resident_nbytes <= 8 << 20)
+    os.write(go[1], b"x")
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    print(all(int(each.sum()) == i << 19 for i, each in enumerate(others)))
+    print((numbers == np.arange(1 << 19) + 1).all())
+"""
+
+
+@pytest.mark.needs("fork")
+def test_a_child_has_what_was_there_when_it_was_forked_and_the_parent_evicts(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED_BEFORE, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == ["True", "True", "0", "True", "True"], done.stderr
+
+
+def test_arrays_that_fit_the_limit_take_no_faults_of_the_pager(paged):
+    with paged() as arena:
+        numbers = np.arange(_MIB // 2)
+        halves = numbers / 2
+        fitting = arena.stats().paging
+        more = np.arange(_MIB)
+        beyond = arena.stats().paging
+    assert (fitting.faults, fitting.dirty_nbytes) == (0, 0)
+    assert fitting.resident_nbytes == 8 * _MIB
+    assert beyond.faults > 0
+    assert beyond.resident_nbytes <= 8 * _MIB
+    assert (halves * 2 == numbers).all()
+    assert (more == np.arange(_MIB)).all()
+
+
+def test_what_was_freed_is_used_again_and_zeros_are_zeros(paged):
+    with paged():
+        arena, memory = new_arena(8 * _MIB, _MIB, None)
+        first = arena.allocate(2 * _MIB)
+        ctypes.memset(first, 7, 2 * _MIB)
+        arena.release(first)
+        assert arena.counters()["kept"] == 2 * _MIB
+        assert arena.allocate(2 * _MIB, True) == first
+        assert not any(ctypes.string_at(first, 2 * _MIB))
+        ctypes.memset(first, 7, 2 * _MIB)
+        arena.release(first)
+        # What is kept gives way to what is in use before anything is evicted.
+        others = [arena.allocate(3 * _MIB) for _ in range(2)]
+        for other in others:
+            ctypes.memset(other, 1, 3 * _MIB)
+        assert arena.counters()["kept"] == 2 * _MIB
+        third = arena.allocate(_MIB)
+        assert arena.counters()["kept"] == 0
+        assert memory.stats().faults == 0
+        assert not any(ctypes.string_at(third, _MIB))
 
 
 _FORKED_WITHIN = """

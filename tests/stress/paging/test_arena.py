@@ -120,6 +120,10 @@ def test_read_ahead_of_a_neighbour_brings_nothing_back():
     """Blocks that were freed are zeros for the next owner, though the store may have had them."""
     arena, memory = new_arena(32 << 20, 1 << 20, None)
     block, count = memory.block_size, 200
+    # The pager serves it from its first pin on.
+    one = np.array([[0, 1]], np.uint32).tobytes()
+    memory.pin_blocks(one, False)
+    memory.unpin_blocks(one)
     first = arena.allocate(16 * block)
     assert arena.resize(first, 32 * block) == first
     bytes_ = np.frombuffer(memory, np.uint8)

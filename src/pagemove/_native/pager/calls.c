@@ -303,17 +303,23 @@ static int evict(struct pg_region *region, struct pg_call *call)
 
 static int prefetch(struct pg_region *region, struct pg_call *call)
 {
+    if (pg_is_plain(region))
+        return 0; /* nothing of it is elsewhere */
     return pg_is_lost(region) ? -EBADF : pg_do_prefetch(region, call->offset, call->length, 1);
 }
 
 static int pin(struct pg_region *region, struct pg_call *call)
 {
-    return pg_is_lost(region) ? -EBADF
-                              : pg_do_pin(region, call->runs, call->run_count, call->write);
+    /* It is to stay also when the region is engaged. */
+    int error = pg_is_lost(region) ? -EBADF : pg_do_engage(region);
+
+    return error ? error : pg_do_pin(region, call->runs, call->run_count, call->write);
 }
 
 static int gather(struct pg_region *region, struct pg_call *call)
 {
+    if (pg_is_plain(region))
+        return 0;
     return pg_is_lost(region) ? -EBADF
                               : pg_do_gather(region, call->runs, call->run_count, !call->posted);
 }
@@ -333,6 +339,19 @@ int pg_forget(struct pg_region *region, uint64_t offset, uint64_t length)
 {
     return run_asking(
         region, &(struct pg_call){.function = forget, .offset = offset, .length = length}, NULL, 0);
+}
+
+static int engage(struct pg_region *region, struct pg_call *call)
+{
+    (void)call;
+    return pg_is_lost(region) ? -EBADF : pg_do_engage(region);
+}
+
+int pg_engage(struct pg_region *region)
+{
+    if (!pg_is_plain(region))
+        return 0;
+    return run_asking(region, &(struct pg_call){.function = engage}, NULL, 0);
 }
 
 int pg_flush(struct pg_region *region)
@@ -391,7 +410,7 @@ int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
 int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
 {
     /* To ask for blocks takes no descriptor, and should take no time. */
-    if (!wait)
+    if (!wait && !pg_is_plain(region))
         return pg_is_lost(region) ? -EBADF : pg_do_prefetch(region, offset, length, 0);
     return run(region, &(struct pg_call){.function = prefetch, .offset = offset, .length = length},
                NULL);

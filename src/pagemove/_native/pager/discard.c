@@ -132,8 +132,13 @@ int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length
         end > region->nblocks)
         return -EINVAL;
     for (uint32_t at = first; at < end && !error; at += step) {
+        uint32_t to = end - at < step ? end : at + step;
+
         pthread_mutex_lock(&region->lock);
-        error = discard_some(region, at, end - at < step ? end : at + step, &stored);
+        if (region->plain)
+            pg_discard(&region->uffd, pg_block_address(region, at), (to - at) * region->block_size);
+        else
+            error = discard_some(region, at, to, &stored);
         give_up_spare(region);
         pthread_mutex_unlock(&region->lock);
     }

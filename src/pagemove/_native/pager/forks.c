@@ -24,6 +24,8 @@ static void before_fork(void)
 
 static void after_fork(void)
 {
+    for (struct pg_region *region = regions; region; region = region->next)
+        region->forked |= region->plain;
     pg_heirs_after_fork();
     pthread_mutex_unlock(&regions_lock);
 }
@@ -37,8 +39,10 @@ static void in_child(void)
     pg_ending_forked();
     for (struct pg_region *region = regions; region; region = region->next) {
         region->inherited = 1;
-        pg_mark_grave(region->stone, region->base, region->length, region->store.label,
-                      region->mode, region->mode == PG_READ || region->blank);
+        /* What is ordinary memory the child has. */
+        if (!region->plain)
+            pg_mark_grave(region->stone, region->base, region->length, region->store.label,
+                          region->mode, region->mode == PG_READ || region->blank);
         pg_inherit(region);
         region->stone = NULL;
         if (region->engine)
@@ -58,6 +62,16 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void watch_forks(void)
 {
     pthread_atfork(before_fork, after_fork, in_child);
+}
+
+void pg_hold_forks(void)
+{
+    pthread_mutex_lock(&regions_lock);
+}
+
+void pg_release_forks(void)
+{
+    pthread_mutex_unlock(&regions_lock);
 }
 
 void pg_for_all_regions(void (*function)(struct pg_region *region, void *argument), void *argument)

@@ -98,6 +98,7 @@ struct pg_config {
     uint64_t writeback_ns; /* after which changed blocks are written; 0: when they have to leave */
     int outlives;          /* what is written is there for others when this process has ended */
     int blank;  /* nothing is in the store yet: a block is zeros, unread, until it is written */
+    int plain;  /* a blank one is ordinary memory, also in forked children, until pg_engage */
     int direct; /* read past the page cache, where that can be */
     int rings;  /* 0: do without io_uring even where permitted */
     int read_ahead;
@@ -195,6 +196,14 @@ struct pg_run {
  * Runs no signal handlers, and may be called with the interpreter's lock. -EBUSY: a block is
  * pinned, or the helper may still write to it; others may be zeros then. */
 int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length);
+
+/* Serve a region that was opened `plain`, and evict from it, from now on; what is in it counts as
+ * changed. Nothing if it is served already. Runs no signal handlers, and may be called with the
+ * interpreter's lock. 0, or -errno: it is ordinary memory as before. */
+int pg_engage(struct pg_region *region);
+
+/* Not 0 until then; to be loaded atomically. */
+const int *pg_plain_flag(const struct pg_region *region);
 
 /* Bring blocks in and have them stay until they are unpinned, as often as they were pinned. With
  * `write` a system call can write into them without a fault, and they count as dirty. -PG_NO_ROOM:

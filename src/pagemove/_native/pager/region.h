@@ -112,6 +112,8 @@ struct pg_region {
     int flush_retryable; /* a flush that fails loses nothing */
     uint64_t *spilled;   /* a bit for each block that is in the spill file, or in a blank store */
     int blank;           /* blocks without that bit are zeros (discard.c) */
+    int plain;           /* the kernel alone serves it (plain.c); with the lock, atomically */
+    int forked;          /* while it was plain: a child may share its pages */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* the state of a block, or a frame is free */
@@ -340,6 +342,14 @@ int pg_do_forget(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_forget(struct pg_region *region, uint64_t offset, uint64_t length);
 int pg_do_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write);
 
+/* plain.c: for one that has the descriptors. */
+int pg_do_engage(struct pg_region *region);
+
+static inline int pg_is_plain(const struct pg_region *region)
+{
+    return __atomic_load_n(&region->plain, __ATOMIC_ACQUIRE);
+}
+
 /* Have a flush made without waiting for it; `saving` receives the result. 0 or -errno. */
 struct pg_saving;
 int pg_post_flush(struct pg_region *region, struct pg_saving *saving);
@@ -351,6 +361,10 @@ void pg_note_saved(struct pg_saving *saving, const struct pg_region *region, int
 
 /* In the child of a fork SIGTERM does what it does without us. */
 void pg_ending_forked(void);
+
+/* forks.c: no child is forked in between, by one who knows. Before the lock of a region. */
+void pg_hold_forks(void);
+void pg_release_forks(void);
 
 /* forks.c: for all regions of the process, while none can go. */
 void pg_for_all_regions(void (*function)(struct pg_region *region, void *argument), void *argument);

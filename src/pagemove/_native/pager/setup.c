@@ -47,7 +47,9 @@ static int map_region(struct pg_region *region, const char *name)
     region->uffd.read_only = !pg_writable(region);
     region->uffd.advice = region->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
     error = region->engine ? pg_engine_place(region) : 0;
-    if (!error && !region->origin)
+    if (!error && region->plain)
+        error = madvise((void *)(uintptr_t)region->base, region->length, MADV_DOFORK) ? -errno : 0;
+    else if (!error && !region->origin)
         error = pg_register(region->uffd.region, region->base, region->length, mode);
     if (error || (region->mode != PG_PRIVATE && !region->blank))
         return error;
@@ -276,6 +278,8 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
     if (!region->spill_directory || ((config->helper || config->compression) && !region->texts))
         return -errno;
     count_frames(region, config->limit);
+    /* Looking for what is in it takes an ioctl that is about as old as UFFDIO_MOVE. */
+    region->plain = config->plain && region->blank && region->uffd.moves && !region->budget;
     region->merging = pg_is_merging();
     error = map_region(region, config->name);
     if (!error && region->mode == PG_PRIVATE)

@@ -1,0 +1,141 @@
+/* A region that is ordinary memory, as long as nothing of it has to leave.
+ *
+ * The kernel alone serves it then, by huge pages where the program has asked for them, and a fault
+ * costs what it costs elsewhere. A child made by fork has it. When there is to be more in it than
+ * its limit, it is registered with the userfaultfd, and what is there by then becomes resident. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "../uapi.h"
+#include "lease.h"
+#include "leaving.h"
+#include "region.h"
+
+enum { FOUND = 128 };
+
+const int *pg_plain_flag(const struct pg_region *region)
+{
+    return &region->plain;
+}
+
+/* What is done with pages that are there: 0 or -errno. */
+typedef int found(struct pg_region *region, uint64_t start, uint64_t end);
+
+static int for_all_there(struct pg_region *region, found *function)
+{
+    struct pm_page_region runs[FOUND];
+    uint64_t at = region->base, end = region->base + region->length;
+    int error = 0;
+
+    while (at < end && !error) {
+        struct pm_scan_arg arg = {.size = sizeof arg,
+                                  .start = at,
+                                  .end = end,
+                                  .vec = (uint64_t)(uintptr_t)runs,
+                                  .vec_len = FOUND,
+                                  .category_anyof_mask = PM_PAGE_IS_PRESENT | PM_PAGE_IS_SWAPPED,
+                                  /* In which all agree, so that a run comes as one. */
+                                  .return_mask = PM_PAGE_IS_FILE};
+        int count = ioctl(region->uffd.pagemap, PM_PAGEMAP_SCAN, &arg);
+
+        if (count < 0)
+            return -errno;
+        for (int i = 0; i < count && !error; i++)
+            error = function(region, runs[i].start, runs[i].end);
+        at = arg.walk_end;
+    }
+    return error;
+}
+
+/* A page that a child shares, or has shared, cannot move; written to, it is this process's own. */
+static int make_own(struct pg_region *region, uint64_t start, uint64_t end)
+{
+    (void)region;
+    return madvise((void *)(uintptr_t)start, end - start, MADV_POPULATE_WRITE) ? -errno : 0;
+}
+
+static int adopt(struct pg_region *region, uint64_t start, uint64_t end)
+{
+    uint32_t first = (uint32_t)((start - region->base) / region->block_size);
+    uint32_t last = (uint32_t)((end - 1 - region->base) / region->block_size);
+
+    for (uint32_t number = first; number <= last; number++) {
+        pg_entry entry = pg_find(&region->blocks, number);
+        if (entry != PG_NONE)
+            continue; /* its other pages were found before */
+        entry = pg_begin(&region->blocks, number);
+        if (entry == PG_NONE)
+            return -ENOMEM;
+        pg_become(&region->blocks, entry, PG_RESIDENT);
+        pg_set_dirty(&region->blocks, entry, 1);
+        region->frames.total++;
+        pg_enlist(region, entry, 0);
+    }
+    return 0;
+}
+
+static void disown(struct pg_region *region)
+{
+    for (pg_entry entry = 0; entry < region->blocks.used; entry++)
+        if (region->blocks.at[entry].state == PG_RESIDENT) {
+            pg_become(&region->blocks, entry, PG_ABSENT);
+            region->frames.total--;
+        }
+}
+
+/* Wants the lock. Whoever touches a missing page meanwhile waits for the event loop, which waits
+ * for the lock. */
+static int engage(struct pg_region *region)
+{
+    void *base = (void *)(uintptr_t)region->base;
+    struct pm_uffdio_range range = {region->base, region->length};
+    int error = region->forked ? for_all_there(region, make_own) : 0;
+
+    if (error)
+        return error;
+    if (madvise(base, region->length, MADV_DONTFORK))
+        return -errno;
+    /* Parts may have been advised otherwise, and be mappings of their own because of that. */
+    madvise(base, region->length, region->uffd.advice);
+    error = pg_register(region->uffd.region, region->base, region->length, region->uffd.mode);
+    if (!error) {
+        error = for_all_there(region, adopt);
+        if (error) {
+            disown(region);
+            ioctl(region->uffd.region, PM_UFFDIO_UNREGISTER, &range);
+        }
+    }
+    if (error)
+        madvise(base, region->length, MADV_DOFORK);
+    return error;
+}
+
+/* Pages around what was counted may be there too, where they were huge. */
+static void evict_excess(struct pg_region *region)
+{
+    while (region->frames.total > region->frames.limit && !pg_empty_one(region, 1))
+        ;
+}
+
+int pg_do_engage(struct pg_region *region)
+{
+    int error = 0;
+
+    pg_hold_forks();
+    pthread_mutex_lock(&region->lock);
+    if (region->plain) {
+        error = engage(region);
+        if (!error)
+            __atomic_store_n(&region->plain, 0, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&region->lock);
+    pg_release_forks();
+    if (error)
+        return error;
+    pthread_mutex_lock(&region->lock);
+    evict_excess(region);
+    pthread_mutex_unlock(&region->lock);
+    return 0;
+}
