@@ -229,6 +229,7 @@ NEEDS: dict[str, Probe] = {
     "paging": _paging,
     "paging_by_move": _paging_by_move,
     "poison": _feature("POISON"),
+    "ray": servers.no_module("ray"),
     "redis": servers.no_redis,
     "root": _root,
     "s3": servers.no_module("s3fs", "moto"),

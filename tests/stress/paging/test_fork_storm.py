@@ -194,7 +194,8 @@ def _left() -> tuple[int, int, int]:
 
 def _storm(folder: Path, forks: int) -> dict[str, Any]:
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
-    how = {"resident_limit": "512KiB", "block_size": 16 << 10}
+    # On a busy machine a helper takes long to start.
+    how = {"resident_limit": "512KiB", "block_size": 16 << 10, "store_timeout": 100.0}
     budget = pagemove.Budget("512KiB")
     arrays = {
         "file": pagemove.open_array(folder / "numbers.npy", **how),
