@@ -55,8 +55,8 @@ RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "200",
-    "RAY_raylet_start_wait_time_s": "200",
 }
+RAY_DID_NOT_START = "The current node timed out during startup"
 
 
 class Process:

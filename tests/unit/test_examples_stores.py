@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from support.examples import EXAMPLES, load
-from support.servers import RAY, Redis, free_ports
+from support.servers import RAY, RAY_DID_NOT_START, Redis, free_ports
 
 pytestmark = pytest.mark.needs("move")
 
@@ -82,6 +82,8 @@ def test_ray_actors(tmp_path: Path) -> None:
             check=False,
             env=os.environ | RAY | {"RAY_TMPDIR": folder},
         )
+        if RAY_DID_NOT_START in done.stderr:
+            pytest.skip("Ray gives its own processes 30 s to start, and this machine is busy")
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith("\nThe nearest row was found.\n")
         assert "this process had read 0 bytes" in done.stdout

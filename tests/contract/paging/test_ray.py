@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from support.servers import RAY
+from support.servers import RAY, RAY_DID_NOT_START
 
 pytestmark = [pytest.mark.needs("ray", "paging", "zstandard"), pytest.mark.slow]
 
@@ -118,7 +118,7 @@ written[0, 0] = 41
 print("flushed", int(ray.get(parts.remote(written[:10]))["rows"][1][0][0, 0]), np.load(path)[0, 0])
 
 stale = refused(lambda: ray.get(seen.remote(put)))
-print("changed", "ESTALE" in stale or "changed since" in stale)
+print("changed", "changed since" in stale or "was written to" in stale)
 ray.shutdown()
 """
 _SAID = """
@@ -154,5 +154,7 @@ def test_references_go_through_the_object_store(tmp_path):
             check=False,
             env=os.environ | RAY,
         )
+    if RAY_DID_NOT_START in done.stderr:
+        pytest.skip("Ray gives its own processes 30 s to start, and this machine is busy")
     assert done.returncode == 0, done.stderr
     assert done.stdout == _SAID[1:], done.stderr
