@@ -50,6 +50,15 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+#: For programs that use Ray: patience, and no report to its makers.
+RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "200",
+}
+RAY_DID_NOT_START = "The current node timed out during startup"
+
+
 class Process:
     """A server that is a process of its own; killed at the end, whatever it does."""
 

@@ -26,7 +26,12 @@ def test_every_example_is_tested() -> None:
         "update_table",
         "c_extension",
     }  # test_examples_paging.py
-    stores = {"compressed_swap", "embeddings_in_redis", "sum_on_s3"}  # test_examples_stores.py
+    stores = {
+        "compressed_swap",
+        "embeddings_in_redis",
+        "ray_actors",
+        "sum_on_s3",
+    }  # test_examples_stores.py
     assert names == {"reorder_file", "compact_heap"} | paging | stores
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.examples import EXAMPLES, load
-from support.servers import Redis, free_ports
+from support.servers import RAY, RAY_DID_NOT_START, Redis, free_ports
 
 pytestmark = pytest.mark.needs("move")
 
@@ -63,6 +65,39 @@ def test_embeddings_in_redis(tmp_path: Path) -> None:
         assert server.say("DBSIZE") == b":0"
 
 
+@pytest.mark.slow
+@pytest.mark.needs("redis", "ray")
+def test_ray_actors(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    # Ray puts sockets there, whose names are short.
+    with (
+        Redis(tmp_path / "redis", port) as server,
+        tempfile.TemporaryDirectory(dir="/tmp") as folder,
+    ):
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "ray_actors.py"), server.url, "8000"],
+            capture_output=True,
+            text=True,
+            timeout=250,
+            check=False,
+            env=os.environ | RAY | {"RAY_TMPDIR": folder},
+        )
+        if RAY_DID_NOT_START in done.stderr:
+            pytest.skip("Ray gives its own processes 30 s to start, and this machine is busy")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith("\nThe nearest row was found.\n")
+        assert "this process had read 0 bytes" in done.stdout
+        resident = re.findall(r"actor \d: ([\d.]+) MB in memory", done.stdout)
+        assert len(resident) == 2
+        assert all(0 < float(nbytes) <= 4.2 for nbytes in resident)
+        assert server.say("DBSIZE") == b":0"
+
+
+def test_ray_actors_needs_a_url(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("ray_actors").main([]) == 2
+    assert "REDIS_URL" in capsys.readouterr().out
+
+
 def test_embeddings_in_redis_needs_a_url(capsys: pytest.CaptureFixture[str]) -> None:
     assert load("embeddings_in_redis").main([]) == 2
     assert "REDIS_URL" in capsys.readouterr().out
@@ -75,6 +110,7 @@ def test_embeddings_in_redis_needs_a_url(capsys: pytest.CaptureFixture[str]) -> 
         ("sum_on_s3", "s3fs", []),
         ("sum_on_s3", "moto", []),
         ("embeddings_in_redis", "redis", ["redis://127.0.0.1:1"]),
+        ("ray_actors", "ray", ["redis://127.0.0.1:1"]),
     ],
 )
 def test_what_is_not_installed_is_said(

@@ -30,7 +30,7 @@ class Link(NamedTuple):
     options : mapping
         Keywords for the class, of the same kind.
     version : tuple
-        What must be as it was, or it is not the same data.
+        What must be as it was, or it is not the same data. None is for what may change.
     left_out : tuple of str
         What is needed besides, and does not travel.
     """
@@ -69,7 +69,7 @@ class Link(NamedTuple):
                 )
             raise
         found = store._link()
-        if found is None or found.version != self.version:
+        if found is None or not self._is_still(found.version):
             store.close()
             raise StoreError(
                 errno.ESTALE,
@@ -79,6 +79,10 @@ class Link(NamedTuple):
                 operation="read",
             )
         return store
+
+    def _is_still(self, version: tuple[Any, ...]) -> bool:
+        pairs = zip(self.version, version, strict=True)
+        return all(was is None or was == now for was, now in pairs)
 
 
 def pickled(store: Store, *, written: bool = False) -> bytes:

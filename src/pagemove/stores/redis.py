@@ -37,6 +37,7 @@ _KEPT = (
     "_seconds",
     "_writable",
     "_layout",
+    "_epoch",
 )
 _MOST_TRIES = 3
 
@@ -152,8 +153,9 @@ class RedisStore(Store):
                     length = ranges.checked_length(nbytes or 0)
                     size = ranges.checked_block_size(block_size)
                     self._layout = arrays.created(self._client, self._lease, key, length, size)
+                    self._epoch = self._lease.epoch
                 else:
-                    self._layout = arrays.found(self._client, key, nbytes, repr(self))
+                    self._layout, self._epoch = arrays.found(self._client, key, nbytes, repr(self))
                     if self._writable:
                         self._lease.acquire(self._client)
         except BaseException:
@@ -371,7 +373,8 @@ class RedisStore(Store):
             "fsync": self._fsync,
             "lease": self._seconds,
         }
-        version = (self.nbytes, self._layout.id)
+        # A writer's own epoch grows when it hands over, and when a helper is started again.
+        version = (self.nbytes, self._layout.id, None if written else self._epoch)
         return Link(RedisStore, place, options | given, version, (*parts, *names))
 
     @classmethod

@@ -45,8 +45,8 @@ def remove(client: Client, lease: Lease, layout: keys.Layout) -> None:
     Blocks(client, layout, lease.name).delete()
 
 
-def found(client: Client, key: str, nbytes: int | None, name: str) -> keys.Layout:
-    """Return where the blocks of an array are.
+def found(client: Client, key: str, nbytes: int | None, name: str) -> tuple[keys.Layout, int]:
+    """Return where the blocks of an array are, and how many writers it has had.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def found(client: Client, key: str, nbytes: int | None, name: str) -> keys.Layou
         It has another length, or another format.
     """
     meta = keys.meta_key(key)
-    words = ("HMGET", meta, *keys.META_FIELDS)
-    form, identity, length, size, groups, ready = client.run([Command(meta, words)])[0]
+    words = ("HMGET", meta, *keys.META_FIELDS, "epoch")
+    form, identity, length, size, groups, ready, epoch = client.run([Command(meta, words)])[0]
     if form is None or ready != b"1":
         state = "it was never finished" if form else "there is no such array"
         raise FileNotFoundError(errno.ENOENT, f"{state}: make it with create=True and nbytes", name)
@@ -76,4 +76,5 @@ def found(client: Client, key: str, nbytes: int | None, name: str) -> keys.Layou
         raise ValueError(f"{name} was made by another version of pagemove (format {form})")
     if nbytes not in (None, int(length)):
         raise ValueError(f"{name} has {int(length)} bytes, not {nbytes}")
-    return keys.Layout(key, identity.decode(), int(length), int(size), int(groups))
+    layout = keys.Layout(key, identity.decode(), int(length), int(size), int(groups))
+    return layout, int(epoch)

@@ -273,42 +273,6 @@ def test_a_recording_and_other_modes_stay_the_parents(path):
     assert "mode 'c'" in message
 
 
-@pytest.mark.slow
-def test_forks_under_load(path):
-    """While threads fault: children compute and exit, die, execute, and fork again."""
-    code = """
-    import numpy.random  # not by a thread, which a child would wait for
-    sys.setswitchinterval(0.0002)
-    stop = threading.Event()
-    wrong = []
-    def load(seed):
-        random = np.random.default_rng(seed)
-        while not stop.is_set():
-            at = random.integers(0, COUNT, 64)
-            if not (array[at] == at).all():
-                wrong.append(seed)
-    threads = [threading.Thread(target=load, args=(seed,)) for seed in range(2)]
-    for one in threads: one.start()
-    def compute(seed):
-        at = np.random.default_rng(seed).integers(0, COUNT, 16)
-        return not (array[at] == at).all()
-    acts = [
-        lambda: compute(number),
-        lambda: os.kill(os.getpid(), signal.SIGKILL),
-        lambda: os.execv("/bin/true", ["true"]),
-        lambda: child(lambda: compute(number)) or compute(number + 1),
-    ]
-    found = set()
-    for number in range(int(os.environ.get("FORKS", "100"))):
-        found.add((number % 4, child(acts[number % 4])))
-    stop.set()
-    for one in threads: one.join()
-    print(sorted(found) == [(0, 0), (1, -9), (2, 0), (3, 0)], wrong)
-    print(len(os.listdir("/proc/self/fd")) < 20)
-    """
-    assert run(path, code, timeout=250)[0] == ["True", "[]", "True"]
-
-
 def test_a_fork_that_is_no_use_of_memory_costs_little(path):
     """Per region: less than what opening it takes. The figure itself is a benchmark's."""
     code = """
