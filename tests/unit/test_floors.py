@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2] / "src"
 #: from another room of its floor. "pagemove" is the public names, as users import them.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("_native", "_version"),
-    ("cgroups", "descriptors", "errors", "stdout", "views"),
+    ("arguments", "cgroups", "descriptors", "errors", "stdout", "views"),
     ("kernel", "limits", "lowlevel"),
     ("introspect", "problems", "registration"),
     ("memory", "probing"),
