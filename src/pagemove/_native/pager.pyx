@@ -268,6 +268,16 @@ cdef class Host:
         return pg_host_members(self._host)
 
 
+# In a child made by fork, by mode: "r", "r+", "c".
+cdef tuple _REMEDIES = (
+    "open the store anew in the child, or leave fork='reopen', over a store that can be opened "
+    "again",
+    "flush it in the parent, and open the store anew in the child",
+    "its private changes are the parent's alone: open the store anew in the child, without them, "
+    "or pass the child a copy of what it needs",
+)
+
+
 cdef class Pager:
     """One region of paged memory, with the threads that serve it.
 
@@ -482,7 +492,7 @@ cdef class Pager:
         if not self._is_here():
             raise ValueError(
                 f"{type(self).__name__} belongs to the parent process: it is not inherited by a "
-                "fork; open the store anew in the child"
+                f"fork; {_REMEDIES[self._mode]}"
             )
         return 0
 
