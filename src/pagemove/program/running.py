@@ -59,6 +59,7 @@ def _execute(kind: str, target: str, arguments: list[str]) -> None:
         sys.argv[:] = ["-", *arguments]
         _search_first("")
         sys.modules["__main__"] = main
+        names.update(__file__="<stdin>", __cached__=None)
         source = sys.stdin.buffer.read()
         exec(compile(source, "<stdin>", "exec", dont_inherit=True), names)
         return
