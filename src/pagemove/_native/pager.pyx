@@ -688,7 +688,7 @@ cdef class Pager:
         return {
             "faults": counters.faults,
             "write_faults": counters.write_faults,
-            "rescued": counters.rescued,
+            "soft_faults": counters.rescued,
             "prefetched": counters.prefetched,
             "evicted": counters.evicted,
             "remapped": counters.remapped,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Store(abc.ABC):
-    """A row of bytes of fixed length, readable and perhaps writable at any offset.
+    """Bytes, of a fixed number, readable and perhaps writable at any offset.
 
     A store of your own needs `nbytes` and `read_into`; one that can be written also `writable`,
     `write` and `flush`; one that holds something open also `close`. Whatever goes wrong is an

@@ -75,7 +75,7 @@ class LayeredStore(Store):
 
     **Atomicity.** That of the top; a block appears on top when it is there as a whole.
 
-    It pickles with both stores, and with the map if that is in memory; a map's file is let go of,
+    It pickles with both stores, and with the map if that is in memory; a map's file is closed,
     to be opened where the store is used next.
 
     Examples
