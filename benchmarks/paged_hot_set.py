@@ -35,7 +35,7 @@ def _survive(file: CachedFile, block: int, times: int) -> tuple[list[float], lis
             random.shuffle(hot)
             touch_each(memory.address, _offsets(hot, block))
             after = memory.pager.counters()
-            faults, saved = (after[name] - before[name] for name in ("faults", "rescued"))
+            faults, saved = (after[name] - before[name] for name in ("faults", "soft_faults"))
             kept.append(100 * (1 - faults / len(hot)))
             rescued.append(100 * saved / len(hot))
     return kept, rescued

@@ -71,7 +71,7 @@ def _read(file: CachedFile, trace: Trace, frames: int) -> tuple[int, int]:
     with paged(file, _BLOCK, limit=frames * _BLOCK) as memory:
         touch_each(memory.address, trace.astype(np.uint64) * np.uint64(_BLOCK))
         counters = memory.pager.counters()
-    return counters["bytes_read"] // _BLOCK, counters["rescued"]
+    return counters["bytes_read"] // _BLOCK, counters["soft_faults"]
 
 
 def measure(effort: Effort) -> list[Finding]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pagemove import limits, lowlevel
 from pagemove._native.mapping import Mapping
+from pagemove.arguments import whole_number
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, page_states
 from pagemove.registration import register
 from pagemove.views import Viewable, owner_behind
@@ -70,7 +71,7 @@ class Memory(Mapping, Viewable):
     def __init__(
         self, nbytes: SupportsIndex, *, huge_pages: bool = False, name: str | None = None
     ) -> None:
-        asked = operator.index(nbytes)
+        asked = whole_number(nbytes, "nbytes")
         if asked <= 0:
             raise ValueError(f"nbytes must be positive, not {asked}")
         if asked > _LARGEST - 2 * PAGE_SIZE:
@@ -130,8 +131,8 @@ class Memory(Mapping, Viewable):
         ...     int(memory.asarray(int)[0])
         0
         """
-        start = operator.index(offset)
-        count = self.nbytes - start if length is None else operator.index(length)
+        start = whole_number(offset, "offset")
+        count = self.nbytes - start if length is None else whole_number(length, "length")
         if start % PAGE_SIZE or count % PAGE_SIZE:
             raise ValueError(
                 f"offset {start} and length {count} must be whole {PAGE_SIZE}-byte pages"

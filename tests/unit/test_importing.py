@@ -20,6 +20,7 @@ STANDARD = {
     *("glob", "grp", "pwd"),  # from Python 3.13 on
     *("json", "_json"),
     "signal",
+    "importlib",  # of the finder of native modules
     # Of the locks of a file.
     *("threading", "base64", "binascii", "bisect", "_bisect"),
     *("cython_runtime", "_cython"),

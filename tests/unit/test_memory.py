@@ -278,3 +278,15 @@ class TestHold:
 @pytest.mark.needs("thp")
 def test_a_huge_page_size_that_is_a_power_of_two():
     assert HUGE_PAGE_SIZE & (HUGE_PAGE_SIZE - 1) == 0
+
+
+@pytest.mark.parametrize("wrong", ["8MiB", 2.0, True, None])
+def test_a_length_that_is_no_number(wrong):
+    with pytest.raises(TypeError, match="nbytes must be a number of bytes, such as 8 << 20") as why:
+        pagemove.Memory(wrong)
+    assert str(why.value).endswith(f"not {wrong!r}")
+    with (
+        pagemove.Memory(pagemove.PAGE_SIZE) as memory,
+        pytest.raises(TypeError, match=f"offset must be .*, not {wrong!r}"),
+    ):
+        memory.discard(wrong)

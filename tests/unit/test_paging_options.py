@@ -156,7 +156,7 @@ class TestRefused:
         assert repr(value) in str(raised.value)
 
     def test_store_timeout_is_a_number(self):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="must be a number of seconds, not '5s'"):
             options(store_timeout="5s")
 
 

@@ -77,10 +77,11 @@ def test_anything_else_is_refused_with_examples(text):
     assert f"resident_limit {text!r}" in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [1.5, None, b"1MiB", [1]])
+@pytest.mark.parametrize("wrong", [1.5, None, b"1MiB", [1], True, np.False_])
 def test_other_types(wrong):
-    with pytest.raises(TypeError, match="limit must be a number of bytes or a string"):
+    with pytest.raises(TypeError, match="limit must be a number of bytes or a string") as caught:
         nbytes_of(wrong, "limit")
+    assert str(caught.value).endswith(f"not {wrong!r}")
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def outcome(path: Path) -> Outcome:
     stats = PagingStats(
         faults=1000,
         write_faults=70,
-        rescued=30,
+        soft_faults=30,
         prefetched=200,
         evicted=900,
         written_back=50,

@@ -5,7 +5,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t, uint8_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
-from pagemove._native import mapping
+from pagemove._native.core cimport pm_generation, prepare
 
 
 cdef extern from "arena.h" nogil:
@@ -40,12 +40,13 @@ cdef extern from "handler.h" nogil:
         pa_arena *arena
         pa_allocator below
         uint64_t least, born
-        const uint64_t *generation
         void *arena_object
         void *below_object
     void pa_fill_handler(pa_use *use)
     void pa_replace(pa_handler *own, pa_use *use)
     void pa_bypass(int change)
+
+prepare()
 
 # Of NumPy's table of functions, which only grows (numpy/__multiarray_api.h). PyArray_API[304]
 # returns the handler that was there before.
@@ -152,8 +153,7 @@ cdef class Arena:
         use.arena = self._arena
         use.least = least
         use.below = under.allocator
-        use.born = mapping.generation()
-        use.generation = <const uint64_t *> <uintptr_t> <uint64_t> mapping.generation_address()
+        use.born = pm_generation()
         pa_fill_handler(use)
         Py_INCREF(self)
         Py_INCREF(below)

@@ -46,9 +46,15 @@ void pm_close(int fd, struct pm_identity identity)
         close(fd);
 }
 
-void pm_set_standard(int fd, struct pm_identity identity)
+void pm_note_standard(void)
 {
-    standard[fd - STDOUT_FILENO] = identity;
+    static int noted;
+
+    if (noted)
+        return;
+    noted = 1;
+    standard[0] = pm_identify(STDOUT_FILENO);
+    standard[1] = pm_identify(STDERR_FILENO);
 }
 
 int pm_may_print(int fd)

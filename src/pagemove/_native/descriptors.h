@@ -25,9 +25,8 @@ int pm_is_still(int fd, struct pm_identity identity);
 /* Close a descriptor unless its number is another file's by now. */
 void pm_close(int fd, struct pm_identity identity);
 
-/* Remember what standard output (1) or standard error (2) is. Each library that links this has its
- * own. */
-void pm_set_standard(int fd, struct pm_identity identity);
+/* Remember what standard output (1) and standard error (2) are, once. */
+void pm_note_standard(void);
 
 /* Whether text may be written to descriptor 1 or 2, by the library or by its helper: where it is
  * what it was when the library was loaded. If that was closed since, its number may be that of a

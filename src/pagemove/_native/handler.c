@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "generation.h"
+
 static __thread int bypassed;
 
 void pa_bypass(int change)
@@ -13,7 +15,7 @@ void pa_bypass(int change)
 /* A child made by fork has no arena, only what was in it while the kernel alone served it. */
 static int is_here(const struct pa_use *use)
 {
-    return *use->generation == use->born;
+    return pm_generation_known() == use->born;
 }
 
 static int is_ours(const struct pa_use *use, uint64_t nbytes)

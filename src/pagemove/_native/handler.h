@@ -30,8 +30,7 @@ struct pa_use {
     struct pa_arena *arena;
     struct pa_allocator below; /* for what is smaller than `least` */
     uint64_t least;
-    const uint64_t *generation; /* of the process, and what it was: in a fork's child another */
-    uint64_t born;
+    uint64_t born; /* pm_generation() then: in a child made by fork it is another */
     void *arena_object, *below_object; /* of Python, kept alive */
 };
 

@@ -4,7 +4,6 @@ from typing import Self
 from typing_extensions import disjoint_base
 
 def generation() -> int: ...
-def generation_address() -> int: ...
 
 @disjoint_base
 class Mapping:

@@ -13,9 +13,8 @@ from libc.stdint cimport uint64_t, uintptr_t
 
 import os
 
+from pagemove._native.core cimport pm_generation, prepare
 
-cdef extern from "process.h" nogil:
-    void *pm_wiped_memory(size_t length)
 
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
@@ -25,26 +24,8 @@ cdef extern from "<sys/mman.h>" nogil:
     int MADV_DONTFORK
     void *MAP_FAILED
 
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec, tv_nsec
-    int clock_gettime(int clock, timespec *now)
-    int CLOCK_MONOTONIC
 
-
-# Wiped by a fork, so a child sees another generation than the mappings it inherited were born in.
-cdef uint64_t *_generation = <uint64_t *> pm_wiped_memory(sizeof(uint64_t))
-if _generation == NULL:
-    raise OSError(errno, f"madvise(MADV_WIPEONFORK): {os.strerror(errno)}")
-
-
-cdef uint64_t _current() noexcept nogil:
-    cdef timespec now
-    if _generation[0] == 0:
-        # A parent and its child cannot both come by here within a nanosecond.
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        _generation[0] = <uint64_t> now.tv_sec * 1000000000 + <uint64_t> now.tv_nsec
-    return _generation[0]
+prepare()
 
 
 def generation():
@@ -52,12 +33,7 @@ def generation():
 
     A number that is another in every process of a line of forks, as a pid is not: that is reused.
     """
-    return _current()
-
-
-def generation_address():
-    """Return the address of that number, which is 0 until `generation` is first called."""
-    return <uint64_t> <uintptr_t> _generation
+    return pm_generation()
 
 
 cdef class Mapping:
@@ -103,14 +79,14 @@ cdef class Mapping:
             munmap(<void *> <uintptr_t> (start + lead + nbytes), spare - lead)
         self._address = start + lead
         self._nbytes = nbytes
-        self._born = _current()
+        self._born = pm_generation()
         if madvise(<void *> <uintptr_t> self._address, nbytes, MADV_DONTFORK):
             code = errno
             self._unmap()
             raise OSError(code, f"madvise(MADV_DONTFORK): {os.strerror(code)}")
 
     cdef void _unmap(self) noexcept:
-        if self._address and self._born == _current():
+        if self._address and self._born == pm_generation():
             munmap(<void *> <uintptr_t> self._address, self._nbytes)
         self._address = 0
 
@@ -132,16 +108,16 @@ cdef class Mapping:
     @property
     def closed(self):
         """Whether the mapping is gone, or belongs to the process this one was forked from."""
-        return not self._address or self._born != _current()
+        return not self._address or self._born != pm_generation()
 
     @property
     def inherited(self):
         """Whether it belongs to the process this one was forked from."""
-        return self._address and self._born != _current()
+        return self._address and self._born != pm_generation()
 
     def close(self):
         """Unmap. Twice is fine; BufferError while buffers of it are in use."""
-        if self._born != _current():
+        if self._born != pm_generation():
             return
         if self._exports:
             raise BufferError(
@@ -153,7 +129,7 @@ cdef class Mapping:
     def __getbuffer__(self, Py_buffer *view, int flags):
         if not self._address:
             raise ValueError(f"{type(self).__name__} is closed")
-        if self._born != _current():
+        if self._born != pm_generation():
             raise ValueError(
                 f"{type(self).__name__} at {self._address:#x} belongs to the parent process: it is "
                 "not inherited by a fork; make a new one in the child"

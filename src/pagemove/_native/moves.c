@@ -194,9 +194,7 @@ static int64_t step_holes(struct pm_process *process, uint64_t dst, uint64_t src
  * there twice. The kernel would do it, with a region as the source. */
 static int is_paged(uint64_t dst, uint64_t src, uint64_t length)
 {
-    const struct pm_paged *table = pm_paged_table();
-
-    return pm_paged_at(table, dst, length) || pm_paged_at(table, src, length);
+    return pm_paged_at(dst, length) || pm_paged_at(src, length);
 }
 
 static int bad_arguments(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length,

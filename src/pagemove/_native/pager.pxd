@@ -6,7 +6,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef extern from "descriptors.h" nogil:
     struct pm_identity:
         uint64_t device, inode
-    void pm_set_standard(int fd, pm_identity identity)
 
 cdef extern from "pager/budget.h" nogil:
     struct pg_budget:

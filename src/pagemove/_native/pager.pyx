@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free
 import errno as _errno
 import os
 
-from pagemove._native import mapping, remap
+from pagemove._native.core cimport pm_generation, pm_generation_known, prepare
 
 
 cdef extern from "Python.h":
@@ -21,23 +21,11 @@ cdef extern from "process.h" nogil:
     uint32_t pm_running_defects()
 
 cdef extern from "paged.h" nogil:
-    struct pm_paged:
-        pass
-    int pm_paged_enter(pm_paged *table, uint64_t start, uint64_t end)
-    void pm_paged_leave(pm_paged *table, uint64_t start)
+    int pm_paged_enter(uint64_t start, uint64_t end)
+    void pm_paged_leave(uint64_t start)
 
 
-# Wiped by a fork: in a child it is another number, and what is inherited is dead.
-cdef uint64_t *_generation = <uint64_t *> <uintptr_t> <uint64_t> mapping.generation_address()
-
-cdef pm_identity _standard
-_standard.device, _standard.inode = remap.standard(1)
-pm_set_standard(1, _standard)
-_standard.device, _standard.inode = remap.standard(2)
-pm_set_standard(2, _standard)
-
-# What moves pages has to know what not to move.
-cdef pm_paged *_paged = <pm_paged *> <uintptr_t> <uint64_t> remap.paged_table()
+prepare()
 
 # Without `except`: who has asked for it raises what a signal handler has raised.
 cdef extern from "Python.h":
@@ -174,23 +162,19 @@ def call_in_main_thread(object function):
     Py_AddPendingCall(_call_pending, NULL)
 
 
-cdef uint64_t _process():
-    return _generation[0] or mapping.generation()
-
-
 cdef int _raise_if_signalled(int status) except -1:
     return -1 if status == -PG_INTERRUPTED and PyErr_Occurred() != NULL else 0
 
 
 cdef void _enter_inherited(uint64_t start, uint64_t end) noexcept nogil:
     # Where there is no room the kernel refuses to move such pages all the same.
-    pm_paged_enter(_paged, start, end)
+    pm_paged_enter(start, end)
 
 
 def serve_inherited():
     """Have all that were made `again` there from now on. 0, or an errno."""
     cdef int status
-    _process()
+    pm_generation()
     with nogil:
         status = pg_heirs_start(_enter_inherited)
     return -status
@@ -217,15 +201,15 @@ cdef class SharedLimit:
         self.here()
 
     def __dealloc__(self):
-        if self._budget != NULL and self._born == _generation[0]:
+        if self._budget != NULL and self._born == pm_generation_known():
             pg_budget_release(self._budget)
 
     cdef pg_budget *here(self) except NULL:
-        if self._budget != NULL and self._born == _process():
+        if self._budget != NULL and self._born == pm_generation():
             return self._budget
         # Not freed: a thread of the parent may have been about to change it.
         self._budget = pg_budget_new(self._total)
-        self._born = _process()
+        self._born = pm_generation()
         if self._budget == NULL:
             raise MemoryError
         return self._budget
@@ -284,6 +268,16 @@ cdef class Host:
         return pg_host_members(self._host)
 
 
+# In a child made by fork, by mode: "r", "r+", "c".
+cdef tuple _REMEDIES = (
+    "open the store anew in the child, or leave fork='reopen', over a store that can be opened "
+    "again",
+    "flush it in the parent, and open the store anew in the child",
+    "its private changes are the parent's alone: open the store anew in the child, without them, "
+    "or pass the child a copy of what it needs",
+)
+
+
 cdef class Pager:
     """One region of paged memory, with the threads that serve it.
 
@@ -308,7 +302,7 @@ cdef class Pager:
     def __cinit__(self, *args, **kwargs):
         self._region = NULL
         self._heir = NULL
-        self._born = _process()
+        self._born = pm_generation()
 
     def __init__(self, int fd, uint64_t nbytes, bytes label, *, int mode, uint64_t block_size,
                  uint64_t limit, uint64_t timeout_ns, bint read_ahead, bytes spill_directory,
@@ -403,7 +397,7 @@ cdef class Pager:
             error.explained = bool(text[0])
             raise error
         status = pm_paged_enter(
-            _paged, pg_address(self._region),
+            pg_address(self._region),
             pg_address(self._region) + (nbytes + block_size - 1) // block_size * block_size,
         )
         if status:
@@ -419,12 +413,12 @@ cdef class Pager:
     def __dealloc__(self):
         # In a forked child there is nothing to close, and there are no threads to wait for.
         # Whoever did not wait for the store before does not here, where nothing can be raised.
-        if _generation[0] and self._is_here():
+        if pm_generation_known() and self._is_here():
             if self._heir != NULL:
-                pm_paged_leave(_paged, self._address)
+                pm_paged_leave(self._address)
                 pg_heir_drop(self._heir, not self._interrupted)
             elif self._region != NULL:
-                pm_paged_leave(_paged, self._address)
+                pm_paged_leave(self._address)
                 pg_drop(self._region, not self._interrupted)
         self._heir = NULL
         self._region = NULL
@@ -432,7 +426,7 @@ cdef class Pager:
     cdef bint _is_here(self):
         """Whether it is of this process; in a child made by fork it may have become so."""
         cdef pg_heir *heir
-        if self._born == _process():
+        if self._born == pm_generation():
             return True
         if self._region == NULL and self._heir == NULL:
             return False
@@ -442,7 +436,7 @@ cdef class Pager:
         # What the parent had is not freed: its locks may be held by threads that are not here.
         self._heir = heir
         self._region = NULL
-        self._born = _process()
+        self._born = pm_generation()
         self._calls = 0
         return True
 
@@ -499,7 +493,7 @@ cdef class Pager:
         if not self._is_here():
             raise ValueError(
                 f"{type(self).__name__} belongs to the parent process: it is not inherited by a "
-                "fork; open the store anew in the child"
+                f"fork; {_REMEDIES[self._mode]}"
             )
         return 0
 
@@ -702,7 +696,7 @@ cdef class Pager:
         return {
             "faults": counters.faults,
             "write_faults": counters.write_faults,
-            "rescued": counters.rescued,
+            "soft_faults": counters.rescued,
             "prefetched": counters.prefetched,
             "evicted": counters.evicted,
             "remapped": counters.remapped,
@@ -825,7 +819,7 @@ cdef class Pager:
         region, heir = self._region, self._heir
         self._region = NULL
         self._heir = NULL
-        pm_paged_leave(_paged, self._address)
+        pm_paged_leave(self._address)
         with nogil:
             status = pg_close(region) if heir == NULL else pg_heir_close(heir)
         self._raise_if_interrupted(status)

@@ -1,10 +1,12 @@
 """The moves, for Python: integers in, (result, errno) out; `calls/remap.py` says what they mean."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 import os
+
+from pagemove._native.core cimport prepare
 
 
 cdef extern from "process.h" nogil:
@@ -12,7 +14,6 @@ cdef extern from "process.h" nogil:
         int uffd
         uint32_t defects
     int pm_process_get(pm_process **process)
-    int pm_process_start()
     void pm_process_reopen()
     int pm_process_set_defects(uint32_t defects)
     uint32_t pm_defects_of(const char *release)
@@ -37,17 +38,9 @@ cdef extern from "moves.h" nogil:
     int64_t pm_first_outside(const int64_t *pages, size_t count, int64_t limit)
 
 cdef extern from "paged.h" nogil:
-    struct pm_paged:
-        pass
-    int pm_paged_start()
-    pm_paged *pm_paged_table()
-    uint64_t pm_paged_at(const pm_paged *table, uint64_t start, uint64_t length)
+    uint64_t pm_paged_at(uint64_t start, uint64_t length)
 
 cdef extern from "descriptors.h" nogil:
-    struct pm_identity:
-        uint64_t device, inode
-    pm_identity pm_identify(int fd)
-    void pm_set_standard(int fd, pm_identity identity)
     bint pm_may_print(int fd)
 
 cdef extern from "hotcall.h":
@@ -60,19 +53,12 @@ cdef extern from "Python.h":
     object PyCFunction_NewEx(PyMethodDef *method, void *self, object module)
 
 
-# Before the program can close it.
-cdef pm_identity[2] _standard = [pm_identify(1), pm_identify(2)]
-pm_set_standard(1, _standard[0])
-pm_set_standard(2, _standard[1])
+prepare()
 
 DEFECT_STALE_EAGAIN = PM_DEFECT_STALE_EAGAIN
 DEFECT_HUGE_ZERO = PM_DEFECT_HUGE_ZERO
 DEFECT_REFUSE = PM_DEFECT_REFUSE
 DEFECT_SPLIT_SPIN = PM_DEFECT_SPLIT_SPIN
-
-cdef int _failed = pm_process_start() or pm_paged_start()
-if _failed:
-    raise OSError(-_failed, f"madvise(MADV_WIPEONFORK): {os.strerror(-_failed)}")
 
 remap_anon_pages = PyCFunction_NewEx(&pm_hotcall_method, NULL, "pagemove")
 
@@ -101,24 +87,14 @@ def reopen():
     pm_process_reopen()
 
 
-def standard(int fd):
-    """Return device and inode of what descriptor 1 or 2 was at first; inode 0: it was closed."""
-    return _standard[fd - 1].device, _standard[fd - 1].inode
-
-
 def may_tell():
     """Whether descriptor 2 is still standard error, not a file that has got its number."""
     return pm_may_print(2)
 
 
-def paged_table():
-    """Return the address of the table of paged memory, for the pager."""
-    return <uint64_t> <uintptr_t> pm_paged_table()
-
-
 def paged_at(uint64_t start, uint64_t length):
     """Return where paged memory begins that has a byte of the range; 0 if none has."""
-    return pm_paged_at(pm_paged_table(), start, length)
+    return pm_paged_at(start, length)
 
 
 def defects():

@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> None:
     """Run a Python program with NumPy's large arrays in paged memory, under one limit.
 
     pagemove run [--limit 2GiB|50%|auto] [--spill DIR] [--min-size SIZE] [--report]
-    SCRIPT | -m MODULE | -c CODE [ARGUMENTS]
+    SCRIPT | - | -m MODULE | -c CODE [ARGUMENTS]
 
     --limit: the most bytes of arrays in memory: a size; a share of the memory available; auto (the
     default): half of it. --spill: a directory for what does not fit, as it is; without it that is
@@ -37,7 +37,7 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
     parser = argparse.ArgumentParser(
         prog="pagemove run",
         description=_DESCRIPTION,
-        usage="pagemove run [options] (SCRIPT | -m MODULE | -c CODE) [ARGUMENT ...]",
+        usage="pagemove run [options] (SCRIPT | - | -m MODULE | -c CODE) [ARGUMENT ...]",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -63,7 +63,9 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
     rest = argparse.REMAINDER
     parser.add_argument("-m", dest="module", nargs=rest, metavar="MODULE", help="as python -m")
     parser.add_argument("-c", dest="code", nargs=rest, metavar="CODE", help="as python -c")
-    parser.add_argument("script", nargs=rest, metavar="SCRIPT", help="as python SCRIPT")
+    parser.add_argument(
+        "script", nargs=rest, metavar="SCRIPT", help="as python SCRIPT; - is standard input"
+    )
     options = parser.parse_args(arguments)
     for kind in ("module", "code", "script"):
         given = getattr(options, kind)
@@ -72,8 +74,13 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
                 _refuse(parser, f"argument -{kind[0]}: expected one argument")
             # What follows -mMODULE is taken for the script.
             more = [] if kind == "script" else options.script
+            # As after the interpreter's own options.
+            if kind == "script" and given[0] == "--":
+                given = given[1:]
+                if not given:
+                    break
             return options, kind, given[0], given[1:] + more
-    return _refuse(parser, "a program is needed: SCRIPT, -m MODULE or -c CODE")
+    return _refuse(parser, "a program is needed: SCRIPT, - (standard input), -m MODULE or -c CODE")
 
 
 def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:

@@ -150,6 +150,27 @@ class PagedAllocations:
                 with self:
                     return await function(*args, **kwargs)
 
+        elif inspect.isasyncgenfunction(function):
+
+            @functools.wraps(function)
+            async def wrapped(*args: Any, **kwargs: Any) -> Any:
+                # What `yield from` is for the other kind.
+                inner = function(*args, **kwargs)
+                with self:
+                    step = inner.asend(None)
+                    while True:
+                        try:
+                            item = await step
+                        except StopAsyncIteration:
+                            return
+                        try:
+                            step = inner.asend((yield item))
+                        except GeneratorExit:
+                            await inner.aclose()
+                            raise
+                        except BaseException as error:
+                            step = inner.athrow(error)
+
         elif inspect.isgeneratorfunction(function):
 
             @functools.wraps(function)
@@ -241,13 +262,15 @@ def paged_allocations(
     Returns
     -------
     PagedAllocations
-        A context manager, and a decorator of functions, coroutines and generators; ``with ... as``
-        is itself. `PagedAllocations.stats` says what is in it.
+        A context manager, and a decorator of functions, coroutines and generators, asynchronous
+        ones too; ``with ... as`` is itself. `PagedAllocations.stats` says what is in it.
 
     Raises
     ------
     ValueError
-        `limit` or `min_size` is out of range.
+        `limit` or `min_size` is out of range, or `spill` empty.
+    TypeError
+        `limit` or `min_size` is not a size, or `spill` not a path.
     NotADirectoryError
         `spill` is no directory.
     ImportError, OSError, UnsupportedError

@@ -102,9 +102,16 @@ def _percent(word: str) -> float:
 
 
 def directory_of(spill: str | os.PathLike[str] | None) -> Path | None:
-    """Take a directory for what leaves memory; NotADirectoryError."""
+    """Take a directory for what leaves memory; NotADirectoryError, ValueError or TypeError."""
     if spill is None:
         return None
+    if not isinstance(spill, str | os.PathLike):
+        raise TypeError(f"spill must be a path of a directory, or None, not {spill!r}")
+    if not os.fspath(spill):
+        raise ValueError(
+            "spill is '', which names no directory: pass one on a disk ('.' is the current one), "
+            "or leave spill out to keep what does not fit in memory, compressed"
+        )
     path = Path(spill).absolute()
     if not path.is_dir():
         raise NotADirectoryError(

@@ -212,7 +212,7 @@ def _opened(filename: Any, mode: str) -> Iterator[_File]:
 
 
 def _prepare(file: _File, wanted: _Wanted, *, lock: bool) -> tuple[int, ...]:
-    """Empty or extend the file where the mode does; give the shape."""
+    """Empty or extend the file where the mode does; return the shape."""
     dtype, mode, offset, sizes = wanted
     empties = mode == "w+" and not file.given
     length = 0 if empties else os.lseek(file.fd, 0, os.SEEK_END)
@@ -245,7 +245,7 @@ def _prepare(file: _File, wanted: _Wanted, *, lock: bool) -> tuple[int, ...]:
 def _filled(
     sizes: tuple[int, ...] | None, dtype: np.dtype[Any], nbytes: int, file: _File
 ) -> tuple[int, ...]:
-    """Give the shape, with what is left out taken from how many bytes there are."""
+    """Return the shape, with what is left out taken from how many bytes there are."""
     if sizes is not None and -1 not in sizes:
         return sizes
     known = sizes or (-1,)

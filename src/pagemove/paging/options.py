@@ -154,7 +154,7 @@ def checked(
 
     `called` has the names of those that the user knows by another one.
     """
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise ValueError(
             f"mode must be 'r' (read-only), 'r+' (changes go to the store) or 'c' (changes stay "
             f"private), not {mode!r}"
@@ -163,6 +163,8 @@ def checked(
         raise ValueError(f"prefetch must be 'auto' or 'off', not {prefetch!r}")
     if fork not in ("reopen", "message"):
         raise ValueError(f"fork must be 'reopen' or 'message', not {fork!r}")
+    if isinstance(store_timeout, bool) or not isinstance(store_timeout, numbers.Real):
+        raise TypeError(f"store_timeout must be a number of seconds, not {store_timeout!r}")
     if not 0 <= store_timeout <= _MOST_SECONDS:
         raise ValueError(
             f"store_timeout must be a finite number of seconds, not negative, not {store_timeout}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from typing import SupportsIndex
+
+from pagemove.arguments import whole_number
 
 # As many digits as int() takes without a word, and no exponent that takes long to compute.
 _SIZE = re.compile(
@@ -28,13 +29,7 @@ def nbytes_of(size: SupportsIndex | str, what: str) -> int:
     `ValueError` of anything else.
     """
     if not isinstance(size, str):
-        try:
-            return operator.index(size)
-        except TypeError:
-            raise TypeError(
-                f"{what} must be a number of bytes or a string such as '256MiB', not "
-                f"{type(size).__name__}"
-            ) from None
+        return whole_number(size, what, "a number of bytes or a string such as '256MiB'")
     found = _SIZE.fullmatch(size.strip())
     unit = _UNITS.get(found[4].lower()) if found else None
     if found is None or unit is None:
@@ -62,8 +57,8 @@ def text_of(nbytes: float) -> str:
 
 def span(nbytes: int, offset: SupportsIndex, length: SupportsIndex | None) -> tuple[int, int]:
     """Return first byte and length of a range of a region; ValueError if it is not within that."""
-    start = operator.index(offset)
-    count = nbytes - start if length is None else operator.index(length)
+    start = whole_number(offset, "offset")
+    count = nbytes - start if length is None else whole_number(length, "length")
     if start < 0 or count < 0 or start + count > nbytes:
         raise ValueError(
             f"bytes {start} to {start + count} are not within the {nbytes} of the region"

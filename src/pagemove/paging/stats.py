@@ -24,7 +24,7 @@ class PagingStats:
         Touches of blocks that were not mapped: each had a thread wait.
     write_faults : int
         First writes to blocks that had been read before: each had a thread wait, without I/O.
-    rescued : int
+    soft_faults : int
         Faults served without I/O, because the block was read ahead or had just been evicted.
     prefetched : int
         Blocks read before anybody touched them.
@@ -71,7 +71,7 @@ class PagingStats:
 
     faults: int = 0
     write_faults: int = 0
-    rescued: int = 0
+    soft_faults: int = 0
     prefetched: int = 0
     evicted: int = 0
     remapped: int = 0

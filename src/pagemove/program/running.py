@@ -8,10 +8,9 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable
-from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 
 class NotFoundError(Exception):
@@ -56,6 +55,14 @@ def _execute(kind: str, target: str, arguments: list[str]) -> None:
         sys.modules["__main__"] = main
         exec(compile(target, "<string>", "exec", dont_inherit=True), names)
         return
+    if kind == "script" and target == "-":
+        sys.argv[:] = ["-", *arguments]
+        _search_first("")
+        sys.modules["__main__"] = main
+        names.update(__file__="<stdin>", __cached__=None)
+        source = sys.stdin.buffer.read()
+        exec(compile(source, "<stdin>", "exec", dont_inherit=True), names)
+        return
     if kind == "script" and pkgutil.get_importer(target) is None:
         sys.argv[:] = [target, *arguments]
         path = os.path.abspath(target)
@@ -68,10 +75,18 @@ def _execute(kind: str, target: str, arguments: list[str]) -> None:
         exec(code or compile(source, path, "exec", dont_inherit=True), names)
         return
     # A folder or an archive has a module __main__.
-    sys.argv[:] = [target if kind == "script" else "-m", *arguments]
-    _search_first(target if kind == "script" else os.getcwd())
-    spec, loaded = _found("__main__" if kind == "script" else target, target)
-    if kind == "module":
+    if kind == "script":
+        sys.argv[:] = [target, *arguments]
+        path = os.path.abspath(target)
+        # The modules beside it are a part of it, so it is looked in with -P too.
+        if sys.flags.safe_path:
+            sys.path.insert(0, path)
+        _search_first(path)
+        spec, loaded = _found_in(path, target)
+    else:
+        sys.argv[:] = ["-m", *arguments]
+        _search_first(os.getcwd())
+        spec, loaded = _found(target)
         sys.argv[0] = spec.origin or target
     names.update(
         __file__=spec.origin, __cached__=spec.cached, __loader__=spec.loader, __spec__=spec
@@ -97,29 +112,48 @@ def _search_first(path: str) -> None:
         sys.path[0] = path
 
 
-def _found(name: str, target: str) -> tuple[ModuleSpec, CodeType]:
-    if name == "__main__":
-        # That one is there: this command.
-        importer: Any = pkgutil.get_importer(target)
-        spec = importer.find_spec(name)
-        if spec is None:
-            raise NotFoundError(f"can't find '__main__' module in {target!r}")
-    else:
-        try:
-            spec = importlib.util.find_spec(name)
-            if spec is not None and spec.submodule_search_locations is not None:
-                spec = importlib.util.find_spec(f"{name}.__main__")
-        except (ImportError, ValueError) as error:
-            raise NotFoundError(f"Error while finding module {name!r}: {error}") from None
-        if spec is None:
-            raise NotFoundError(f"No module named {name}, or it is a package without __main__")
-    loader = spec.loader
-    code = loader.get_code(spec.name) if isinstance(loader, InspectLoader) else None
-    if code is None and hasattr(loader, "get_code"):
-        code = loader.get_code(spec.name)
+def _found_in(path: str, target: str) -> tuple[ModuleSpec, CodeType]:
+    # That name is there already: this command.
+    importer: Any = pkgutil.get_importer(path)
+    spec = importer.find_spec("__main__")
+    if spec is None:
+        raise NotFoundError(f"can't find '__main__' module in {target!r}")
+    return spec, _code_of(spec, target)
+
+
+def _found(name: str) -> tuple[ModuleSpec, CodeType]:
+    _import_parents(name)
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise NotFoundError(f"Error while finding module {name!r}: {error}") from None
+    if spec is not None and spec.submodule_search_locations is not None:
+        _import_parents(f"{name}.__main__")
+        spec = importlib.util.find_spec(f"{name}.__main__")
+    if spec is None:
+        raise NotFoundError(f"No module named {name}, or it is a package without __main__")
+    return spec, _code_of(spec, name)
+
+
+def _import_parents(name: str) -> None:
+    """Import the package of a module, so that what its ``__init__`` raises is raised here."""
+    package = name.rpartition(".")[0]
+    if not package:
+        return
+    try:
+        __import__(package)
+    except ModuleNotFoundError as error:
+        # That it is not there itself is said when it is looked for.
+        if error.name is None or not f"{package}.".startswith(f"{error.name}."):
+            raise
+
+
+def _code_of(spec: ModuleSpec, name: str) -> CodeType:
+    loader: Any = spec.loader
+    code = loader.get_code(spec.name) if hasattr(loader, "get_code") else None
     if code is None:
         raise NotFoundError(f"No code object available for {name}")
-    return spec, code
+    return cast(CodeType, code)
 
 
 def _without_frames(
@@ -130,7 +164,9 @@ def _without_frames(
     def called(kind: Any, error: Any, traceback: Any) -> None:
         while traceback is not None and traceback.tb_frame.f_code is not _execute.__code__:
             traceback = traceback.tb_next
-        error.__traceback__ = traceback and traceback.tb_next
+        while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
+            traceback = traceback.tb_next
+        error.__traceback__ = traceback
         note(error)
         hook(kind, error, error.__traceback__)
 

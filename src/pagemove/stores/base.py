@@ -1,4 +1,4 @@
-"""The interface of a store: a row of bytes that is read, and perhaps written, at any offset."""
+"""The interface of a store: bytes that are read, and perhaps written, at any offset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Store(abc.ABC):
-    """A row of bytes of fixed length, readable and perhaps writable at any offset.
+    """Bytes, of a fixed number, readable and perhaps writable at any offset.
 
     A store of your own needs `nbytes` and `read_into`; one that can be written also `writable`,
     `write` and `flush`; one that holds something open also `close`. Whatever goes wrong is an
@@ -104,6 +104,19 @@ class Store(abc.ABC):
         ------
         StoreError
             They cannot be read. What the buffer contains then is of no importance.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> class Kept(pagemove.stores.Store):
+        ...     nbytes, writable, kept = 10, True, bytearray(b"0123456789")
+        ...
+        ...     def read_into(self, offset, buffer):
+        ...         buffer[:] = self.kept[offset : offset + len(buffer)]
+        >>> some = bytearray(3)
+        >>> Kept().read_into(4, some)
+        >>> some
+        bytearray(b'456')
         """
 
     def write(self, offset: int, data: Any) -> None:
@@ -122,6 +135,22 @@ class Store(abc.ABC):
         ------
         StoreError
             They cannot be stored, or the store is not `writable`. Some may be stored, others not.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> class Kept(pagemove.stores.Store):
+        ...     nbytes, writable, kept = 10, True, bytearray(b"0123456789")
+        ...
+        ...     def read_into(self, offset, buffer):
+        ...         buffer[:] = self.kept[offset : offset + len(buffer)]
+        ...
+        ...     def write(self, offset, data):
+        ...         self.kept[offset : offset + len(data)] = data
+        >>> store = Kept()
+        >>> store.write(4, b"xy")
+        >>> bytes(store.kept)
+        b'0123xy6789'
         """
         raise read_only(repr(self), offset)
 
@@ -143,13 +172,36 @@ class Store(abc.ABC):
         ------
         StoreError
             It cannot be made durable.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.stores.CompressedStore(1 << 20) as store:
+        ...     store.write(0, b"changed")
+        ...     store.flush()  # nothing to do: what is in memory cannot be more durable
         """
 
     def close(self) -> None:  # noqa: B027
-        """Let go of what the store holds. Twice is fine. It does not flush."""
+        """Release what the store holds. Twice is fine. It does not flush.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> store = pagemove.stores.CompressedStore(1 << 20)
+        >>> store.close()
+        >>> store.close()
+        """
 
     def stats(self) -> dict[str, float]:
-        """Return what the store knows of itself, in numbers by name; nothing, as a rule."""
+        """Return what the store knows of itself, in numbers by name; nothing, as a rule.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.stores.CallableStore(lambda offset, length: bytes(length), 100) as store:
+        ...     store.stats()
+        {}
+        """
         return {}
 
     def _items(self) -> tuple[tuple[int, ...], np.dtype[Any]] | None:

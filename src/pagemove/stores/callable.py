@@ -101,6 +101,20 @@ class CallableStore(Store):
             The function gave more or fewer bytes than it was asked for.
         ValueError
             The range is not within the store.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> kept = bytearray(b"0123456789")
+        >>> def read(offset, length):
+        ...     return kept[offset : offset + length]
+        >>> def write(offset, data):
+        ...     kept[offset : offset + len(data)] = data
+        >>> with pagemove.stores.CallableStore(read, 10) as store:
+        ...     some = bytearray(3)
+        ...     store.read_into(4, some)
+        >>> some
+        bytearray(b'456')
         """
         view = ranges.target(buffer)
         start = ranges.place(self, self._nbytes, offset, view.nbytes)
@@ -134,6 +148,19 @@ class CallableStore(Store):
             There is no function to write with.
         ValueError
             The range is not within the store.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> kept = bytearray(b"0123456789")
+        >>> def read(offset, length):
+        ...     return kept[offset : offset + length]
+        >>> def write(offset, data):
+        ...     kept[offset : offset + len(data)] = data
+        >>> with pagemove.stores.CallableStore(read, 10, write) as store:
+        ...     store.write(4, b"xy")
+        >>> bytes(kept)
+        b'0123xy6789'
         """
         view = memoryview(data).cast("B").toreadonly()
         start = ranges.place(self, self._nbytes, offset, view.nbytes)

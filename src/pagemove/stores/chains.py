@@ -62,7 +62,7 @@ def protocols(url: str) -> list[str]:
 
 
 def opened(url: str, options: dict[str, Any], guard: Guard) -> tuple[Any, str]:
-    """Open the filesystem of a URL, of which nobody else has any part, and give the path in it.
+    """Open the filesystem of a URL, of which nobody else has any part; return it and the path.
 
     Raises
     ------

@@ -195,6 +195,15 @@ class CompressedStore(Store):
             A block is damaged, or the file cannot be read, or another store uses it.
         ValueError
             The range is not within the store.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.stores.CompressedStore(1 << 20) as store:
+        ...     some = bytearray(3)
+        ...     store.read_into(4, some)
+        >>> bytes(some) == bytes(3)  # never written
+        True
         """
         view = ranges.target(buffer)
         start = ranges.place(self, self.nbytes, offset, view.nbytes)
@@ -222,6 +231,16 @@ class CompressedStore(Store):
             The file cannot be written, or another store uses it.
         ValueError
             The range is not within the store.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.stores.CompressedStore(1 << 20) as store:
+        ...     store.write(4, b"spam")
+        ...     some = bytearray(4)
+        ...     store.read_into(4, some)
+        >>> some
+        bytearray(b'spam')
         """
         view = memoryview(data).cast("B")
         start = ranges.place(self, self.nbytes, offset, view.nbytes)
@@ -247,6 +266,13 @@ class CompressedStore(Store):
         ------
         StoreError
             It cannot be made durable.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.stores.CompressedStore(1 << 20) as store:
+        ...     store.write(4, b"spam")
+        ...     store.flush()
         """
         shelf = self._used("flush", None)
         try:
@@ -255,7 +281,14 @@ class CompressedStore(Store):
             raise self._failure(error, "flush", None) from error
 
     def close(self) -> None:
-        """Release the file, which is opened again when it is used. Twice is fine."""
+        """Release the file, which is opened again when it is used. Twice is fine.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> store = pagemove.stores.CompressedStore(1 << 20)
+        >>> store.close()
+        """
         with self._opening:
             if isinstance(self._shelf, BlockLog):
                 self._doubt = self._shelf.doubt
@@ -271,6 +304,14 @@ class CompressedStore(Store):
             ``blocks``: how many there are that are not zeros; ``stored_nbytes``: what they take;
             ``ratio``: how many times as much they were, 0 without any; in a file also
             ``file_nbytes`` and ``compactions``.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> with pagemove.stores.CompressedStore(1 << 20) as store:
+        ...     store.write(0, b"spam" * 50_000)
+        ...     store.stats()["ratio"] > 100
+        True
         """
         shelf = self._used("read", None)
         blocks, stored = len(shelf), shelf.nbytes

@@ -163,6 +163,17 @@ class FileStore(Store):
         """Return the descriptor, which stays the store's. ValueError once closed.
 
         StoreError if the program has closed it: its number may be another file's by now.
+
+        Examples
+        --------
+        >>> import os, pathlib, tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "file")
+        ...     _ = path.write_bytes(b"0123456789")
+        ...     with pagemove.stores.FileStore(path) as store:
+        ...         os.fstat(store.fileno()).st_size
+        10
         """
         if self._fd < 0:
             raise ValueError(f"{self!r}: it cannot be used any more")
@@ -191,6 +202,19 @@ class FileStore(Store):
             The file cannot be read, or has become shorter since it was opened.
         ValueError
             `offset` and the buffer's length are not within `nbytes`; the store is closed.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "file")
+        ...     _ = path.write_bytes(b"0123456789")
+        ...     with pagemove.stores.FileStore(path) as store:
+        ...         some = bytearray(3)
+        ...         store.read_into(4, some)
+        >>> some
+        bytearray(b'456')
         """
         view = memoryview(buffer).cast("B")
         if view.readonly:
@@ -221,6 +245,18 @@ class FileStore(Store):
             The file cannot be written, or was not opened for it, or another store or region writes.
         ValueError
             `offset` and the length of `data` are not within `nbytes`; the store is closed.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "file")
+        ...     _ = path.write_bytes(b"0123456789")
+        ...     with pagemove.stores.FileStore(path, writable=True) as store:
+        ...         store.write(4, b"xy")
+        ...     path.read_bytes()
+        b'0123xy6789'
         """
         view = memoryview(data).cast("B")
         place = self._place(offset, view.nbytes)
@@ -252,6 +288,17 @@ class FileStore(Store):
             again.
         ValueError
             The store is closed.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "file")
+        ...     _ = path.write_bytes(b"0123456789")
+        ...     with pagemove.stores.FileStore(path, writable=True) as store:
+        ...         store.write(0, b"x")
+        ...         store.flush()  # from here on a loss of power does not lose it
         """
         self.fileno()
         if not self._writable:
@@ -337,7 +384,20 @@ class FileStore(Store):
                     raise self._translated(error, "write", offset) from None
 
     def close(self) -> None:
-        """Close the descriptor. Twice is fine. Regions over the file stay as they are."""
+        """Close the descriptor. Twice is fine. Regions over the file stay as they are.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "file")
+        ...     _ = path.write_bytes(b"0123456789")
+        ...     store = pagemove.stores.FileStore(path)
+        ...     store.close()
+        ...     store.closed
+        True
+        """
         self._give_up()
         fd, self._fd = self._fd, -1
         if fd >= 0 and identity_of(fd) == self._identity:

@@ -189,6 +189,17 @@ class FsspecStore(Store):
             It cannot be read, or not in time; it is shorter than it was, or has changed.
         ValueError
             The range is not within the file.
+
+        Examples
+        --------
+        >>> import fsspec, pagemove
+        >>> with fsspec.open("memory://digits", "wb") as file:
+        ...     _ = file.write(b"0123456789")
+        >>> with pagemove.stores.FsspecStore("memory://digits") as store:
+        ...     some = bytearray(3)
+        ...     store.read_into(4, some)
+        >>> some
+        bytearray(b'456')
         """
         view = ranges.target(buffer)
         start = ranges.place(self, self._nbytes, offset, view.nbytes)
@@ -221,6 +232,18 @@ class FsspecStore(Store):
         ------
         StoreError
             Always.
+
+        Examples
+        --------
+        >>> import fsspec, pagemove
+        >>> with fsspec.open("memory://digits", "wb") as file:
+        ...     _ = file.write(b"0123456789")
+        >>> with pagemove.stores.FsspecStore("memory://digits") as store:
+        ...     try:
+        ...         store.write(0, b"x")
+        ...     except pagemove.StoreError:
+        ...         print("it is only read")
+        it is only read
         """
         raise StoreError(
             errno.EROFS,
@@ -232,7 +255,16 @@ class FsspecStore(Store):
         )
 
     def close(self) -> None:
-        """Close files and connections, which are opened again for the next read."""
+        """Close files and connections, which are opened again for the next read.
+
+        Examples
+        --------
+        >>> import fsspec, pagemove
+        >>> with fsspec.open("memory://digits", "wb") as file:
+        ...     _ = file.write(b"0123456789")
+        >>> store = pagemove.stores.FsspecStore("memory://digits")
+        >>> store.close()
+        """
         with self._lock:
             opened, self._opened = self._opened, None
         if opened is not None:
@@ -256,6 +288,15 @@ class FsspecStore(Store):
         ------
         StoreError
             It was closed, and cannot be opened again.
+
+        Examples
+        --------
+        >>> import fsspec, pagemove
+        >>> with fsspec.open("memory://digits", "wb") as file:
+        ...     _ = file.write(b"0123456789")
+        >>> with pagemove.stores.FsspecStore("memory://digits") as store:
+        ...     store.in_file() is None  # it is in no file of this machine
+        True
         """
         failure: StoreError | None = None
         try:

@@ -75,7 +75,7 @@ class LayeredStore(Store):
 
     **Atomicity.** That of the top; a block appears on top when it is there as a whole.
 
-    It pickles with both stores, and with the map if that is in memory; a map's file is let go of,
+    It pickles with both stores, and with the map if that is in memory; a map's file is closed,
     to be opened where the store is used next.
 
     Examples
@@ -187,6 +187,16 @@ class LayeredStore(Store):
             One of the stores cannot be read; another store uses the map.
         ValueError
             The range is not within the store.
+
+        Examples
+        --------
+        >>> from pagemove.stores import CallableStore, CompressedStore, LayeredStore
+        >>> bottom = CallableStore(lambda offset, length: b"." * length, 1 << 20)
+        >>> with LayeredStore(CompressedStore(1 << 20), bottom) as store:
+        ...     some = bytearray(3)
+        ...     store.read_into(4, some)
+        >>> some
+        bytearray(b'...')
         """
         view = ranges.target(buffer)
         start = ranges.place(self, self.nbytes, offset, view.nbytes)
@@ -222,6 +232,17 @@ class LayeredStore(Store):
             store uses the map.
         ValueError
             The range is not within the store.
+
+        Examples
+        --------
+        >>> from pagemove.stores import CallableStore, CompressedStore, LayeredStore
+        >>> bottom = CallableStore(lambda offset, length: b"." * length, 1 << 20)
+        >>> with LayeredStore(CompressedStore(1 << 20), bottom) as store:
+        ...     store.write(1, b"on top")
+        ...     some = bytearray(8)
+        ...     store.read_into(0, some)
+        >>> some
+        bytearray(b'.on top.')
         """
         view = memoryview(data).cast("B")
         start = ranges.place(self, self.nbytes, offset, view.nbytes)
@@ -247,6 +268,14 @@ class LayeredStore(Store):
         ------
         StoreError
             It is not.
+
+        Examples
+        --------
+        >>> from pagemove.stores import CallableStore, CompressedStore, LayeredStore
+        >>> bottom = CallableStore(lambda offset, length: b"." * length, 1 << 20)
+        >>> with LayeredStore(CompressedStore(1 << 20), bottom) as store:
+        ...     store.write(1, b"on top")
+        ...     store.flush()
         """
         top = self._used("flush", None)
         # One at a time: of two the later map has to be written last.
@@ -269,7 +298,15 @@ class LayeredStore(Store):
             self._copies.settle(copied)
 
     def close(self) -> None:
-        """Close both stores, and the map. Twice is fine."""
+        """Close both stores, and the map. Twice is fine.
+
+        Examples
+        --------
+        >>> from pagemove.stores import CallableStore, CompressedStore, LayeredStore
+        >>> bottom = CallableStore(lambda offset, length: b"." * length, 1 << 20)
+        >>> store = LayeredStore(CompressedStore(1 << 20), bottom)
+        >>> store.close()
+        """
         self._let_go()
         self._top.close()
         self._bottom.close()
@@ -282,6 +319,15 @@ class LayeredStore(Store):
         dict
             ``top_blocks`` and ``blocks``; then those of both stores, as ``top.NAME`` and
             ``bottom.NAME``.
+
+        Examples
+        --------
+        >>> from pagemove.stores import CallableStore, CompressedStore, LayeredStore
+        >>> bottom = CallableStore(lambda offset, length: b"." * length, 1 << 20)
+        >>> with LayeredStore(CompressedStore(1 << 20), bottom) as store:
+        ...     store.write(1, b"on top")
+        ...     store.stats()["top_blocks"]
+        1
         """
         told: dict[str, float] = {
             "top_blocks": len(self._used("read", None)),

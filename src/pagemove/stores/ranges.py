@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import operator
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from pagemove.arguments import whole_number
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -52,7 +53,7 @@ def target(buffer: Buffer) -> memoryview:
 
 def place(store: object, nbytes: int, offset: int, length: int) -> int:
     """Return `offset`, if so many bytes from there on are within the store; else ValueError."""
-    start = operator.index(offset)
+    start = whole_number(offset, "offset")
     if not 0 <= start <= nbytes - length:
         raise ValueError(
             f"bytes {start} to {start + length} are not within the {nbytes} of {store!r}"
@@ -62,7 +63,7 @@ def place(store: object, nbytes: int, offset: int, length: int) -> int:
 
 def checked_length(nbytes: int) -> int:
     """Return the length of a new store, as an int; ValueError unless it is positive."""
-    length = operator.index(nbytes)
+    length = whole_number(nbytes, "nbytes")
     if length <= 0:
         raise ValueError(f"nbytes must be positive, not {length}: there would be nothing to page")
     return length
@@ -70,7 +71,7 @@ def checked_length(nbytes: int) -> int:
 
 def checked_block_size(block_size: int) -> int:
     """Return a block size, as an int; ValueError unless a region could have it."""
-    size = operator.index(block_size)
+    size = whole_number(block_size, "block_size", "a number of bytes, such as 65536")
     if not SMALLEST_BLOCK <= size <= LARGEST_BLOCK or size & (size - 1):
         raise ValueError(f"block_size must be a power of two from 4 KiB to 2 MiB, not {size}")
     return size

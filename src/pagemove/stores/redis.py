@@ -221,6 +221,13 @@ class RedisStore(Store):
             one was to.
         ValueError
             The range is not within the array.
+
+        Examples
+        --------
+        >>> from pagemove.stores import RedisStore
+        >>> with RedisStore("redis://server", "weights") as store:  # doctest: +SKIP
+        ...     some = bytearray(8)
+        ...     store.read_into(0, some)
         """
         view = ranges.target(buffer)
         start = ranges.place(self, self.nbytes, offset, view.nbytes)
@@ -248,6 +255,12 @@ class RedisStore(Store):
             written before is lost; the store is read-only.
         ValueError
             The range is not within the array.
+
+        Examples
+        --------
+        >>> from pagemove.stores import RedisStore
+        >>> with RedisStore("redis://server", "weights", writable=True) as store:  # doctest: +SKIP
+        ...     store.write(0, b"changed")
         """
         view = memoryview(data).cast("B")
         start = ranges.place(self, self.nbytes, offset, view.nbytes)
@@ -274,6 +287,13 @@ class RedisStore(Store):
         StoreError
             It is not; the server has lost some of it, which every flush says from then on; another
             store writes the array.
+
+        Examples
+        --------
+        >>> from pagemove.stores import RedisStore
+        >>> with RedisStore("redis://server", "weights", writable=True) as store:  # doctest: +SKIP
+        ...     store.write(0, b"changed")
+        ...     store.flush()  # by as many servers as `replicas` says
         """
         if not self._writable:
             return
@@ -287,7 +307,14 @@ class RedisStore(Store):
             )
 
     def close(self) -> None:
-        """Release the lease and the connections. Twice is fine."""
+        """Release the lease and the connections. Twice is fine.
+
+        Examples
+        --------
+        >>> from pagemove.stores import RedisStore
+        >>> store = RedisStore("redis://server", "weights")  # doctest: +SKIP
+        >>> store.close()  # doctest: +SKIP
+        """
         if self._writable and self._connected and self._lease.epoch and not self._handed_over:
             # What cannot be released ends by itself.
             with contextlib.suppress(StoreError), self._translated("close", None):
@@ -303,6 +330,12 @@ class RedisStore(Store):
         ------
         StoreError
             It was not opened to be written, or another store writes it.
+
+        Examples
+        --------
+        >>> from pagemove.stores import RedisStore
+        >>> with RedisStore("redis://server", "weights", writable=True) as store:  # doctest: +SKIP
+        ...     store.remove()
         """
         if not self._writable:
             raise read_only(repr(self), 0)

@@ -178,6 +178,16 @@ class SlicedStore(Store):
             The array gave something else than a slab of its items.
         ValueError
             The range is not within the store.
+
+        Examples
+        --------
+        >>> import numpy as np, pagemove
+        >>> table = np.zeros((2, 4), "u1")
+        >>> with pagemove.stores.SlicedStore(lambda: table + 7) as store:
+        ...     row = bytearray(4)
+        ...     store.read_into(4, row)
+        >>> [*row]
+        [7, 7, 7, 7]
         """
         view = ranges.target(buffer)
         start = ranges.place(self, self._nbytes, offset, view.nbytes)
@@ -215,6 +225,19 @@ class SlicedStore(Store):
             The store was not opened for writing.
         ValueError
             The range is not within the store.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "table")
+        ...     table = np.memmap(path, "u1", "w+", shape=(2, 4))
+        ...     with pagemove.stores.SlicedStore(lambda: table, writable=True) as store:
+        ...         store.write(4, b"spam")
+        ...         store.flush()
+        ...     path.read_bytes()[4:]
+        b'spam'
         """
         view = memoryview(data).cast("B")
         start = ranges.place(self, self._nbytes, offset, view.nbytes)
@@ -267,6 +290,19 @@ class SlicedStore(Store):
         ------
         OSError
             What they raise.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "table")
+        ...     table = np.memmap(path, "u1", "w+", shape=(2, 4))
+        ...     with pagemove.stores.SlicedStore(lambda: table, writable=True) as store:
+        ...         store.write(4, b"spam")
+        ...         store.flush()
+        ...     path.read_bytes()[4:]
+        b'spam'
         """
         if not self._writable:
             return
@@ -279,7 +315,15 @@ class SlicedStore(Store):
             sync_file_system(self._path)
 
     def close(self) -> None:
-        """Close the array, and drop what is kept. Twice is fine."""
+        """Close the array, and drop what is kept. Twice is fine.
+
+        Examples
+        --------
+        >>> import numpy as np, pagemove
+        >>> table = np.zeros((2, 4), "u1")
+        >>> store = pagemove.stores.SlicedStore(lambda: table)
+        >>> store.close()
+        """
         array, self._array = self._array, None
         with self._keeping:
             self._kept.clear()
@@ -288,7 +332,17 @@ class SlicedStore(Store):
             sliceable.close(array)
 
     def stats(self) -> dict[str, float]:
-        """Return how many slabs were decoded and encoded so far, and how many bytes are kept."""
+        """Return how many slabs were decoded and encoded so far, and how many bytes are kept.
+
+        Examples
+        --------
+        >>> import numpy as np, pagemove
+        >>> table = np.zeros((2, 4), "u1")
+        >>> with pagemove.stores.SlicedStore(lambda: table) as store:
+        ...     store.read_into(0, bytearray(4))
+        ...     sorted(store.stats())
+        ['decoded', 'decoded_nbytes', 'encoded', 'kept_nbytes']
+        """
         return {
             "decoded": self._decoded,
             "decoded_nbytes": self._decoded_nbytes,

@@ -130,7 +130,7 @@ def _totals(axes: Axes, outcome: Outcome) -> None:
     rows = [
         ("touched", f"{last.touches:,} blocks, {text_of(last.nbytes)}"),
         ("faults", f"{stats.faults:,}; {outcome.rates.faults:,.0f} a second"),
-        ("without I/O", f"{stats.rescued:,} of the faults"),
+        ("without I/O", f"{stats.soft_faults:,} of the faults"),
         ("slowest fault", f"below {duration_of(stats.percentile(100))}"),
         ("read ahead", f"{stats.prefetched:,} blocks"),
         ("evicted", f"{stats.evicted:,} blocks"),

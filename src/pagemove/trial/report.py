@@ -111,7 +111,7 @@ def _totals(outcome: Outcome) -> Table:
     row("GB/s", f"{rates.gigabytes:.2f}")
     row("faults", f"{stats.faults:,}", f"{rates.faults:,.0f} a second")
     row("hit rate", f"{rates.hit_rate:.2%}", "touches that found their block in place")
-    row("served without I/O", f"{stats.rescued:,}", "faults on blocks that were still at hand")
+    row("served without I/O", f"{stats.soft_faults:,}", "faults on blocks that were still at hand")
     row("read ahead", f"{stats.prefetched:,} blocks")
     row("evicted", f"{stats.evicted:,} blocks")
     row(

@@ -51,7 +51,27 @@ def test_it_names_the_region_and_the_remedy(path, mode):
     status, message = said(path, code, mode)
     assert status == "-11 50000"
     assert f"paged memory over {path}, mode '{mode}', was opened before a fork" in message
+    remedies = {"r": "fork='reopen'", "r+": "flush it in the parent", "c": "a copy of what is"}
     assert "open it here" in message
+    assert [each for each, remedy in remedies.items() if remedy in message] == [mode]
+
+
+@pytest.mark.parametrize(
+    ("mode", "remedy"),
+    [("r", "leave fork='reopen'"), ("r+", "flush it in the parent"), ("c", "without them")],
+)
+def test_a_call_names_the_remedy_too(path, mode, remedy):
+    code = """
+def touch():
+    try:
+        pagemove.region_of(array).stats()
+    except ValueError as error:
+        print(error, flush=True)
+print(child(touch))
+"""
+    message, _ = said(path, code, mode)
+    assert "belongs to the parent process" in message
+    assert remedy in message
 
 
 def test_of_several_the_right_one(path, tmp_path):

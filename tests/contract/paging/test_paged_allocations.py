@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import inspect
 import os
 import re
 import subprocess
@@ -289,6 +290,41 @@ def test_a_decorator(paged):
     assert region_of(np.empty(_MIB)) is None
 
 
+def test_a_decorated_asynchronous_generator_is_one(paged):
+    arena, ended = paged(), []
+
+    @arena
+    async def generator(count):
+        try:
+            while True:
+                try:
+                    count = (yield np.empty(count)) or count
+                except ValueError as error:
+                    yield error
+                    return
+        finally:
+            await asyncio.sleep(0)
+            ended.append(region_of(np.empty(_MIB)) is not None)
+
+    async def drive():
+        running = generator(_MIB)
+        first = await anext(running)
+        second = await running.asend(2 * _MIB)
+        assert (region_of(first) is region_of(second) is not None, second.size) == (True, 2 * _MIB)
+        thrown = await running.athrow(ValueError("spam"))
+        assert str(thrown) == "spam"
+        with pytest.raises(StopAsyncIteration):
+            await anext(running)
+        closed = generator(_MIB)
+        await anext(closed)
+        await closed.aclose()
+        assert region_of(np.empty(_MIB)) is None
+
+    assert inspect.isasyncgenfunction(generator)
+    asyncio.run(drive())
+    assert ended == [True, True]
+
+
 def test_generators_that_end_out_of_order(paged):
     def within(arena):
         with arena:
@@ -317,6 +353,10 @@ def test_no_address_space_is_a_memory_error_that_says_so(paged):
         ({"limit": "lots"}, ValueError, "not a number of bytes"),
         ({"limit": "8MiB", "min_size": 0}, ValueError, "must be positive"),
         ({"limit": "8MiB", "spill": "/dev/null"}, NotADirectoryError, "spill must be a directory"),
+        ({"limit": True}, TypeError, "limit must be a number of bytes .* not True"),
+        ({"limit": "8MiB", "min_size": False}, TypeError, "min_size must be .* not False"),
+        ({"limit": "8MiB", "spill": ""}, ValueError, "names no directory: .* leave spill out"),
+        ({"limit": "8MiB", "spill": 3}, TypeError, "spill must be a path .* not 3"),
     ],
 )
 def test_wrong_arguments(options, kind, message):

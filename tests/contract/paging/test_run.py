@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,34 @@ def test_a_script_is_run_as_without(tmp_path, name):
     assert paged.stderr == plain.stderr
 
 
+@pytest.mark.parametrize(
+    "words", [["-", "1", "-x"], ["--", "program.py", "--"], ["--", "-", "2"], ["archive.zip", "3"]]
+)
+def test_other_ways_to_name_a_script(tmp_path, words):
+    program = "import sys; print(__name__, sys.argv, sys.path[0], globals().get('__file__'))"
+    (tmp_path / "program.py").write_text(program)
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr("__main__.py", program)
+    plain = ran([sys.executable, *words], tmp_path, input=program)
+    paged = ran([*_PAGED, *words], tmp_path, input=program)
+    assert (paged.stdout, paged.returncode) == (plain.stdout, 0), paged.stderr
+
+
+@pytest.mark.parametrize("line", ["1 / 0", "import no_such_module", "raise SystemExit(7)"])
+@pytest.mark.parametrize("module", ["package", "package.part"])
+def test_a_package_that_cannot_be_imported_ends_as_without(tmp_path, module, line):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/__init__.py").write_text(line)
+    for name in ("__main__", "part"):
+        (tmp_path / f"package/{name}.py").touch()
+    plain = ran([sys.executable, "-m", module], tmp_path)
+    paged = ran([*_PAGED, "-m", module], tmp_path)
+    assert paged.returncode == plain.returncode
+    # Of the standard library's own frames there are none here.
+    shown = re.sub(r'  File "<frozen runpy>".*\n', "", plain.stderr)
+    assert paged.stderr == shown
+
+
 @pytest.mark.parametrize("words", [["-mshows", "1", "-x"], ["-m", "shows", "1"]])
 def test_arguments_of_a_module_however_it_is_named(tmp_path, words):
     (tmp_path / "shows.py").write_text("import sys; print(sys.argv[1:])")
@@ -87,7 +117,9 @@ def test_modules_code_and_folders(tmp_path, words):
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "part.py").write_text("import sys; print(sys.argv, __name__, __package__)")
-    (package / "__main__.py").write_text("import sys; print(sys.argv, __name__, __package__)")
+    (package / "__main__.py").write_text(
+        "import sys; print(sys.argv, __name__, __package__, sys.path[0], __file__)"
+    )
     plain, paged = ran([sys.executable, *words], tmp_path), ran([*_PAGED, *words], tmp_path)
     assert (paged.stdout, paged.returncode) == (plain.stdout, 0), paged.stderr
 

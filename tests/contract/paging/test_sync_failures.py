@@ -203,10 +203,10 @@ def _back_meanwhile(folder: Path) -> list[str]:
         pushing.start()
         wait_for(lambda: source.held == 2)
         pushing.join()
-    rescued = memory.counters()["rescued"]
+    soft = memory.counters()["soft_faults"]
     touching = threading.Thread(target=lambda: array[5 * _WORDS].item())
     touching.start()
-    wait_for(lambda: memory.counters()["rescued"] > rescued)
+    wait_for(lambda: memory.counters()["soft_faults"] > soft)
     source.hold(flushes=True)
     touching.join()
     wait_for(lambda: memory.counters()["written_back"] == 2)

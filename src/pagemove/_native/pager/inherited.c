@@ -58,7 +58,19 @@ void pg_graves_forked(void)
 void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
                    int mode, int hold)
 {
-    static const char *const modes[] = {"r", "r+", "c"};
+    static const struct {
+        const char *name, *remedy;
+    } modes[] = {
+        {"r", "open it here, with fork='reopen' before the fork over a store that can be opened "
+              "again, or be passed the array (it is pickled as a reference)"},
+        {"r+", "flush it in the parent and open it here, or be passed the array (it is pickled as "
+               "a reference)"},
+        {"c", "its changes are the parent's alone: open it here without them, or be passed a copy "
+              "of what is needed"},
+        {"c", "make arrays here, or be passed copies as arguments"},
+    };
+    /* Of the arrays of an arena, which have no store. */
+    int which = hold && mode != PG_READ ? 3 : mode;
 
     if (!stone || !base)
         return;
@@ -66,9 +78,9 @@ void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const
     stone->length = length;
     snprintf(stone->line, sizeof stone->line,
              "pagemove: paged memory over %.600s, mode '%s', was opened before a fork and is not "
-             "there in the forked process: it raises SIGSEGV on access; open it here, be passed "
-             "the array (it is pickled as a reference), or start workers by spawn or forkserver\n",
-             label ? label : "", modes[mode]);
+             "there in the forked process: it raises SIGSEGV on access; %s; or start workers by "
+             "spawn or forkserver\n",
+             label ? label : "", modes[which].name, modes[which].remedy);
     /* At once, or the stack of a thread is there. */
     if (hold && !stone->reserved)
         stone->reserved = reserve(base, length);

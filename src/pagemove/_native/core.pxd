@@ -1,0 +1,21 @@
+"""What the modules of the core share, beside the C code that they are linked with."""
+
+from libc.stdint cimport uint64_t
+
+import os
+
+
+cdef extern from "start.h" nogil:
+    int pm_start()
+
+cdef extern from "generation.h" nogil:
+    uint64_t pm_generation()
+    uint64_t pm_generation_known()
+
+
+cdef inline int prepare() except -1:
+    """Have the core prepared: every module does this first."""
+    cdef int error = pm_start()
+    if error:
+        raise OSError(-error, f"madvise(MADV_WIPEONFORK): {os.strerror(-error)}")
+    return 0

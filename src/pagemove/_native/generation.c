@@ -1,0 +1,33 @@
+#include "generation.h"
+
+#include <errno.h>
+#include <time.h>
+
+#include "process.h"
+
+/* Wiped by a fork, so a child sees another number than what it inherited was made in. */
+static uint64_t *generation;
+
+int pm_generation_start(void)
+{
+    if (!generation)
+        generation = pm_wiped_memory(sizeof *generation);
+    return generation ? 0 : -errno;
+}
+
+uint64_t pm_generation(void)
+{
+    struct timespec now;
+
+    if (!*generation) {
+        /* A parent and its child cannot both come by here within a nanosecond. */
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        *generation = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    }
+    return *generation;
+}
+
+uint64_t pm_generation_known(void)
+{
+    return *generation;
+}
