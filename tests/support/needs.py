@@ -235,11 +235,8 @@ NEEDS: dict[str, Probe] = {
     "pandas": servers.no_module("pandas"),
     "pillow": servers.no_module("PIL"),
     "poison": _feature("POISON"),
-<<<<<<< HEAD
     "polars": servers.no_module("polars", "pyarrow"),
-=======
     "ray": servers.no_module("ray"),
->>>>>>> h-r
     "redis": servers.no_redis,
     "root": _root,
     "s3": servers.no_module("s3fs", "moto"),
