@@ -235,6 +235,8 @@ def _on_standby(path: Path) -> tuple[list[int], list[str], bool]:
     """Blocks leave for their slots while the sync that is to cover them fails."""
     faults = [Fault("flush", 0, 1, delay=2.0), Fault("flush", 0, 1, errno=errno.EIO)]
     how = {"block_size": _BLOCK, "prefetch": "off", "resident_limit": 64 * _BLOCK}
+    # What is written after the sync has failed is not lost with it.
+    how["writeback_interval"] = None
     # In no order: sequences leave before others.
     order = iter(random.Random(1).sample(range(8, 8 * _COUNT), 7 * _COUNT))
     with paged(path, "r+", faults=faults, store_timeout=3.0, **how) as memory:
