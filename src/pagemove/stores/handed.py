@@ -125,7 +125,7 @@ class HandedStore(Store):
         try:
             # What takes its time with the giver, writing back what was changed, is done now.
             line, text = self._from.call({"do": "describe"})
-        except wire.Refused as error:
+        except wire.RefusedError as error:
             raise self._failure(error.code, f"the giver refuses: {error}", "read", None) from None
         except BlockingIOError as error:
             raise self._failure(
@@ -168,7 +168,7 @@ class HandedStore(Store):
         try:
             pull.bring(*self._units(start, view.nbytes))
             pull.arrivals.read_into(start, view)
-        except wire.Refused as error:
+        except wire.RefusedError as error:
             raise self._failure(error.code, str(error), "read", start) from None
         except OSError as error:
             raise self._lost(error, "read", start) from error
@@ -182,7 +182,7 @@ class HandedStore(Store):
         pull = self._taken("write", start)
         try:
             pull.write(start, view)
-        except wire.Refused as error:
+        except wire.RefusedError as error:
             raise self._failure(error.code, str(error), "write", start) from None
         except OSError as error:
             raise self._lost(error, "write", start) from error
