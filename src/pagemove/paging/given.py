@@ -288,7 +288,7 @@ class Given:
             stack.enter_context(pinned(piece, write=False))
         except ValueError:
             return memoryview(piece.tobytes())
-        return memoryview(piece)
+        return piece.data
 
     def _order(self) -> npt.NDArray[np.uint64]:
         """Return all units that are not acknowledged, as runs: those in use here first."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _BULK = 1 << 20
 _AHEAD = 4
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
 _LARGEST_TEXT = 1 << 16
 _MOST_RUNS = 1 << 24
 
@@ -169,7 +169,7 @@ class Pull:
         code, length = wire.VERDICT.unpack(line.receive(wire.VERDICT.size))
         if code:
             raise _UnreadableError(code, _text(line, length))
-        return kind == wire.ZEROS
+        return bool(kind == wire.ZEROS)
 
     def _line(self) -> wire.Line:
         """Take a connection that nobody uses, or open one."""
