@@ -29,8 +29,7 @@ HERE = ("127.0.0.1", 0)
 Words = npt.NDArray[np.int64]
 
 
-@pytest.fixture
-def numbers(tmp_path: Path) -> Words:
+def made(tmp_path: Path) -> Words:
     array = pagemove.create_array(tmp_path / "it", WORDS, np.int64, resident_limit="1MiB")
     array[:] = np.arange(1, WORDS + 1)
     return array
@@ -95,7 +94,8 @@ def test_another_process_has_the_array_and_this_one_no_longer(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_whatever_byte_the_connection_breaks_at(numbers: Words, seed: int) -> None:
+def test_whatever_byte_the_connection_breaks_at(tmp_path: Path, seed: int) -> None:
+    numbers = made(tmp_path)
     chance = random.Random(seed)
     # Some within the greeting, some within an answer; and always enough in the end.
     shares = (
@@ -128,7 +128,8 @@ def _written(store: HandedStore) -> bool:
     return False
 
 
-def test_one_owner(numbers: Words) -> None:
+def test_one_owner(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
     with (
         pagemove.serve(numbers, HERE) as served,
         HandedStore(served.url) as first,
@@ -145,7 +146,8 @@ def test_one_owner(numbers: Words) -> None:
         assert np.array_equal(all_of(first), np.arange(1, WORDS + 1))
 
 
-def test_those_without_the_secret_have_nothing(numbers: Words, tmp_path: Path) -> None:
+def test_those_without_the_secret_have_nothing(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
     with pagemove.serve(numbers, HERE, secret="right") as served:
         for secret in ("wrong", None):
             with pytest.raises(pagemove.StoreError, match="secret") as found:
@@ -172,7 +174,8 @@ def test_those_without_the_secret_have_nothing(numbers: Words, tmp_path: Path) -
         HandedStore(served.url, secret="right")
 
 
-def test_tcp_to_others_needs_a_secret_or_tls(numbers: Words) -> None:
+def test_tcp_to_others_needs_a_secret_or_tls(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
     with pytest.raises(ValueError, match="pass secret="):
         pagemove.serve(numbers, ("0.0.0.0", 0))
     with pytest.raises(ValueError, match="no address"):
@@ -183,7 +186,8 @@ def test_tcp_to_others_needs_a_secret_or_tls(numbers: Words) -> None:
         pagemove.serve(np.zeros(5), HERE)
 
 
-def test_writers_until_the_switch(numbers: Words) -> None:
+def test_writers_until_the_switch(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
     last = [0, 0]
     refused = []
 
@@ -213,7 +217,8 @@ def test_writers_until_the_switch(numbers: Words) -> None:
             assert np.array_equal(numbers, found)
 
 
-def test_a_view_that_is_written_holds_up_the_switch(numbers: Words) -> None:
+def test_a_view_that_is_written_holds_up_the_switch(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
     view, go_on = numbers[5:6], threading.Event()
 
     def write() -> None:
@@ -235,7 +240,8 @@ def test_a_view_that_is_written_holds_up_the_switch(numbers: Words) -> None:
         assert not numbers.region.asarray("i8").flags.writeable  # type: ignore[attr-defined]
 
 
-def test_a_store_after_the_switch_is_noticed(numbers: Words) -> None:
+def test_a_store_after_the_switch_is_noticed(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
     view = numbers[-1:]
     with pagemove.serve(numbers, HERE) as served, HandedStore(served.url) as store:
         # Nothing in the background: what is asked for is known.
@@ -277,7 +283,8 @@ def test_a_giver_that_is_killed_says_what_is_missing(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_taker_that_is_gone_leaves_the_array_with_the_giver(numbers: Words) -> None:
+def test_a_taker_that_is_gone_leaves_the_array_with_the_giver(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
     with pagemove.serve(numbers, HERE, store_timeout=0.3) as served:
         with pytest.raises(TimeoutError, match="has not come"):
             served.wait(0.05)
