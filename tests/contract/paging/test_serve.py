@@ -238,7 +238,6 @@ def test_a_view_that_is_written_holds_up_the_switch(tmp_path: Path) -> None:
         store.read_into(0, bytearray(8))
         assert served.taken
         assert not numbers.region.asarray("i8").flags.writeable  # type: ignore[attr-defined]
-    del numbers, view, writer
 
 
 def test_a_store_after_the_switch_is_noticed(tmp_path: Path) -> None:
