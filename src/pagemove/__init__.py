@@ -46,6 +46,7 @@ from pagemove.paging import (
     region_of,
     save,
     save_on_sigterm,
+    serve,
     take,
 )
 from pagemove.probing import features
@@ -93,6 +94,7 @@ __all__ = [
     "remap_anon_pages",
     "save",
     "save_on_sigterm",
+    "serve",
     "stores",
     "take",
     "unshare",

@@ -5,6 +5,7 @@ from pagemove.paging.array import PagedArray
 from pagemove.paging.arrays import open_arrays
 from pagemove.paging.budget import Budget, BudgetShare, BudgetStats
 from pagemove.paging.create import create_array
+from pagemove.paging.giving import serve
 from pagemove.paging.memmap import memmap
 from pagemove.paging.open import open_array, region_of
 from pagemove.paging.pins import pinned
@@ -36,5 +37,6 @@ __all__ = [
     "region_of",
     "save",
     "save_on_sigterm",
+    "serve",
     "take",
 ]

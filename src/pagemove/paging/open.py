@@ -58,7 +58,9 @@ def open_array(
         and dtype). Of a file that holds arrays by name, as `open_arrays` opens it, the array:
         ``weights.npz#a``, also in a URL, or with `name`. A file whose whole name is that, with the
         ``#``, comes first. Also an array of a zarr, ``x.zarr#name``, and a data set of an HDF5 file
-        that is in chunks: these are decoded in a process of their own (`stores.SlicedStore`).
+        that is in chunks: these are decoded in a process of their own (`stores.SlicedStore`). Or
+        what another process hands over with `serve`, ``pagemove://host:port/name`` or
+        ``pagemove+unix:///path#name``.
     dtype : dtype, optional
         Of the items of a file that has no header.
     shape : int or tuple of int, optional
@@ -69,7 +71,11 @@ def open_array(
         Of an array that is compressed in an ``.npz``: as for `open_arrays`.
     storage_options : mapping, optional
         For a URL: as for `pagemove.stores.FsspecStore` or `pagemove.stores.RedisStore`. For a path
-        ``direct``: as for `pagemove.stores.FileStore`.
+        ``direct``: as for `pagemove.stores.FileStore`. For an array that is handed over, all are
+        optional: ``secret``, as the giver's; ``ssl``, to speak TLS: True, a file of certificates to
+        trust, or a mapping with ``cafile``, ``certfile``, ``keyfile`` or ``server_hostname``; and
+        ``backing``, a directory for what arrives, or ``"memory"`` (by default that for temporary
+        files).
     lock : bool
         For a path, in mode ``"r+"``: refuse while another region or store writes the file, and
         refuse others as long as this one does; see `pagemove.stores.FileStore`.
@@ -82,7 +88,8 @@ def open_array(
         - `block_size`, int or str: bytes that are read and written at once, a power of two from
           the page size to 2 MiB. Small for random touches, large for sequences.
         - `mode`, str: ``"r"`` (the default), read only; ``"r+"``, changes go to the file; ``"c"``,
-          changes stay private to the region, and the file is never written.
+          changes stay private to the region, and the file is never written. Of an array that is
+          handed over the default is ``"r+"``.
         - `name`, str: of a file that holds arrays by name, which of them. Else as for
           `PagedMemory`, the name of the mapping.
         - `prefetch`, `store_timeout`, `writeback_interval`: see `PagedMemory`.
@@ -137,7 +144,12 @@ def open_array(
         return _array(source, dtype, shape, offset, paging)
     if not isinstance(source, str | os.PathLike):
         check_store(source)  # which says why not
-    named, inner = Source(os.fsdecode(source), storage_options or {}).split()
+    found = Source(os.fsdecode(source), storage_options or {})
+    if found.is_handed:
+        if given:
+            raise TypeError(f"{found}: the giver says what it is: no dtype, shape or offset")
+        return _handed(found, paging)
+    named, inner = found.split()
     writable = paging.get("mode") == "r+"
     if named.is_zarr:
         inner = inner or paging.pop("name", None)
@@ -202,6 +214,22 @@ def region_of(array: npt.NDArray[Any]) -> PagedMemory:
             "and views of them, are; copies are not"
         )
     return region
+
+
+def _handed(source: Source, paging: PagingOptions) -> PagedArray:
+    """Take an array that another process hands over; it is here when the first block is."""
+    with source.handed(store_timeout=paging.get("store_timeout", 5.0)) as store:
+        paging.setdefault("mode", "r+")
+        region = PagedMemory(store, **paging)
+        region._forgettable = True
+        try:
+            region.prefetch(0, 1, wait=True)
+        except BaseException:
+            region.close()
+            raise
+        offer = store.offer
+    register()
+    return array_in(region, 0, Layout(offer.dtype, offer.shape, offer.fortran, offset=0))
 
 
 def _decoded(

@@ -6,11 +6,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
 from pagemove.stores.urls import without_secret
+
+if TYPE_CHECKING:
+    from pagemove.stores.handed import HandedStore
 
 # Or a chain of them: simplecache::s3://...
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)(?:://|::.*://)", re.IGNORECASE)
@@ -20,6 +23,7 @@ _ARRAY_IN_URL = re.compile(
     r"/?(?:\?[^#]*)?)#(.+)",
     re.IGNORECASE | re.DOTALL,
 )
+_HANDED = ("pagemove", "pagemove+unix")
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
 
 
@@ -72,6 +76,8 @@ class Source:
         scheme = self._scheme
         if scheme in _REDIS:
             return self._in_redis(writable)
+        if scheme in _HANDED:
+            return self.handed()
         if scheme not in (None, "file"):
             from pagemove.stores.fsspec import FsspecStore  # and asyncio, which files do not need
 
@@ -79,6 +85,17 @@ class Source:
         if set(self.options) - {"direct"}:
             raise ValueError(f"{self.options_called} is for URLs, and this is a path")
         return FileStore(self.path or self.text, writable=writable, lock=lock, **self.options)
+
+    def handed(self, **options: Any) -> HandedStore:
+        """Open what another process hands over."""
+        from pagemove.stores.handed import HandedStore  # and sockets
+
+        return HandedStore(self.text, **options, **self.options)
+
+    @property
+    def is_handed(self) -> bool:
+        """Whether another process hands it over."""
+        return self._scheme in _HANDED
 
     @property
     def path(self) -> str | None:
@@ -99,7 +116,7 @@ class Source:
         A path that is there as a whole has none.
         """
         scheme = self._scheme
-        if scheme in _REDIS or "#" not in self.text:
+        if scheme in (*_REDIS, *_HANDED) or "#" not in self.text:
             return self, None
         if scheme not in (None, "file"):
             found = _ARRAY_IN_URL.fullmatch(self.text)

@@ -1,0 +1,341 @@
+"""An array as its giver has it: the switch, the order, and what was acknowledged."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemove._native.pager import Pager
+from pagemove.introspect import PAGE_SIZE, PageState, page_states
+from pagemove.paging.pins import pinned
+from pagemove.stores import wire
+from pagemove.stores.handed import Offer, describe, new_key
+
+if TYPE_CHECKING:
+    from pagemove.paging.region import PagedMemory
+
+_UNIT = 65536
+_PIECE = 1 << 20
+_LARGEST_BITS = 1 << 28
+# Before the switch it is written back so often while threads go on writing.
+_ROUNDS = 3
+_LOOK_AGAIN = 0.002
+
+
+class Given:
+    """What is handed over, and how far it is.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        Contiguous.
+    region : PagedMemory
+        That it is in.
+    patience : float
+        Seconds for the switch, and for the other side to take what it has asked for.
+    """
+
+    def __init__(self, array: npt.NDArray[Any], region: PagedMemory, patience: float) -> None:
+        fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+        if not (fortran or array.flags.c_contiguous) or not array.nbytes:
+            raise ValueError(
+                "an array that is handed over is contiguous, and has items: serve a whole one, or "
+                "copy the view into one (create_array)"
+            )
+        self._array, self._region, self._patience = array, region, patience
+        items: Any = array.T if fortran else array
+        self._flat = items.reshape(-1).view(np.ndarray).view(np.uint8)
+        self.nbytes = array.nbytes
+        self._offer = Offer(new_key(), array.dtype, array.shape, bool(fortran), array.nbytes, _UNIT)
+        self._units = -(-self.nbytes // _UNIT)
+        self._acknowledged = np.zeros(self._units, bool)
+        self.missing = self._units
+        self.changed = threading.Condition()
+        self.owner: str | None = None
+        self.broken = ""
+        self.sent = 0
+        self.connections = 0
+        self.switch_seconds = 0.0
+        self._since = time.monotonic()
+        self._switching = threading.Lock()
+        self._as_switched: tuple[int, int] | None = None
+        # What is needed from now on counts as used recently; the program may record for itself.
+        if region._record is None:
+            with contextlib.suppress(OSError):
+                Pager.record(region)
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes that are not acknowledged, up to whole units."""
+        return min(self.missing * _UNIT, self.nbytes)
+
+    @property
+    def acknowledged_bytes(self) -> int:
+        """Bytes that are."""
+        return self.nbytes - self.missing_bytes
+
+    def away_for(self) -> float | None:
+        """Return for how long the owner has had no connection; None where it has one."""
+        if self.owner is None or self.connections:
+            return None
+        return time.monotonic() - self._since
+
+    def describe(self) -> str:
+        """Say what is offered, after what can be written back before the switch was."""
+        with self._switching:
+            self._check_free(None)
+            for _ in range(_ROUNDS):
+                if self._changes()[0] == 0:
+                    break
+                self._write_back()
+        return describe(self._offer)
+
+    def take(self, key: str, owner: str) -> None:
+        """Make who asks the owner, if nobody else is.
+
+        Raises
+        ------
+        OSError
+            EBUSY: another is; ESTALE: what it asks for is not this; EAGAIN: it is being written.
+        """
+        if key != self._offer.key or not owner:
+            raise OSError(errno.ESTALE, "this giver was started anew: open the array again")
+        with self._switching:
+            self._check_free(owner)
+            if self.owner is None:
+                self._switch()
+                with self.changed:
+                    self.owner = owner
+                    self._since = time.monotonic()
+                    self.changed.notify_all()
+
+    def serve(self, line: wire.Line) -> None:
+        """Answer the owner on one connection until that ends."""
+        with self.changed:
+            self.connections += 1
+        try:
+            while True:
+                # It may have nothing to ask for long; an answer it has to take.
+                line.sock.settimeout(None)
+                kind, first, count = wire.REQUEST.unpack(line.receive(wire.REQUEST.size))
+                line.sock.settimeout(self._patience)
+                self._answer(line, kind, first, count)
+        finally:
+            with self.changed:
+                self.connections -= 1
+                self._since = time.monotonic()
+                self.changed.notify_all()
+
+    def end(self) -> None:
+        """Wake up who waits."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def _check_free(self, owner: str | None) -> None:
+        if self.owner is not None and self.owner != owner:
+            raise OSError(errno.EBUSY, "another process has taken the array: it has one owner")
+
+    # The switch.
+
+    def _switch(self) -> None:
+        """Have the contents stay as they are; EAGAIN where somebody goes on writing."""
+        begin = time.monotonic()
+        frozen = [(each, each.flags.writeable) for each in _arrays_behind(self._array)]
+        before = self._region._frozen
+        self._region._frozen = True
+        try:
+            for each, _ in frozen:
+                each.flags.writeable = False
+            # A store that had begun goes on for a moment, in a thread without the GIL.
+            deadline = begin + self._patience / 2
+            while True:
+                self._write_back()
+                found = self._changes()
+                time.sleep(_LOOK_AGAIN if self._region.mode != "r" else 0)
+                if found == self._changes() and found[0] == 0:
+                    break
+                if time.monotonic() > deadline:
+                    raise OSError(
+                        errno.EAGAIN,
+                        "the array is still being written, by views of it that were made earlier: "
+                        "stop the threads that write there",
+                    )
+            self._as_switched = found
+        except BaseException:
+            self._region._frozen = before
+            for each, writeable in frozen:
+                if writeable:
+                    each.flags.writeable = True
+            raise
+        self.switch_seconds = time.monotonic() - begin
+
+    def _write_back(self) -> None:
+        """Have all blocks be clean: only of those the pager sees who writes them."""
+        if self._region.mode == "r+":
+            self._region._save()
+        elif self._region.mode == "c" and self._region.counters()["dirty"]:
+            self._region.evict()
+
+    def _changes(self) -> tuple[int, int]:
+        """Return what would be another if somebody had written."""
+        counters = self._region.counters()
+        return counters["dirty"], counters["bytes_written"]
+
+    def _check_unchanged(self) -> None:
+        if self._changes() != self._as_switched:
+            with self.changed:
+                self.broken = (
+                    "it was written here after the other process had taken it, by a view that was "
+                    "made earlier"
+                )
+                self.changed.notify_all()
+            raise OSError(errno.EBUSY, self.broken)
+
+    # The answers.
+
+    def _answer(self, line: wire.Line, kind: int, first: int, count: int) -> None:
+        if kind == wire.HAVE:
+            self._have(line, count)
+        elif kind == wire.ORDER:
+            runs = self._order()
+            line.send(wire.ANSWER.pack(wire.ORDER, 0, len(runs), 0, runs.nbytes), runs.tobytes())
+        elif kind in (wire.READ, wire.ACKNOWLEDGE):
+            if not 0 < count <= self._units or first > self._units - count:
+                raise wire.WireError(errno.EPROTO, "units that the array does not have")
+            if kind == wire.READ:
+                self._read(line, first, count)
+            else:
+                self._acknowledge(np.s_[first : first + count], True)
+        else:
+            raise wire.WireError(errno.EPROTO, f"a request of kind {kind}")
+
+    def _have(self, line: wire.Line, length: int) -> None:
+        if length != -(-self._units // 8):
+            raise wire.WireError(errno.EPROTO, f"a map of {length} bytes")
+        bits = np.frombuffer(line.receive(length), np.uint8)
+        here = np.unpackbits(bits, count=self._units, bitorder="little").astype(bool)
+        self._acknowledge(here, True)
+        line.send(wire.ANSWER.pack(wire.HAVE, 0, self.missing, 0, 0))
+
+    def _acknowledge(self, units: Any, value: bool) -> None:
+        with self.changed:
+            self._acknowledged[units] = value
+            self.missing = self._units - int(np.count_nonzero(self._acknowledged))
+            if not self.missing:
+                self.changed.notify_all()
+
+    def _read(self, line: wire.Line, first: int, count: int) -> None:
+        """Send units, without a copy of them in between."""
+        start, stop = first * _UNIT, min((first + count) * _UNIT, self.nbytes)
+        step = self._step()
+        begun = False
+        trouble: OSError | None = None
+        for at in range(start, stop, step):
+            piece = self._flat[at : min(at + step, stop)]
+            try:
+                if trouble is not None:
+                    raise trouble
+                self._check_unchanged()
+                with contextlib.ExitStack() as stack:
+                    data = self._held(piece, stack)
+                    if len(piece) == stop - start and _is_zero(data):
+                        line.send(wire.ANSWER.pack(wire.ZEROS, 0, first, count, 0))
+                        begun = True
+                        continue
+                    if not begun:
+                        line.send(wire.ANSWER.pack(wire.READ, 0, first, count, stop - start))
+                        begun = True
+                    _send(line, data)
+                    self.sent += len(piece)
+            except _BrokenError:
+                raise
+            except OSError as error:
+                text = str(error.strerror or error).encode()[:4000]
+                if not begun:
+                    code = error.errno or errno.EIO
+                    line.send(wire.ANSWER.pack(wire.READ, code, first, count, len(text)), text)
+                    return
+                # The other side waits for so many bytes, and drops them.
+                trouble = trouble or error
+                _send(line, memoryview(bytes(len(piece))))
+        self._judge(line, trouble)
+
+    def _judge(self, line: wire.Line, trouble: OSError | None) -> None:
+        """Say whether what was sent is what the array had at the switch."""
+        if trouble is None:
+            try:
+                self._check_unchanged()
+            except OSError as error:
+                trouble = error
+        text = b"" if trouble is None else str(trouble.strerror or trouble).encode()[:4000]
+        code = 0 if trouble is None else trouble.errno or errno.EIO
+        line.send(wire.VERDICT.pack(code, len(text)), text)
+
+    def _step(self) -> int:
+        """Choose how many bytes are pinned at once: others want to, too."""
+        block = self._region.block_size
+        return int(max(min(_PIECE, self._region.pinnable // 4 - block), PAGE_SIZE))
+
+    def _held(self, piece: npt.NDArray[Any], stack: contextlib.ExitStack) -> memoryview:
+        """Have the blocks of a piece stay while it is sent; copy it where others pin too many."""
+        try:
+            stack.enter_context(pinned(piece, write=False))
+        except ValueError:
+            return memoryview(piece.tobytes())
+        return piece.data
+
+    def _order(self) -> npt.NDArray[np.uint64]:
+        """Return all units that are not acknowledged, as runs: those in use here first."""
+        rank = np.full(self._units, 2**32, np.uint64)
+        offset = self._flat.ctypes.data - self._region.address
+        with contextlib.suppress(OSError):
+            states = page_states(self._flat)
+            resident = np.flatnonzero(states & np.uint16(PageState.PRESENT))
+            begins = np.maximum(resident * PAGE_SIZE - offset % PAGE_SIZE, 0)
+            rank[np.unique(begins // _UNIT)] = 2**32 - 1
+        block = self._region.block_size
+        needed = np.frombuffer(self._region.recorded(), np.uint32).astype(np.int64)
+        for age, number in enumerate(needed[::-1][: self._units].tolist()):
+            begin, end = number * block - offset, (number + 1) * block - offset
+            units = np.s_[max(begin, 0) // _UNIT : max(-(-end // _UNIT), 0)]
+            # What has left memory since comes after what has not.
+            rank[units] = np.minimum(rank[units], age + (rank[units] >= 2**32) * 2**31)
+        wanted = np.argsort(rank, kind="stable")
+        wanted = wanted[~self._acknowledged[wanted]]
+        starts = np.flatnonzero(np.diff(wanted, prepend=-2) != 1)
+        counts = np.diff(starts, append=len(wanted))
+        return np.column_stack([wanted[starts], counts]).astype("<u8")
+
+
+class _BrokenError(ConnectionError):
+    """The connection, not the array, has failed."""
+
+
+def _send(line: wire.Line, data: memoryview) -> None:
+    try:
+        line.send(data)
+    except OSError as error:
+        raise _BrokenError from error
+
+
+def _is_zero(data: memoryview) -> bool:
+    # Nearly all that is not zero shows that at once.
+    if any(data[:64]):
+        return False
+    return not np.frombuffer(data, np.uint8).any()
+
+
+def _arrays_behind(array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """List an array and those that it is a view of."""
+    found = []
+    seen: Any = array
+    while isinstance(seen, np.ndarray):
+        found.append(seen)
+        seen = seen.base
+    return found

@@ -1,0 +1,304 @@
+"""Where an array that is handed over can be fetched: a socket, and who comes there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import ssl as tls
+import struct
+import threading
+import time
+from typing import Any, Self
+
+import numpy.typing as npt
+
+from pagemove import limits
+from pagemove.errors import StoreError
+from pagemove.paging.given import Given
+from pagemove.paging.open import region_of
+from pagemove.paging.sizes import text_of
+from pagemove.stores import wire
+from pagemove.stores.descriptors import tell_in_child
+
+_BACKLOG = 16
+# Connections that have not said yet who they are; more are closed unheard.
+_MOST_STRANGERS = 32
+_PEER = struct.Struct("=iII")
+
+
+def begin(
+    array: npt.NDArray[Any],
+    address: str | os.PathLike[str] | tuple[str, int],
+    name: str | None,
+    secret: str | bytes | None,
+    ssl: tls.SSLContext | None,
+    store_timeout: float,
+) -> Served:
+    """Check what `pagemove.serve` was called with, and do it."""
+    place = wire.place_of(address)
+    key = wire.secret_of(secret)
+    if ssl is not None and not isinstance(ssl, tls.SSLContext):
+        raise TypeError(f"ssl must be an ssl.SSLContext, not {type(ssl).__name__}")
+    if not store_timeout > 0:
+        raise ValueError(f"store_timeout must be more than 0 s, not {store_timeout}")
+    if ssl is not None and place.path:
+        raise ValueError("ssl is for TCP: a Unix socket stays within this machine")
+    if key is None and ssl is None and not place.is_local():
+        raise ValueError(
+            f"whoever reaches {place.host}:{place.port} could take the array: pass secret= (and "
+            "ssl= where others can read along), or serve at 127.0.0.1 or a Unix socket"
+        )
+    given = Given(array, region_of(array), store_timeout)
+    place = place._replace(name=place.name if name is None else name)
+    with limits.named():
+        return Served(given, place, key, ssl, store_timeout)
+
+
+class Served:
+    """An array that is being handed over: what `serve` returns. Entered, it closes at the end.
+
+    Attributes
+    ----------
+    url : str
+        What the other process opens.
+
+    Examples
+    --------
+    >>> import pagemove
+    >>> numbers = pagemove.PagedMemory(nbytes=1 << 20).asarray("i8")
+    >>> with pagemove.serve(numbers, ("127.0.0.1", 0)) as served:
+    ...     served.progress, served.taken
+    (0.0, False)
+    """
+
+    def __init__(
+        self,
+        given: Given,
+        place: wire.Place,
+        secret: bytes | None,
+        context: tls.SSLContext | None,
+        patience: float,
+    ) -> None:
+        self._given, self._secret, self._context, self._patience = given, secret, context, patience
+        self._closed = False
+        self._lock = threading.Lock()
+        self._lines: set[wire.Line] = set()
+        self._strangers = 0
+        self._listener = _listen(place)
+        if not place.path:
+            place = place._replace(port=self._listener.getsockname()[1])
+        self._place, self._name = place, place.name
+        self.url = place.url
+        tell_in_child(self)
+        self._inode = os.stat(place.path).st_ino if place.path else 0
+        self._thread = threading.Thread(target=self._accept, name="pagemove-serve", daemon=True)
+        self._thread.start()
+
+    @property
+    def taken(self) -> bool:
+        """Whether the other process is the owner."""
+        return self._given.owner is not None
+
+    @property
+    def progress(self) -> float:
+        """How much of the array is with the other process: from 0.0 to 1.0."""
+        return self._given.acknowledged_bytes / self._given.nbytes
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when all of the array is with the other process.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds. None: for as long as it takes.
+
+        Raises
+        ------
+        TimeoutError
+            They are over. Wait again.
+        StoreError
+            The other process has been away for `store_timeout`, or the array was closed here, or
+            written after the switch; the message says how much is missing there. If it comes back,
+            it goes on: wait again.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        given = self._given
+        with given.changed:
+            while given.missing:
+                if self._closed:
+                    raise self._failure(errno.EBADF, "it was closed here")
+                if given.broken:
+                    raise self._failure(errno.EBUSY, given.broken)
+                away = given.away_for()
+                if away is not None and away >= self._patience:
+                    raise self._failure(
+                        errno.ETIMEDOUT,
+                        f"the process that took it has been away for {away:.1f} s",
+                    )
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(
+                        errno.ETIMEDOUT,
+                        f"{self.url}: {given.missing_bytes} of {given.nbytes} bytes are not yet "
+                        "with the other process" + ("" if self.taken else ", which has not come"),
+                    )
+                given.changed.wait(min(self._patience / 4, 1.0 if left is None else left))
+
+    def stats(self) -> dict[str, float]:
+        """Return how far it is.
+
+        Returns
+        -------
+        dict
+            ``acknowledged_bytes``, ``missing_bytes``, ``sent_bytes``, ``connections``,
+            ``switch_seconds``: for how long nobody could write the array, at the switch.
+        """
+        given = self._given
+        return {
+            "acknowledged_bytes": given.acknowledged_bytes,
+            "missing_bytes": given.missing_bytes,
+            "sent_bytes": given.sent,
+            "connections": given.connections,
+            "switch_seconds": given.switch_seconds,
+        }
+
+    def close(self) -> None:
+        """Stop serving. Twice is fine.
+
+        What has not been acknowledged stays here, and is lost to the other process: its touches of
+        it are errors. The array stays as it is: read-only if it was taken.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            lines = list(self._lines)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        if self._place.path:
+            with contextlib.suppress(OSError):
+                if os.stat(self._place.path).st_ino == self._inode:
+                    os.unlink(self._place.path)
+        for line in lines:
+            line.close()
+        self._thread.join()
+        self._given.end()
+
+    def _failure(self, code: int, why: str) -> StoreError:
+        given = self._given
+        return StoreError(
+            code,
+            f"cannot hand {text_of(given.nbytes)} over at {self.url}: {why}; {given.missing_bytes} "
+            f"of {given.nbytes} bytes are not with the other process, and are still here",
+            store=self.url,
+            operation="read",
+        )
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError as error:
+                if self._closed:
+                    return
+                if error.errno in (errno.EBADF, errno.EINVAL):
+                    return
+                time.sleep(0.05)  # no descriptors, or a caller that is gone again
+                continue
+            with self._lock:
+                if self._closed or self._strangers >= _MOST_STRANGERS:
+                    sock.close()
+                    continue
+                self._strangers += 1
+            try:
+                threading.Thread(
+                    target=self._meet, args=(sock,), name="pagemove-serve", daemon=True
+                ).start()
+            except RuntimeError:
+                sock.close()
+                with self._lock:
+                    self._strangers -= 1
+
+    def _meet(self, sock: socket.socket) -> None:
+        """Serve a connection, if it is of who may take the array."""
+        line = wire.Line(sock)
+        with self._lock:
+            self._lines.add(line)
+        try:
+            try:
+                greeted = self._greeted(line)
+            finally:
+                with self._lock:
+                    self._strangers -= 1
+                    if self._closed:
+                        line.close()
+            if greeted is not None:
+                self._given.serve(line)
+        except (OSError, struct.error):
+            pass  # the other side connects again
+        finally:
+            with self._lock:
+                self._lines.discard(line)
+            line.close()
+
+    def _greeted(self, line: wire.Line) -> wire.Greeted | None:
+        """Hear what is wanted; return it if blocks are."""
+        line.sock.settimeout(self._patience)
+        wire.quicken(line.sock, self._patience)
+        if self._place.path:
+            peer = line.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            if _PEER.unpack(peer)[1] not in (os.geteuid(), 0):
+                return None
+        if self._context is not None:
+            line.sock = self._context.wrap_socket(line.sock, server_side=True)
+        greeted = wire.Greeted(line, self._secret)
+        want = greeted.want
+        if self._name and want.get("name") not in ("", self._name):
+            greeted.reply(errno.ENOENT, f"there is no array {want.get('name')!r} here")
+            return None
+        try:
+            if want.get("do") == "describe":
+                text = self._given.describe()
+            else:
+                self._given.take(str(want.get("offer")), str(want.get("owner")))
+                text = ""
+        except OSError as error:
+            greeted.reply(error.errno or errno.EIO, str(error.strerror or error)[:4000])
+            return None
+        greeted.reply(0, text)
+        return greeted if want.get("do") == "take" else None
+
+    def _in_child(self) -> None:
+        # It is the parent that hands it over. The lines close themselves.
+        self._closed = True
+        self._listener.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "taken" if self.taken else "not taken"
+        return f"<Served {self.url}, {state}, {100 * self.progress:.0f} % handed over>"
+
+
+def _listen(place: wire.Place) -> socket.socket:
+    if not place.path:
+        family = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((place.host, place.port), family=family, backlog=_BACKLOG)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # The mode of the file that bind(2) makes.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(place.path)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        error.filename = place.path
+        raise
+    return listener

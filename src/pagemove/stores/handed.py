@@ -1,0 +1,369 @@
+"""An array that another process hands over, as a store: it is there before its bytes are."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from pagemove.errors import StoreError
+from pagemove.stores import ranges, wire
+from pagemove.stores.base import Store
+from pagemove.stores.descriptors import tell_in_child
+
+if TYPE_CHECKING:
+    import ssl
+
+    from pagemove.stores.pulling import Pull
+
+    Tls: TypeAlias = (
+        bool | str | os.PathLike[str] | Mapping[str, Any] | Callable[[], ssl.SSLContext]
+    )
+
+_LARGEST_UNIT = 2 << 20
+
+
+class Offer(NamedTuple):
+    """What the giver says of the array.
+
+    Attributes
+    ----------
+    key : str
+        Of this offer: a giver that is started anew has another.
+    dtype, shape, fortran
+        The array. In Fortran's order the shape is that of the array, too.
+    nbytes, unit : int
+        Of all of it, and of what arrives as one.
+    """
+
+    key: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+    nbytes: int
+    unit: int
+
+
+class Handover(NamedTuple):
+    """Where the giver is, and how it is spoken to."""
+
+    place: wire.Place
+    secret: bytes | None
+    tls: Tls | None
+    patience: float
+
+    def call(self, want: Mapping[str, Any]) -> tuple[wire.Line, str]:
+        """Open a connection, and say what is wanted; return what the giver says."""
+        context, name = _context(self.tls)
+        line = wire.connect(self.place, context, name, self.patience)
+        try:
+            return line, wire.greet(line, {"name": self.place.name, **want}, self.secret)
+        except BaseException:
+            line.close()
+            raise
+
+
+class HandedStore(Store):
+    """The bytes of an array that another process hands over, with `pagemove.serve`.
+
+    The first read or write takes it: the giver's array is read-only from then on. What is touched
+    comes at once, and all else in the background, in the giver's order. What has arrived is in an
+    unnamed file of this store, and so is what is written.
+
+    Parameters
+    ----------
+    url : str
+        ``pagemove://host:port/name`` or ``pagemove+unix:///path#name``.
+    secret : str or bytes, optional
+        As the giver's.
+    ssl : bool, path, mapping or callable, optional
+        Speak TLS. True: with the certificates that the system trusts; the path of a file of such
+        certificates; a mapping with ``cafile``, ``capath``, ``certfile``, ``keyfile``,
+        ``server_hostname``; or a function of a module that returns an `ssl.SSLContext` (which
+        cannot itself be sent to the process that runs the store).
+    backing : path-like, optional
+        Directory for the file; by default that for temporary files. ``"memory"``: memory.
+    store_timeout : float
+        Seconds that the giver may take for an answer.
+
+    Raises
+    ------
+    ValueError
+        `url` is no such URL; `secret` is empty.
+    TypeError
+        `ssl` cannot be sent to another process.
+    OSError
+        The giver cannot be reached. `StoreError`: it refuses, with the reason; EBUSY: another has
+        the array already.
+    """
+
+    concurrency = 8
+    restartable = False
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        secret: str | bytes | None = None,
+        ssl: Tls | None = None,
+        backing: str | os.PathLike[str] | None = None,
+        store_timeout: float = 5.0,
+    ) -> None:
+        place = wire.place_of(url)
+        self.url = place.url
+        self._from = Handover(place, wire.secret_of(secret), _sendable(ssl), store_timeout)
+        self._backing = None if backing is None else os.fspath(backing)
+        if self._backing not in (None, "memory"):
+            self._backing = os.path.abspath(self._backing)
+        self._begin()
+        try:
+            # What takes its time with the giver, writing back what was changed, is done now.
+            line, text = self._from.call({"do": "describe"})
+        except wire.RefusedError as error:
+            raise self._failure(error.code, f"the giver refuses: {error}", "read", None) from None
+        except BlockingIOError as error:
+            raise self._failure(
+                errno.EBUSY, f"the giver refuses: {error.strerror}", "read", None
+            ) from None
+        except OSError as error:
+            error.add_note(f"{self.url}: the giver cannot be reached; is it serving there?")
+            raise
+        line.close()
+        self._offer = _offer(text)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._pull: Pull | None = None
+        self._closed = False
+        tell_in_child(self)
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes."""
+        return self._offer.nbytes
+
+    @property
+    def writable(self) -> bool:
+        """True: what is here is this store's."""
+        return True
+
+    @property
+    def offer(self) -> Offer:
+        """What the giver says of the array."""
+        return self._offer
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill a buffer; what of it is not here yet is asked for, before all else."""
+        view = ranges.target(buffer)
+        start = ranges.place(self, self.nbytes, offset, view.nbytes)
+        if not view.nbytes:
+            return
+        pull = self._taken("read", start)
+        try:
+            pull.bring(*self._units(start, view.nbytes))
+            pull.arrivals.read_into(start, view)
+        except wire.RefusedError as error:
+            raise self._failure(error.code, str(error), "read", start) from None
+        except OSError as error:
+            raise self._lost(error, "read", start) from error
+
+    def write(self, offset: int, data: Any) -> None:
+        """Write bytes here; of a unit that is not here, and not all written, the rest comes."""
+        view = memoryview(data).cast("B")
+        start = ranges.place(self, self.nbytes, offset, view.nbytes)
+        if not view.nbytes:
+            return
+        pull = self._taken("write", start)
+        try:
+            pull.write(start, view)
+        except wire.RefusedError as error:
+            raise self._failure(error.code, str(error), "write", start) from None
+        except OSError as error:
+            raise self._lost(error, "write", start) from error
+
+    def flush(self) -> None:
+        """See that what was written is in the file; it goes with the process."""
+        if self._pull is not None:
+            try:
+                self._pull.arrivals.flush()
+            except OSError as error:
+                raise self._failure(error.errno or errno.EIO, str(error), "flush", None) from error
+
+    def stats(self) -> dict[str, float]:
+        """Return how much is here.
+
+        Returns
+        -------
+        dict
+            ``arrived_bytes`` and ``missing_bytes``, and ``connected``: whether the giver is there,
+            as long as it is needed.
+        """
+        pull = self._pull
+        missing = self.nbytes if pull is None else pull.missing_bytes
+        connected = pull is not None and pull.connected
+        return {
+            "arrived_bytes": self.nbytes - missing,
+            "missing_bytes": missing,
+            "connected": float(connected),
+        }
+
+    def close(self) -> None:
+        """Drop what has arrived. Twice is fine."""
+        with self._lock:
+            pull, self._pull, self._closed = self._pull, None, True
+        if pull is not None:
+            pull.close()
+
+    def _units(self, start: int, nbytes: int) -> tuple[int, int]:
+        unit = self._offer.unit
+        return start // unit, -(-(start + nbytes) // unit)
+
+    def _taken(self, operation: str, offset: int) -> Pull:
+        from pagemove.stores.pulling import Pull
+
+        with self._lock:
+            if self._closed:
+                raise self._failure(errno.EBADF, "it is closed", operation, offset)
+            if self._pull is None:
+                try:
+                    self._pull = Pull(self._from, self._offer, self._backing)
+                except OSError as error:
+                    raise self._failure(
+                        error.errno or errno.EIO,
+                        f"no file for what arrives: {error}; pass storage_options={{'backing': "
+                        "DIRECTORY}",
+                        operation,
+                        offset,
+                    ) from error
+            return self._pull
+
+    def _lost(self, error: OSError, operation: str, offset: int) -> StoreError:
+        pull = self._pull
+        missing = self.nbytes if pull is None else pull.missing_bytes
+        where = "a local failure" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "the giver"
+        return self._failure(
+            error.errno or errno.EIO,
+            f"{where}: {error.strerror or error}; {missing} of {self.nbytes} bytes have not "
+            "arrived, and stay with the giver until they have: see that it runs, and can be "
+            "reached",
+            operation,
+            offset,
+        )
+
+    def _failure(self, code: int, why: str, operation: str, offset: int | None) -> StoreError:
+        at = "" if offset is None else f" at byte {offset}"
+        return StoreError(
+            code,
+            f"cannot {operation} {self.url}{at}: {why}",
+            store=self.url,
+            operation=operation,
+            offset=offset,
+        )
+
+    def _in_child(self) -> None:
+        # What the parent takes is the parent's.
+        self._begin()
+        self._closed = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._pull is not None:
+            raise self._failure(
+                errno.EBUSY,
+                "it was taken by this process, and cannot be sent to another: serve it from here",
+                "read",
+                None,
+            )
+        kept = ("url", "_from", "_backing", "_offer")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"HandedStore({self.url!r})"
+
+
+def _offer(text: str) -> Offer:
+    """Read what the giver has said; StoreError would name nothing that helps: WireError."""
+    try:
+        said = ast.literal_eval(text)
+        offer = Offer(
+            str(said["key"]),
+            np.lib.format.descr_to_dtype(said["descr"]),
+            tuple(int(size) for size in said["shape"]),
+            bool(said["fortran"]),
+            int(said["nbytes"]),
+            int(said["unit"]),
+        )
+        count = int(np.prod(offer.shape, dtype=object))
+        fits = count * offer.dtype.itemsize == offer.nbytes and min(offer.shape, default=0) >= 0
+        if offer.dtype.hasobject or not fits or not 0 < offer.nbytes < 2**63:
+            raise ValueError("an array that cannot be")
+        if not 4096 <= offer.unit <= _LARGEST_UNIT:
+            raise ValueError(f"units of {offer.unit} bytes")
+    except Exception as error:
+        raise wire.WireError(
+            errno.EPROTO, f"what the giver says of the array cannot be read: {error}"
+        ) from None
+    return offer
+
+
+def describe(offer: Offer) -> str:
+    """Write it as `_offer` reads it."""
+    return repr(
+        {
+            "key": offer.key,
+            "descr": np.lib.format.dtype_to_descr(offer.dtype),
+            "shape": offer.shape,
+            "fortran": offer.fortran,
+            "nbytes": offer.nbytes,
+            "unit": offer.unit,
+        }
+    )
+
+
+def new_key() -> str:
+    """Make a name that nobody else has."""
+    return secrets.token_hex(16)
+
+
+def _sendable(tls: Any) -> Any:
+    if tls is None or tls is False:
+        return None
+    if tls is True or isinstance(tls, str | os.PathLike):
+        return tls
+    if isinstance(tls, Mapping):
+        known = {"cafile", "capath", "certfile", "keyfile", "server_hostname"}
+        if unknown := sorted(set(tls) - known):
+            raise ValueError(f"ssl has {unknown[0]!r}, and takes {', '.join(sorted(known))}")
+        return dict(tls)
+    if callable(tls):
+        return tls
+    raise TypeError(
+        f"ssl is a {type(tls).__name__}, which cannot be sent to the process that runs the store: "
+        "pass True, a file of certificates, a mapping such as {'cafile': ..., 'certfile': ...}, or "
+        "a function of a module that returns the context"
+    )
+
+
+def _context(tls: Any) -> tuple[ssl.SSLContext | None, str | None]:
+    if tls is None:
+        return None, None
+    import ssl
+
+    if callable(tls):
+        return tls(), None
+    given = dict(tls) if isinstance(tls, Mapping) else {}
+    if isinstance(tls, str | os.PathLike):
+        given = {"cafile": tls}
+    context = ssl.create_default_context(cafile=given.get("cafile"), capath=given.get("capath"))
+    if given.get("certfile"):
+        context.load_cert_chain(given["certfile"], given.get("keyfile"))
+    return context, given.get("server_hostname")

@@ -1,0 +1,303 @@
+"""An array that is handed over: one owner, no byte lost, invented or old."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tests.support.cutting import CuttingProxy
+
+import pagemove
+from pagemove.stores.handed import HandedStore
+
+WORDS = 1 << 18
+HERE = ("127.0.0.1", 0)
+Words = npt.NDArray[np.int64]
+
+
+def made(tmp_path: Path) -> Words:
+    array = pagemove.create_array(tmp_path / "it", WORDS, np.int64, resident_limit="1MiB")
+    array[:] = np.arange(1, WORDS + 1)
+    return array
+
+
+def until(condition: Any, seconds: float = 30.0) -> None:
+    """Wait for what another thread does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def all_of(store: HandedStore) -> Words:
+    """Read all of a store, until it can be read."""
+    found = np.zeros(store.nbytes // 8, np.int64)
+    view = memoryview(found).cast("B")
+    for at in range(0, len(view), 65536):
+        for attempt in itertools.count():
+            try:
+                store.read_into(at, view[at : at + 65536])
+            except pagemove.StoreError:
+                assert attempt < 200
+                time.sleep(0.01)
+            else:
+                break
+    return found
+
+
+def test_another_process_has_the_array_and_this_one_no_longer(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    giver = (
+        "import sys, numpy, pagemove\n"
+        "a = pagemove.create_array(sys.argv[1], (300, 1000), 'f4', order='F')\n"
+        "a[...] = numpy.arange(300_000).reshape(300, 1000)\n"
+        "with pagemove.serve(a, sys.argv[2], name='a', secret='between us') as served:\n"
+        "    print(served.url, flush=True)\n"
+        "    served.wait(60)\n"
+        "print(served.progress, a.flags.writeable, served.url, flush=True)\n"
+    )
+    command = [sys.executable, "-c", giver, str(tmp_path / "a.npy"), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url == f"pagemove+unix://{path}#a"
+        assert path.stat().st_mode & 0o777 == 0o600
+        options = {"secret": "between us", "backing": tmp_path}
+        array = pagemove.open_array(url, storage_options=options)
+        assert process.stdout.readline().split()[:2] == ["1.0", "False"]
+        assert process.wait(60) == 0
+    assert not path.exists()
+    assert array.flags.f_contiguous
+    assert array.flags.writeable
+    array[0, 0] = -1
+    wanted = np.arange(300_000, dtype="f4").reshape(300, 1000)
+    wanted[0, 0] = -1
+    assert np.array_equal(array, wanted)
+    region = pagemove.region_of(array)
+    region.evict()
+    assert np.array_equal(array, wanted)
+    assert region.stats().store["missing_bytes"] == 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_byte_the_connection_breaks_at(tmp_path: Path, seed: int) -> None:
+    numbers = made(tmp_path)
+    chance = random.Random(seed)
+    # Some within the greeting, some within an answer; and always enough in the end.
+    shares = (
+        int(chance.choice([40, 150, 300, 70_000, 300_000]) * chance.random()) for _ in range(12)
+    )
+    with pagemove.serve(numbers, HERE, secret="s", store_timeout=2) as served:
+        port = int(served.url.rsplit(":", 1)[1])
+        with HandedStore(served.url, secret="s", store_timeout=2) as store:
+            proxy = CuttingProxy(port, itertools.chain(shares, itertools.repeat(1 << 40)))
+            place = store._from.place._replace(port=proxy.port)
+            store._from = store._from._replace(place=place)
+            with contextlib.suppress(pagemove.StoreError):
+                store.write(8 * 1000, np.arange(30_000).tobytes())
+            until(lambda: _written(store))
+            assert np.array_equal(all_of(store)[:1000], np.arange(1, 1001))
+            served.wait(60)
+            found = all_of(store)
+            proxy.close()
+    wanted = np.arange(1, WORDS + 1)
+    wanted[1000:31_000] = np.arange(30_000)
+    assert np.array_equal(found, wanted)
+    assert proxy.cuts > 3
+    assert np.array_equal(numbers, np.arange(1, WORDS + 1))
+
+
+def _written(store: HandedStore) -> bool:
+    with contextlib.suppress(pagemove.StoreError):
+        store.write(8 * 1000, np.arange(30_000).tobytes())
+        return True
+    return False
+
+
+def test_one_owner(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    with (
+        pagemove.serve(numbers, HERE) as served,
+        HandedStore(served.url) as first,
+        HandedStore(served.url) as late,
+    ):
+        first.read_into(0, bytearray(8))
+        assert served.taken
+        with pytest.raises(pagemove.StoreError, match="one owner") as found:
+            late.read_into(0, bytearray(8))
+        assert found.value.errno == errno.EBUSY
+        with pytest.raises(pagemove.StoreError, match="one owner"):
+            HandedStore(served.url)
+        served.wait(60)
+        assert np.array_equal(all_of(first), np.arange(1, WORDS + 1))
+
+
+def test_those_without_the_secret_have_nothing(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    with pagemove.serve(numbers, HERE, secret="right") as served:
+        for secret in ("wrong", None):
+            with pytest.raises(pagemove.StoreError, match="secret") as found:
+                HandedStore(served.url, secret=secret)
+            assert found.value.errno == errno.EACCES
+        for garbage in (b"GET / HTTP/1.0\r\n\r\n" * 20, b"", bytes(200), b"\xff" * 5000):
+            port = int(served.url.rsplit(":", 1)[1])
+            with socket.create_connection(("127.0.0.1", port)) as line:
+                line.settimeout(10)
+                # It may have been closed before all was sent.
+                with contextlib.suppress(OSError):
+                    line.sendall(garbage)
+                    line.shutdown(socket.SHUT_WR)
+                    heard = b"".join(iter(lambda: line.recv(1000), b""))
+                    assert len(heard) < 300
+        assert not served.taken
+        assert numbers.flags.writeable
+        with HandedStore(served.url, secret="right") as store:
+            assert np.array_equal(all_of(store), np.arange(1, WORDS + 1))
+    other = pagemove.create_array(tmp_path / "other", 1000, "i8")
+    with (
+        pagemove.serve(other, HERE) as served,
+        pytest.raises(pagemove.StoreError, match="giver has no secret"),
+    ):
+        HandedStore(served.url, secret="right")
+
+
+def test_tcp_to_others_needs_a_secret_or_tls(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    with pytest.raises(ValueError, match="pass secret="):
+        pagemove.serve(numbers, ("0.0.0.0", 0))
+    with pytest.raises(ValueError, match="no address"):
+        pagemove.serve(numbers, "nowhere")
+    with pytest.raises(ValueError, match="contiguous"):
+        pagemove.serve(numbers[::2], HERE)
+    with pytest.raises(ValueError, match="paged memory"):
+        pagemove.serve(np.zeros(5), HERE)
+
+
+def test_writers_until_the_switch(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    last = [0, 0]
+    refused = []
+
+    def write(half: int) -> None:
+        place = slice(half * (WORDS // 2), (half + 1) * (WORDS // 2))
+        try:
+            for last[half] in itertools.count(1):
+                numbers[place] = last[half]
+        except ValueError as error:
+            refused.append(str(error))
+
+    with pagemove.serve(numbers, HERE) as served:
+        threads = [threading.Thread(target=write, args=(half,)) for half in range(2)]
+        for thread in threads:
+            thread.start()
+        with HandedStore(served.url) as store:
+            until(lambda: min(last) > 2)
+            found = all_of(store)
+            for thread in threads:
+                thread.join(30)
+            assert len(refused) == 2
+            # The one that was refused was not stored, and the one before was, everywhere.
+            for half in range(2):
+                words = found[half * (WORDS // 2) : (half + 1) * (WORDS // 2)]
+                assert set(words.tolist()) == {last[half] - 1}
+            served.wait(60)
+            assert np.array_equal(numbers, found)
+
+
+def test_a_view_that_is_written_holds_up_the_switch(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    view, go_on = numbers[5:6], threading.Event()
+
+    def write() -> None:
+        while not go_on.wait(0.0005):
+            view[0] += 1
+
+    writer = threading.Thread(target=write)
+    with pagemove.serve(numbers, HERE, store_timeout=1) as served, HandedStore(served.url) as store:
+        writer.start()
+        with pytest.raises(pagemove.StoreError, match="stop the threads"):
+            store.read_into(0, bytearray(8))
+        assert numbers.flags.writeable
+        assert not served.taken
+        go_on.set()
+        writer.join()
+        store.read_into(0, bytearray(8))
+        assert served.taken
+        assert not numbers.region.asarray("i8").flags.writeable  # type: ignore[attr-defined]
+
+
+def test_a_store_after_the_switch_is_noticed(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    view = numbers[-1:]
+    with pagemove.serve(numbers, HERE) as served, HandedStore(served.url) as store:
+        # Nothing in the background: what is asked for is known.
+        store._taken("read", 0)._thread = threading.current_thread()
+        store.read_into(0, bytearray(8))
+        view[0] = 0
+        with pytest.raises(pagemove.StoreError, match="written here after"):
+            store.read_into(8 * WORDS - 8, bytearray(8))
+        with pytest.raises(pagemove.StoreError, match="written here after"):
+            served.wait(10)
+        store._pull._thread = None  # type: ignore[union-attr]
+
+
+def test_a_giver_that_is_killed_says_what_is_missing(tmp_path: Path) -> None:
+    giver = (
+        "import numpy, pagemove, sys, time\n"
+        "a = pagemove.PagedMemory(nbytes=1 << 20).asarray('i8')\n"
+        "a[:] = 7\n"
+        "served = pagemove.serve(a, ('127.0.0.1', 0))\n"
+        "print(served.url, flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", giver], stdout=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None
+        store = HandedStore(it.stdout.readline().strip(), store_timeout=1)
+        # Nothing in the background: what is there is known.
+        store._taken("read", 0)._thread = threading.current_thread()
+        some = np.zeros(8192, np.int64)
+        store.read_into(0, some)
+        os.kill(it.pid, signal.SIGKILL)
+        it.wait()
+    store.read_into(0, some)
+    assert set(some.tolist()) == {7}
+    before = some.copy()
+    with pytest.raises(pagemove.StoreError, match="983040 of 1048576 bytes have not arrived"):
+        store.read_into(65536, some)
+    assert np.array_equal(before, some)
+    store._pull._thread = None  # type: ignore[union-attr]
+    store.close()
+
+
+def test_a_taker_that_is_gone_leaves_the_array_with_the_giver(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    with pagemove.serve(numbers, HERE, store_timeout=0.3) as served:
+        with pytest.raises(TimeoutError, match="has not come"):
+            served.wait(0.05)
+        store = HandedStore(served.url)
+        store._taken("read", 0)._thread = threading.current_thread()
+        store.read_into(0, bytearray(65536))
+        store._pull._thread = None  # type: ignore[union-attr]
+        store.close()
+        missing = 8 * WORDS - 65536
+        with pytest.raises(pagemove.StoreError, match=f"{missing} of {8 * WORDS} bytes") as found:
+            served.wait(30)
+        assert found.value.errno == errno.ETIMEDOUT
+        assert served.stats()["acknowledged_bytes"] == 65536
+    assert np.array_equal(numbers, np.arange(1, WORDS + 1))
+    with pagemove.serve(numbers, HERE) as again, HandedStore(again.url) as other:
+        assert np.array_equal(all_of(other), np.arange(1, WORDS + 1))
