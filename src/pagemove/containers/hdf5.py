@@ -19,7 +19,7 @@ def read(reading: Reading) -> Known:
     h5py = needed("h5py", "hdf5")
     found: dict[str, Callable[[], Layout]] = {}
     spans: list[Span] = []
-    chunked = []
+    chunked: list[str] = []
 
     def visit(name: str, thing: Any) -> None:
         if not isinstance(thing, h5py.Dataset):
