@@ -29,7 +29,18 @@ LEFT_OUT = {
 }
 #: The libraries of the dependency group works-with, by the names in `needs.py`, and PyTorch.
 WORKS_WITH = frozenset(
-    ("faiss", "numba", "numexpr", "opencv", "polars", "scipy", "sklearn", "tensorstore", "torch")
+    (
+        "faiss",
+        "numba",
+        "numexpr",
+        "opencv",
+        "polars",
+        "ray",
+        "scipy",
+        "sklearn",
+        "tensorstore",
+        "torch",
+    )
 )
 #: What changes the machine for all that runs on it, by the names in `needs.py`.
 ALONE = frozenset(("swap", "ksm", "hugetlb"))

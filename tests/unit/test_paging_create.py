@@ -56,6 +56,7 @@ def test_a_store_that_is_too_short_or_only_read_is_refused(tmp_path):
     ("paging", "block"),
     [
         ({}, 256 << 10),
+        ({"resident_limit": None}, 256 << 10),
         ({"resident_limit": "100MiB"}, 256 << 10),
         ({"resident_limit": "unlimited"}, 256 << 10),
         ({"resident_limit": "1MiB"}, 64 << 10),

@@ -240,7 +240,7 @@ def _in_order(paging: ModelessOptions) -> ModelessOptions:
         return paging
     if isinstance(limit, Budget):
         nbytes = limit.limit
-    elif isinstance(limit, str) and limit.strip().lower() in (AUTO, UNLIMITED):
+    elif limit is None or (isinstance(limit, str) and limit.strip().lower() in (AUTO, UNLIMITED)):
         nbytes = _LARGEST
     else:
         nbytes = nbytes_of(limit, "resident_limit")

@@ -80,7 +80,7 @@ def _read(path: Path, mode: str, direct: bool, limit: str) -> tuple[list[bytes],
         # Not first, so that it comes to a frame that another block has left.
         memory.evict()
         chill(path)
-        for block in range(4):
+        for block in range(40):
             load(memory.address + block * _BLOCK)
         beyond = load(memory.address + _NBYTES, _COUNT * _BLOCK - _NBYTES)
         return found, contents(memory), beyond, memory.stats()
