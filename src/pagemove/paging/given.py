@@ -15,7 +15,7 @@ from pagemove._native.pager import Pager
 from pagemove.introspect import PAGE_SIZE, PageState, page_states
 from pagemove.paging.pins import pinned
 from pagemove.stores import wire
-from pagemove.stores.handed import Offer, describe, new_key
+from pagemove.stores.handed import Offer, describe
 
 if TYPE_CHECKING:
     from pagemove.paging.region import PagedMemory
@@ -52,7 +52,9 @@ class Given:
         items: Any = array.T if fortran else array
         self._flat = items.reshape(-1).view(np.ndarray).view(np.uint8)
         self.nbytes = array.nbytes
-        self._offer = Offer(new_key(), array.dtype, array.shape, bool(fortran), array.nbytes, _UNIT)
+        self._offer = Offer(
+            wire.new_key(), array.dtype, array.shape, bool(fortran), array.nbytes, _UNIT
+        )
         self._units = -(-self.nbytes // _UNIT)
         self._acknowledged = np.zeros(self._units, bool)
         self.missing = self._units

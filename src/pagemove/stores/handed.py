@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import errno
 import os
-import secrets
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -327,11 +326,6 @@ def describe(offer: Offer) -> str:
             "unit": offer.unit,
         }
     )
-
-
-def new_key() -> str:
-    """Make a name that nobody else has."""
-    return secrets.token_hex(16)
 
 
 def _sendable(tls: Any) -> Any:

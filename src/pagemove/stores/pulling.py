@@ -45,10 +45,8 @@ class Pull:
     """
 
     def __init__(self, giver: Handover, offer: Offer, backing: str | None) -> None:
-        from pagemove.stores.handed import new_key
-
         self._giver, self._offer = giver, offer
-        self._owner = new_key()
+        self._owner = wire.new_key()
         self.arrivals = Arrivals(offer.nbytes, offer.unit, backing)
         self.connected = False
         self._refused: wire.RefusedError | None = None

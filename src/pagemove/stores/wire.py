@@ -87,6 +87,11 @@ _TCP = re.compile(r"(?:pagemove://)?(\[[^\]/]+\]|[^:/@\[\]]+):(\d{1,5})(?:/([^/?
 _UNIX = re.compile(r"(?:pagemove\+unix://|unix:(?://)?)?(/[^#\0]+)(?:#(.*))?$")
 
 
+def new_key() -> str:
+    """Make a name that nobody else has."""
+    return secrets.token_hex(16)
+
+
 def place_of(address: Any) -> Place:
     """Read an address; ValueError."""
     if isinstance(address, tuple) and len(address) == 2:

@@ -141,7 +141,7 @@ def test_what_others_wrote_into_a_hole_is_seen(folder):
 
 def test_a_hole_that_was_cut_off_is_an_error(folder):
     path = folder / "made"
-    array = pagemove.create_array(path, 100 * BLOCK, "u1", store_timeout=0)
+    array = pagemove.create_array(path, 100 * BLOCK, "u1", block_size=BLOCK, store_timeout=0)
     os.truncate(path, 50 * BLOCK)
     array[: 50 * BLOCK].prefetch(wait=True)
     with pytest.raises(StoreError, match="fewer bytes than there should be"):

@@ -115,8 +115,16 @@ def test_what_is_made_smaller_and_larger_again_has_zeros_behind():
     arena.release(address)
 
 
+def _served(memory: pagemove.PagedMemory) -> None:
+    """Have the pager serve an arena: it does from its first pin on."""
+    one = np.array([[0, 1]], np.uint32).tobytes()
+    memory.pin_blocks(one, False)
+    memory.unpin_blocks(one)
+
+
 def test_what_cannot_grow_where_it_is_moves():
     arena, memory = new_arena(16 * _MIB, _MIB, None)
+    _served(memory)
     block, whole = memory.block_size, np.frombuffer(memory, np.uint8)
     first, second = arena.allocate(block), arena.allocate(block)
     whole[first - memory.address :][:block] = 7
@@ -135,6 +143,7 @@ def test_what_cannot_grow_where_it_is_moves():
 
 def test_what_was_freed_is_not_read_from_the_store_again(tmp_path):
     arena, memory = new_arena(16 * _MIB, _MIB, tmp_path)
+    _served(memory)
     nbytes = 4 * _MIB
     address = arena.allocate(nbytes)
     content = np.frombuffer(memory, np.uint8)[address - memory.address :][:nbytes]

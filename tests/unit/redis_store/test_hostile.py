@@ -56,7 +56,7 @@ class Server:
         self.port: int = self._listener.getsockname()[1]
         self.answers: dict[str, bytes | Callable[[socket.socket], object]] = {
             "INFO": bulk("cluster_enabled:0\r\n"),
-            "HMGET": array(bulk(2, "00" * 8, 64 * K, 16 * K, 1, 1)).replace(b"*1", b"*6"),
+            "HMGET": array(bulk(2, "00" * 8, 64 * K, 16 * K, 1, 1, 1)).replace(b"*1", b"*7"),
             "COMMAND": array(array(bulk("get"), b":2\r\n", array(), b":1\r\n" * 3)).replace(
                 b"*4", b"*6"
             ),
