@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import threading
@@ -131,7 +132,8 @@ class PagemoveBackendEntrypoint(BackendEntrypoint):
             "prefetch": prefetch,
             "store_timeout": store_timeout,
         }
-        store = _Paged(_described(path, group), _Regions(path, group, paging))
+        regions = _Regions(path, group, paging)
+        store = _Paged(_described(path, group), regions)
         try:
             return xr.backends.StoreBackendEntrypoint().open_dataset(
                 store,
@@ -194,12 +196,20 @@ def _described(path: str, group: str | None) -> Any:
     return xr.backends.H5NetCDFStore.open(path, group=group, phony_dims="access")
 
 
+def _identity(path: str) -> tuple[int, ...]:
+    found = os.stat(path)
+    # What is in a folder changes by itself.
+    content = () if os.path.isdir(path) else (found.st_size, found.st_mtime_ns)
+    return found.st_dev, found.st_ino, *content
+
+
 class _Regions:
     """The paged variables of a file, opened when they are first needed, under one limit."""
 
     def __init__(self, path: str, group: str | None, paging: ModelessOptions) -> None:
         self.path, self.paging = path, paging
         self._group = (group or "").strip("/")
+        self._identity = _identity(path)
         self._opening = threading.RLock()
         self._in_place: PagedArrays | None = None
         self._closed = False
@@ -209,6 +219,13 @@ class _Regions:
         with self._opening:
             if self._closed:
                 raise ValueError(f"the dataset of {self.path} is closed: open it again")
+            if _identity(self.path) != self._identity:
+                raise OSError(
+                    errno.ESTALE,
+                    "the file is another, or was changed, since the dataset was opened: open the "
+                    "dataset again",
+                    self.path,
+                )
             name = f"{self._group}/{name}".lstrip("/")
             if _is_zarr(self.path):
                 return self._decoded(functools.partial(zarr_array, self.path, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,14 @@ def test_the_package_does_not_import_xarray():
     said = fresh_interpreter("import sys, pagemove; print('xarray' in sys.modules)")
     assert said.strip() == "False"
     assert pagemove.__name__ == "pagemove"
+
+
+def test_a_file_that_was_replaced_is_not_mixed_in(tmp_path):
+    path = stored(tmp_path, "contiguous")
+    with opened(path) as dataset:
+        other = tmp_path / "new"
+        other.mkdir()
+        stored(other, "contiguous").replace(path)
+        with pytest.raises(OSError, match="open the dataset again") as caught:
+            dataset.kelvin.mean()
+        assert caught.value.errno == errno.ESTALE

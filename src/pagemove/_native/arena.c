@@ -7,6 +7,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "process.h"
+
 /* Free extents are listed by size: four classes between powers of two, so the first of any higher
  * class is large enough, and at most a quarter larger than need be. */
 enum { CLASSES = 128, LOOKED_AT = 64 };
@@ -37,6 +39,7 @@ struct extent {
 
 struct pa_arena {
     struct pa_memory memory;
+    int huge; /* pages may be: not where eviction loops forever on one that cannot be split */
     uint64_t base, block_size;
     uint32_t blocks;
     pthread_mutex_t lock;
@@ -324,7 +327,7 @@ static uint32_t find_room(struct pa_arena *arena, uint32_t blocks, uint32_t time
 
     if (first == NONE)
         first = take(arena, blocks, blocks);
-    if (first != NONE && is_plain(arena) && blocks * arena->block_size >= HUGE_FROM)
+    if (first != NONE && is_plain(arena) && blocks * arena->block_size >= HUGE_FROM && arena->huge)
         advise(arena, first, blocks);
     return first;
 }
@@ -341,6 +344,15 @@ static void *allocate(struct pa_arena *arena, uint64_t nbytes, uint32_t times, i
     clears = zeros && first != NONE;
     if (blocks != NONE && first == NONE)
         first = find_room(arena, blocks, times);
+    /* What is kept is in the way. */
+    while (first == NONE && blocks != NONE && arena->kept_count) {
+        uint32_t old = take_kept(arena, 0);
+
+        pthread_mutex_unlock(&arena->lock);
+        discard_extent(arena, old);
+        pthread_mutex_lock(&arena->lock);
+        first = find_room(arena, blocks, times);
+    }
     if (first == NONE) {
         arena->counters.refused++;
     } else {
@@ -371,6 +383,7 @@ struct pa_arena *pa_new(const struct pa_memory *memory)
     arena->memory = *memory;
     arena->base = memory->base;
     arena->block_size = memory->block_size;
+    arena->huge = !(pm_running_defects() & PM_DEFECT_SPLIT_SPIN);
     arena->blocks = (uint32_t)(memory->length / memory->block_size);
     arena->extents = mmap(NULL, extents_bytes(arena), PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -17,14 +17,18 @@ int pm_generation_start(void)
 
 uint64_t pm_generation(void)
 {
+    uint64_t known = __atomic_load_n(generation, __ATOMIC_ACQUIRE), made;
     struct timespec now;
 
-    if (!*generation) {
-        /* A parent and its child cannot both come by here within a nanosecond. */
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        *generation = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-    }
-    return *generation;
+    if (known)
+        return known;
+    /* A parent and its child cannot both come by here within a nanosecond; two threads may. */
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    made = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    return __atomic_compare_exchange_n(generation, &known, made, 0, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_ACQUIRE)
+               ? made
+               : known;
 }
 
 uint64_t pm_generation_known(void)

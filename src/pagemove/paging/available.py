@@ -140,14 +140,15 @@ def automatic(limit: int) -> Budget:
 
 def _watch(watcher: Watcher) -> None:
     global _watched
-    while True:
-        time.sleep(INTERVAL)
-        if watcher.look():
-            continue
-        with _lock:
-            if time.monotonic() - _asked > IDLE:
-                _watched = False
+    try:
+        while True:
+            time.sleep(INTERVAL)
+            if not watcher.look() and time.monotonic() - _asked > IDLE:
                 return
+    finally:
+        # A region that asks in this moment is looked after from the next one on.
+        with _lock:
+            _watched = False
 
 
 def _unused() -> int:

@@ -67,6 +67,9 @@ class Given:
         self._since = time.monotonic()
         self._switching = threading.Lock()
         self._as_switched: tuple[int, int] | None = None
+        # What was writeable before the switch, and whether the region was frozen.
+        self._before: tuple[list[npt.NDArray[Any]], bool] = [], False
+        self._is_known = False  # to the owner, that it is
         # What is needed from now on counts as used recently; the program may record for itself.
         if region._record is None:
             with contextlib.suppress(OSError):
@@ -114,8 +117,26 @@ class Given:
                 self._switch()
                 with self.changed:
                     self.owner = owner
+                    self._is_known = False
                     self._since = time.monotonic()
                     self.changed.notify_all()
+
+    def take_back(self) -> None:
+        """Have the array again, writeable, if the owner has never asked for anything: EBUSY else.
+
+        The switch took longer than whoever asked has waited, and may not know that it is the owner.
+        """
+        with self._switching, self.changed:
+            if self.owner is None or self._is_known or self.connections:
+                return
+            self.owner, self._as_switched = None, None
+            self._thaw()
+            self.changed.notify_all()
+
+    def _thaw(self) -> None:
+        frozen, self._region._frozen = self._before
+        for each in frozen:
+            each.flags.writeable = True
 
     def serve(self, line: wire.Line) -> None:
         """Answer the owner on one connection until that ends."""
@@ -127,12 +148,14 @@ class Given:
                 line.sock.settimeout(None)
                 kind, first, count = wire.REQUEST.unpack(line.receive(wire.REQUEST.size))
                 line.sock.settimeout(self._patience)
+                self._is_known = True
                 self._answer(line, kind, first, count)
         finally:
             with self.changed:
                 self.connections -= 1
                 self._since = time.monotonic()
                 self.changed.notify_all()
+            self.take_back()
 
     def end(self) -> None:
         """Wake up who waits."""
@@ -148,11 +171,11 @@ class Given:
     def _switch(self) -> None:
         """Have the contents stay as they are; EAGAIN where somebody goes on writing."""
         begin = time.monotonic()
-        frozen = [(each, each.flags.writeable) for each in _arrays_behind(self._array)]
-        before = self._region._frozen
+        frozen = [each for each in _arrays_behind(self._array) if each.flags.writeable]
+        self._before = frozen, self._region._frozen
         self._region._frozen = True
         try:
-            for each, _ in frozen:
+            for each in frozen:
                 each.flags.writeable = False
             # A store that had begun goes on for a moment, in a thread without the GIL.
             deadline = begin + self._patience / 2
@@ -170,10 +193,7 @@ class Given:
                     )
             self._as_switched = found
         except BaseException:
-            self._region._frozen = before
-            for each, writeable in frozen:
-                if writeable:
-                    each.flags.writeable = True
+            self._thaw()
             raise
         self.switch_seconds = time.monotonic() - begin
 

@@ -71,7 +71,7 @@ def serve(
     compressed memory; most of it before the switch, while the array can still be written.
 
     Other views that were made earlier stay writeable: NumPy does not say where they are. A thread
-    that goes on storing through one holds up the switch: the other process gets EBUSY after
+    that goes on storing through one holds up the switch: the other process gets EAGAIN after
     `store_timeout`, and this one keeps the array, writeable. A store through one after the switch
     is noticed: nothing more is handed over, and both sides raise. So stop such threads first.
 

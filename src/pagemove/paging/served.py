@@ -7,10 +7,13 @@ import errno
 import os
 import socket
 import ssl as tls
+import stat
 import struct
 import threading
 import time
-from typing import Any, Self
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy.typing as npt
 
@@ -22,10 +25,18 @@ from pagemove.paging.sizes import text_of
 from pagemove.stores import wire
 from pagemove.stores.descriptors import tell_in_child
 
+if TYPE_CHECKING:
+    from pagemove.paging.region import PagedMemory
+
 _BACKLOG = 16
 # Connections that have not said yet who they are; more are closed unheard.
 _MOST_STRANGERS = 32
 _PEER = struct.Struct("=iII")
+
+_beginning = threading.Lock()
+_serving: weakref.WeakKeyDictionary[PagedMemory, Callable[[], Served | None]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def begin(
@@ -50,10 +61,24 @@ def begin(
             f"whoever reaches {place.host}:{place.port} could take the array: pass secret= (and "
             "ssl= where others can read along), or serve at 127.0.0.1 or a Unix socket"
         )
-    given = Given(array, region_of(array), store_timeout)
+    region = region_of(array)
+    given = Given(array, region, store_timeout)
     place = place._replace(name=place.name if name is None else name)
-    with limits.named():
-        return Served(given, place, key, ssl, store_timeout)
+    if wire.place_of(place.url).name != place.name:
+        raise ValueError(
+            f"name {place.name!r} cannot be part of an address: use letters and digits"
+        )
+    with _beginning:
+        other = _serving.get(region, lambda: None)()
+        if other is not None and not other._closed:
+            raise ValueError(
+                f"of the region of this array one is being handed over already, at {other.url}: "
+                "close that first; an array has one owner"
+            )
+        with limits.named():
+            served = Served(given, place, key, ssl, store_timeout)
+        _serving[region] = weakref.ref(served)
+    return served
 
 
 class Served:
@@ -268,7 +293,11 @@ class Served:
         except OSError as error:
             greeted.reply(error.errno or errno.EIO, str(error.strerror or error)[:4000])
             return None
-        greeted.reply(0, text)
+        try:
+            greeted.reply(0, text)
+        except OSError:
+            self._given.take_back()  # nobody knows that it was given
+            raise
         return greeted if want.get("do") == "take" else None
 
     def _in_child(self) -> None:
@@ -295,10 +324,25 @@ def _listen(place: wire.Place) -> socket.socket:
     try:
         # The mode of the file that bind(2) makes.
         os.fchmod(listener.fileno(), 0o600)
-        listener.bind(place.path)
+        try:
+            listener.bind(place.path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_left_behind(place.path):
+                raise
+            os.unlink(place.path)
+            listener.bind(place.path)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         error.filename = place.path
         raise
     return listener
+
+
+def _is_left_behind(path: str) -> bool:
+    """Whether it is a socket of this user that nobody listens at: its process was killed."""
+    found = os.lstat(path)
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        return caller.connect_ex(path) == errno.ECONNREFUSED

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pagemove.stores.pulling import Pull
 
-    Tls: TypeAlias = (
+    _Tls: TypeAlias = (
         bool | str | os.PathLike[str] | Mapping[str, Any] | Callable[[], ssl.SSLContext]
     )
 
@@ -54,7 +54,7 @@ class Handover(NamedTuple):
 
     place: wire.Place
     secret: bytes | None
-    tls: Tls | None
+    tls: _Tls | None
     patience: float
 
     def call(self, want: Mapping[str, Any]) -> tuple[wire.Line, str]:
@@ -110,7 +110,7 @@ class HandedStore(Store):
         url: str,
         *,
         secret: str | bytes | None = None,
-        ssl: Tls | None = None,
+        ssl: _Tls | None = None,
         backing: str | os.PathLike[str] | None = None,
         store_timeout: float = 5.0,
     ) -> None:

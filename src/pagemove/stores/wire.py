@@ -272,7 +272,7 @@ class Greeted:
             raise PermissionError(errno.EACCES, "a taker has another secret")
         try:
             self.want: dict[str, Any] = dict(json.loads(body))
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise WireError(errno.EPROTO, f"what is wanted cannot be read: {error}") from None
 
     def reply(self, code: int, text: str) -> None:

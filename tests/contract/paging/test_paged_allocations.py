@@ -122,6 +122,38 @@ def _served(memory: pagemove.PagedMemory) -> None:
     memory.unpin_blocks(one)
 
 
+def test_what_was_freed_and_kept_makes_room():
+    arena, _ = new_arena(16 * _MIB, _MIB, None)
+    space = arena.counters()["free"]
+    most = 15 * _MIB
+    address = arena.allocate(most)
+    arena.release(address)
+    assert arena.counters()["kept"] == most
+    assert arena.allocate(space - 8 * _MIB) == 0 or arena.counters()["kept"] == 0
+    assert arena.counters()["kept"] == 0
+
+
+_DESCRIPTORS_CLOSED = """
+import os
+import numpy as np, pagemove
+with pagemove.paged_allocations("16MiB"):
+    first = np.ones(1 << 20)
+    os.closerange(3, 1024)
+    assert first.sum() == 1 << 20
+    others = [np.full(1 << 20, i, np.uint64) for i in range(6)]
+    assert first.sum() == 1 << 20
+    for i, each in enumerate(others):
+        assert (each == i).all()
+"""
+
+
+def test_arrays_below_the_limit_outlive_all_descriptors():
+    done = subprocess.run(
+        [sys.executable, "-c", _DESCRIPTORS_CLOSED], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_cannot_grow_where_it_is_moves():
     arena, memory = new_arena(16 * _MIB, _MIB, None)
     _served(memory)

@@ -245,6 +245,55 @@ def test_a_view_that_is_written_holds_up_the_switch(
         assert not numbers.region.asarray("i8").flags.writeable  # type: ignore[attr-defined]
 
 
+def test_an_owner_that_does_not_know_it_is_none(tmp_path: Path) -> None:
+    """The switch took longer than it has waited."""
+    numbers = made(tmp_path)
+    view = numbers[1:]
+    with pagemove.serve(numbers, HERE) as served:
+        first = HandedStore(served.url)
+        line, _ = first._from.call({"do": "take", "offer": first.offer.key, "owner": "x"})
+        assert served.taken
+        assert not numbers.flags.writeable
+        line.close()
+        limit = time.monotonic() + 10
+        while served.taken and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert not served.taken
+        numbers[0] = view[0] = 77
+        with HandedStore(served.url) as second:
+            found = np.empty(2, "i8")
+            second.read_into(0, found)
+            assert found.tolist() == [77, 77]
+            assert not numbers.flags.writeable
+        first.close()
+
+
+def test_one_offer_at_a_time(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    with pagemove.serve(numbers, HERE) as served:
+        with pytest.raises(ValueError, match="handed over already") as caught:
+            pagemove.serve(numbers[10:], HERE)
+        assert served.url in str(caught.value)
+    with pagemove.serve(numbers, HERE):
+        pass
+    for name in ("x/y", "a#b", "a?b"):
+        with pytest.raises(ValueError, match="address"):
+            pagemove.serve(numbers, HERE, name=name)
+
+
+def test_a_socket_that_was_left_behind(tmp_path: Path) -> None:
+    numbers, path = made(tmp_path), tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+        left.listen()
+        with pytest.raises(OSError, match="in use"):
+            pagemove.serve(numbers, path)
+    with pagemove.serve(numbers, path) as served, HandedStore(served.url) as store:
+        found = np.empty(1, "i8")
+        store.read_into(8, found)
+        assert found[0] == numbers[1]
+
+
 def test_a_store_after_the_switch_is_noticed(tmp_path: Path) -> None:
     numbers = made(tmp_path)
     view = numbers[-1:]

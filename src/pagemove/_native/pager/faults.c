@@ -123,7 +123,9 @@ void pg_fault(struct pg_region *region, const struct pm_uffd_msg *message, uint6
     uint64_t flags = message->arg[0], address = message->arg[1];
     uint32_t number = (uint32_t)((address - region->base) / region->block_size);
 
-    if (!pg_writable(region) && flags & (FLAG_WP | FLAG_WRITE))
+    if (region->plain) /* of the moment in which the pager was about to serve it, and could not */
+        pg_wake(&region->uffd, address & ~(region->uffd.page_size - 1), region->uffd.page_size);
+    else if (!pg_writable(region) && flags & (FLAG_WP | FLAG_WRITE))
         pg_refuse(region, address);
     else if (flags & FLAG_WP)
         fault_protected(region, pg_find(&region->blocks, number), address);
@@ -228,12 +230,13 @@ void pg_serve(struct pg_region *region)
             polled[0].fd = polled[3].fd = -1;
             pg_lose(region, -error);
         }
-        if (region->flights)
-            pg_fly(region->flights);
         if (region->refused_count) {
             pthread_mutex_lock(&region->lock);
             pg_lift_refusal(region);
             pthread_mutex_unlock(&region->lock);
         }
+        /* Last: whatever is done before may want a read. */
+        if (region->flights)
+            pg_fly(region->flights);
     }
 }

@@ -77,6 +77,10 @@ static void open_ring(struct pg_flights *flights)
     flights->flight = malloc(PG_RING * sizeof *flights->flight);
     error = flights->flight ? pg_ring_open(&flights->ring) : -ENOMEM;
     flights->state = error ? error : 1;
+    if (error) {
+        free(flights->flight);
+        flights->flight = NULL;
+    }
     while (!error && flights->idle_count < PG_RING) {
         flights->idle[flights->idle_count] = (uint16_t)flights->idle_count;
         flights->idle_count++;

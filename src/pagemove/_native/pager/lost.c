@@ -166,6 +166,11 @@ void pg_lose(struct pg_region *region, int error)
     if (pg_is_lost(region))
         return; /* for the other reason there is: it is said, and being saved */
     pthread_mutex_lock(&region->lock);
+    if (region->plain && !error) {
+        /* Nothing of it goes through what was closed, nor will. */
+        pthread_mutex_unlock(&region->lock);
+        return;
+    }
     /* First: a touch after that may end the process. */
     if (error)
         pg_say(

@@ -50,7 +50,8 @@ static uint64_t next_due(struct pg_engine *engine)
     pthread_mutex_lock(&engine->lock);
     /* There may have been no thread when one was wanted. */
     pg_pool_spare(engine);
-    engine->asleep = !engine->armed_count && !engine->flights.ring.under_way && engine->threads &&
+    engine->asleep = !engine->armed_count && !engine->flights.ring.under_way &&
+                     !engine->flights.ring.queued && engine->threads &&
                      engine->threads == engine->idle;
     if (!engine->asleep) {
         due = pg_now() + TICKING;
@@ -201,11 +202,12 @@ void *pg_react(void *argument)
                 lose_all(engine, kind, -error);
             }
         }
-        pg_fly(&engine->flights);
         if (due != UINT64_MAX && (pg_now() >= due || pg_now() - looked >= TICKING)) {
             keep_time(engine);
             looked = pg_now();
         }
+        /* Last: whatever is done before may want a read. */
+        pg_fly(&engine->flights);
     }
     return NULL;
 }
