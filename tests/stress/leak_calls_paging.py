@@ -13,6 +13,7 @@ import numpy as np
 
 import pagemove
 from pagemove.stores import FileStore
+from pagemove.stores.handed import HandedStore
 from pagemove.testing import Fault, FaultyStore
 
 from .leak_calls import calls, fails
@@ -112,6 +113,24 @@ def _pinned_and_saved() -> Iterator[Callable[[], object]]:
                 pagemove.save(Path(folder, "copy.npy"), array)
 
         yield pin_and_save
+
+
+@calls("serve")
+def _serve() -> Iterator[Callable[[], object]]:
+    def function() -> None:
+        array = pagemove.open_array(file, dtype="u1", mode="c", block_size=_BLOCK)
+        array[0] = 7
+        with pagemove.serve(array, folder / "socket") as served:
+            fails(pagemove.serve, array, folder / "other")
+            with HandedStore(served.url) as store:
+                found = bytearray(2 * _BLOCK)
+                store.read_into(0, found)
+                assert found[:2] == b"\7x"
+            assert served.taken
+
+    with _file() as file:
+        folder = file.parent
+        yield function
 
 
 @calls("Reference", "create_array", "open_arrays", "prefetch", "reference", "take")

@@ -224,7 +224,7 @@ def test_nothing_grows(name: str) -> None:
 
 
 #: Those of classes that nobody makes, and of what is once for the process.
-_NO_CALLS = {"KernelFaultsWarning", "PagedArray", "save_on_sigterm", "serve"}
+_NO_CALLS = {"KernelFaultsWarning", "PagedArray", "save_on_sigterm"}
 
 
 def test_every_public_call_is_tested() -> None:
