@@ -135,7 +135,7 @@ def test_commands_do_not_warn_of_system_calls_that_they_do_not_make(run, tmp_pat
 def test_region_and_model_agree_unprivileged(run):
     machine = _HERE.parent / "property" / "paging" / "test_region.py"
     output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "pinned", str(machine))
-    assert "2 passed" in output, output
+    assert "3 passed" in output, output
 
 
 @pytest.mark.parametrize("module", [*_MODULES, *_PAGING])

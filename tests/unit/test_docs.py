@@ -31,7 +31,8 @@ PAGES = [
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(pagemove.__path__, "pagemove.")
-    if not module.name.endswith("__main__")
+    # The shared object that the native modules are in is none itself.
+    if not module.name.endswith(("__main__", "._native.core"))
 ]
 MAP = re.compile(r"^(?P<indent> *)(?P<path>[\w./]+)(?:  +\S.*)?$", re.MULTILINE)
 

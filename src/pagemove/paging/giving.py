@@ -86,8 +86,10 @@ def serve(
 
     Examples
     --------
+    >>> import tempfile
     >>> import numpy as np, pagemove
-    >>> numbers = pagemove.PagedMemory(nbytes=1 << 20).asarray("i8")
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> numbers = pagemove.create_array(f"{folder.name}/x.npy", (1 << 17,), "i8")
     >>> numbers[:] = np.arange(len(numbers))
     >>> with pagemove.serve(numbers, ("127.0.0.1", 0), secret="between us") as served:
     ...     here = pagemove.open_array(served.url, storage_options={"secret": "between us"})
@@ -95,6 +97,7 @@ def serve(
     >>> here[0] = -1
     >>> int(here[0]), int(here[-1]), numbers.flags.writeable
     (-1, 131071, False)
+    >>> folder.cleanup()
     """
     from pagemove.paging.served import begin  # and sockets, which hardly any program needs
 

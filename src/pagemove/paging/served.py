@@ -91,10 +91,12 @@ class Served:
 
     Examples
     --------
+    >>> import tempfile
     >>> import pagemove
-    >>> numbers = pagemove.PagedMemory(nbytes=1 << 20).asarray("i8")
-    >>> with pagemove.serve(numbers, ("127.0.0.1", 0)) as served:
-    ...     served.progress, served.taken
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     numbers = pagemove.create_array(f"{folder}/x.npy", (1000,), "i8")
+    ...     with pagemove.serve(numbers, ("127.0.0.1", 0)) as served:
+    ...         served.progress, served.taken
     (0.0, False)
     """
 
