@@ -1,20 +1,13 @@
 #define _GNU_SOURCE
 #include "arena.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "extents.h"
 #include "process.h"
-
-/* Free extents are listed by size: four classes between powers of two, so the first of any higher
- * class is large enough, and at most a quarter larger than need be. */
-enum { CLASSES = 128, LOOKED_AT = 64 };
-
-/* How many extents are kept. */
-enum { KEPT_AT_MOST = 64 };
 
 /* What is larger is left to the kernel to clear, when it is touched. */
 #define CLEARED_AT_MOST (UINT64_C(32) << 20)
@@ -22,164 +15,6 @@ enum { KEPT_AT_MOST = 64 };
 /* Objects of so many bytes are better in huge pages, as NumPy has them by default. */
 #define HUGE_FROM (UINT64_C(4) << 20)
 #define HUGE_SIZE (UINT64_C(2) << 20)
-
-#define NONE UINT32_MAX
-
-/* KEPT: it has been freed, and has what it had. */
-enum { FREE, USED, KEPT, LOST };
-
-/* At the number of its first block. Memory is taken by those that are in use only. */
-struct extent {
-    uint32_t blocks;     /* with the room to grow */
-    uint32_t used;       /* of them, from the first on; the others are zeros */
-    uint32_t before;     /* blocks of the extent before it */
-    uint32_t prev, next; /* of its list, if it is free */
-    uint32_t state;
-};
-
-struct pa_arena {
-    struct pa_memory memory;
-    int huge; /* pages may be: not where eviction loops forever on one that cannot be split */
-    uint64_t base, block_size;
-    uint32_t blocks;
-    pthread_mutex_t lock;
-    uint32_t kept[KEPT_AT_MOST], kept_count; /* the oldest first */
-    struct extent *extents;
-    uint64_t classes[CLASSES / 64]; /* a bit for each that has an extent */
-    uint32_t head[CLASSES];
-    struct pa_counters counters;
-};
-
-static uint64_t extents_bytes(const struct pa_arena *arena)
-{
-    return ((uint64_t)arena->blocks + 1) * sizeof *arena->extents;
-}
-
-/* The class of an extent. */
-static unsigned class_of(uint32_t blocks)
-{
-    unsigned power = 31 - (unsigned)__builtin_clz(blocks);
-
-    return power < 2 ? blocks - 1 : 4 * (power - 2) + 3 + (blocks >> (power - 2) & 3);
-}
-
-/* Whether all extents of the class are that large. */
-static int is_least(uint32_t blocks)
-{
-    return blocks < 2 || class_of(blocks) != class_of(blocks - 1);
-}
-
-static void list(struct pa_arena *arena, uint32_t first)
-{
-    struct extent *extent = &arena->extents[first];
-    unsigned class = class_of(extent->blocks);
-
-    extent->state = FREE;
-    extent->used = 0;
-    extent->prev = NONE;
-    extent->next = arena->head[class];
-    if (extent->next != NONE)
-        arena->extents[extent->next].prev = first;
-    arena->head[class] = first;
-    arena->classes[class / 64] |= UINT64_C(1) << class % 64;
-    arena->counters.free += extent->blocks * arena->block_size;
-}
-
-static void unlist(struct pa_arena *arena, uint32_t first)
-{
-    struct extent *extent = &arena->extents[first];
-    unsigned class = class_of(extent->blocks);
-
-    if (extent->next != NONE)
-        arena->extents[extent->next].prev = extent->prev;
-    if (extent->prev != NONE)
-        arena->extents[extent->prev].next = extent->next;
-    else
-        arena->head[class] = extent->next;
-    if (arena->head[class] == NONE)
-        arena->classes[class / 64] &= ~(UINT64_C(1) << class % 64);
-    arena->counters.free -= extent->blocks * arena->block_size;
-}
-
-/* The one behind the last block has a record too: what is before it. */
-static void set_length(struct pa_arena *arena, uint32_t first, uint32_t blocks)
-{
-    arena->extents[first].blocks = blocks;
-    arena->extents[first + blocks].before = blocks;
-}
-
-static int is_free(const struct pa_arena *arena, uint32_t first)
-{
-    return first < arena->blocks && arena->extents[first].state == FREE;
-}
-
-/* Cut an extent in two, neither of which is on a list. */
-static void split(struct pa_arena *arena, uint32_t first, uint32_t blocks)
-{
-    uint32_t rest = arena->extents[first].blocks - blocks;
-
-    set_length(arena, first, blocks);
-    set_length(arena, first + blocks, rest);
-}
-
-static void join_and_list(struct pa_arena *arena, uint32_t first)
-{
-    uint32_t next = first + arena->extents[first].blocks, before;
-
-    if (is_free(arena, next)) {
-        unlist(arena, next);
-        set_length(arena, first, arena->extents[first].blocks + arena->extents[next].blocks);
-    }
-    before = first ? first - arena->extents[first].before : NONE;
-    if (before != NONE && is_free(arena, before)) {
-        unlist(arena, before);
-        set_length(arena, before, arena->extents[before].blocks + arena->extents[first].blocks);
-        first = before;
-    }
-    list(arena, first);
-}
-
-static uint32_t first_from(const struct pa_arena *arena, unsigned class)
-{
-    for (unsigned word = class / 64; word < CLASSES / 64; word++) {
-        uint64_t bits = arena->classes[word];
-        if (word == class / 64)
-            bits &= ~UINT64_C(0) << class % 64;
-        if (bits)
-            return arena->head[word * 64 + (unsigned)__builtin_ctzll(bits)];
-    }
-    return NONE;
-}
-
-/* A free extent of so many blocks at least, NONE if there is none. */
-static uint32_t find(const struct pa_arena *arena, uint32_t blocks)
-{
-    unsigned class = class_of(blocks);
-    uint32_t found, looked = 0;
-
-    for (found = is_least(blocks) ? NONE : arena->head[class]; found != NONE && looked < LOOKED_AT;
-         found = arena->extents[found].next, looked++)
-        if (arena->extents[found].blocks >= blocks)
-            return found;
-    return first_from(arena, is_least(blocks) ? class : class + 1);
-}
-
-/* Wants the lock. */
-static uint32_t take(struct pa_arena *arena, uint32_t blocks, uint32_t used)
-{
-    uint32_t first = find(arena, blocks);
-
-    if (first == NONE)
-        return NONE;
-    unlist(arena, first);
-    if (arena->extents[first].blocks > blocks) {
-        split(arena, first, blocks);
-        list(arena, first + blocks);
-    }
-    arena->extents[first].state = USED;
-    arena->extents[first].used = used;
-    return first;
-}
 
 static uint32_t blocks_of(const struct pa_arena *arena, uint64_t nbytes)
 {
@@ -235,7 +70,7 @@ static void discard_extent(struct pa_arena *arena, uint32_t first)
         extent->state = LOST;
         arena->counters.lost += extent->blocks * arena->block_size;
     } else {
-        join_and_list(arena, first);
+        pa_put_back(arena, first);
     }
     pthread_mutex_unlock(&arena->lock);
 }
@@ -323,10 +158,10 @@ static void advise(const struct pa_arena *arena, uint32_t first, uint32_t blocks
 /* Wants the lock. */
 static uint32_t find_room(struct pa_arena *arena, uint32_t blocks, uint32_t times)
 {
-    uint32_t first = take(arena, with_room(arena, blocks, times), blocks);
+    uint32_t first = pa_take(arena, with_room(arena, blocks, times), blocks);
 
     if (first == NONE)
-        first = take(arena, blocks, blocks);
+        first = pa_take(arena, blocks, blocks);
     if (first != NONE && is_plain(arena) && blocks * arena->block_size >= HUGE_FROM && arena->huge)
         advise(arena, first, blocks);
     return first;
@@ -385,25 +220,17 @@ struct pa_arena *pa_new(const struct pa_memory *memory)
     arena->block_size = memory->block_size;
     arena->huge = !(pm_running_defects() & PM_DEFECT_SPLIT_SPIN);
     arena->blocks = (uint32_t)(memory->length / memory->block_size);
-    arena->extents = mmap(NULL, extents_bytes(arena), PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (arena->extents == MAP_FAILED) {
+    if (pa_begin_extents(arena)) {
         free(arena);
         return NULL;
     }
-    /* A record is 24 bytes, and the next may be far away. */
-    madvise(arena->extents, extents_bytes(arena), MADV_NOHUGEPAGE);
     pthread_mutex_init(&arena->lock, NULL);
-    for (unsigned i = 0; i < CLASSES; i++)
-        arena->head[i] = NONE;
-    set_length(arena, 0, arena->blocks);
-    list(arena, 0);
     return arena;
 }
 
 void pa_free_arena(struct pa_arena *arena)
 {
-    munmap(arena->extents, extents_bytes(arena));
+    pa_end_extents(arena);
     pthread_mutex_destroy(&arena->lock);
     free(arena);
 }
@@ -425,23 +252,6 @@ uint64_t pa_room(struct pa_arena *arena, const void *object)
     return arena->extents[number_of(arena, object)].used * arena->block_size;
 }
 
-/* Make an extent longer by what is free behind it. Wants the lock. */
-static void extend(struct pa_arena *arena, uint32_t first, uint32_t wanted)
-{
-    struct extent *extent = &arena->extents[first];
-    uint32_t next = first + extent->blocks, lacking = wanted - extent->blocks;
-
-    if (!is_free(arena, next) || arena->extents[next].blocks < lacking)
-        return;
-    unlist(arena, next);
-    if (arena->extents[next].blocks > lacking) {
-        split(arena, next, lacking);
-        list(arena, next + lacking);
-    }
-    set_length(arena, first, wanted);
-    arena->counters.reserved += lacking * arena->block_size;
-}
-
 /* 1: it has so many blocks now, where it is. -1: it cannot have them. */
 static int resize_here(struct pa_arena *arena, uint32_t first, uint32_t wanted)
 {
@@ -451,7 +261,7 @@ static int resize_here(struct pa_arena *arena, uint32_t first, uint32_t wanted)
     pthread_mutex_lock(&arena->lock);
     used = extent->used;
     if (wanted > extent->blocks)
-        extend(arena, first, wanted);
+        pa_extend(arena, first, wanted);
     done = wanted <= extent->blocks;
     pthread_mutex_unlock(&arena->lock);
     /* One that cannot be made smaller stays as it is: what is behind it has to be zeros. */
@@ -540,22 +350,10 @@ uint64_t pa_plain_bytes(struct pa_arena *arena)
     return bytes;
 }
 
-/* Wants the lock. */
-static uint32_t largest(const struct pa_arena *arena)
-{
-    uint32_t most = 0;
-
-    for (unsigned class = CLASSES; class-- && !most;)
-        for (uint32_t at = arena->head[class]; at != NONE; at = arena->extents[at].next)
-            if (arena->extents[at].blocks > most)
-                most = arena->extents[at].blocks;
-    return most;
-}
-
 void pa_counters(struct pa_arena *arena, struct pa_counters *counters)
 {
     pthread_mutex_lock(&arena->lock);
     *counters = arena->counters;
-    counters->largest = largest(arena) * arena->block_size;
+    counters->largest = pa_largest(arena) * arena->block_size;
     pthread_mutex_unlock(&arena->lock);
 }

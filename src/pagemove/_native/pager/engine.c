@@ -211,17 +211,24 @@ void pg_engine_forked(void)
     pthread_cond_init(&gone, NULL);
 }
 
-/* Take back what pg_engine_enter has counted. */
-static void cancel(struct pg_region *region)
+/* No file is awaited for it any more. Wants the engine's lock. */
+static void forget_opening(struct pg_region *region)
 {
-    struct pg_engine *engine = region->engine;
-    struct pg_region **at = &engine->openings;
+    struct pg_region **at = &region->engine->openings;
 
-    pthread_mutex_lock(&engine->lock);
     while (*at && *at != region)
         at = &(*at)->share.opening_next;
     if (*at)
         *at = region->share.opening_next;
+}
+
+/* Take back what pg_engine_enter has counted. */
+static void cancel(struct pg_region *region)
+{
+    struct pg_engine *engine = region->engine;
+
+    pthread_mutex_lock(&engine->lock);
+    forget_opening(region);
     engine->regions--;
     pthread_mutex_unlock(&engine->lock);
 }
@@ -300,14 +307,11 @@ static int take_file(struct pg_engine *engine)
 int pg_engine_receive(struct pg_region *region)
 {
     struct pg_engine *engine = region->engine;
-    struct pg_region **at = &engine->openings;
 
     pthread_mutex_lock(&engine->lock);
     while (take_file(engine))
         ;
-    while (*at != region)
-        at = &(*at)->share.opening_next;
-    *at = region->share.opening_next;
+    forget_opening(region);
     pthread_mutex_unlock(&engine->lock);
     return region->share.passed;
 }
@@ -346,90 +350,4 @@ int pg_engine_uffd(struct pg_region *region, int moves, int kernel_faults)
     }
     pthread_mutex_unlock(&engine->lock);
     return error;
-}
-
-/* The first place that ends behind an address. */
-static uint32_t place_of(const struct pg_engine *engine, uint64_t address)
-{
-    uint32_t low = 0, high = engine->place_count;
-
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (engine->places[middle].end > address)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return low;
-}
-
-struct pg_region *pg_engine_find(const struct pg_engine *engine, uint64_t address)
-{
-    uint32_t at = place_of(engine, address);
-
-    return at < engine->place_count && engine->places[at].base <= address
-               ? engine->places[at].region
-               : NULL;
-}
-
-int pg_engine_place(struct pg_region *region)
-{
-    struct pg_engine *engine = region->engine;
-    uint32_t at, room;
-    int error = 0;
-
-    pthread_mutex_lock(&engine->places_lock);
-    if (engine->place_count == engine->place_room) {
-        struct pg_site *larger;
-        room = engine->place_room ? 2 * engine->place_room : 16;
-        larger = realloc(engine->places, room * sizeof *larger);
-        if (larger) {
-            engine->places = larger;
-            engine->place_room = room;
-        } else {
-            error = -ENOMEM;
-        }
-    }
-    if (!error) {
-        at = place_of(engine, region->base);
-        memmove(&engine->places[at + 1], &engine->places[at],
-                (engine->place_count - at) * sizeof *engine->places);
-        engine->places[at] = (struct pg_site){region->base, region->base + region->length, region};
-        engine->place_count++;
-    }
-    pthread_mutex_unlock(&engine->places_lock);
-    return error;
-}
-
-static void disarm(struct pg_region *region)
-{
-    struct pg_engine *engine = region->engine;
-    struct pg_region **at = &engine->armed;
-
-    pthread_mutex_lock(&engine->lock);
-    while (*at && *at != region)
-        at = &(*at)->share.armed_next;
-    if (*at) {
-        *at = region->share.armed_next;
-        engine->armed_count--;
-        if (!*at)
-            engine->armed_last = at;
-    }
-    pthread_mutex_unlock(&engine->lock);
-}
-
-void pg_engine_displace(struct pg_region *region)
-{
-    struct pg_engine *engine = region->engine;
-    uint32_t at;
-
-    pthread_mutex_lock(&engine->places_lock);
-    at = place_of(engine, region->base);
-    if (region->base && at < engine->place_count && engine->places[at].region == region) {
-        engine->place_count--;
-        memmove(&engine->places[at], &engine->places[at + 1],
-                (engine->place_count - at) * sizeof *engine->places);
-    }
-    disarm(region);
-    pthread_mutex_unlock(&engine->places_lock);
 }
