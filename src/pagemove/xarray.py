@@ -17,9 +17,9 @@ from xarray.backends import AbstractDataStore, BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from pagemove.paging.array import PagedArray
-from pagemove.paging.arrays import PagedArrays, open_arrays
-from pagemove.paging.budget import Budget
+from pagemove.paging.arrays import PagedArrays, open_arrays, under_one_limit
 from pagemove.paging.open import open_array
+from pagemove.paging.options import AUTO
 from pagemove.paging.reference import reference
 from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.chunked import hdf5_dataset, zarr_array
@@ -123,15 +123,14 @@ class PagemoveBackendEntrypoint(BackendEntrypoint):
         process of its own (`pagemove.stores.SlicedStore`), when an item of it is first needed.
         """
         path = _checked_path(filename_or_obj)
-        limit: Limit = "auto" if resident_limit is None else resident_limit
-        if not isinstance(limit, Budget) and str(limit).strip().lower() not in _WORDS:
-            limit = Budget(limit)
-        paging: ModelessOptions = {
-            "resident_limit": limit,
-            "block_size": block_size,
-            "prefetch": prefetch,
-            "store_timeout": store_timeout,
-        }
+        paging = under_one_limit(
+            {
+                "resident_limit": AUTO if resident_limit is None else resident_limit,
+                "block_size": block_size,
+                "prefetch": prefetch,
+                "store_timeout": store_timeout,
+            }
+        )
         regions = _Regions(path, group, paging)
         store = _Paged(_described(path, group), regions)
         try:
@@ -148,9 +147,6 @@ class PagemoveBackendEntrypoint(BackendEntrypoint):
         except BaseException:
             store.close()
             raise
-
-
-_WORDS = ("auto", "unlimited")
 
 
 def _checked_path(source: Any) -> str:
@@ -235,7 +231,7 @@ class _Regions:
             folder, _, last = name.rpartition("/")
             alias = f"{folder}/_nc4_non_coord_{last}".lstrip("/")
             name = alias if alias in self._in_place else name
-            # In chunks, never written, in another file, or of a type that h5py converts.
+            # Never written, in another file, or of a type that h5py converts.
             with contextlib.suppress(ValueError, TypeError):
                 return self._in_place[name]
             return self._decoded(functools.partial(hdf5_dataset, self.path, name))

@@ -24,7 +24,7 @@ from pagemove.paging.members import (
     origin_of,
     unpacked,
 )
-from pagemove.paging.options import AUTO, UNLIMITED, check_store
+from pagemove.paging.options import check_store, is_size
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
 from pagemove.stores.base import Store
@@ -112,7 +112,7 @@ def open_arrays(
                 "path or URL"
             )
         if deflated == "compress":
-            paging = _under_one_limit(paging)
+            paging = under_one_limit(paging)
         return PagedArrays(repr(source), {"": _File(source, deflated, paging)}, None)
     if not isinstance(source, str | os.PathLike):
         check_store(source)  # which says why not
@@ -121,12 +121,12 @@ def open_arrays(
     if named.is_zarr:
         from pagemove.paging.decoded import Hierarchy  # and zarr
 
-        return PagedArrays(named.shown, {"": Hierarchy(named, _under_one_limit(paging))}, None)
+        return PagedArrays(named.shown, {"": Hierarchy(named, under_one_limit(paging))}, None)
     with limits.named():
         store = named.open_whole(writable=writable, lock=lock)
     try:
         if deflated == "compress" or is_index(store):
-            paging = _under_one_limit(paging)
+            paging = under_one_limit(paging)
         if not is_index(store):
             own = _File(store, deflated, paging, owned=True, source=named)
             return PagedArrays(named.shown, {"": own}, None)
@@ -145,13 +145,10 @@ def open_arrays(
     )
 
 
-def _under_one_limit(paging: PagingOptions) -> PagingOptions:
+def under_one_limit(paging: PagingOptions) -> PagingOptions:
     """Have the regions of several files share a limit that was given as a size."""
     limit = paging.get("resident_limit")
-    word = limit.strip().lower() if isinstance(limit, str) else ""
-    if limit is None or isinstance(limit, Budget) or word in (AUTO, UNLIMITED):
-        return paging
-    return {**paging, "resident_limit": Budget(limit)}
+    return {**paging, "resident_limit": Budget(limit)} if is_size(limit) else paging
 
 
 class PagedArrays(Mapping[str, PagedArray]):
@@ -242,7 +239,7 @@ class _File:
         self._store, self._owned = store, owned
         self._contents = contents_of(Reading(store))
         if source is not None and self._contents.has_chunks:
-            paging = _under_one_limit(paging)
+            paging = under_one_limit(paging)
         self._deflated, self._paging, self._source = deflated, paging, source
         self._decoded: Any = None
         check_writable(store, self._contents, writes=paging.get("mode") == "r+")

@@ -140,15 +140,19 @@ def automatic(limit: int) -> Budget:
 
 def _watch(watcher: Watcher) -> None:
     global _watched
+    watched = True
     try:
-        while True:
+        while watched:
             time.sleep(INTERVAL)
-            if not watcher.look() and time.monotonic() - _asked > IDLE:
-                return
-    finally:
-        # A region that asks in this moment is looked after from the next one on.
+            if watcher.look():
+                continue
+            # At once with the decision: whoever asks after that starts another thread.
+            with _lock:
+                _watched = watched = time.monotonic() - _asked <= IDLE
+    except BaseException:
         with _lock:
             _watched = False
+        raise
 
 
 def _unused() -> int:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pagemove import limits
 from pagemove.paging.array import Origin, PagedArray
 from pagemove.paging.budget import Budget
-from pagemove.paging.options import AUTO, UNLIMITED, check_store
+from pagemove.paging.options import check_store, is_size
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import PIECE, header_of, make_beside
 from pagemove.paging.sizes import nbytes_of
@@ -235,15 +235,13 @@ def _in_file(path: str, layout: _Layout, paging: ModelessOptions) -> PagedArray:
 
 def _in_order(paging: ModelessOptions) -> ModelessOptions:
     """Choose blocks that suit writing in order, where the limit has room for many of them."""
-    limit = paging.get("resident_limit", AUTO)
+    limit = paging.get("resident_limit")
     if "block_size" in paging:
         return paging
-    if isinstance(limit, Budget):
-        nbytes = limit.limit
-    elif limit is None or (isinstance(limit, str) and limit.strip().lower() in (AUTO, UNLIMITED)):
-        nbytes = _LARGEST
-    else:
+    if is_size(limit):
         nbytes = nbytes_of(limit, "resident_limit")
+    else:
+        nbytes = limit.limit if isinstance(limit, Budget) else _LARGEST
     return paging if nbytes < _FEWEST_BLOCKS * _BLOCK else {**paging, "block_size": _BLOCK}
 
 

@@ -122,9 +122,9 @@ class Given:
                     self.changed.notify_all()
 
     def take_back(self) -> None:
-        """Have the array again, writeable, if the owner has never asked for anything: EBUSY else.
+        """Have the array again, writeable, if the owner has never asked for anything.
 
-        The switch took longer than whoever asked has waited, and may not know that it is the owner.
+        The switch took longer than it has waited: it does not know that it is the owner.
         """
         with self._switching, self.changed:
             if self.owner is None or self._is_known or self.connections:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, SupportsIndex, TypeAlias, TypedDict
+from typing import Literal, SupportsIndex, TypeAlias, TypedDict, TypeGuard
 
 import numpy as np
 
@@ -38,6 +38,12 @@ _LARGEST_LIMIT = 2**63 - 1
 #: What the resident limit can be besides a size. None: chosen as by AUTO, for one region alone.
 AUTO, UNLIMITED = "auto", "unlimited"
 _SHORTEST_INTERVAL = 10**7  # ns; more often is for nothing
+
+
+def is_size(limit: Limit | None) -> TypeGuard[Size]:
+    """Whether a resident limit is a number of bytes: none of the words, no budget, and not None."""
+    word = limit.strip().lower() if isinstance(limit, str) else ""
+    return limit is not None and not isinstance(limit, Budget) and word not in (AUTO, UNLIMITED)
 
 
 class ModelessOptions(TypedDict, total=False):

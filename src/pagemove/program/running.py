@@ -49,51 +49,66 @@ def _execute(kind: str, target: str, arguments: list[str]) -> None:
     main = ModuleType("__main__")
     names = main.__dict__
     names.update(__annotations__={}, __builtins__=sys.modules["builtins"])
+    sys.argv[:] = [{"script": target, "module": "-m", "code": "-c"}[kind], *arguments]
     if kind == "code":
-        sys.argv[:] = ["-c", *arguments]
         _search_first("")
-        sys.modules["__main__"] = main
-        exec(compile(target, "<string>", "exec", dont_inherit=True), names)
-        return
-    if kind == "script" and target == "-":
-        sys.argv[:] = ["-", *arguments]
+        code = _compiled(target, "<string>")
+    elif kind == "module":
+        code = _in_module(target, names)
+    elif target == "-":
         _search_first("")
-        sys.modules["__main__"] = main
         names.update(__file__="<stdin>", __cached__=None)
-        source = sys.stdin.buffer.read()
-        exec(compile(source, "<stdin>", "exec", dont_inherit=True), names)
-        return
-    if kind == "script" and pkgutil.get_importer(target) is None:
-        sys.argv[:] = [target, *arguments]
-        path = os.path.abspath(target)
-        source = _read(path)
-        _search_first(os.path.dirname(os.path.realpath(target)))
-        names.update(__file__=path, __cached__=None)
-        names["__loader__"] = SourceFileLoader("__main__", path)
-        sys.modules["__main__"] = main
-        code = pkgutil.read_code(io.BytesIO(source))
-        exec(code or compile(source, path, "exec", dont_inherit=True), names)
-        return
-    # A folder or an archive has a module __main__.
-    if kind == "script":
-        sys.argv[:] = [target, *arguments]
-        path = os.path.abspath(target)
-        # The modules beside it are a part of it, so it is looked in with -P too.
-        if sys.flags.safe_path:
-            sys.path.insert(0, path)
-        _search_first(path)
-        spec, loaded = _found_in(path, target)
+        code = _compiled(sys.stdin.buffer.read(), "<stdin>")
+    elif pkgutil.get_importer(target) is None:
+        code = _in_file(target, names)
     else:
-        sys.argv[:] = ["-m", *arguments]
-        _search_first(os.getcwd())
-        spec, loaded = _found(target)
-        sys.argv[0] = spec.origin or target
-    names.update(
-        __file__=spec.origin, __cached__=spec.cached, __loader__=spec.loader, __spec__=spec
-    )
-    names["__package__"] = spec.parent
+        code = _in_folder(target, names)
     sys.modules["__main__"] = main
-    exec(loaded, names)
+    exec(code, names)
+
+
+def _in_file(target: str, names: dict[str, Any]) -> CodeType:
+    path = os.path.abspath(target)
+    source = _read(path)
+    _search_first(os.path.dirname(os.path.realpath(target)))
+    names.update(__file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path))
+    return pkgutil.read_code(io.BytesIO(source)) or _compiled(source, path)
+
+
+def _in_folder(target: str, names: dict[str, Any]) -> CodeType:
+    """Find the module ``__main__`` of a folder or an archive."""
+    path = os.path.abspath(target)
+    # The modules beside it are a part of it, so it is looked in with -P too.
+    if sys.flags.safe_path:
+        sys.path.insert(0, path)
+    _search_first(path)
+    # Of the importer of that path: a module of that name is there already, this command.
+    importer: Any = pkgutil.get_importer(path)
+    spec = importer.find_spec("__main__")
+    if spec is None:
+        raise NotFoundError(f"can't find '__main__' module in {target!r}")
+    return _code_of(spec, target, names)
+
+
+def _in_module(name: str, names: dict[str, Any]) -> CodeType:
+    _search_first(os.getcwd())
+    _import_parents(name)
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise NotFoundError(f"Error while finding module {name!r}: {error}") from None
+    if spec is not None and spec.submodule_search_locations is not None:
+        _import_parents(f"{name}.__main__")
+        spec = importlib.util.find_spec(f"{name}.__main__")
+    if spec is None:
+        raise NotFoundError(f"No module named {name}, or it is a package without __main__")
+    code = _code_of(spec, name, names)
+    sys.argv[0] = spec.origin or name
+    return code
+
+
+def _compiled(source: str | bytes, name: str) -> CodeType:
+    return compile(source, name, "exec", dont_inherit=True)
 
 
 def _read(path: str) -> bytes:
@@ -112,29 +127,6 @@ def _search_first(path: str) -> None:
         sys.path[0] = path
 
 
-def _found_in(path: str, target: str) -> tuple[ModuleSpec, CodeType]:
-    # That name is there already: this command.
-    importer: Any = pkgutil.get_importer(path)
-    spec = importer.find_spec("__main__")
-    if spec is None:
-        raise NotFoundError(f"can't find '__main__' module in {target!r}")
-    return spec, _code_of(spec, target)
-
-
-def _found(name: str) -> tuple[ModuleSpec, CodeType]:
-    _import_parents(name)
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise NotFoundError(f"Error while finding module {name!r}: {error}") from None
-    if spec is not None and spec.submodule_search_locations is not None:
-        _import_parents(f"{name}.__main__")
-        spec = importlib.util.find_spec(f"{name}.__main__")
-    if spec is None:
-        raise NotFoundError(f"No module named {name}, or it is a package without __main__")
-    return spec, _code_of(spec, name)
-
-
 def _import_parents(name: str) -> None:
     """Import the package of a module, so that what its ``__init__`` raises is raised here."""
     package = name.rpartition(".")[0]
@@ -148,11 +140,13 @@ def _import_parents(name: str) -> None:
             raise
 
 
-def _code_of(spec: ModuleSpec, name: str) -> CodeType:
+def _code_of(spec: ModuleSpec, name: str, names: dict[str, Any]) -> CodeType:
     loader: Any = spec.loader
     code = loader.get_code(spec.name) if hasattr(loader, "get_code") else None
     if code is None:
         raise NotFoundError(f"No code object available for {name}")
+    names.update(__file__=spec.origin, __cached__=spec.cached, __loader__=loader, __spec__=spec)
+    names["__package__"] = spec.parent
     return cast(CodeType, code)
 
 
