@@ -8,8 +8,6 @@ import gc
 import inspect
 import os
 import re
-import subprocess
-import sys
 import threading
 import weakref
 from pathlib import Path
@@ -100,93 +98,6 @@ def test_what_was_spilled_leaves_the_file(tmp_path):
         del numbers
         assert before > 8 * _MIB
         assert used() < _MIB
-
-
-def test_what_is_made_smaller_and_larger_again_has_zeros_behind():
-    arena, memory = new_arena(16 * _MIB, _MIB, None)
-    block = memory.block_size
-    address = arena.allocate(4 * block)
-    content = np.frombuffer(memory, np.uint8)[address - memory.address :]
-    content[: 4 * block] = 7
-    assert arena.resize(address, block) == address
-    assert arena.resize(address, 4 * block) == address
-    assert (content[:block] == 7).all()
-    assert not content[block : 4 * block].any()
-    arena.release(address)
-
-
-def _served(memory: pagemove.PagedMemory) -> None:
-    """Have the pager serve an arena: it does from its first pin on."""
-    one = np.array([[0, 1]], np.uint32).tobytes()
-    memory.pin_blocks(one, False)
-    memory.unpin_blocks(one)
-
-
-def test_what_was_freed_and_kept_makes_room():
-    arena, _ = new_arena(16 * _MIB, _MIB, None)
-    space = arena.counters()["free"]
-    most = 15 * _MIB
-    address = arena.allocate(most)
-    arena.release(address)
-    assert arena.counters()["kept"] == most
-    assert arena.allocate(space - 8 * _MIB) == 0 or arena.counters()["kept"] == 0
-    assert arena.counters()["kept"] == 0
-
-
-_DESCRIPTORS_CLOSED = """
-import os
-import numpy as np, pagemove
-with pagemove.paged_allocations("16MiB"):
-    first = np.ones(1 << 20)
-    os.closerange(3, 1024)
-    assert first.sum() == 1 << 20
-    others = [np.full(1 << 20, i, np.uint64) for i in range(6)]
-    assert first.sum() == 1 << 20
-    for i, each in enumerate(others):
-        assert (each == i).all()
-"""
-
-
-def test_arrays_below_the_limit_outlive_all_descriptors():
-    done = subprocess.run(
-        [sys.executable, "-c", _DESCRIPTORS_CLOSED], capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_what_cannot_grow_where_it_is_moves():
-    arena, memory = new_arena(16 * _MIB, _MIB, None)
-    _served(memory)
-    block, whole = memory.block_size, np.frombuffer(memory, np.uint8)
-    first, second = arena.allocate(block), arena.allocate(block)
-    whole[first - memory.address :][:block] = 7
-    moved = arena.resize(first, 8 * block)
-    assert moved not in (0, first, second)
-    content = whole[moved - memory.address :][: 8 * block]
-    assert (content[:block] == 7).all()
-    assert not content[block:].any()
-    assert arena.counters()["moved"] == block
-    assert arena.resize(moved, 2 * memory.nbytes) == 0
-    assert (content[:block] == 7).all()
-    arena.release(second)
-    arena.release(moved)
-    assert arena.counters()["largest"] == memory.nbytes
-
-
-def test_what_was_freed_is_not_read_from_the_store_again(tmp_path):
-    arena, memory = new_arena(16 * _MIB, _MIB, tmp_path)
-    _served(memory)
-    nbytes = 4 * _MIB
-    address = arena.allocate(nbytes)
-    content = np.frombuffer(memory, np.uint8)[address - memory.address :][:nbytes]
-    content[:] = 7
-    memory.evict()
-    arena.release(address)
-    assert arena.allocate(nbytes) == address
-    before = memory.stats().bytes_read
-    assert not content.any()
-    assert memory.stats().bytes_read == before
-    arena.release(address)
 
 
 def test_zeros_take_no_memory_until_they_are_touched(paged):
@@ -419,90 +330,6 @@ def test_a_budget_is_shared(paged):
         assert int(numbers[-1]) == 2 * _MIB - 1
 
 
-_FORKED = """
-import os, sys
-import numpy as np, pagemove
-with pagemove.paged_allocations(sys.argv[2], spill=sys.argv[1]):
-    numbers = np.arange(1 << 20)
-    pid = os.fork()
-    if not pid:
-        fresh = np.arange(1 << 20)
-        with pagemove.paged_allocations("8MiB", spill=sys.argv[1]):
-            other = np.arange(1 << 20)
-        print(int(fresh[-1]), int(other[-1]), flush=True)
-        numbers[0] = 1
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), int(numbers[0]))
-"""
-
-
-@pytest.mark.needs("fork")
-def test_in_a_forked_child_new_arrays_are_ordinary_and_evicted_ones_end_it(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", _FORKED, tmp_path, "7MiB"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == ["1048575", "1048575", "-11", "0"]
-    assert "paged memory over the arrays of pagemove.paged_allocations" in done.stderr
-    assert "spawn or forkserver" in done.stderr
-
-
-@pytest.mark.needs("fork")
-def test_in_a_forked_child_arrays_that_fit_the_limit_are_there(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", _FORKED, tmp_path, "8MiB"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == ["1048575", "1048575", "0", "0"]
-    assert not done.stderr
-
-
-_FORKED_BEFORE = """
-import os, sys
-import numpy as np
-import pagemove
-
-with pagemove.paged_allocations("8MiB", spill=sys.argv[1]) as arena:
-    numbers = np.arange(1 << 19)
-    ready, go = os.pipe(), os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.write(ready[1], b"x")
-        os.read(go[0], 1)
-        right = bool((numbers == np.arange(1 << 19)).all())
-        numbers.resize(1 << 20, refcheck=False)
-        right = right and int(numbers[(1 << 19) - 1]) == (1 << 19) - 1
-        os._exit(0 if right else 3)
-    os.read(ready[0], 1)
-    numbers += 1
-    others = [np.full(1 << 19, i) for i in range(4)]
-    stats = arena.stats()
-    print(stats.paging.evicted > 0, stats.paging.resident_nbytes <= 8 << 20)
-    os.write(go[1], b"x")
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    print(all(int(each.sum()) == i << 19 for i, each in enumerate(others)))
-    print((numbers == np.arange(1 << 19) + 1).all())
-"""
-
-
-@pytest.mark.needs("fork")
-def test_a_child_has_what_was_there_when_it_was_forked_and_the_parent_evicts(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", _FORKED_BEFORE, tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == ["True", "True", "0", "True", "True"], done.stderr
-
-
 def test_arrays_that_fit_the_limit_take_no_faults_of_the_pager(paged):
     with paged() as arena:
         numbers = np.arange(_MIB // 2)
@@ -538,52 +365,6 @@ def test_what_was_freed_is_used_again_and_zeros_are_zeros(paged):
         assert arena.counters()["kept"] == 0
         assert memory.stats().faults == 0
         assert not any(ctypes.string_at(third, _MIB))
-
-
-_FORKED_WITHIN = """
-import os, sys, threading
-import numpy as np
-import pagemove
-from pagemove.paging import allocations
-
-held, go = threading.Event(), threading.Event()
-new_arena = allocations.new_arena
-def slow(*arguments):
-    held.set()
-    go.wait(60)
-    return new_arena(*arguments)
-
-arena = pagemove.paged_allocations("8MiB", spill=sys.argv[1])
-if sys.argv[2] == "held":
-    allocations.new_arena = slow
-    thread = threading.Thread(target=arena.__enter__)
-    thread.start()
-    held.wait(60)
-    allocations.new_arena = new_arena
-else:
-    arena.__enter__()
-pid = os.fork()
-if not pid:
-    with arena:
-        numbers = np.arange(1 << 20)
-        print(arena.stats().arrays, int(numbers[-1]), flush=True)
-    os._exit(0)
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-go.set()
-"""
-
-
-@pytest.mark.needs("fork")
-@pytest.mark.parametrize("how", ["held", "entered"])
-def test_a_child_that_is_forked_meanwhile_has_an_arena_of_its_own(tmp_path, how):
-    done = subprocess.run(
-        [sys.executable, "-c", _FORKED_WITHIN, tmp_path, how],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == ["1", "1048575", "0"], done.stderr
 
 
 def test_system_calls_and_pins_find_the_region(paged, tmp_path):
