@@ -215,17 +215,11 @@ class _Regions:
         with self._opening:
             if self._closed:
                 raise ValueError(f"the dataset of {self.path} is closed: open it again")
-            if _identity(self.path) != self._identity:
-                raise OSError(
-                    errno.ESTALE,
-                    "the file is another, or was changed, since the dataset was opened: open the "
-                    "dataset again",
-                    self.path,
-                )
             name = f"{self._group}/{name}".lstrip("/")
             if _is_zarr(self.path):
                 return self._decoded(functools.partial(zarr_array, self.path, name))
             if self._in_place is None:
+                self._check_unchanged()
                 self._in_place = open_arrays(self.path, **self.paging)
             # netCDF-4 calls one so that has the name of a dimension, and is along others.
             folder, _, last = name.rpartition("/")
@@ -236,7 +230,18 @@ class _Regions:
                 return self._in_place[name]
             return self._decoded(functools.partial(hdf5_dataset, self.path, name))
 
+    def _check_unchanged(self) -> None:
+        """See that what is opened by its path is what the dataset was opened from."""
+        if _identity(self.path) != self._identity:
+            raise OSError(
+                errno.ESTALE,
+                "the file is another, or was changed, since the dataset was opened: open the "
+                "dataset again",
+                self.path,
+            )
+
     def _decoded(self, opener: Callable[[], Any]) -> PagedArray:
+        self._check_unchanged()
         with SlicedStore(opener) as store:
             return open_array(store, **self.paging)
 

@@ -8,7 +8,6 @@ from libc.stdlib cimport calloc, free
 
 import errno as _errno
 import os
-from time import sleep
 
 from pagemove._native.core cimport pm_generation, pm_generation_known, prepare
 
@@ -797,6 +796,11 @@ cdef class Pager:
         """Bytes of memory that the state of blocks takes."""
         return pg_state_bytes(self._open())
 
+    @property
+    def is_called(self):
+        """Whether a thread is in a call of it."""
+        return self._calls > 0
+
     def close(self):
         """End the threads and unmap; does not flush. Twice is fine; BufferError while in use.
 
@@ -805,11 +809,6 @@ cdef class Pager:
         cdef pg_region *region
         cdef pg_heir *heir
         cdef int status
-        waits = 0
-        while self._calls > 0 and waits < 200:
-            # Whoever looks at a budget is in here for some microseconds.
-            waits += 1
-            sleep(0.001)
         if self.closed:
             return
         if self._exports:

@@ -55,6 +55,7 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 _automatic: Budget | None = None
+_watcher: Watcher | None = None  # of that budget
 _asked = 0.0  # when a region last asked for it
 _watched = False  # whether a thread looks after it
 #: What each may take in the end. It is not available any more, though it may not be used yet.
@@ -120,17 +121,18 @@ def automatic(limit: int) -> Budget:
     It is made, or made anew, with such a limit where no region has it. A thread looks after it
     while regions share it: it shrinks while others need memory (`pagemove.paging.pressure`).
     """
-    global _automatic, _asked, _watched
+    global _automatic, _watcher, _asked, _watched
     with _lock:
-        if _automatic is None:
+        if _automatic is None or _watcher is None:
             _automatic = Budget(limit)
+            _watcher = Watcher(_automatic, available)
         elif not _automatic.counters()["members"]:
             _automatic.resize(limit)
         _asked = time.monotonic()
         if not _watched:
             threading.Thread(
                 target=_watch,
-                args=(Watcher(_automatic, available),),
+                args=(_watcher,),
                 name="pagemove-pressure",
                 daemon=True,
             ).start()

@@ -115,17 +115,22 @@ class Given:
             self._check_free(owner)
             if self.owner is None:
                 self._switch()
-                with self.changed:
-                    self.owner = owner
-                    self._is_known = False
-                    self._since = time.monotonic()
-                    self.changed.notify_all()
+                self.owner, self._is_known = owner, False
+            with self.changed:
+                self.connections += 1
+                self.changed.notify_all()
 
-    def take_back(self) -> None:
-        """Have the array again, writeable, if the owner has never asked for anything.
+    def leave(self) -> None:
+        """Say that a connection which `take` has let in has ended.
 
-        The switch took longer than it has waited: it does not know that it is the owner.
+        With the last one of an owner that has never asked for anything the array is this process's
+        again, and writeable: the switch took longer than that has waited, so it does not know that
+        it is the owner.
         """
+        with self.changed:
+            self.connections -= 1
+            self._since = time.monotonic()
+            self.changed.notify_all()
         with self._switching, self.changed:
             if self.owner is None or self._is_known or self.connections:
                 return
@@ -139,23 +144,14 @@ class Given:
             each.flags.writeable = True
 
     def serve(self, line: wire.Line) -> None:
-        """Answer the owner on one connection until that ends."""
-        with self.changed:
-            self.connections += 1
-        try:
-            while True:
-                # It may have nothing to ask for long; an answer it has to take.
-                line.sock.settimeout(None)
-                kind, first, count = wire.REQUEST.unpack(line.receive(wire.REQUEST.size))
-                line.sock.settimeout(self._patience)
-                self._is_known = True
-                self._answer(line, kind, first, count)
-        finally:
-            with self.changed:
-                self.connections -= 1
-                self._since = time.monotonic()
-                self.changed.notify_all()
-            self.take_back()
+        """Answer the owner on one connection, which `take` has let in, until that ends."""
+        while True:
+            # It may have nothing to ask for long; an answer it has to take.
+            line.sock.settimeout(None)
+            kind, first, count = wire.REQUEST.unpack(line.receive(wire.REQUEST.size))
+            line.sock.settimeout(self._patience)
+            self._is_known = True
+            self._answer(line, kind, first, count)
 
     def end(self) -> None:
         """Wake up who waits."""

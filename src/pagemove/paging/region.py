@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import warnings
 from typing import Any, Self
 
@@ -32,6 +33,8 @@ from pagemove.stores.base import Store
 from pagemove.views import Viewable
 
 # What a kernel that lacks something, or does not permit it, answers.
+# Seconds that close waits for calls of other threads.
+_CALLED = 0.2
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _OF_THE_PAGER = frozenset(
@@ -423,11 +426,18 @@ class PagedMemory(Blocks, Viewable):
         """
         if self.closed:
             return
-        if self._saves:
-            with memoryview(self):
-                self._save_before_close()
-        if self._record is not None:
-            working_set.save(self._record, self.recorded(), self.block_size)
+        patience = time.monotonic() + _CALLED
+        while True:
+            if self._saves:
+                with memoryview(self):
+                    self._save_before_close()
+            if self._record is not None:
+                working_set.save(self._record, self.recorded(), self.block_size)
+            if not self.is_called or time.monotonic() > patience:
+                break
+            # Whoever looks at a budget is in a call for some microseconds. Saved again after it:
+            # that thread may change something when it returns.
+            time.sleep(0.001)
         try:
             super().close()
         finally:

@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 import ssl as tls
-import stat
 import struct
 import threading
 import time
@@ -34,6 +33,16 @@ _MOST_STRANGERS = 32
 _PEER = struct.Struct("=iII")
 
 _beginning = threading.Lock()
+
+
+def _in_child() -> None:
+    # A thread that is not here may have had it.
+    global _beginning
+    _beginning = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
 _serving: weakref.WeakKeyDictionary[PagedMemory, Callable[[], Served | None]] = (
     weakref.WeakKeyDictionary()
 )
@@ -113,6 +122,7 @@ class Served:
         self._lock = threading.Lock()
         self._lines: set[wire.Line] = set()
         self._strangers = 0
+        self._threads: set[threading.Thread] = set()
         self._listener = _listen(place)
         if not place.path:
             place = place._replace(port=self._listener.getsockname()[1])
@@ -212,6 +222,11 @@ class Served:
         for line in lines:
             line.close()
         self._thread.join()
+        # They end with their lines; one that writes back for a switch takes longer.
+        deadline = time.monotonic() + self._patience
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(deadline - time.monotonic(), 0))
         self._given.end()
 
     def _failure(self, code: int, why: str) -> StoreError:
@@ -240,10 +255,13 @@ class Served:
                     sock.close()
                     continue
                 self._strangers += 1
+            thread = threading.Thread(
+                target=self._meet, args=(sock,), name="pagemove-serve", daemon=True
+            )
+            with self._lock:
+                self._threads = {each for each in self._threads if each.is_alive()} | {thread}
             try:
-                threading.Thread(
-                    target=self._meet, args=(sock,), name="pagemove-serve", daemon=True
-                ).start()
+                thread.start()
             except RuntimeError:
                 sock.close()
                 with self._lock:
@@ -256,14 +274,17 @@ class Served:
             self._lines.add(line)
         try:
             try:
-                greeted = self._greeted(line)
+                taken = self._greeted(line)
             finally:
                 with self._lock:
                     self._strangers -= 1
                     if self._closed:
                         line.close()
-            if greeted is not None:
-                self._given.serve(line)
+            if taken:
+                try:
+                    self._given.serve(line)
+                finally:
+                    self._given.leave()
         except (OSError, struct.error):
             pass  # the other side connects again
         finally:
@@ -271,36 +292,39 @@ class Served:
                 self._lines.discard(line)
             line.close()
 
-    def _greeted(self, line: wire.Line) -> wire.Greeted | None:
-        """Hear what is wanted; return it if blocks are."""
+    def _greeted(self, line: wire.Line) -> bool:
+        """Hear what is wanted; return whether it is of the owner, who wants blocks."""
         line.sock.settimeout(self._patience)
         wire.quicken(line.sock, self._patience)
         if self._place.path:
             peer = line.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
             if _PEER.unpack(peer)[1] not in (os.geteuid(), 0):
-                return None
+                return False
         if self._context is not None:
             line.sock = self._context.wrap_socket(line.sock, server_side=True)
         greeted = wire.Greeted(line, self._secret)
         want = greeted.want
         if self._name and want.get("name") not in ("", self._name):
             greeted.reply(errno.ENOENT, f"there is no array {want.get('name')!r} here")
-            return None
+            return False
+        do, text = want.get("do"), ""
         try:
-            if want.get("do") == "describe":
+            if do == "describe":
                 text = self._given.describe()
-            else:
+            elif do == "take":
                 self._given.take(str(want.get("offer")), str(want.get("owner")))
-                text = ""
+            else:
+                raise OSError(errno.EPROTO, f"a giver does not {do!r}")
         except OSError as error:
             greeted.reply(error.errno or errno.EIO, str(error.strerror or error)[:4000])
-            return None
+            return False
         try:
             greeted.reply(0, text)
         except OSError:
-            self._given.take_back()  # nobody knows that it was given
+            if do == "take":
+                self._given.leave()
             raise
-        return greeted if want.get("do") == "take" else None
+        return bool(do == "take")
 
     def _in_child(self) -> None:
         # It is the parent that hands it over. The lines close themselves.
@@ -326,25 +350,13 @@ def _listen(place: wire.Place) -> socket.socket:
     try:
         # The mode of the file that bind(2) makes.
         os.fchmod(listener.fileno(), 0o600)
-        try:
-            listener.bind(place.path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_left_behind(place.path):
-                raise
-            os.unlink(place.path)
-            listener.bind(place.path)
+        listener.bind(place.path)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         error.filename = place.path
+        if error.errno == errno.EADDRINUSE:
+            # Who has it may be stopped, or about to listen: it is not tried.
+            error.strerror = f"{error.strerror}: remove it if the process that made it has ended"
         raise
     return listener
-
-
-def _is_left_behind(path: str) -> bool:
-    """Whether it is a socket of this user that nobody listens at: its process was killed."""
-    found = os.lstat(path)
-    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        return caller.connect_ex(path) == errno.ECONNREFUSED

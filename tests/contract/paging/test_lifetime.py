@@ -7,14 +7,17 @@ import gc
 import os
 import pickle
 import threading
+import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import pagemove
 from pagemove import PagedMemory
+from pagemove.paging import region
 from pagemove.stores import FileStore
 from support import child, vmas_in, wait_for
 from support.paging import (
@@ -324,3 +327,22 @@ def test_threads_and_descriptors_are_gone_after_close(file, mode):
     threads, fds, threads_after, fds_after = child(_left, file(_NBYTES), mode)
     assert threads_after == threads
     assert fds_after == fds
+
+
+def test_what_is_changed_while_close_waits_is_saved(tmp_path, monkeypatch):
+    """By a thread whose call has just returned."""
+    path = make_file(tmp_path / "file", _NBYTES)
+    memory, store = opened(path, "r+")
+    store.close()
+    called, slept = [True, True, False], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        memory.asarray(np.uint64)[len(slept)] = 42
+
+    monkeypatch.setattr(PagedMemory, "is_called", property(lambda _: called.pop(0)))
+    monkeypatch.setattr(region, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    memory.close()
+    assert memory.closed
+    assert np.fromfile(path, np.uint64, 3)[1:].tolist() == [42, 42]
+    assert len(slept) == 2

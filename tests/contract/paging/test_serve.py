@@ -22,6 +22,7 @@ import pytest
 
 import pagemove
 from pagemove.paging import given
+from pagemove.stores import wire
 from pagemove.stores.handed import HandedStore
 from support.cutting import CuttingProxy
 
@@ -252,10 +253,17 @@ def test_an_owner_that_does_not_know_it_is_none(tmp_path: Path) -> None:
     with pagemove.serve(numbers, HERE) as served:
         first = HandedStore(served.url)
         line, _ = first._from.call({"do": "take", "offer": first.offer.key, "owner": "x"})
+        other, _ = first._from.call({"do": "take", "offer": first.offer.key, "owner": "x"})
+        assert served.stats()["connections"] == 2
+        other.close()
+        limit = time.monotonic() + 10
+        while served.stats()["connections"] > 1 and time.monotonic() < limit:
+            time.sleep(0.01)
         assert served.taken
         assert not numbers.flags.writeable
+        with pytest.raises(wire.RefusedError, match="a giver does not"):
+            first._from.call({"do": "x", "offer": first.offer.key, "owner": "y"})
         line.close()
-        limit = time.monotonic() + 10
         while served.taken and time.monotonic() < limit:
             time.sleep(0.01)
         assert not served.taken
@@ -286,8 +294,9 @@ def test_a_socket_that_was_left_behind(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
         left.listen()
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(OSError, match="in use: remove it"):
             pagemove.serve(numbers, path)
+    path.unlink()
     with pagemove.serve(numbers, path) as served, HandedStore(served.url) as store:
         found = np.empty(1, "i8")
         store.read_into(8, found)
