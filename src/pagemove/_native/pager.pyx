@@ -797,7 +797,7 @@ cdef class Pager:
         return pg_state_bytes(self._open())
 
     @property
-    def is_called(self):
+    def _is_called(self):
         """Whether a thread is in a call of it."""
         return self._calls > 0
 

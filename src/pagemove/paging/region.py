@@ -433,7 +433,7 @@ class PagedMemory(Blocks, Viewable):
                     self._save_before_close()
             if self._record is not None:
                 working_set.save(self._record, self.recorded(), self.block_size)
-            if not self.is_called or time.monotonic() > patience:
+            if not self._is_called or time.monotonic() > patience:
                 break
             # Whoever looks at a budget is in a call for some microseconds. Saved again after it:
             # that thread may change something when it returns.
