@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "pager/faults.c"
-#include "pager/leaving.h"
+#include "pager/engine/faults.c"
+#include "pager/engine/leaving.h"
 
 int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode)
 {

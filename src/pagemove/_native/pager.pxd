@@ -7,7 +7,7 @@ cdef extern from "descriptors.h" nogil:
     struct pm_identity:
         uint64_t device, inode
 
-cdef extern from "pager/budget.h" nogil:
+cdef extern from "pager/mechanisms/budget.h" nogil:
     struct pg_budget:
         pass
     struct pg_budget_counters:
@@ -21,18 +21,18 @@ cdef extern from "pager/budget.h" nogil:
         pg_budget *budget, pg_budget_counters *counters
     )
 
-cdef extern from "pager/trace.h" nogil:
+cdef extern from "pager/mechanisms/trace.h" nogil:
     uint64_t pg_trace_bytes()
     int pg_trace_start(int fd)
 
-cdef extern from "pager/host.h" nogil:
+cdef extern from "pager/mechanisms/host.h" nogil:
     struct pg_host:
         pass
     pg_host *pg_host_new()
     void pg_host_release(pg_host *host)
     unsigned pg_host_members(const pg_host *host)
 
-cdef extern from "pager/watch.h" nogil:
+cdef extern from "pager/mechanisms/watch.h" nogil:
     int pg_watch_beats(uint64_t patience_ns)
     void pg_beat(int watched)
 

@@ -9,10 +9,10 @@
 #include <string.h>
 #include <time.h>
 
-#include "clock.h"
-#include "engine.h"
-#include "lease.h"
-#include "region.h"
+#include "pager/engine/lease.h"
+#include "pager/mechanisms/clock.h"
+#include "pager/region.h"
+#include "pager/shared.h"
 
 /* ns between questions whether to go on waiting. */
 #define PATIENCE 40000000

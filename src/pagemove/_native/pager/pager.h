@@ -4,14 +4,14 @@
  * return 0 or -errno unless they say otherwise; all but pg_open and pg_close may be called by any
  * thread at any time, but not by a thread that holds what a touching thread may need.
  */
-#ifndef PAGEMOVE_PAGER_H
-#define PAGEMOVE_PAGER_H
+#ifndef PAGEMOVE_PAGER_PAGER_H
+#define PAGEMOVE_PAGER_PAGER_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../descriptors.h"
-#include "budget.h"
+#include "descriptors.h"
+#include "pager/mechanisms/budget.h"
 
 enum pg_mode {
     PG_READ = 0,    /* nothing is ever written */

@@ -8,10 +8,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-#include "../uapi.h"
-#include "lease.h"
-#include "leaving.h"
-#include "region.h"
+#include "pager/engine/lease.h"
+#include "pager/engine/leaving.h"
+#include "pager/region.h"
+#include "uapi.h"
 
 enum { FOUND = 128 };
 

@@ -4,9 +4,9 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include "../uapi.h"
-#include "clock.h"
-#include "engine.h"
+#include "pager/mechanisms/clock.h"
+#include "pager/shared.h"
+#include "uapi.h"
 
 enum { EVENTS = 16, WAKEUP = PG_KINDS, WATCHED, RING, POLLED };
 

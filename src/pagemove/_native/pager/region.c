@@ -1,6 +1,6 @@
 /* A region's life: opened, and closed. */
 #define _GNU_SOURCE
-#include "region.h"
+#include "pager/region.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -9,12 +9,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "channel.h"
-#include "engine.h"
-#include "heirs.h"
-#include "lease.h"
-#include "leaving.h"
-#include "opening.h"
+#include "pager/engine/lease.h"
+#include "pager/engine/leaving.h"
+#include "pager/heirs.h"
+#include "pager/mechanisms/channel.h"
+#include "pager/opening.h"
+#include "pager/shared.h"
 
 enum { STACK = 256 << 10 };
 

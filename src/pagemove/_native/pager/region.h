@@ -7,15 +7,15 @@
 #include <pthread.h>
 #include <stdint.h>
 
-#include "../descriptors.h"
-#include "blocks.h"
-#include "budget.h"
-#include "clock.h"
-#include "frames.h"
-#include "gather.h"
-#include "pager.h"
-#include "store.h"
-#include "uffd.h"
+#include "descriptors.h"
+#include "pager/engine/gather.h"
+#include "pager/mechanisms/budget.h"
+#include "pager/mechanisms/clock.h"
+#include "pager/mechanisms/store.h"
+#include "pager/mechanisms/uffd.h"
+#include "pager/pager.h"
+#include "pager/state/blocks.h"
+#include "pager/state/frames.h"
 
 enum {
     PG_WORKERS = 2,     /* for a file; as many as there are lines to a helper */
@@ -210,7 +210,7 @@ struct pg_region {
     uint32_t *pins;  /* how often each block is pinned (pin.c); NULL: none ever was */
     uint32_t pinned; /* blocks that are, each in a frame of its own */
 
-    struct pg_engine *engine; /* that it shares with others (engine.h); NULL: it has threads and
+    struct pg_engine *engine; /* that it shares with others (shared.h); NULL: it has threads and
                                * descriptors of its own */
     struct pg_share share;
     int shares; /* it is to have an engine */

@@ -11,16 +11,16 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include "../uapi.h"
-#include "channel.h"
-#include "engine.h"
-#include "holes.h"
-#include "lease.h"
-#include "leaving.h"
-#include "opening.h"
-#include "region.h"
-#include "table.h"
-#include "trace.h"
+#include "pager/engine/lease.h"
+#include "pager/engine/leaving.h"
+#include "pager/mechanisms/channel.h"
+#include "pager/mechanisms/holes.h"
+#include "pager/mechanisms/table.h"
+#include "pager/mechanisms/trace.h"
+#include "pager/opening.h"
+#include "pager/region.h"
+#include "pager/shared.h"
+#include "uapi.h"
 
 enum { MOST_SLOTS = 4096, LARGEST_READ = 2 << 20 };
 
