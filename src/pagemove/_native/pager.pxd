@@ -80,7 +80,6 @@ cdef extern from "pager/pager.h" nogil:
         int again
         const char *path
         int64_t modified
-        pg_heir *heir
     struct pg_counters:
         uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back
         uint64_t resident, dirty, pinned, leased

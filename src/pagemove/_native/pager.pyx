@@ -363,7 +363,6 @@ cdef class Pager:
             config.again = again
             config.path = NULL if path is None else <const char *> path
             config.modified = modified
-            config.heir = NULL
             config.helper = NULL
             config.compression = NULL
             if compression is not None:

@@ -9,7 +9,6 @@
 #include "pager/inherited.h"
 #include "pager/mechanisms/trace.h"
 #include "pager/mechanisms/voice.h"
-#include "pager/region.h"
 #include "pager/shared.h"
 
 /* All regions of this process. A forked child closes the one descriptor of each that it has. */

@@ -26,10 +26,11 @@
 #include <unistd.h>
 
 #include "pager/inherited.h"
+#include "pager/life.h"
 #include "pager/mechanisms/table.h"
+#include "pager/mechanisms/threads.h"
 #include "pager/mechanisms/voice.h"
 #include "pager/opening.h"
-#include "pager/region.h"
 #include "uapi.h"
 
 /* UNSERVED: in a child that Python does not know of, or about to be there. */
@@ -363,8 +364,7 @@ static void *open_one(void *argument)
     int error;
 
     config.fd = heir->fd;
-    config.heir = heir;
-    error = pg_open(&config, &region, heir->text);
+    error = pg_open_as(&config, heir, &region, heir->text);
     if (error)
         bar(heir);
     /* The region has its own of these. */

@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 
 #include "pager/mechanisms/voice.h"
-#include "pager/pager.h"
+#include "pager/state/terms.h"
 
 enum { LONGEST = 1024 };
 

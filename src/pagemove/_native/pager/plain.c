@@ -8,9 +8,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-#include "pager/engine/lease.h"
+#include "pager/engine/choice.h"
 #include "pager/engine/leaving.h"
-#include "pager/region.h"
+#include "pager/life.h"
+#include "pager/pager.h"
 #include "uapi.h"
 
 enum { FOUND = 128 };

@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 
+#include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/threads.h"
 #include "pager/shared.h"
 
 /* ns without progress until there is one thread more. */

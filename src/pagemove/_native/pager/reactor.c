@@ -4,7 +4,8 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include "pager/mechanisms/clock.h"
+#include "pager/engine/faults.h"
+#include "pager/engine/work.h"
 #include "pager/shared.h"
 #include "uapi.h"
 

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "pager/mechanisms/table.h"
+#include "pager/mechanisms/threads.h"
 #include "pager/opening.h"
 
 /* Which regions that are opened join. With the lock of all regions. */

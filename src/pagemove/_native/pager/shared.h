@@ -9,7 +9,7 @@
 #define PAGEMOVE_PAGER_SHARED_H
 
 #include "pager/engine/flights.h"
-#include "pager/region.h"
+#include "pager/life.h"
 
 enum {
     PG_KINDS = 4, /* of userfaultfds: with and without moves, and faults of the kernel */
@@ -160,9 +160,5 @@ void pg_open_shared(struct pg_region *region);
 
 /* calls.c: make the next call. */
 void pg_make_call(struct pg_region *region);
-
-/* faults.c */
-struct pm_uffd_msg;
-void pg_fault(struct pg_region *region, const struct pm_uffd_msg *message, uint64_t began);
 
 #endif

@@ -3,131 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pager/engine/arriving.h"
+#include "pager/engine/choice.h"
 #include "pager/engine/leaving.h"
-#include "pager/region.h"
-
-enum {
-    FARTHEST_STRIDE =
-        64,           /* blocks; farther apart, two touches have nothing to do with each other */
-    CHUNK = 2 << 20,  /* bytes of one read */
-    MOST_SKIPPED = 8, /* blocks */
-    DOUBTFUL = 2,
-    MOST_DOUBT = 18,
-};
-
-/* Whether a reader may have come from one block to another without a fault in between. */
-static int is_mapped_between(const struct pg_region *region, int64_t from, int64_t to,
-                             int64_t stride)
-{
-    for (from += stride; from != to; from += stride) {
-        pg_entry entry = pg_find(&region->blocks, (uint32_t)from);
-        if (entry == PG_NONE || region->blocks.at[entry].state != PG_RESIDENT)
-            return 0;
-    }
-    return 1;
-}
-
-/* How many steps the touch of a block takes a stream further; 0: it is not part of it. Blocks that
- * were there before do not count. */
-static int64_t steps(const struct pg_region *region, const struct pg_stream *stream, int64_t number)
-{
-    int64_t distance = number - stream->last, covered;
-
-    if (stream->run < 2 || distance % stream->stride)
-        return 0;
-    distance /= stream->stride;
-    covered = (stream->ahead - stream->last) / stream->stride;
-    covered = covered > 0 ? covered : 0;
-    if (distance < 1 || distance > covered + 1 + MOST_SKIPPED)
-        return 0;
-    if (distance <= covered + 1)
-        return distance;
-    return is_mapped_between(region, stream->last + covered * stream->stride, number,
-                             stream->stride)
-               ? covered + 1
-               : 0;
-}
-
-static struct pg_stream *continued(struct pg_region *region, int64_t number)
-{
-    for (int i = 0; i < PG_STREAMS; i++)
-        if (steps(region, &region->streams[i], number))
-            return &region->streams[i];
-    return NULL;
-}
-
-/* A second touch near a first one: perhaps there is a stride. */
-static struct pg_stream *perhaps_begun(struct pg_region *region, int64_t number)
-{
-    struct pg_stream *best = NULL;
-
-    for (int i = 0; i < PG_STREAMS; i++) {
-        struct pg_stream *stream = &region->streams[i];
-        int64_t distance = llabs(number - stream->last);
-        if (stream->run == 1 && distance && distance <= FARTHEST_STRIDE &&
-            (!best || distance < llabs(number - best->last)))
-            best = stream;
-    }
-    return best;
-}
-
-static struct pg_stream *replaced(struct pg_region *region)
-{
-    struct pg_stream *oldest = &region->streams[0];
-
-    for (int i = 1; i < PG_STREAMS; i++)
-        if (region->streams[i].used < oldest->used)
-            oldest = &region->streams[i];
-    return oldest;
-}
-
-/* How many steps make a sequence: one has followed two by chance more often than not, unless it is
- * to the next block. */
-static uint32_t certain_from(const struct pg_stream *stream)
-{
-    return llabs(stream->stride) == 1 ? 2 : 3;
-}
-
-/* Blocks touched at random are neighbours now and then, and those of a search in the end always.
- * Where sequences seldom go on, more has to be seen of one before anything is read. */
-static int is_certain(const struct pg_region *region, const struct pg_stream *stream)
-{
-    return stream->run >= certain_from(stream) + (region->doubt > DOUBTFUL ? 2 : 0);
-}
-
-static void note_begun(struct pg_region *region, const struct pg_stream *stream, int went_on)
-{
-    if (stream->run != certain_from(stream))
-        return;
-    if (!went_on)
-        region->doubt += region->doubt < MOST_DOUBT;
-    else if (region->doubt)
-        region->doubt--;
-}
-
-static struct pg_stream *follow(struct pg_region *region, int64_t number)
-{
-    struct pg_stream *stream = continued(region, number);
-
-    if (stream) {
-        if (number == stream->last + stream->stride)
-            note_begun(region, stream, 1);
-        stream->run += (uint32_t)steps(region, stream, number);
-        stream->last = number;
-        return stream;
-    }
-    stream = perhaps_begun(region, number);
-    if (stream) {
-        stream->stride = number - stream->last;
-        stream->last = stream->ahead = number;
-        stream->run = 2;
-        return stream;
-    }
-    stream = replaced(region);
-    note_begun(region, stream, 0);
-    *stream = (struct pg_stream){.last = number, .ahead = number, .run = 1};
-    return stream;
-}
+#include "pager/engine/work.h"
 
 static void ask(struct pg_region *region, struct pg_stream *stream)
 {
@@ -138,8 +17,8 @@ static void ask(struct pg_region *region, struct pg_stream *stream)
     if (left > stream->window / 2 || region->request_count == PG_REQUESTS)
         return;
     stream->window = stream->window ? 2 * stream->window : 2;
-    if (stream->window > region->window_most)
-        stream->window = region->window_most;
+    if (stream->window > region->policy.window_most)
+        stream->window = region->policy.window_most;
     first = stream->last + (left + 1) * stream->stride;
     room = stream->stride > 0 ? region->nblocks - 1 - first : first;
     count = stream->window - left;
@@ -160,12 +39,12 @@ static void ask(struct pg_region *region, struct pg_stream *stream)
 
 int pg_note_touch(struct pg_region *region, uint32_t number)
 {
-    struct pg_stream *stream = follow(region, number);
+    struct pg_stream *stream = pg_follow(&region->streams, &region->blocks, number);
 
     stream->used = region->counters.faults;
-    if (region->read_ahead && is_certain(region, stream))
+    if (region->read_ahead && pg_is_certain(&region->streams, stream))
         ask(region, stream);
-    return stream->run >= region->scan_run;
+    return stream->run >= region->policy.scan_run;
 }
 
 /* Blocks that follow each other in the store, on their way into slots. */
@@ -181,7 +60,7 @@ struct chunk {
 static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t number,
                        int sequential)
 {
-    uint16_t slot = region->starving ? PG_NO_SLOT : pg_slot_for_block(region);
+    uint16_t slot = region->jobs.starving ? PG_NO_SLOT : pg_slot_for_block(region);
     pg_entry entry;
 
     if (slot == PG_NO_SLOT)
@@ -193,7 +72,7 @@ static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t n
         pg_slot_back(region, slot, !pg_is_fresh_slot(&region->frames, slot));
         return -1;
     }
-    pg_note_needed(region, number);
+    pg_record_needed(&region->record, number);
     if (sequential)
         region->blocks.at[entry].flags |= PG_SEQUENCE;
     if (chunk->count && number < chunk->first) {
@@ -262,7 +141,7 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
     } else if (marker) {
         block->slot = slot;
         pg_become(&region->blocks, entry, PG_EVICTING);
-        if (region->limited)
+        if (region->frames.limited)
             pg_push_tail(&region->blocks, PG_STANDBY, entry);
         pthread_cond_broadcast(&region->changed);
     } else if (!pg_install(region, entry, &slot, unshown)) {

@@ -5,8 +5,8 @@
  * One batch at a time, each copied as a flush does, so that whoever stores is held up for
  * microseconds; between two batches faults, evictions and flushes have their turn. */
 #include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
 #include "pager/mechanisms/voice.h"
-#include "pager/region.h"
 
 /* Entries that are looked at without a pause: some microseconds. */
 enum { STRETCH = 8192 };

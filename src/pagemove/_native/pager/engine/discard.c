@@ -7,8 +7,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "pager/engine/arriving.h"
 #include "pager/engine/leaving.h"
-#include "pager/region.h"
+#include "pager/engine/work.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -121,13 +122,14 @@ static void give_up_spare(struct pg_region *region)
         pg_give_up(&region->frames, pg_take_full(&region->frames));
 }
 
-int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length)
+int pg_drop_blocks(struct pg_region *region, uint64_t offset, uint64_t length, int *stored)
 {
     uint32_t first = (uint32_t)(offset / region->block_size);
     uint32_t end = (uint32_t)((offset + length) / region->block_size);
     uint32_t step = AT_ONCE / (uint32_t)region->block_size;
-    int error = 0, stored = 0;
+    int error = 0;
 
+    *stored = 0;
     if (!region->blank || offset % region->block_size || length % region->block_size ||
         end > region->nblocks)
         return -EINVAL;
@@ -138,12 +140,10 @@ int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length
         if (region->plain)
             pg_discard(&region->uffd, pg_block_address(region, at), (to - at) * region->block_size);
         else
-            error = discard_some(region, at, to, &stored);
+            error = discard_some(region, at, to, stored);
         give_up_spare(region);
         pthread_mutex_unlock(&region->lock);
     }
-    if (!error && stored)
-        error = pg_forget(region, offset, length);
     return error;
 }
 

@@ -1,9 +1,12 @@
 /* Blocks leave: moved out first, which is atomic, and only then looked at. */
 #include <errno.h>
 
+#include "pager/engine/arriving.h"
+#include "pager/engine/choice.h"
 #include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/interruption.h"
 #include "pager/mechanisms/trace.h"
-#include "pager/region.h"
 
 void pg_note_dropped(struct pg_region *region, pg_entry entry)
 {
@@ -17,11 +20,11 @@ void pg_note_dropped(struct pg_region *region, pg_entry entry)
 /* Forget a block whose frame is in a slot. */
 static void drop(struct pg_region *region, pg_entry entry)
 {
-    pg_note_evicted(region, entry);
+    pg_remember(&region->policy, entry);
     pg_note_dropped(region, entry);
     region->counters.evicted++;
-    pg_trace_moment(region, PG_TRACE_EVICT, region->blocks.at[entry].number * region->block_size,
-                    region->block_size, 0);
+    pg_trace_moment(region->base, PG_TRACE_EVICT,
+                    region->blocks.at[entry].number * region->block_size, region->block_size, 0);
     pg_become(&region->blocks, entry, PG_ABSENT);
 }
 
@@ -129,7 +132,8 @@ unsigned pg_batch(const struct pg_region *region)
 {
     uint64_t blocks = (UINT64_C(1) << 20) / region->block_size;
 
-    blocks = blocks < pg_frames_shared(region) / 8 ? blocks : pg_frames_shared(region) / 8;
+    blocks = blocks < pg_frames_shared(&region->frames) / 8 ? blocks
+                                                            : pg_frames_shared(&region->frames) / 8;
     return blocks < 1 ? 1 : blocks < PG_BATCH ? (unsigned)blocks : PG_BATCH;
 }
 
@@ -140,9 +144,9 @@ uint16_t pg_reclaim(struct pg_region *region, int write)
     pg_entry entry;
 
     /* Before there is nothing left that could leave without being written. */
-    if (!write && blocks->dirty && blocks->length[PG_STANDBY] <= region->standby_wanted / 2)
+    if (!write && blocks->dirty && blocks->length[PG_STANDBY] <= region->policy.standby_wanted / 2)
         pg_want_writes(region);
-    if (blocks->length[PG_STANDBY] < region->standby_wanted) {
+    if (blocks->length[PG_STANDBY] < region->policy.standby_wanted) {
         evict_some(region, pg_batch(region), write);
         slot = pg_take_full(&region->frames);
         if (slot != PG_NO_SLOT)

@@ -3,11 +3,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "pager/engine/arriving.h"
+#include "pager/engine/choice.h"
+#include "pager/engine/faults.h"
 #include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
 #include "pager/mechanisms/limits.h"
 #include "pager/mechanisms/trace.h"
 #include "pager/mechanisms/voice.h"
-#include "pager/region.h"
 
 /* ns between looks for a frame. */
 #define RECOVERY_PAUSE UINT64_C(20000000)
@@ -35,7 +38,7 @@ static void describe_starved(struct pg_region *region, uint32_t number)
 
     pg_store_text(&region->store, PG_OP_WRITE, PG_ANYWHERE, region->write_error, text);
     text[strcspn(text, "\n")] = 0;
-    if (region->limited)
+    if (region->frames.limited)
         snprintf(blocks, sizeof blocks,
                  "all %u blocks that may be resident are in use by I/O, changed or pinned",
                  region->frames.limit);
@@ -200,8 +203,8 @@ void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t
         job.began = NEVER;
         deadline = UINT64_MAX;
     }
-    pg_trace_moment(region, PG_TRACE_RETRY, job.number * region->block_size, region->block_size,
-                    error);
+    pg_trace_moment(region->base, PG_TRACE_RETRY, job.number * region->block_size,
+                    region->block_size, error);
     if (now < deadline) {
         job.not_before = now + pause < deadline ? now + pause : deadline;
         job.starved = starved;

@@ -1,13 +1,16 @@
 /* One fault; and the event loop of a region that has threads of its own: one thread that answers
  * faults, and waits for nothing else. */
+#include "pager/engine/faults.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <unistd.h>
 
+#include "pager/engine/arriving.h"
+#include "pager/engine/choice.h"
 #include "pager/engine/flights.h"
+#include "pager/engine/work.h"
 #include "pager/mechanisms/channel.h"
-#include "pager/region.h"
-#include "pager/shared.h"
 #include "uapi.h"
 
 enum { EVENTS = 16 };

@@ -1,10 +1,13 @@
 /* Blocks arrive: read into a slot, then moved or copied into the region. */
 #include <errno.h>
 
+#include "pager/engine/arriving.h"
+#include "pager/engine/choice.h"
+#include "pager/engine/faults.h"
 #include "pager/engine/lease.h"
 #include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
 #include "pager/mechanisms/trace.h"
-#include "pager/region.h"
 
 /* Below this, copying a new block out of a warm slot is cheaper than having the kernel fault in
  * fresh memory for the read, and moving that. */
@@ -18,7 +21,7 @@ uint16_t pg_slot_for_block(struct pg_region *region)
         pg_lease_more(region);
     if (slot == PG_NO_SLOT)
         slot = pg_take_fresh(&region->frames);
-    if (slot == PG_NO_SLOT && region->limited)
+    if (slot == PG_NO_SLOT && region->frames.limited)
         slot = pg_reclaim(region, 0);
     return slot;
 }
@@ -37,7 +40,7 @@ uint16_t pg_slot_to_move_into(struct pg_region *region)
 void pg_slot_back(struct pg_region *region, uint16_t slot, int whole)
 {
     /* Without a limit nothing leaves to make use of many of these again. */
-    if (whole && (region->limited || region->frames.full < PG_BATCH))
+    if (whole && (region->frames.limited || region->frames.full < PG_BATCH))
         pg_give_full(&region->frames, slot);
     else
         pg_give_up(&region->frames, slot);
@@ -62,7 +65,8 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
                                       region->block_size};
     error = pg_store_read(store, offset, pieces, count, nowait, &got);
     if (error != -PG_NOT_NOW)
-        pg_trace_since(region, PG_TRACE_READ, offset, count * region->block_size, began, error);
+        pg_trace_since(region->base, PG_TRACE_READ, offset, count * region->block_size, began,
+                       error);
     if (error)
         return error;
     __atomic_add_fetch(&region->bytes_read, got, __ATOMIC_RELAXED);
@@ -74,7 +78,7 @@ int pg_empty_one(struct pg_region *region, int write)
 {
     uint16_t slot = pg_take_full(&region->frames);
 
-    if (slot == PG_NO_SLOT && region->limited)
+    if (slot == PG_NO_SLOT && region->frames.limited)
         slot = pg_reclaim(region, write);
     if (slot == PG_NO_SLOT)
         return -PG_NOT_NOW;
@@ -101,7 +105,7 @@ static int make_room_gently(struct pg_region *region)
 {
     uint16_t slot;
 
-    if (!pg_is_tight(region) || region->huge)
+    if (!pg_is_tight(&region->frames) || region->huge)
         return pg_make_room(region, 0);
     while (!has_room(region)) {
         slot = pg_take_full(&region->frames);
@@ -400,7 +404,7 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
                          .began = began};
     int error, fresh;
 
-    pg_note_needed(region, job.number);
+    pg_record_needed(&region->record, job.number);
     if (!ask_helper(region, job))
         return;
     if (!pg_has_helper(region) || pg_is_blank(region, job.number))

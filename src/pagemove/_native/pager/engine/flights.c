@@ -8,15 +8,17 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "pager/engine/arriving.h"
+#include "pager/engine/asked.h"
 #include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
 #include "pager/mechanisms/trace.h"
-#include "pager/shared.h"
 
 /* Not so many that little is left for what is resident, of a limit that pins and a budget change.
  */
 static uint32_t most_now(const struct pg_region *region)
 {
-    uint32_t frames = pg_frames_shared(region);
+    uint32_t frames = pg_frames_shared(&region->frames);
 
     return frames / 8 < PG_RING ? frames / 8 : PG_RING;
 }
@@ -26,13 +28,13 @@ void pg_flights_init(struct pg_flights *flights)
     *flights = (struct pg_flights){.thread = pthread_self(), .ring = {.fd = -1}};
 }
 
-int pg_flights_start(struct pg_region *region)
+int pg_flights_start(struct pg_region *region, struct pg_flights *shared)
 {
     /* What has no file is read by a helper, or is compressed memory. */
     if (region->store.fd < 0 || region->ring_state < 0)
         return 0;
-    if (region->engine) {
-        region->flights = &region->engine->flights;
+    if (shared) {
+        region->flights = shared;
     } else {
         region->flights = malloc(sizeof *region->flights);
         if (!region->flights)
@@ -126,11 +128,11 @@ int pg_take_off(struct pg_region *region, struct pg_job job, int fresh)
     which = flights->idle[flights->idle_count - 1];
     vector =
         (struct iovec){(void *)(uintptr_t)pg_slot_address(&region->frames, job.slot), place.length};
-    if (region->engine && pg_pool_hold(region))
+    if (region->engine && region->above->hold(region))
         return -PG_NOT_NOW;
     if (pg_ring_read(&flights->ring, place.fd, &vector, 1, place.offset, 0, which)) {
         if (region->engine)
-            pg_pool_release(region);
+            region->above->release(region);
         return -PG_NOT_NOW;
     }
     flights->idle_count--;
@@ -155,8 +157,8 @@ static void land(struct pg_region *region, const struct pg_flight *flight, int r
     region->cold = cold;
     pg_end_work(region);
     if (flight->traced)
-        pg_trace_since(region, PG_TRACE_READ, job.number * region->block_size, region->block_size,
-                       flight->traced, result < 0 ? result : 0);
+        pg_trace_since(region->base, PG_TRACE_READ, job.number * region->block_size,
+                       region->block_size, flight->traced, result < 0 ? result : 0);
     if (result >= 0 && (uint64_t)result >= flight->wanted) {
         char *slot = (char *)(uintptr_t)pg_slot_address(&region->frames, job.slot);
         memset(slot + flight->wanted, 0, region->block_size - flight->wanted);
@@ -187,7 +189,7 @@ static void take_landed(struct pg_flights *flights)
         land(region, &flight, result, flight.round != flights->round);
         pthread_mutex_unlock(&region->lock);
         if (region->engine)
-            pg_pool_release(region);
+            region->above->release(region);
     }
 }
 

@@ -3,8 +3,8 @@
 #ifndef PAGEMOVE_PAGER_ENGINE_FLIGHTS_H
 #define PAGEMOVE_PAGER_ENGINE_FLIGHTS_H
 
+#include "pager/engine/region.h"
 #include "pager/mechanisms/uring.h"
-#include "pager/region.h"
 
 /* A read of a block for which the event loop does not wait. */
 struct pg_flight {

@@ -1,9 +1,12 @@
 /* Make durable what was stored so far, while threads go on storing. */
 #include <errno.h>
 
+#include "pager/engine/arriving.h"
 #include "pager/engine/leaving.h"
+#include "pager/engine/pin.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/interruption.h"
 #include "pager/mechanisms/trace.h"
-#include "pager/region.h"
 
 /* A copy of the block's present contents in an outgoing slot; the block itself is clean from
  * here on, and mapped again: whoever waited for it meanwhile did so for microseconds. 0; 1, there
@@ -13,7 +16,7 @@ static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number), page = region->uffd.page_size;
     unsigned pages = (unsigned)(region->block_size / page), first, end;
-    int moved, error = region->starving ? -PG_NOT_NOW : pg_make_room(region, 1);
+    int moved, error = region->jobs.starving ? -PG_NOT_NOW : pg_make_room(region, 1);
 
     if (error)
         return error;
@@ -288,7 +291,7 @@ static int sync_store(struct pg_region *region)
         uint64_t began = pg_trace_begin();
         pthread_mutex_unlock(&region->lock);
         error = pg_store_sync(&region->store);
-        pg_trace_since(region, PG_TRACE_SYNC, 0, region->nbytes, began, error);
+        pg_trace_since(region->base, PG_TRACE_SYNC, 0, region->nbytes, began, error);
         pthread_mutex_lock(&region->lock);
         /* Nothing became of it if it was not asked. Else that it succeeds the next time means
          * nothing: after fdatasync has failed once, what it could not write may be gone. */
@@ -386,6 +389,6 @@ int pg_do_flush(struct pg_region *region)
         pg_end_flush(region);
     }
     pthread_mutex_unlock(&region->lock);
-    pg_trace_since(region, PG_TRACE_FLUSH, 0, region->nbytes, began, error);
+    pg_trace_since(region->base, PG_TRACE_FLUSH, 0, region->nbytes, began, error);
     return error;
 }

@@ -9,7 +9,11 @@
 
 #include <errno.h>
 
-#include "pager/region.h"
+#include "pager/engine/arriving.h"
+#include "pager/engine/asked.h"
+#include "pager/engine/choice.h"
+#include "pager/mechanisms/interruption.h"
+#include "pager/mechanisms/threads.h"
 
 enum {
     THREADS = 16,      /* that help with one list: as many reads as a disk does at once */
@@ -38,7 +42,7 @@ uint64_t pg_gatherable(struct pg_region *region)
     uint64_t most;
 
     pthread_mutex_lock(&region->lock);
-    most = region->limited ? pg_most_at_once(region) : region->nblocks;
+    most = region->frames.limited ? pg_most_at_once(region) : region->nblocks;
     pthread_mutex_unlock(&region->lock);
     return (most ? most : 1) * region->block_size;
 }
@@ -223,7 +227,7 @@ static uint64_t clamp(uint64_t value, uint64_t least, uint64_t most)
 static uint32_t choose_parts(struct pg_region *region, struct pg_gather *gather, uint64_t missing)
 {
     /* Of three quarters, with what a budget has left. */
-    uint64_t share = region->limited ? pg_most_at_once(region) / 6 : UINT32_MAX / 8;
+    uint64_t share = region->frames.limited ? pg_most_at_once(region) / 6 : UINT32_MAX / 8;
     uint64_t readers = pg_has_helper(region) ? region->workers : THREADS;
     uint64_t slots = region->frames.incoming_slots / (MOST_THREADS / THREADS);
 

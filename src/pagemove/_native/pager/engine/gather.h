@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "pager/pager.h"
+#include "pager/state/terms.h"
 
 struct pg_region;
 

@@ -4,8 +4,10 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include "pager/engine/choice.h"
 #include "pager/engine/leaving.h"
-#include "pager/opening.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/interruption.h"
 
 /* ns that others get to return what a region cannot do without, where its store gets less. */
 #define SHORTEST_WAIT UINT64_C(2000000000)
@@ -22,7 +24,7 @@ static struct pg_region *region_of(struct pg_member *member)
 
 static int ask_to_shrink(struct pg_member *member)
 {
-    return pg_post_shrink(region_of(member));
+    return region_of(member)->above->post_shrink(region_of(member));
 }
 
 static void pick_up(struct pg_region *region, uint64_t bytes)
@@ -40,9 +42,9 @@ static uint64_t patience(const struct pg_region *region)
     return pg_later(pg_now(), wait);
 }
 
-static int is_given_up(void *opening)
+static int is_given_up(void *flag)
 {
-    return __atomic_load_n(&((struct pg_opening *)opening)->given_up, __ATOMIC_ACQUIRE);
+    return __atomic_load_n((const int *)flag, __ATOMIC_ACQUIRE);
 }
 
 static int is_called_off(void *region)
@@ -77,7 +79,7 @@ static void explain(const struct pg_region *region, int error, char text[PG_TEXT
              *members ? members : "nothing");
 }
 
-int pg_lease_start(struct pg_region *region, struct pg_opening *opening)
+int pg_lease_start(struct pg_region *region, int *given_up, char text[PG_TEXT])
 {
     struct pg_member *member = &region->member;
     uint64_t floor = pg_frames_least(region) * region->block_size;
@@ -88,13 +90,13 @@ int pg_lease_start(struct pg_region *region, struct pg_opening *opening)
                                  .most = most_of(region) * region->block_size,
                                  .shrink = ask_to_shrink};
     pg_budget_enter(region->budget, member);
-    error = pg_budget_claim(member, floor, patience(region), is_given_up, opening);
+    error = pg_budget_claim(member, floor, patience(region), is_given_up, given_up);
     if (!error)
         region->frames.limit = (uint32_t)(pg_budget_pick_up(member) / region->block_size);
     else
         pg_budget_set_floor(member, 0);
     if (error && error != -PG_INTERRUPTED)
-        explain(region, error, opening->text);
+        explain(region, error, text);
     return error && error != -PG_INTERRUPTED ? -ENOMEM : error;
 }
 
@@ -149,10 +151,11 @@ uint64_t pg_lease_reach(struct pg_region *region)
 /* Whether a frame was returned. Whoever lacks one keeps those that there are. Drops the lock. */
 static int return_frame(struct pg_region *region)
 {
-    for (int write = 0; write < 2 && !pg_has_room(&region->frames) && !region->starving; write++)
+    for (int write = 0; write < 2 && !pg_has_room(&region->frames) && !region->jobs.starving;
+         write++)
         pg_empty_one(region, write);
     /* While the lock was dropped blocks may have been pinned, or the room been used. */
-    if (region->starving || !pg_has_room(&region->frames) ||
+    if (region->jobs.starving || !pg_has_room(&region->frames) ||
         region->frames.limit <= pg_frames_least(region)) {
         pg_wake_starved(region);
         return 0;

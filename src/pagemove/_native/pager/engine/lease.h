@@ -2,13 +2,12 @@
 #ifndef PAGEMOVE_PAGER_ENGINE_LEASE_H
 #define PAGEMOVE_PAGER_ENGINE_LEASE_H
 
-#include "pager/region.h"
+#include "pager/engine/region.h"
 
-struct pg_opening;
-
-/* Enter the budget that a region is opened with. 0, or -errno; then `text` says why. Needs no lock.
+/* Enter the budget that a region is opened with, unless it is given up meanwhile. 0, or -errno;
+ * then `text` says why. Needs no lock.
  */
-int pg_lease_start(struct pg_region *region, struct pg_opening *opening);
+int pg_lease_start(struct pg_region *region, int *given_up, char text[PG_TEXT]);
 
 /* Leave it, when its memory is gone. Needs no lock. */
 void pg_lease_end(struct pg_region *region);
@@ -29,10 +28,6 @@ uint64_t pg_lease_claimable(struct pg_region *region);
 
 /* Frames that it cannot do with less of (pin.c). */
 uint64_t pg_frames_least(const struct pg_region *region);
-
-/* Have what others want back returned, without waiting for it (calls.c). 0 or -errno. Needs no
- * lock, and takes none but that of calls. */
-int pg_post_shrink(struct pg_region *region);
 
 /* Return what is wanted back, by evicting blocks. Needs no lock. */
 void pg_do_shrink(struct pg_region *region);

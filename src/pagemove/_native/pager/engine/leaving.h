@@ -2,7 +2,7 @@
 #ifndef PAGEMOVE_PAGER_ENGINE_LEAVING_H
 #define PAGEMOVE_PAGER_ENGINE_LEAVING_H
 
-#include "pager/region.h"
+#include "pager/engine/region.h"
 
 /* A block that has been moved out, and which pages of it there were. */
 struct pg_out {
@@ -42,6 +42,10 @@ void pg_note_dropped(struct pg_region *region, pg_entry entry);
 
 /* Let an EVICTING block that is clean go, or stand by. */
 void pg_settle(struct pg_region *region, const struct pg_out *out);
+
+/* Take blocks of a range away, changed ones after writing them back. 0 or -errno. Drops the lock.
+ */
+int pg_do_evict(struct pg_region *region, uint64_t offset, uint64_t length);
 
 /* Whether all pages of a block are there. */
 static inline int pg_is_whole(const struct pg_region *region, const struct pg_pages *pages)
@@ -105,5 +109,43 @@ void pg_look_at_merging(struct pg_region *region);
 
 /* Part what was merged. */
 void pg_unmerge(struct pg_region *region);
+
+/* flush.c */
+
+/* Write dirty blocks from entry `first` to `end`, `most` of them, and leave out those that others
+ * hold; for one that has the lock for flushes. */
+struct pg_written {
+    pg_entry next;    /* so far it has come */
+    unsigned written; /* blocks */
+    int missed;       /* some could not be written now */
+    uint32_t failed;  /* the last of those */
+};
+struct pg_written pg_write_some(struct pg_region *region, pg_entry first, pg_entry end,
+                                unsigned most);
+
+int pg_do_flush(struct pg_region *region);
+
+/* Until nobody else flushes. 0, or -PG_INTERRUPTED. Drops the lock. */
+int pg_begin_flush(struct pg_region *region);
+void pg_end_flush(struct pg_region *region);
+
+/* Have the store make durable what was written, for one that has the lock for flushes. 0 or -errno;
+ * then `sync_lost` says whether it can still be written again. Drops the lock. */
+int pg_sync_all(struct pg_region *region);
+
+/* background.c */
+
+/* The thread that writes back what has been changed for a while. */
+void *pg_write_in_background(void *region);
+
+/* A batch of it. Returns when to go on. Needs no lock. */
+uint64_t pg_sweep(struct pg_region *region);
+
+/* Have whole blocks of a region that was opened blank be zeros; `stored`: the store still has
+ * something of them. 0 or -errno. Needs no lock. */
+int pg_drop_blocks(struct pg_region *region, uint64_t offset, uint64_t length, int *stored);
+
+/* Have the store keep nothing of blocks that are not in memory. */
+int pg_do_forget(struct pg_region *region, uint64_t offset, uint64_t length);
 
 #endif

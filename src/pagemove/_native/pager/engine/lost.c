@@ -8,9 +8,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "pager/engine/arriving.h"
+#include "pager/engine/faults.h"
 #include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/threads.h"
 #include "pager/mechanisms/voice.h"
-#include "pager/region.h"
 
 static int protect(uint64_t start, uint64_t length, int protection)
 {
@@ -186,7 +189,8 @@ void pg_lose(struct pg_region *region, int error)
     __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
     /* Threads that wait for a page find out. */
     pg_wake(&region->uffd, region->base, region->length);
-    if (region->mode == PG_WRITE && (!region->engine || pg_post_flush(region, NULL) == -ENOMEM)) {
+    if (region->mode == PG_WRITE &&
+        (!region->engine || region->above->post_flush(region) == -ENOMEM)) {
         pg_begin_work(region);
         region->has_saver = !pg_start_thread(&region->saver, "pagemove-save", save, region);
         if (!region->has_saver)

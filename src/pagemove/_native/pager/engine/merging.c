@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "pager/engine/leaving.h"
-#include "pager/region.h"
 
 #ifndef PR_GET_MEMORY_MERGE
 #define PR_GET_MEMORY_MERGE 68
@@ -35,7 +34,7 @@ static int is_protected(const struct pg_region *region, uint32_t number)
 void pg_unmerge(struct pg_region *region)
 {
     madvise((void *)(uintptr_t)region->base, region->length, MADV_UNMERGEABLE);
-    pg_frames_unmerge(&region->frames);
+    pg_staging_unmerge(&region->frames);
     if (!pg_writable(region))
         return;
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {

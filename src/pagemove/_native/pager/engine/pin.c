@@ -5,12 +5,18 @@
  * never taken out for a moment either, and what is pinned to be written is unprotected, and counts
  * as dirty, for stores to it go unseen. It can never become clean before it is unpinned: a flush
  * copies it where it is. */
+#include "pager/engine/pin.h"
+
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "pager/engine/arriving.h"
+#include "pager/engine/asked.h"
+#include "pager/engine/choice.h"
 #include "pager/engine/lease.h"
 #include "pager/engine/leaving.h"
-#include "pager/region.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/interruption.h"
 
 static uint64_t table_bytes(const struct pg_region *region)
 {
@@ -53,12 +59,13 @@ static uint32_t kept_free(const struct pg_region *region, uint32_t pinned)
 
 static int fits(const struct pg_region *region, uint32_t pinned)
 {
-    return !region->limited || (uint64_t)pinned + kept_free(region, pinned) <= region->frames.limit;
+    return !region->frames.limited ||
+           (uint64_t)pinned + kept_free(region, pinned) <= region->frames.limit;
 }
 
 uint64_t pg_frames_least(const struct pg_region *region)
 {
-    return (uint64_t)region->pinned + kept_free(region, region->pinned);
+    return (uint64_t)region->frames.pinned + kept_free(region, region->frames.pinned);
 }
 
 uint64_t pg_pinnable(struct pg_region *region)
@@ -66,7 +73,7 @@ uint64_t pg_pinnable(struct pg_region *region)
     uint64_t frames = pg_lease_claimable(region);
     uint32_t most = region->nblocks;
 
-    if (region->limited && (uint64_t)most + kept_free(region, most) > frames) {
+    if (region->frames.limited && (uint64_t)most + kept_free(region, most) > frames) {
         most = frames < most ? (uint32_t)frames : most;
         while (most && (uint64_t)most + kept_free(region, most) > frames)
             most--;
@@ -80,7 +87,7 @@ static void note_unpinned(struct pg_region *region, uint32_t number)
 
     if (--region->pins[number])
         return;
-    region->pinned--;
+    region->frames.pinned--;
     entry = pg_find(&region->blocks, number);
     if (entry != PG_NONE && region->blocks.at[entry].state == PG_RESIDENT &&
         region->blocks.at[entry].list == PG_UNLISTED)
@@ -93,7 +100,7 @@ static void note_pinned(struct pg_region *region, uint32_t number)
 
     if (region->pins[number]++)
         return;
-    region->pinned++;
+    region->frames.pinned++;
     entry = pg_find(&region->blocks, number);
     /* One that stands by keeps its place: it has to come back yet. */
     if (entry != PG_NONE && region->blocks.at[entry].state == PG_RESIDENT)
@@ -114,7 +121,7 @@ static void each(struct pg_region *region, const struct pg_run *runs, size_t cou
 static uint32_t count_pinned(const struct pg_region *region, const struct pg_run *runs,
                              size_t count)
 {
-    uint32_t pinned = region->pinned;
+    uint32_t pinned = region->frames.pinned;
 
     for (size_t i = 0; i < count; i++)
         for (uint32_t k = 0; k < runs[i].count; k++)
@@ -227,7 +234,7 @@ static int have(struct pg_region *region, uint32_t number, int write)
             entry = pg_begin(&region->blocks, number);
             if (entry == PG_NONE)
                 return -ENOMEM;
-            pg_note_needed(region, number);
+            pg_record_needed(&region->record, number);
             region->blocks.at[entry].flags = write ? PG_STORED : 0;
             fill(region, entry, PG_NO_SLOT);
         } else if (region->blocks.at[entry].state != PG_RESIDENT) {

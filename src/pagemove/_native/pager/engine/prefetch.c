@@ -3,8 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pager/engine/arriving.h"
+#include "pager/engine/asked.h"
 #include "pager/engine/lease.h"
-#include "pager/region.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/interruption.h"
 
 int pg_insist(struct pg_region *region, uint32_t number)
 {
@@ -72,7 +75,7 @@ uint64_t pg_most_at_once(struct pg_region *region)
 {
     uint64_t frames = pg_lease_reach(region);
 
-    frames -= region->pinned < frames ? region->pinned : frames;
+    frames -= region->frames.pinned < frames ? region->frames.pinned : frames;
     return frames - frames / 4;
 }
 
@@ -87,7 +90,7 @@ int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, i
     if (first >= end || !length)
         return 0;
     pthread_mutex_lock(&region->lock);
-    most = region->limited ? pg_most_at_once(region) : end;
+    most = region->frames.limited ? pg_most_at_once(region) : end;
     pthread_mutex_unlock(&region->lock);
     return read_range(region, first, end - first > most ? first + most : end, wait);
 }

@@ -3,8 +3,9 @@
  * All that is mapped there is write-protected, so such a store is an event, as one to a page that
  * is not there is. Whoever stores is to get SIGBUS, and a system call EFAULT: the page is poisoned
  * for a moment. The contents are the store's, and read anew by whoever reads them next. */
+#include "pager/engine/faults.h"
+#include "pager/engine/pin.h"
 #include "pager/mechanisms/voice.h"
-#include "pager/region.h"
 
 /* ns: long enough for a thread to wake up and meet the poison, and short, for whoever reads the
  * page meanwhile meets it too. One that wakes up later stores once more, and is refused for longer.

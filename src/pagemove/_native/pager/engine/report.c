@@ -2,9 +2,10 @@
 #include <errno.h>
 #include <string.h>
 
+#include "pager/engine/asked.h"
+#include "pager/engine/work.h"
 #include "pager/mechanisms/channel.h"
 #include "pager/mechanisms/trace.h"
-#include "pager/region.h"
 
 void pg_pause(struct pg_region *region, uint64_t nanoseconds)
 {
@@ -21,50 +22,14 @@ int pg_wait_changed(struct pg_region *region, uint64_t until)
     return 0;
 }
 
-/* Eight buckets to every power of two: within 12 percent of the truth. */
-static void note_latency(struct pg_region *region, uint64_t nanoseconds)
-{
-    unsigned power, bucket;
-
-    if (nanoseconds > INT64_MAX)
-        return; /* of a block for which there was no hurry any more */
-    if (nanoseconds < 8) {
-        bucket = (unsigned)nanoseconds;
-    } else {
-        power = 63 - (unsigned)__builtin_clzll(nanoseconds);
-        bucket = (power - 2) * 8 + (nanoseconds >> (power - 3) & 7);
-    }
-    region->histogram[bucket < PG_BUCKETS ? bucket : PG_BUCKETS - 1]++;
-}
-
 void pg_note_filled(struct pg_region *region, uint32_t number, uint64_t began)
 {
     uint64_t took = pg_now() - began;
 
-    note_latency(region, took);
+    pg_note_latency(region->histogram, took);
     if (pg_tracing() && took <= INT64_MAX)
-        pg_trace_put(region, PG_TRACE_FAULT, number * region->block_size, region->block_size,
+        pg_trace_put(region->base, PG_TRACE_FAULT, number * region->block_size, region->block_size,
                      pg_trace_clock() - took, 0);
-}
-
-uint64_t pg_bucket_limit(size_t bucket)
-{
-    return bucket < 8 ? bucket + 1 : (8 + bucket % 8 + 1) << (bucket / 8 - 1);
-}
-
-int pg_errno_of(int code)
-{
-    if (code == PG_SHORT || code == PG_NOT_DURABLE)
-        return 0;
-    if (code == PG_NO_ANSWER)
-        return ETIMEDOUT;
-    if (code == PG_GONE || code == PG_NOT_ASKED)
-        return EPIPE;
-    if (code == PG_NO_MEMORY)
-        return ENOMEM;
-    if (code == PG_LOST)
-        return EBADF;
-    return code == PG_NOT_NOW ? EBUSY : code;
 }
 
 void pg_note_failure(struct pg_region *region, int operation, uint32_t number, int error,
@@ -80,7 +45,7 @@ void pg_note_failure(struct pg_region *region, int operation, uint32_t number, i
         pg_store_text(&region->store, operation, number * region->block_size, error,
                       region->texts[region->failure_count % PG_FAILURES]);
     region->failure_count++;
-    pg_trace_moment(region, PG_TRACE_FAILED, number * region->block_size, region->block_size,
+    pg_trace_moment(region->base, PG_TRACE_FAILED, number * region->block_size, region->block_size,
                     error);
 }
 
@@ -102,7 +67,7 @@ void pg_counters(struct pg_region *region, struct pg_counters *counters)
     counters->resident = region->frames.total * region->block_size;
     counters->dirty = region->blocks.dirty * region->block_size;
     counters->leased = region->budget ? region->frames.limit * region->block_size : 0;
-    counters->pinned = region->pinned * region->block_size;
+    counters->pinned = region->frames.pinned * region->block_size;
     if (region->store.channel)
         counters->restarts = pg_channel_restarts(region->store.channel);
     pthread_mutex_unlock(&region->lock);
@@ -143,9 +108,29 @@ uint64_t pg_state_bytes(struct pg_region *region)
     uint64_t bytes;
 
     pthread_mutex_lock(&region->lock);
-    bytes = pg_blocks_bytes(&region->blocks);
-    if (region->ghosts)
-        bytes += (region->ghost_mask + 1) * sizeof *region->ghosts;
+    bytes = pg_blocks_bytes(&region->blocks) + pg_ghosts_bytes(&region->policy);
     pthread_mutex_unlock(&region->lock);
     return bytes;
+}
+
+int pg_record(struct pg_region *region)
+{
+    int error;
+
+    pthread_mutex_lock(&region->lock);
+    error = pg_record_start(&region->record, region->nblocks);
+    pthread_mutex_unlock(&region->lock);
+    return error;
+}
+
+uint32_t pg_recorded(struct pg_region *region, uint32_t *numbers, uint32_t most)
+{
+    uint32_t count;
+
+    pthread_mutex_lock(&region->lock);
+    count = region->record.count;
+    if (count && most)
+        memcpy(numbers, region->record.numbers, (count < most ? count : most) * sizeof *numbers);
+    pthread_mutex_unlock(&region->lock);
+    return count;
 }

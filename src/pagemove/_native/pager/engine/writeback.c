@@ -5,10 +5,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "pager/engine/arriving.h"
+#include "pager/engine/choice.h"
+#include "pager/engine/faults.h"
 #include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
 #include "pager/mechanisms/trace.h"
 #include "pager/mechanisms/unnamed.h"
-#include "pager/region.h"
 
 enum { PIECE = 16384 };
 
@@ -125,7 +128,7 @@ void pg_write_back(struct pg_region *region, struct pg_out *outs, size_t count)
                     region->block_size};
             failed = pg_store_write(store, outs[i].number * region->block_size, pieces, n);
         }
-        pg_trace_since(region, PG_TRACE_WRITE, outs[i].number * region->block_size,
+        pg_trace_since(region->base, PG_TRACE_WRITE, outs[i].number * region->block_size,
                        n * region->block_size, began, failed);
         for (size_t k = 0; k < n; k++) {
             outs[i + k].error = failed;

@@ -8,7 +8,7 @@
 
 #include "pager/mechanisms/clock.h"
 #include "pager/mechanisms/voice.h"
-#include "pager/pager.h"
+#include "pager/state/terms.h"
 
 enum {
     PART = 64,                /* of the budget changes hands at once, */

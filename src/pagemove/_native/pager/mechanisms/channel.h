@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "pager/pager.h"
+#include "pager/mechanisms/config.h"
 
 struct pg_piece;
 struct pg_channel;

@@ -16,6 +16,12 @@
 /* Nanoseconds. */
 uint64_t pg_now(void);
 
+/* A moment after another, at the end of time at the latest. */
+static inline uint64_t pg_later(uint64_t moment, uint64_t nanoseconds)
+{
+    return moment + nanoseconds < moment ? UINT64_MAX : moment + nanoseconds;
+}
+
 /* Wait on a condition (of CLOCK_MONOTONIC) until a time, or for a slice: the caller looks at what
  * it waits for, and at the time, again. */
 void pg_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t when);

@@ -10,7 +10,6 @@
 #include <sys/mman.h>
 
 #include "pager/mechanisms/shuffle.h"
-#include "pager/pager.h"
 
 /* Of each block so much is tried before a filter is chosen; and after so many blocks again. */
 enum { SAMPLE = 4096, LEARN_EVERY = 16, ZSTD_LEVEL = 1 };

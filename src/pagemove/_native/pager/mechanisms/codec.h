@@ -5,6 +5,9 @@
 
 #include <stddef.h>
 
+/* What compresses, and which version of it; empty: there is no library. */
+const char *pg_codec_name(void);
+
 /* What one thread needs at a time: working memory, and what it has learnt of the data. */
 struct pg_coder;
 struct pg_coder *pg_coder_new(size_t block_size, int dumped);

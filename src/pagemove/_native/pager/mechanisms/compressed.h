@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "pager/pager.h"
+#include "pager/mechanisms/config.h"
 
 struct pg_compressed;
 

@@ -8,7 +8,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "pager/pager.h"
+#include "pager/state/terms.h"
 
 /* Where the kernel does not say: what all disks can. */
 enum { USUAL_ALIGNMENT = 4096 };

@@ -5,7 +5,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
-#include "pager/pager.h"
+#include "pager/mechanisms/config.h"
 
 enum pg_line_state { PG_FREE, PG_BUSY, PG_STUCK };
 

@@ -16,7 +16,7 @@
 #include "pager/mechanisms/helper.h"
 #include "pager/mechanisms/host.h"
 #include "pager/mechanisms/limits.h"
-#include "pager/region.h"
+#include "pager/mechanisms/threads.h"
 
 /* ns between looks for late answers. */
 #define STUCK_LOOK UINT64_C(10000000)

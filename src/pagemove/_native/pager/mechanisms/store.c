@@ -13,6 +13,7 @@
 #include "pager/mechanisms/channel.h"
 #include "pager/mechanisms/clock.h"
 #include "pager/mechanisms/compressed.h"
+#include "pager/mechanisms/helper.h"
 #include "pager/mechanisms/holes.h"
 #include "pager/mechanisms/unnamed.h"
 

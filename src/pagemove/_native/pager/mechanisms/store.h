@@ -7,8 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "pager/mechanisms/config.h"
 #include "pager/mechanisms/direct.h"
-#include "pager/pager.h"
 
 struct pg_channel;
 struct pg_compressed;

@@ -10,8 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "pager/region.h"
-
 enum { EVENTS = 1 << 17, THREADS = 1024, REGIONS = 1024, NAME = 16 };
 
 struct event {
@@ -115,7 +113,7 @@ static void enter_thread(struct pg_trace *trace)
     prctl(PR_GET_NAME, trace->thread[number].name);
 }
 
-void pg_trace_region(const struct pg_region *region)
+void pg_trace_region(uint64_t base, uint64_t length, uint64_t block_size, const char *label)
 {
     struct pg_trace *trace = __atomic_load_n(&pg_trace, __ATOMIC_ACQUIRE);
     uint64_t number;
@@ -125,15 +123,15 @@ void pg_trace_region(const struct pg_region *region)
     number = __atomic_fetch_add(&trace->next_region, 1, __ATOMIC_RELAXED);
     if (number >= REGIONS)
         return;
-    trace->region[number].base = region->base;
-    trace->region[number].length = region->length;
+    trace->region[number].base = base;
+    trace->region[number].length = length;
     trace->region[number].process = process;
-    trace->region[number].block_size = (uint32_t)region->block_size;
-    strncpy(trace->region[number].label, region->store.label, PG_TRACE_LABEL - 1);
+    trace->region[number].block_size = (uint32_t)block_size;
+    strncpy(trace->region[number].label, label, PG_TRACE_LABEL - 1);
 }
 
-void pg_trace_put(const struct pg_region *region, int kind, uint64_t offset, uint64_t bytes,
-                  uint64_t began, int error)
+void pg_trace_put(uint64_t region, int kind, uint64_t offset, uint64_t bytes, uint64_t began,
+                  int error)
 {
     struct pg_trace *trace = __atomic_load_n(&pg_trace, __ATOMIC_ACQUIRE);
     uint64_t number = __atomic_fetch_add(&trace->next_event, 1, __ATOMIC_RELAXED);
@@ -144,7 +142,7 @@ void pg_trace_put(const struct pg_region *region, int kind, uint64_t offset, uin
     __atomic_exchange_n(&event->sequence, 0, __ATOMIC_ACQUIRE);
     event->began = began;
     event->ended = clock_of(CLOCK_MONOTONIC);
-    event->region = region->base;
+    event->region = region;
     event->offset = offset;
     event->bytes = bytes;
     event->process = process;

@@ -19,7 +19,6 @@ enum {
 
 enum { PG_TRACE_LABEL = 96 };
 
-struct pg_region;
 struct pg_trace;
 extern struct pg_trace *pg_trace;
 
@@ -27,9 +26,10 @@ extern struct pg_trace *pg_trace;
 uint64_t pg_trace_bytes(void);
 int pg_trace_start(int fd);
 
-void pg_trace_region(const struct pg_region *region);
-void pg_trace_put(const struct pg_region *region, int kind, uint64_t offset, uint64_t bytes,
-                  uint64_t began, int error);
+/* A region, which others then call by its address. */
+void pg_trace_region(uint64_t base, uint64_t length, uint64_t block_size, const char *label);
+void pg_trace_put(uint64_t region, int kind, uint64_t offset, uint64_t bytes, uint64_t began,
+                  int error);
 
 /* In the child of a fork. */
 void pg_trace_forked(void);
@@ -47,15 +47,15 @@ static inline uint64_t pg_trace_begin(void)
 }
 
 /* Something has ended, with an error or 0. */
-static inline void pg_trace_since(const struct pg_region *region, int kind, uint64_t offset,
-                                  uint64_t bytes, uint64_t began, int error)
+static inline void pg_trace_since(uint64_t region, int kind, uint64_t offset, uint64_t bytes,
+                                  uint64_t began, int error)
 {
     if (pg_tracing())
         pg_trace_put(region, kind, offset, bytes, began ? began : pg_trace_clock(), error);
 }
 
-static inline void pg_trace_moment(const struct pg_region *region, int kind, uint64_t offset,
-                                   uint64_t bytes, int error)
+static inline void pg_trace_moment(uint64_t region, int kind, uint64_t offset, uint64_t bytes,
+                                   int error)
 {
     pg_trace_since(region, kind, offset, bytes, 0, error);
 }

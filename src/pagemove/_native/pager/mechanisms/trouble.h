@@ -5,7 +5,12 @@
 
 #include <stdint.h>
 
-#include "pager/pager.h"
+/* Ways of a page into a region and out of it. */
+enum pg_kernel_call { PG_CALL_COPY = 0, PG_CALL_MOVE_IN = 1, PG_CALL_MOVE_OUT = 2, PG_CALLS };
+
+/* For tests: of every `period` pages (0: of all) that take such a way, those from `first` on, so
+ * many, fail with an errno. `error` 0: none. */
+void pg_set_trouble(int call, uint64_t first, uint64_t count, uint64_t period, int error);
 
 struct pg_trouble {
     int error; /* 0: none */

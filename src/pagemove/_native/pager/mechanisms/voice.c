@@ -14,7 +14,8 @@
 #include <unistd.h>
 
 #include "descriptors.h"
-#include "pager/region.h"
+#include "pager/mechanisms/threads.h"
+#include "pager/state/blocks.h"
 
 enum { PATIENCE_SECONDS = 1 };
 
@@ -103,6 +104,11 @@ void pg_say(const char *format, ...)
     pthread_mutex_unlock(&mine->lock);
 }
 
+static void say_line(const char *line)
+{
+    pg_say("%s", line);
+}
+
 int pg_voice_enter(void)
 {
     pthread_condattr_t monotonic;
@@ -128,6 +134,7 @@ int pg_voice_enter(void)
         return error;
     }
     voice = made;
+    __atomic_store_n(&pg_last_words, say_line, __ATOMIC_RELEASE);
     return 0;
 }
 

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "pager/mechanisms/clock.h"
-#include "pager/region.h"
+#include "pager/mechanisms/threads.h"
 
 /* ns between looks. */
 #define LOOK UINT64_C(100000000)

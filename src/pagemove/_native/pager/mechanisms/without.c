@@ -15,7 +15,6 @@
 
 #include "pager/mechanisms/trouble.h"
 #include "pager/mechanisms/uffd.h"
-#include "pager/state/blocks.h"
 #include "uapi.h"
 
 #ifndef MREMAP_DONTUNMAP

@@ -1,28 +1,18 @@
-#define _GNU_SOURCE
 #include "pager/state/blocks.h"
 
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#include "pager/mechanisms/voice.h"
+#include "pager/state/room.h"
 
 /* A table starts with this many places and grows by a third when three quarters are taken: between
  * 5.3 and 7.1 bytes a block, besides 8 for its entry. */
 enum { SMALLEST_TABLE = 1024 };
 
-static void *reserve(uint64_t length)
-{
-    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (memory == MAP_FAILED)
-        return NULL;
-    /* A huge page for a few entries would be no saving. */
-    madvise(memory, length, MADV_NOHUGEPAGE);
-    return memory;
-}
+void (*pg_last_words)(const char *line);
 
 static uint64_t place_of(uint32_t number, uint64_t size)
 {
@@ -34,7 +24,7 @@ static uint64_t place_of(uint32_t number, uint64_t size)
 
 static pg_entry *new_table(uint64_t size)
 {
-    pg_entry *table = reserve(size * sizeof *table);
+    pg_entry *table = pg_room(size * sizeof *table);
 
     if (table)
         memset(table, 0xff, size * sizeof *table);
@@ -49,8 +39,8 @@ int pg_blocks_init(struct pg_blocks *blocks, uint64_t capacity)
     for (int i = 0; i < PG_LISTS; i++)
         blocks->head[i] = blocks->tail[i] = PG_NONE;
     blocks->table_size = SMALLEST_TABLE;
-    blocks->at = reserve(capacity * sizeof *blocks->at);
-    blocks->link = reserve(capacity * sizeof *blocks->link);
+    blocks->at = pg_room(capacity * sizeof *blocks->at);
+    blocks->link = pg_room(capacity * sizeof *blocks->link);
     blocks->table = new_table(blocks->table_size);
     if (blocks->at && blocks->link && blocks->table)
         return 0;
@@ -60,12 +50,9 @@ int pg_blocks_init(struct pg_blocks *blocks, uint64_t capacity)
 
 void pg_blocks_free(struct pg_blocks *blocks)
 {
-    if (blocks->at)
-        munmap(blocks->at, blocks->capacity * sizeof *blocks->at);
-    if (blocks->link)
-        munmap(blocks->link, blocks->capacity * sizeof *blocks->link);
-    if (blocks->table)
-        munmap(blocks->table, blocks->table_size * sizeof *blocks->table);
+    pg_room_free(blocks->at, blocks->capacity * sizeof *blocks->at);
+    pg_room_free(blocks->link, blocks->capacity * sizeof *blocks->link);
+    pg_room_free(blocks->table, blocks->table_size * sizeof *blocks->table);
     memset(blocks, 0, sizeof *blocks);
 }
 
@@ -106,7 +93,7 @@ static int grow(struct pg_blocks *blocks)
         if (entry != PG_NONE)
             larger.table[seek(&larger, blocks->at[entry].number)] = entry;
     }
-    munmap(blocks->table, blocks->table_size * sizeof *blocks->table);
+    pg_room_free(blocks->table, blocks->table_size * sizeof *blocks->table);
     *blocks = larger;
     return 0;
 }
@@ -159,6 +146,20 @@ static void release(struct pg_blocks *blocks, pg_entry entry)
     blocks->count--;
 }
 
+/* The process ends, for it would lose data. */
+__attribute__((format(printf, 1, 2), noreturn)) static void lost_track(const char *format, ...)
+{
+    char line[128];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    if (pg_last_words)
+        pg_last_words(line);
+    abort();
+}
+
 void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state)
 {
 #define FROM(s) (1u << (s))
@@ -173,11 +174,9 @@ void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state)
 #undef FROM
     struct pg_block *block = &blocks->at[entry];
 
-    if (!(allowed[state] & 1u << block->state)) {
-        pg_say("pagemove: block %u cannot go from state %d to %d\n", block->number, block->state,
-               state);
-        abort();
-    }
+    if (!(allowed[state] & 1u << block->state))
+        lost_track("pagemove: block %u cannot go from state %d to %d\n", block->number,
+                   block->state, state);
     block->state = (unsigned char)(state & 7);
     if (state == PG_ABSENT)
         release(blocks, entry);
@@ -189,9 +188,8 @@ void pg_expect_filling(const struct pg_blocks *blocks, pg_entry entry, uint32_t 
 
     if (block->number == number && block->state == PG_FILLING)
         return;
-    pg_say("pagemove: block %u is to be filled, and found to be %u in state %d\n", number,
-           block->number, block->state);
-    abort();
+    lost_track("pagemove: block %u is to be filled, and found to be %u in state %d\n", number,
+               block->number, block->state);
 }
 
 void pg_set_dirty(struct pg_blocks *blocks, pg_entry entry, int dirty)

@@ -69,6 +69,9 @@ pg_entry pg_find(const struct pg_blocks *blocks, uint32_t number);
 /* Give an absent block an entry, which is FILLING. PG_NONE: no memory. */
 pg_entry pg_begin(struct pg_blocks *blocks, uint32_t number);
 
+/* Says why the process ends; set by who can speak (voice.c). */
+extern void (*pg_last_words)(const char *line);
+
 /* The one place where a state changes; a transition that makes no sense ends the process, for a
  * pager that has lost track would lose data. To PG_ABSENT frees the entry. */
 void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state);

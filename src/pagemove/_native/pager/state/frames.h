@@ -8,26 +8,35 @@
 
 #include <stdint.h>
 
-#include "pager/mechanisms/uffd.h"
-
-#define PG_HUGE_SIZE (UINT64_C(2) << 20)
+enum { PG_TIGHT = 32 /* below so many frames one instruction may need most of them */ };
 
 struct pg_frames {
     uint64_t outgoing, incoming; /* addresses of slot 0 of each */
     uint64_t block_size;
+    int limited;
     uint32_t limit, total; /* frames allowed, frames there are */
+    uint32_t pinned;       /* of these, those of blocks that stay */
     uint16_t outgoing_slots, incoming_slots;
     uint16_t *stack; /* empty outgoing slots, empty incoming slots, full slots without a meaning */
     uint16_t empty_outgoing, empty_incoming, full;
 };
 
-/* Map private anonymous memory at a multiple of 2 MiB that a fork does not inherit, and that is in
- * core dumps only if it is to be. 0: errno says why not. */
-uint64_t pg_map_aligned(uint64_t length, int dumped);
-
-int pg_frames_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64_t block_size,
-                   uint32_t limit, uint16_t outgoing_slots, uint16_t incoming_slots, int huge);
+/* Slots, all of them empty; `limited`, `limit` and `pinned` stay as they are. 0 or -ENOMEM. */
+int pg_frames_init(struct pg_frames *frames, uint64_t block_size, uint16_t outgoing_slots,
+                   uint16_t incoming_slots);
 void pg_frames_free(struct pg_frames *frames);
+
+/* Frames of blocks that come and go; UINT32_MAX: there is no limit. */
+static inline uint32_t pg_frames_shared(const struct pg_frames *frames)
+{
+    return frames->limited ? frames->limit - frames->pinned : UINT32_MAX;
+}
+
+/* Whether there are so few frames that one instruction may need most of them. */
+static inline int pg_is_tight(const struct pg_frames *frames)
+{
+    return pg_frames_shared(frames) < PG_TIGHT;
+}
 
 uint64_t pg_slot_address(const struct pg_frames *frames, uint16_t slot);
 
@@ -47,13 +56,10 @@ uint16_t pg_take_outgoing(struct pg_frames *frames);
 /* Whether another frame is allowed. */
 int pg_has_room(const struct pg_frames *frames);
 
-/* Give slots back: full with a frame to be recycled, empty because the frame has moved, or to be
- * emptied, frame and all. */
+/* Give slots back: full with a frame to be recycled, empty because the frame has moved, or emptied,
+ * so that there is a frame less (staging.c does that). */
 void pg_give_full(struct pg_frames *frames, uint16_t slot);
 void pg_give_empty(struct pg_frames *frames, uint16_t slot);
-void pg_give_up(struct pg_frames *frames, uint16_t slot);
-
-/* See that no slot is merged with other memory (merging.c). */
-void pg_frames_unmerge(const struct pg_frames *frames);
+void pg_note_given_up(struct pg_frames *frames, uint16_t slot);
 
 #endif

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "pager/region.h"
+#include "pager/state/policy.h"
 
 enum { FEWEST_GHOSTS = 64 };
 
@@ -22,41 +22,49 @@ enum kind {
 
 #define MOST_EVICTED ((UINT32_C(1) << 30) - 1)
 
-int pg_ghosts_start(struct pg_region *region)
+int pg_ghosts_init(struct pg_policy *policy, uint32_t frames)
 {
     uint32_t ghosts = FEWEST_GHOSTS;
 
-    if (!region->limited)
-        return 0;
-    while (ghosts < region->frames_most && ghosts < UINT32_C(1) << 31)
+    while (ghosts < frames && ghosts < UINT32_C(1) << 31)
         ghosts *= 2;
-    region->ghosts = calloc(ghosts, sizeof *region->ghosts);
-    region->ghost_mask = ghosts - 1;
-    return region->ghosts ? 0 : -ENOMEM;
+    policy->ghosts = calloc(ghosts, sizeof *policy->ghosts);
+    policy->ghost_mask = ghosts - 1;
+    return policy->ghosts ? 0 : -ENOMEM;
 }
 
-static struct pg_ghost *ghost_of(const struct pg_region *region, uint32_t number)
+void pg_ghosts_free(struct pg_policy *policy)
 {
-    return &region->ghosts[(number * UINT32_C(0x9E3779B1) >> 7) & region->ghost_mask];
+    free(policy->ghosts);
 }
 
-static enum kind kind_of(const struct pg_region *region, const struct pg_block *block)
+uint64_t pg_ghosts_bytes(const struct pg_policy *policy)
+{
+    return policy->ghosts ? (policy->ghost_mask + UINT64_C(1)) * sizeof *policy->ghosts : 0;
+}
+
+static struct pg_ghost *ghost_of(const struct pg_policy *policy, uint32_t number)
+{
+    return &policy->ghosts[(number * UINT32_C(0x9E3779B1) >> 7) & policy->ghost_mask];
+}
+
+static enum kind kind_of(const struct pg_policy *policy, const struct pg_block *block)
 {
     if (block->flags & PG_SEQUENCE)
-        return region->oldest_first ? OLDEST : NEWEST;
+        return policy->oldest_first ? OLDEST : NEWEST;
     return block->hot ? HOT : ONCE;
 }
 
-void pg_note_evicted(struct pg_region *region, pg_entry entry)
+void pg_remember(struct pg_policy *policy, pg_entry entry)
 {
-    const struct pg_block *block = &region->blocks.at[entry];
+    const struct pg_block *block = &policy->blocks->at[entry];
 
-    region->evictions++;
-    if (region->ghosts)
-        *ghost_of(region, block->number) =
+    policy->evictions++;
+    if (policy->ghosts)
+        *ghost_of(policy, block->number) =
             (struct pg_ghost){.number = block->number,
-                              .evicted = region->evictions & MOST_EVICTED,
-                              .kind = kind_of(region, block)};
+                              .evicted = policy->evictions & MOST_EVICTED,
+                              .kind = kind_of(policy, block)};
 }
 
 static uint32_t more(uint32_t value, uint32_t step, uint32_t most)
@@ -72,52 +80,51 @@ static uint32_t less(uint32_t value, uint32_t step, uint32_t least)
 /* A stretch is read again, part of which has left. If that was the newest part, then because older
  * stretches stay, which may not be needed any more: these leave for a while. If some of them are
  * missed, it is a loop, of which a part can only stay if the newest part leaves. */
-static void missed_of_sequence(struct pg_region *region, enum kind kind)
+static void missed_of_sequence(struct pg_policy *policy, enum kind kind)
 {
-    uint32_t frames = region->frames.limit;
+    uint32_t frames = policy->frames->limit;
 
-    region->scan_wanted = more(region->scan_wanted, frames / 64, region->scan_most);
+    policy->scan_wanted = more(policy->scan_wanted, frames / 64, policy->scan_most);
     if (kind == OLDEST) {
-        region->against_oldest++;
-        if (region->against_oldest > frames / 32) {
-            region->oldest_first = 0;
-            region->newest_since = region->evictions;
+        policy->against_oldest++;
+        if (policy->against_oldest > frames / 32) {
+            policy->oldest_first = 0;
+            policy->newest_since = policy->evictions;
         }
-    } else if (region->evictions - region->newest_since >= frames) {
-        region->oldest_first = frames;
-        region->against_oldest = 0;
+    } else if (policy->evictions - policy->newest_since >= frames) {
+        policy->oldest_first = frames;
+        policy->against_oldest = 0;
     }
 }
 
-int pg_note_missed(struct pg_region *region, uint32_t number, int sequential)
+enum pg_missed pg_miss(struct pg_policy *policy, uint32_t number, int sequential)
 {
-    uint32_t frames = region->frames.limit, age;
+    uint32_t frames = policy->frames->limit, age;
     const struct pg_ghost *ghost;
 
-    if (!region->ghosts)
-        return 0;
-    ghost = ghost_of(region, number);
-    age = (region->evictions - ghost->evicted) & MOST_EVICTED;
+    if (!policy->ghosts)
+        return PG_NEW;
+    ghost = ghost_of(policy, number);
+    age = (policy->evictions - ghost->evicted) & MOST_EVICTED;
     if (!ghost->evicted || ghost->number != number || age >= frames)
-        return 0;
-    pg_member_reused(&region->member);
-    if (pg_is_tight(region)) {
+        return PG_NEW;
+    if (pg_is_tight(policy->frames)) {
         if (age < frames / 2)
-            region->oldest_first = frames;
-        return 0;
+            policy->oldest_first = frames;
+        return PG_AGAIN;
     }
     if (ghost->kind == NEWEST || ghost->kind == OLDEST) {
         /* One that is touched by itself says nothing of how sequences are read. */
         if (sequential)
-            missed_of_sequence(region, ghost->kind);
-        return 0;
+            missed_of_sequence(policy, ghost->kind);
+        return PG_AGAIN;
     }
-    region->scan_wanted = less(region->scan_wanted, frames / 64, region->scan_least);
+    policy->scan_wanted = less(policy->scan_wanted, frames / 64, policy->scan_least);
     /* That one is needed again which was needed once before is no wonder. That it is hot was seen:
      * that weighs more. */
     if (ghost->kind == ONCE)
-        region->once_wanted = more(region->once_wanted, 1, pg_most_once(frames));
+        policy->once_wanted = more(policy->once_wanted, 1, pg_most_once(frames));
     else
-        region->once_wanted = less(region->once_wanted, 2, pg_least_once(frames));
-    return 1;
+        policy->once_wanted = less(policy->once_wanted, 2, pg_least_once(frames));
+    return PG_AGAIN_HOT;
 }

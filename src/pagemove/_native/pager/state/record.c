@@ -1,66 +1,44 @@
-/* The order in which blocks are first needed, so that it can be read ahead next time. */
+#include "pager/state/record.h"
+
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 
-#include "pager/region.h"
+#include "pager/state/room.h"
 
-static uint64_t recorded_bytes(const struct pg_region *region)
+static uint64_t bytes_of(uint32_t blocks)
 {
-    return (region->nblocks / 64 + 1) * sizeof *region->recorded;
+    return (blocks / 64 + 1) * sizeof(uint64_t);
 }
 
-int pg_record(struct pg_region *region)
+int pg_record_start(struct pg_record *record, uint32_t blocks)
 {
-    int error = 0;
-
-    pthread_mutex_lock(&region->lock);
-    if (!region->recorded) {
-        void *bits = mmap(NULL, recorded_bytes(region), PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (bits == MAP_FAILED)
-            error = -errno;
-        else
-            region->recorded = bits;
+    if (!record->seen) {
+        record->seen = pg_room(bytes_of(blocks));
+        record->blocks = blocks;
     }
-    pthread_mutex_unlock(&region->lock);
-    return error;
+    return record->seen ? 0 : -ENOMEM;
 }
 
-void pg_note_needed(struct pg_region *region, uint32_t number)
+void pg_record_needed(struct pg_record *record, uint32_t number)
 {
     uint64_t bit = UINT64_C(1) << number % 64;
 
-    if (!region->recorded || region->recorded[number / 64] & bit)
+    if (!record->seen || record->seen[number / 64] & bit)
         return;
-    if (region->record_count == region->record_room) {
-        uint32_t room = region->record_room ? 2 * region->record_room : 1024;
-        uint32_t *larger = realloc(region->record, room * sizeof *larger);
+    if (record->count == record->room) {
+        uint32_t room = record->room ? 2 * record->room : 1024;
+        uint32_t *larger = realloc(record->numbers, room * sizeof *larger);
         if (!larger)
             return; /* a hint that is missing costs time, nothing else */
-        region->record = larger;
-        region->record_room = room;
+        record->numbers = larger;
+        record->room = room;
     }
-    region->recorded[number / 64] |= bit;
-    region->record[region->record_count++] = number;
+    record->seen[number / 64] |= bit;
+    record->numbers[record->count++] = number;
 }
 
-uint32_t pg_recorded(struct pg_region *region, uint32_t *numbers, uint32_t most)
+void pg_record_free(struct pg_record *record)
 {
-    uint32_t count;
-
-    pthread_mutex_lock(&region->lock);
-    count = region->record_count;
-    if (count && most)
-        memcpy(numbers, region->record, (count < most ? count : most) * sizeof *numbers);
-    pthread_mutex_unlock(&region->lock);
-    return count;
-}
-
-void pg_record_free(struct pg_region *region)
-{
-    if (region->recorded)
-        munmap(region->recorded, recorded_bytes(region));
-    free(region->record);
+    pg_room_free(record->seen, bytes_of(record->blocks));
+    free(record->numbers);
 }
