@@ -64,7 +64,7 @@ void pg_look_at_merging(struct pg_region *region)
 {
     (void)region;
 }
-void pg_wake_starved(struct pg_region *region)
+void pg_frame_available(struct pg_region *region)
 {
     (void)region;
 }

@@ -261,7 +261,7 @@ static void test_what_stays(void)
         entry = bring(i, 0, 0);
         pg_set_dirty(&blocks, entry, i < 3);
         if (i == 3)
-            blocks.at[entry].flags |= PG_FLUSHING;
+            blocks.at[entry].flags |= PG_COPY_IN_FLIGHT;
     }
     late = 0;
     EXPECT(blocks.at[pg_choose(&policy, PG_CLEAN)].number == 4);

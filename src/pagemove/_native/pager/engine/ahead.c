@@ -140,7 +140,7 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
         pg_do_job(region, job);
     } else if (marker) {
         block->slot = slot;
-        pg_become(&region->blocks, entry, PG_EVICTING);
+        pg_become(&region->blocks, entry, PG_STAGED);
         if (region->frames.limited)
             pg_push_tail(&region->blocks, PG_STANDBY, entry);
         pthread_cond_broadcast(&region->changed);

@@ -62,7 +62,8 @@ static int try_block(struct pg_region *region, uint32_t number, uint64_t until)
         return -EBUSY;
     if (entry == PG_NONE)
         return 0;
-    if (block->state != PG_FILLING && block->state != PG_WRITING && !(block->flags & PG_FLUSHING))
+    if (block->state != PG_FILLING && block->state != PG_WRITING &&
+        !(block->flags & PG_COPY_IN_FLIGHT))
         return 0;
     return pg_wait_changed(region, until) ? -EBUSY : 1;
 }
@@ -73,7 +74,7 @@ static void drop(struct pg_region *region, pg_entry entry)
     uint16_t slot = block->slot;
 
     pg_unlist(&region->blocks, entry);
-    if (block->state == PG_EVICTING)
+    if (block->state == PG_STAGED)
         pg_slot_back(region, slot, 0);
     else if (block->state == PG_RESIDENT)
         region->frames.total--;
@@ -110,7 +111,7 @@ static int discard_some(struct pg_region *region, uint32_t first, uint32_t end, 
         return 0;
     /* What is there of a block belongs to no frame any more. */
     pg_discard(&region->uffd, pg_block_address(region, first), (end - first) * region->block_size);
-    pg_wake_starved(region);
+    pg_frame_available(region);
     pthread_cond_broadcast(&region->changed);
     return 0;
 }

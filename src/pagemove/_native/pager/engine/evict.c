@@ -52,7 +52,7 @@ static int take_out(struct pg_region *region, pg_entry entry, struct pg_out *out
     if (!out->whole)
         pg_discard(&region->uffd, pg_block_address(region, block->number), region->block_size);
     block->slot = out->slot;
-    pg_become(&region->blocks, entry, PG_EVICTING);
+    pg_become(&region->blocks, entry, PG_STAGED);
     return 0;
 }
 
@@ -60,7 +60,7 @@ static void begin_writing(struct pg_region *region, const struct pg_out *out)
 {
     pg_become(&region->blocks, out->entry, PG_WRITING);
     if (!out->whole)
-        region->blocks.at[out->entry].flags |= PG_PATCH;
+        region->blocks.at[out->entry].flags |= PG_PARTIAL;
 }
 
 void pg_settle(struct pg_region *region, const struct pg_out *out)
@@ -77,7 +77,7 @@ void pg_settle(struct pg_region *region, const struct pg_out *out)
     } else {
         pg_push_tail(&region->blocks, PG_STANDBY, out->entry);
     }
-    pg_wake_starved(region);
+    pg_frame_available(region);
 }
 
 /* Move some blocks out, so that slots become full or blocks go on standby. Returns how many have
@@ -210,7 +210,8 @@ static int evict_one(struct pg_region *region, pg_entry entry)
 /* Whether another thread owns the block's state now, so that the caller has to wait. */
 static int is_busy(const struct pg_block *block)
 {
-    return block->state == PG_FILLING || block->state == PG_WRITING || block->flags & PG_FLUSHING;
+    return block->state == PG_FILLING || block->state == PG_WRITING ||
+           block->flags & PG_COPY_IN_FLIGHT;
 }
 
 /* Of several blocks that cannot be written the first is noted: mostly all have one reason. */

@@ -100,7 +100,7 @@ static void fail_writing(struct pg_region *region, struct pg_job job)
     describe_starved(region, job.number);
     pg_note_failure(region, PG_OP_READ, job.number, ETIMEDOUT, job.tries);
     region->counters.errors++;
-    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
+    block->flags &= (uint8_t)~(PG_WANTED | PG_WRITE_WANTED);
     block->flags |= PG_STARVED;
     pg_poison(&region->uffd, pg_block_address(region, job.number), region->block_size);
 }
@@ -123,7 +123,7 @@ void pg_await_written(struct pg_region *region, struct pg_job job)
 static void fail(struct pg_region *region, struct pg_job job, int error, int starved)
 {
     struct pg_block *block = &region->blocks.at[job.entry];
-    int patch = block->flags & PG_PATCH;
+    int partial = block->flags & PG_PARTIAL;
 
     if (job.writing) {
         if (is_awaited(region, &job))
@@ -136,18 +136,18 @@ static void fail(struct pg_region *region, struct pg_job job, int error, int sta
         describe(region, job.number, error, job.tries);
     pg_note_failure(region, PG_OP_READ, job.number, error, job.tries);
     region->counters.errors++;
-    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED | PG_PATCH | PG_SEQUENCE);
-    if (!patch) {
+    block->flags &= (uint8_t)~(PG_WANTED | PG_WRITE_WANTED | PG_PARTIAL | PG_SEQUENCE);
+    if (!partial) {
         /* Nothing of it is in memory. */
         pg_set_dirty(&region->blocks, job.entry, 0);
         pg_note_dropped(region, job.entry);
     }
-    pg_become(&region->blocks, job.entry, patch ? PG_RESIDENT : PG_ERROR);
-    if (patch)
+    pg_become(&region->blocks, job.entry, partial ? PG_RESIDENT : PG_ERROR);
+    if (partial)
         pg_enlist(region, job.entry, 0);
     pg_poison(&region->uffd, pg_block_address(region, job.number), region->block_size);
     pthread_cond_broadcast(&region->changed);
-    if (starved && !patch) {
+    if (starved && !partial) {
         /* The store is sound: as soon as there is a frame, the block is worth another try. */
         block->flags |= PG_STARVED;
         job.slot = PG_NO_SLOT;
@@ -191,7 +191,7 @@ static int is_kept(const struct pg_region *region, const struct pg_job *job, int
     if (job->slot == PG_NO_SLOT)
         return error == PG_NO_MEMORY;
     return error == ENOMEM || error == EBUSY || error == EAGAIN ||
-           (flags & PG_DIRTY && !(flags & PG_PATCH));
+           (flags & PG_DIRTY && !(flags & PG_PARTIAL));
 }
 
 void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t pause, int starved)

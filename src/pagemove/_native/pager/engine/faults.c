@@ -34,7 +34,7 @@ static void fault_resident(struct pg_region *region, pg_entry entry, uint64_t ad
     }
     region->counters.faults++;
     pg_unlist(&region->blocks, entry);
-    block->flags |= PG_PATCH;
+    block->flags |= PG_PARTIAL;
     pg_become(&region->blocks, entry, PG_FILLING);
     pg_fill(region, entry, began);
 }
@@ -91,20 +91,20 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
         }
         region->blocks.at[entry].hot = hot & 1;
         region->blocks.at[entry].flags = sequential ? PG_SEQUENCE : 0;
-        region->blocks.at[entry].flags |= write ? PG_STORED : 0;
+        region->blocks.at[entry].flags |= write ? PG_WRITE_WANTED : 0;
         pg_fill(region, entry, began);
         return;
     }
     block = &region->blocks.at[entry];
     waits = block->flags & PG_WANTED;
-    block->flags |= write ? PG_WANTED | PG_STORED : PG_WANTED;
+    block->flags |= write ? PG_WANTED | PG_WRITE_WANTED : PG_WANTED;
     if (block->state == PG_WRITING && !waits) {
         pg_do_job(region, (struct pg_job){.entry = entry,
                                           .number = number,
                                           .slot = PG_NO_SLOT,
                                           .writing = 1,
                                           .began = began});
-    } else if (block->state == PG_EVICTING) {
+    } else if (block->state == PG_STAGED) {
         struct pg_job job = {.entry = entry, .number = number, .slot = block->slot, .began = began};
         pg_note_rescued(region, entry);
         pg_unlist(&region->blocks, entry);

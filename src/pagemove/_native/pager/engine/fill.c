@@ -44,7 +44,7 @@ void pg_slot_back(struct pg_region *region, uint16_t slot, int whole)
         pg_give_full(&region->frames, slot);
     else
         pg_give_up(&region->frames, slot);
-    pg_wake_starved(region);
+    pg_frame_available(region);
     pthread_cond_broadcast(&region->changed);
 }
 
@@ -200,7 +200,7 @@ static void installed(struct pg_region *region, pg_entry entry)
     struct pg_block *block = &region->blocks.at[entry];
 
     block->slot = PG_NO_SLOT;
-    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED | PG_PATCH);
+    block->flags &= (uint8_t)~(PG_WANTED | PG_WRITE_WANTED | PG_PARTIAL);
     pg_become(&region->blocks, entry, PG_RESIDENT);
     pthread_cond_broadcast(&region->changed);
 }
@@ -209,7 +209,7 @@ static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slo
 {
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number);
-    int writable = pg_writable(region), stored = writable && block->flags & PG_STORED, error;
+    int writable = pg_writable(region), stored = writable && block->flags & PG_WRITE_WANTED, error;
 
     if (block->flags & PG_DIRTY)
         /* What is in the slot is newer than the store; a part may be in the region already. */
@@ -233,7 +233,7 @@ static int install_lost(struct pg_region *region, pg_entry entry, uint16_t *slot
     const struct pg_block *block = &region->blocks.at[entry];
     int error;
 
-    if (block->flags & PG_PATCH) {
+    if (block->flags & PG_PARTIAL) {
         pg_slot_back(region, *slot, 1);
         return 0;
     }
@@ -253,7 +253,7 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int *un
 
     if (pg_is_lost(region))
         error = install_lost(region, entry, slot);
-    else if (block->flags & PG_PATCH)
+    else if (block->flags & PG_PARTIAL)
         error = install_patch(region, entry, pg_block_address(region, block->number), *slot);
     else
         error = install_whole(region, entry, slot, unshown);
@@ -326,7 +326,7 @@ static int ask_helper(struct pg_region *region, struct pg_job job)
     int error;
 
     if (!pg_has_helper(region) || region->line || region->block_size >= MOVE_FRESH_FROM ||
-        block->flags & PG_PATCH || pg_is_spilled(region, job.number) ||
+        block->flags & PG_PARTIAL || pg_is_spilled(region, job.number) ||
         pg_is_blank(region, job.number) || pg_make_room(region, 0))
         return -PG_NOT_NOW;
     /* Protected, also for somebody who wants to store: a block that comes after it was given up is
@@ -388,7 +388,7 @@ void pg_take_answer(struct pg_region *region)
     if (pg_pages_in(&region->uffd, pg_block_address(region, job.number), region->block_size,
                     &pages) ||
         pages.word[0])
-        region->blocks.at[job.entry].flags |= PG_PATCH;
+        region->blocks.at[job.entry].flags |= PG_PARTIAL;
     else
         region->frames.total--;
     job.tries = 1;

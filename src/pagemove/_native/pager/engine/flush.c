@@ -58,7 +58,7 @@ static void settle(struct pg_region *region, const struct pg_out *out)
 {
     struct pg_block *block = &region->blocks.at[out->entry];
 
-    block->flags &= (uint8_t)~PG_FLUSHING;
+    block->flags &= (uint8_t)~PG_COPY_IN_FLIGHT;
     if (out->error)
         pg_set_dirty(&region->blocks, out->entry, 1);
     else
@@ -111,7 +111,7 @@ static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry ent
 
     uint32_t number = block->number;
 
-    block->flags |= PG_FLUSHING;
+    block->flags |= PG_COPY_IN_FLIGHT;
     error = snapshot(region, entry, &sweep->outs[sweep->count]);
     if (error == -PG_NOT_NOW && sweep->count) {
         write_copies(region, sweep);
@@ -121,7 +121,7 @@ static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry ent
         sweep->count++;
         return;
     }
-    block->flags &= (uint8_t)~PG_FLUSHING;
+    block->flags &= (uint8_t)~PG_COPY_IN_FLIGHT;
     pthread_cond_broadcast(&region->changed);
     /* Those who wait for a frame come first, and there may be one of them at any time: without a
      * copy it takes none, though whoever touches the block meanwhile waits for the store. */
@@ -140,7 +140,7 @@ static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry ent
 static int is_held(const struct pg_block *block)
 {
     return (block->state == PG_FILLING && block->flags & PG_DIRTY) ||
-           (block->state != PG_ABSENT && block->flags & PG_FLUSHING);
+           (block->state != PG_ABSENT && block->flags & PG_COPY_IN_FLIGHT);
 }
 
 /* Whether to end between two blocks. What a region that is lost has not saved, who waits for the
@@ -267,7 +267,7 @@ static void forget_written(struct pg_region *region)
         struct pg_block *block = &region->blocks.at[entry];
         if (block->state == PG_ABSENT || !(block->flags & PG_UNSYNCED))
             continue;
-        if (block->state == PG_EVICTING)
+        if (block->state == PG_STAGED)
             bring_back(region, entry);
         else
             pg_set_dirty(&region->blocks, entry, 1);

@@ -122,7 +122,7 @@ static struct pg_request next_part(struct pg_region *region, struct pg_gather *g
         if (entry == PG_NONE) {
             if (!part.count++)
                 part.next = number;
-        } else if (region->blocks.at[entry].state == PG_EVICTING) {
+        } else if (region->blocks.at[entry].state == PG_STAGED) {
             rescue(region, entry);
         } else if (++looked % AT_ONCE == 0) {
             relax(region);

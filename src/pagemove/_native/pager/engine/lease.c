@@ -157,7 +157,7 @@ static int return_frame(struct pg_region *region)
     /* While the lock was dropped blocks may have been pinned, or the room been used. */
     if (region->jobs.starving || !pg_has_room(&region->frames) ||
         region->frames.limit <= pg_frames_least(region)) {
-        pg_wake_starved(region);
+        pg_frame_available(region);
         return 0;
     }
     region->frames.limit--;

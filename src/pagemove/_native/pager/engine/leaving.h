@@ -29,8 +29,8 @@ uint16_t pg_reclaim(struct pg_region *region, int write);
 /* How many blocks leave, or are written, at once: not so many that others lack their frames. */
 unsigned pg_batch(const struct pg_region *region);
 
-/* Write some dirty blocks back, so that their frames can be used. Returns how many have left. Lets
- * go. */
+/* Write some dirty blocks back, so that their frames can be used. Returns how many have left. Drops
+ * the lock. */
 unsigned pg_write_out(struct pg_region *region);
 
 /* Write a resident dirty block back without copying it, which takes no frame. 0 or what went wrong:
@@ -40,7 +40,7 @@ int pg_write_itself(struct pg_region *region, pg_entry entry);
 /* A block's contents are not in memory any more. */
 void pg_note_dropped(struct pg_region *region, pg_entry entry);
 
-/* Let an EVICTING block that is clean go, or stand by. */
+/* Let an STAGED block that is clean go, or stand by. */
 void pg_settle(struct pg_region *region, const struct pg_out *out);
 
 /* Take blocks of a range away, changed ones after writing them back. 0 or -errno. Drops the lock.

@@ -56,7 +56,7 @@ static int take_out_lost(struct pg_region *region, pg_entry entry, struct pg_out
         return error;
     }
     block->slot = out->slot;
-    pg_become(&region->blocks, entry, PG_EVICTING);
+    pg_become(&region->blocks, entry, PG_STAGED);
     pg_become(&region->blocks, entry, PG_WRITING);
     for (unsigned page = 0; page < pages; page++)
         out->whole &= pg_has(&out->pages, page);
@@ -77,7 +77,7 @@ static int save_one(struct pg_region *region, pg_entry entry)
     pg_write_back(region, &out, 1);
     pthread_mutex_lock(&region->lock);
     pg_end_write(region, epoch, &out, 1);
-    pg_become(&region->blocks, entry, PG_EVICTING);
+    pg_become(&region->blocks, entry, PG_STAGED);
     if (out.error) {
         pg_put_back(region, &out);
         return out.error;
@@ -92,7 +92,7 @@ static int save_one(struct pg_region *region, pg_entry entry)
 static int is_busy(const struct pg_block *block)
 {
     return block->state == PG_WRITING || (block->state == PG_FILLING && block->flags & PG_DIRTY) ||
-           (block->state != PG_ABSENT && block->flags & PG_FLUSHING);
+           (block->state != PG_ABSENT && block->flags & PG_COPY_IN_FLIGHT);
 }
 
 /* Drops the lock. */

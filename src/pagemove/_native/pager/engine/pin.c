@@ -156,7 +156,7 @@ static void fill(struct pg_region *region, pg_entry entry, uint16_t slot)
 static void fill_gaps(struct pg_region *region, pg_entry entry)
 {
     pg_unlist(&region->blocks, entry);
-    region->blocks.at[entry].flags |= PG_PATCH;
+    region->blocks.at[entry].flags |= PG_PARTIAL;
     pg_become(&region->blocks, entry, PG_FILLING);
     fill(region, entry, PG_NO_SLOT);
 }
@@ -170,7 +170,7 @@ void pg_refill(struct pg_region *region, uint64_t address)
         region->blocks.at[entry].state != PG_RESIDENT)
         return;
     pg_unlist(&region->blocks, entry);
-    region->blocks.at[entry].flags |= PG_PATCH;
+    region->blocks.at[entry].flags |= PG_PARTIAL;
     pg_become(&region->blocks, entry, PG_FILLING);
     pg_fill(region, entry, pg_now());
 }
@@ -183,17 +183,17 @@ static int bring(struct pg_region *region, pg_entry entry, int write, uint64_t u
 
     if (block->state == PG_ERROR)
         return -EIO;
-    if (block->state == PG_EVICTING) {
+    if (block->state == PG_STAGED) {
         pg_note_rescued(region, entry);
         pg_unlist(&region->blocks, entry);
         pg_become(&region->blocks, entry, PG_FILLING);
-        block->flags |= write ? PG_STORED : 0;
+        block->flags |= write ? PG_WRITE_WANTED : 0;
         fill(region, entry, block->slot);
         return 0;
     }
     if (block->state == PG_FILLING)
         /* Of what is read ahead nothing is to be left in its slot. */
-        block->flags |= write ? PG_WANTED | PG_STORED : PG_WANTED;
+        block->flags |= write ? PG_WANTED | PG_WRITE_WANTED : PG_WANTED;
     return pg_wait_changed(region, until) ? -ENOMEM : 0;
 }
 
@@ -235,7 +235,7 @@ static int have(struct pg_region *region, uint32_t number, int write)
             if (entry == PG_NONE)
                 return -ENOMEM;
             pg_record_needed(&region->record, number);
-            region->blocks.at[entry].flags = write ? PG_STORED : 0;
+            region->blocks.at[entry].flags = write ? PG_WRITE_WANTED : 0;
             fill(region, entry, PG_NO_SLOT);
         } else if (region->blocks.at[entry].state != PG_RESIDENT) {
             error = bring(region, entry, write, until);
@@ -278,7 +278,7 @@ void pg_unpin(struct pg_region *region, const struct pg_run *runs, size_t count)
 {
     pthread_mutex_lock(&region->lock);
     each(region, runs, count, note_unpinned);
-    pg_wake_starved(region);
+    pg_frame_available(region);
     pthread_mutex_unlock(&region->lock);
 }
 

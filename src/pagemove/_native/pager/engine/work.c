@@ -36,7 +36,7 @@ void pg_want_writes(struct pg_region *region)
     pg_call_worker(region);
 }
 
-void pg_wake_starved(struct pg_region *region)
+void pg_frame_available(struct pg_region *region)
 {
     if (!region->jobs.starving)
         return;
@@ -56,7 +56,7 @@ static void write_out(struct pg_region *region)
         left = pg_write_out(region);
         /* Else they would ask again at once, and never drop the lock. */
         if (left)
-            pg_wake_starved(region);
+            pg_frame_available(region);
     } while (left && region->blocks.dirty &&
              region->blocks.length[PG_STANDBY] < region->policy.standby_wanted);
     region->write_busy = 0;

@@ -26,7 +26,7 @@ int pg_is_working(const struct pg_region *region);
 void pg_want_writes(struct pg_region *region);
 
 /* A frame is free: wake those that lack one. */
-void pg_wake_starved(struct pg_region *region);
+void pg_frame_available(struct pg_region *region);
 
 /* Give up jobs that are long overdue: the store blocks the workers. Drops the lock. */
 void pg_expire_jobs(struct pg_region *region);
@@ -56,8 +56,8 @@ void pg_put_off(struct pg_region *region, struct pg_job job, int error, uint64_t
 /* Map a WRITING block that a thread waits for, or put that off. */
 void pg_await_written(struct pg_region *region, struct pg_job job);
 
-/* Take the poison of a block away that was given up for want of a frame, once there is one. Lets
- * go.
+/* Take the poison of a block away that was given up for want of a frame, once there is one. Drops
+ * the lock.
  */
 void pg_recover(struct pg_region *region, struct pg_job job);
 

@@ -197,7 +197,7 @@ void pg_put_back(struct pg_region *region, const struct pg_out *out)
     if (pg_writable(region))
         pg_set_dirty(blocks, out->entry, 1);
     block->slot = PG_NO_SLOT;
-    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
+    block->flags &= (uint8_t)~(PG_WANTED | PG_WRITE_WANTED);
     if (!error) {
         pg_give_empty(&region->frames, out->slot);
         if (block->state != PG_RESIDENT)
@@ -232,7 +232,7 @@ int pg_copy_written(struct pg_region *region, pg_entry entry)
     uint64_t address = pg_block_address(region, block->number);
 
     /* A part of it is missing: what was discarded has to be read, after the rest is written. */
-    if (block->flags & PG_PATCH || pg_make_room(region, 0))
+    if (block->flags & PG_PARTIAL || pg_make_room(region, 0))
         return -PG_NOT_NOW;
     /* Protected, also for somebody who wants to store: so what is there of a copy that ends
      * half-way can be taken away again. */
@@ -243,8 +243,8 @@ int pg_copy_written(struct pg_region *region, pg_entry entry)
     }
     region->frames.total++;
     pg_note_rescued(region, entry);
-    block->flags &= (uint8_t)~(PG_WANTED | PG_STORED);
-    block->flags |= PG_FLUSHING; /* until the write that is under way has ended */
+    block->flags &= (uint8_t)~(PG_WANTED | PG_WRITE_WANTED);
+    block->flags |= PG_COPY_IN_FLIGHT; /* until the write that is under way has ended */
     block->slot = PG_NO_SLOT;
     pg_set_dirty(&region->blocks, entry, 0);
     pg_become(&region->blocks, entry, PG_RESIDENT);
@@ -266,7 +266,7 @@ static void note_written(struct pg_region *region, pg_entry entry)
 /* It was mapped again while its copy was written. */
 static void settle_copied(struct pg_region *region, const struct pg_out *out)
 {
-    region->blocks.at[out->entry].flags &= (uint8_t)~PG_FLUSHING;
+    region->blocks.at[out->entry].flags &= (uint8_t)~PG_COPY_IN_FLIGHT;
     if (out->error)
         pg_set_dirty(&region->blocks, out->entry, 1);
     else
@@ -281,7 +281,7 @@ static void settle_written(struct pg_region *region, struct pg_out *out)
     struct pg_block *block = &blocks->at[out->entry];
     int wanted = block->flags & PG_WANTED;
 
-    if (block->flags & PG_FLUSHING) {
+    if (block->flags & PG_COPY_IN_FLIGHT) {
         settle_copied(region, out);
         return;
     }
@@ -290,15 +290,15 @@ static void settle_written(struct pg_region *region, struct pg_out *out)
         block->flags &= (uint8_t)~PG_STARVED;
         pg_discard(&region->uffd, pg_block_address(region, out->number), region->block_size);
     }
-    block->flags &= (uint8_t)~PG_PATCH;
+    block->flags &= (uint8_t)~PG_PARTIAL;
     if (out->error) {
-        pg_become(blocks, out->entry, PG_EVICTING);
+        pg_become(blocks, out->entry, PG_STAGED);
         pg_put_back(region, out);
         return;
     }
     note_written(region, out->entry);
     pg_set_dirty(blocks, out->entry, 0);
-    pg_become(blocks, out->entry, PG_EVICTING);
+    pg_become(blocks, out->entry, PG_STAGED);
     if (wanted && out->whole)
         bring_back(region, out);
     else

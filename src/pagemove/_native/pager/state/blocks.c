@@ -164,11 +164,11 @@ void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state)
 {
 #define FROM(s) (1u << (s))
     static const unsigned allowed[] = {
-        [PG_ABSENT] = FROM(PG_FILLING) | FROM(PG_RESIDENT) | FROM(PG_EVICTING) | FROM(PG_ERROR),
-        [PG_FILLING] = FROM(PG_RESIDENT) | FROM(PG_EVICTING) | FROM(PG_ERROR),
-        [PG_RESIDENT] = FROM(PG_FILLING) | FROM(PG_EVICTING) | FROM(PG_WRITING),
-        [PG_EVICTING] = FROM(PG_FILLING) | FROM(PG_RESIDENT) | FROM(PG_WRITING),
-        [PG_WRITING] = FROM(PG_EVICTING),
+        [PG_ABSENT] = FROM(PG_FILLING) | FROM(PG_RESIDENT) | FROM(PG_STAGED) | FROM(PG_ERROR),
+        [PG_FILLING] = FROM(PG_RESIDENT) | FROM(PG_STAGED) | FROM(PG_ERROR),
+        [PG_RESIDENT] = FROM(PG_FILLING) | FROM(PG_STAGED) | FROM(PG_WRITING),
+        [PG_STAGED] = FROM(PG_FILLING) | FROM(PG_RESIDENT) | FROM(PG_WRITING),
+        [PG_WRITING] = FROM(PG_STAGED),
         [PG_ERROR] = FROM(PG_FILLING),
     };
 #undef FROM

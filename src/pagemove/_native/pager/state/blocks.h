@@ -10,20 +10,20 @@ enum pg_state {
     PG_ABSENT = 0, /* has no entry */
     PG_FILLING,    /* being read from the store */
     PG_RESIDENT,   /* mapped in the region */
-    PG_EVICTING,   /* not mapped, still in a slot: moves back when touched, leaves when needed */
+    PG_STAGED,     /* not mapped, still in a slot: moves back when touched, leaves when needed */
     PG_WRITING,    /* not mapped, in a slot, changed, on its way to the store */
     PG_ERROR,      /* cannot be read: poisoned */
 };
 
 enum pg_flag {
-    PG_DIRTY = 1,     /* differs, or may, from the store; otherwise it cannot be written unseen */
-    PG_WANTED = 2,    /* a thread waits for it */
-    PG_STORED = 4,    /* that thread wants to write */
-    PG_FLUSHING = 8,  /* a copy of it is being written back */
-    PG_SEQUENCE = 16, /* belongs to a long sequence of touches, or was read ahead of one */
-    PG_PATCH = 32,    /* resident, but for pages that the user has discarded and now touches */
-    PG_STARVED = 128, /* poisoned only because there was no frame */
-    PG_UNSYNCED = 64, /* written back by a flush that has yet to make it durable */
+    PG_DIRTY = 1,  /* differs, or may, from the store; otherwise it cannot be written unseen */
+    PG_WANTED = 2, /* a thread waits for it */
+    PG_WRITE_WANTED = 4,   /* that thread wants to write */
+    PG_COPY_IN_FLIGHT = 8, /* a copy of it is being written back */
+    PG_SEQUENCE = 16,      /* belongs to a long sequence of touches, or was read ahead of one */
+    PG_PARTIAL = 32,       /* resident, but for pages that the user has discarded and now touches */
+    PG_STARVED = 128,      /* poisoned only because there was no frame */
+    PG_UNSYNCED = 64,      /* written back by a flush that has yet to make it durable */
 };
 
 enum pg_list { PG_UNLISTED = 0, PG_ONCE, PG_HOT, PG_RECENT, PG_SCAN, PG_STANDBY, PG_LISTS };

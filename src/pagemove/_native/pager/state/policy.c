@@ -51,7 +51,7 @@ static int stays(const struct pg_policy *policy, pg_entry entry, enum pg_choice 
 {
     const struct pg_block *block = &policy->blocks->at[entry];
 
-    if (block->flags & PG_FLUSHING)
+    if (block->flags & PG_COPY_IN_FLIGHT)
         return 1;
     if (!(block->flags & PG_DIRTY) || choice == PG_ANY)
         return 0;
