@@ -46,7 +46,7 @@ cdef extern from "pager/pager.h" nogil:
     struct pg_helper:
         const char *const *argv
         int config_fd, log_fd
-        uint32_t lines
+        uint32_t lanes
         uint64_t buffer_size
         int restarts, flush_retryable
         pg_host *host

@@ -370,7 +370,7 @@ cdef class Pager:
                 memory.spill = NULL if spill is None else <const char *> spill
                 config.compression = &memory
             if helper is not None:
-                (argv, process.config_fd, process.log_fd, process.lines, process.buffer_size,
+                (argv, process.config_fd, process.log_fd, process.lanes, process.buffer_size,
                  process.restarts, process.flush_retryable) = helper
                 if len(argv) > 127:
                     raise ValueError(f"at most 127 arguments for the helper, not {len(argv)}")

@@ -249,11 +249,11 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
      * the file is it ruled out that its memory is passed to write(2) for that file. */
     region->store.sparse =
         config->mode == PG_WRITE && region->store.fd >= 0 && pg_has_holes(region->store.fd);
-    region->workers = config->helper        ? config->helper->lines
+    region->workers = config->helper        ? config->helper->lanes
                       : config->compression ? count_cpus()
                                             : PG_WORKERS;
-    if (region->workers > PG_LINES)
-        region->workers = PG_LINES;
+    if (region->workers > PG_LANES)
+        region->workers = PG_LANES;
     region->flush_retryable = config->helper && config->helper->flush_retryable;
     if (config->helper || config->compression)
         region->texts = calloc(PG_FAILURES, sizeof *region->texts);

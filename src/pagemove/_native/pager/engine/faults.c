@@ -158,7 +158,7 @@ static int serve_events(struct pg_region *region)
 /* When the helper's answer is late; UINT64_MAX: none is awaited, or it is late already. */
 static uint64_t answer_due(const struct pg_region *region)
 {
-    return region->line && !region->asked_late ? region->asked.began + region->timeout + 1000000
+    return region->lane && !region->asked_late ? region->asked.began + region->timeout + 1000000
                                                : UINT64_MAX;
 }
 
@@ -198,7 +198,7 @@ static void serve_others(struct pg_region *region, struct pollfd *polled, int re
     if (ready && !polled[2].revents)
         return;
     pthread_mutex_lock(&region->lock);
-    if (region->line && (polled[2].revents || pg_now() >= answer_due(region)))
+    if (region->lane && (polled[2].revents || pg_now() >= answer_due(region)))
         pg_take_answer(region);
     if (!ready)
         pg_expire_jobs(region);
@@ -215,7 +215,7 @@ void pg_serve(struct pg_region *region)
 
     for (;;) {
         int ready, error;
-        polled[2].fd = region->line ? pg_line_descriptor(region->line) : -1;
+        polled[2].fd = region->lane ? pg_lane_descriptor(region->lane) : -1;
         polled[4].fd = region->flights ? region->flights->ring.fd : -1;
         ready = pg_poll_until(polled, 5, next_due(region));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))

@@ -325,16 +325,16 @@ static int ask_helper(struct pg_region *region, struct pg_job job)
     const struct pg_block *block = &region->blocks.at[job.entry];
     int error;
 
-    if (!pg_has_helper(region) || region->line || region->block_size >= MOVE_FRESH_FROM ||
+    if (!pg_has_helper(region) || region->lane || region->block_size >= MOVE_FRESH_FROM ||
         block->flags & PG_PARTIAL || pg_is_spilled(region, job.number) ||
         pg_is_blank(region, job.number) || pg_make_room(region, 0))
         return -PG_NOT_NOW;
     /* Protected, also for somebody who wants to store: a block that comes after it was given up is
      * taken away again, and nobody may have stored into it. */
     error = pg_store_ask(&region->store, job.number * region->block_size, region->block_size,
-                         pg_block_address(region, job.number), 1, &region->line);
+                         pg_block_address(region, job.number), 1, &region->lane);
     if (error) {
-        region->line = NULL;
+        region->lane = NULL;
         return error;
     }
     region->frames.total++;
@@ -364,13 +364,13 @@ void pg_take_answer(struct pg_region *region)
     struct pg_pages pages;
     int error;
 
-    if (pg_store_answer(&region->store, region->line, job.number * region->block_size,
+    if (pg_store_answer(&region->store, region->lane, job.number * region->block_size,
                         region->block_size, &error)) {
         region->asked_late = 1;
         pg_put_off(region, job, PG_NO_ANSWER, 0, 0);
         return;
     }
-    region->line = NULL;
+    region->lane = NULL;
     if (region->asked_late) {
         take_late(region, job.number);
         return;

@@ -2,7 +2,7 @@
  *
  * A list of runs is read part by part, several parts at a time: of a file by threads that are
  * started for it, which have the pager's descriptors and keep the device busy; of a helper's store
- * by the workers, one for each line, for which a block that a thread waits for comes first. What a
+ * by the workers, one for each lane, for which a block that a thread waits for comes first. What a
  * part could not bring, for want of a frame or of the store, is tried again at the end, with all
  * patience. Every block goes through the same states as one that is read ahead. */
 #include "pager/engine/gather.h"

@@ -24,7 +24,7 @@
 #include "pager/state/streams.h"
 
 enum {
-    PG_WORKERS = 2,     /* for a file; as many as there are lines to a helper */
+    PG_WORKERS = 2,     /* for a file; as many as there are lanes to a helper */
     PG_COMPRESSORS = 8, /* for compressed memory, at most */
     PG_REQUESTS = 16,
     PG_BATCH = 16,   /* blocks that leave, or are written back, at once */
@@ -154,7 +154,7 @@ struct pg_region {
     uint64_t refused_said;                             /* when that was said */
     uint64_t refused_page, refused_for, refused_until; /* the last of them */
 
-    struct pg_line *line; /* on which the event loop has asked for a small block, or NULL */
+    struct pg_lane *lane; /* on which the event loop has asked for a small block, or NULL */
     struct pg_job asked;
     int asked_late;   /* it was given up, but the helper may still put it there */
     int stop, wakeup; /* wakeup: an eventfd */
@@ -165,7 +165,7 @@ struct pg_region {
     uint32_t flying, most_flights;
     int cold; /* the last block was not in the page cache: do not look there first */
     uint32_t threads;
-    pthread_t thread[PG_LINES]; /* the workers that run */
+    pthread_t thread[PG_LANES]; /* the workers that run */
     uint32_t workers;           /* how many there are to be */
     pthread_t root;             /* the event loop; it opens everything, and closes it in the end */
 

@@ -25,31 +25,31 @@ struct request {
 };
 
 /* 0: `said` is 0 or -errno; else as pg_helper_receive, or -PG_NOT_ASKED. */
-static int ask(struct pg_channel *channel, const struct pg_line *line, struct request request,
+static int ask(struct pg_channel *channel, const struct pg_lane *lane, struct request request,
                int *said, char text[PG_TEXT])
 {
     ssize_t sent;
 
     do
-        sent = send(line->socket, &request, sizeof request, MSG_NOSIGNAL);
+        sent = send(lane->socket, &request, sizeof request, MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR);
     if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
         return -PG_NOT_ASKED;
     *said = sent < 0 ? -errno : 0;
-    return sent < 0 ? 0 : pg_helper_receive(line->socket, pg_now() + channel->timeout, said, text);
+    return sent < 0 ? 0 : pg_helper_receive(lane->socket, pg_now() + channel->timeout, said, text);
 }
 
-/* Where in the memfd a line's bytes are. */
-static uint64_t buffer_of(const struct pg_channel *channel, const struct pg_line *line)
+/* Where in the memfd a lane's bytes are. */
+static uint64_t buffer_of(const struct pg_channel *channel, const struct pg_lane *lane)
 {
-    return (uint64_t)(line - channel->lines) * channel->buffer_size;
+    return (uint64_t)(lane - channel->lanes) * channel->buffer_size;
 }
 
-/* Copy between pieces, from byte `from` of them on, and the line's buffer. */
-static int exchange(const struct pg_channel *channel, const struct pg_line *line, int to_buffer,
+/* Copy between pieces, from byte `from` of them on, and the lane's buffer. */
+static int exchange(const struct pg_channel *channel, const struct pg_lane *lane, int to_buffer,
                     const struct pg_piece *pieces, uint64_t from, uint64_t length)
 {
-    uint64_t at = buffer_of(channel, line);
+    uint64_t at = buffer_of(channel, lane);
 
     for (; length; pieces++) {
         uint64_t here = pieces->length > from ? pieces->length - from : 0;
@@ -92,34 +92,34 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
                     const struct pg_piece *pieces, size_t count, char text[PG_TEXT])
 {
     uint64_t total = total_length(pieces, count), done = 0, part;
-    struct pg_line *line;
+    struct pg_lane *lane;
     int status = 0, error;
 
     text[0] = 0;
-    error = pg_take_line(channel, operation, offset, total, &line, text);
+    error = pg_take_lane(channel, operation, offset, total, &lane, text);
     if (error)
         return error;
     for (;;) {
         part = total - done < channel->buffer_size ? total - done : channel->buffer_size;
         if (operation == PG_OP_WRITE)
-            error = exchange(channel, line, 1, pieces, done, part);
+            error = exchange(channel, lane, 1, pieces, done, part);
         if (!error)
             status =
-                ask(channel, line, (struct request){(uint32_t)operation, 0, offset + done, part, 0},
+                ask(channel, lane, (struct request){(uint32_t)operation, 0, offset + done, part, 0},
                     &error, text);
         if (!error && !status && operation == PG_OP_READ)
-            error = exchange(channel, line, 0, pieces, done, part);
+            error = exchange(channel, lane, 0, pieces, done, part);
         if (error || status || done + part >= total)
             break;
         done += part;
     }
     explain(status, text);
-    pg_return_line(channel, line, status, offset + done, part);
+    pg_return_lane(channel, lane, status, offset + done, part);
     return status ? status : error;
 }
 
 int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length, uint64_t address,
-                   int protect, struct pg_line **asked)
+                   int protect, struct pg_lane **asked)
 {
     struct request request = {PG_OP_READ, (uint32_t)protect, offset, length, address};
     int error = -PG_NOT_NOW;
@@ -127,7 +127,7 @@ int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length,
     *asked = NULL;
     if (length > channel->buffer_size || pthread_mutex_trylock(&channel->lock))
         return -PG_NOT_NOW;
-    *asked = pg_free_line(channel, PG_OP_READ, offset, length);
+    *asked = pg_free_lane(channel, PG_OP_READ, offset, length);
     if (*asked) {
         error = send((*asked)->socket, &request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) < 0
                     ? -PG_NOT_NOW
@@ -139,22 +139,22 @@ int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length,
     return error;
 }
 
-int pg_line_descriptor(const struct pg_line *line)
+int pg_lane_descriptor(const struct pg_lane *lane)
 {
-    return line->socket;
+    return lane->socket;
 }
 
-int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, int *said,
+int pg_channel_answer(struct pg_channel *channel, struct pg_lane *lane, int *said,
                       char text[PG_TEXT])
 {
-    int status = pg_helper_receive(line->socket, 0, said, text);
+    int status = pg_helper_receive(lane->socket, 0, said, text);
 
     explain(status, text);
     if (status == -PG_NO_ANSWER)
         return status;
     if (status)
         *said = status;
-    pg_return_line(channel, line, status, line->offset, line->length);
+    pg_return_lane(channel, lane, status, lane->offset, lane->length);
     return 0;
 }
 
@@ -207,13 +207,13 @@ static int *no_descriptors(size_t count)
     return descriptors;
 }
 
-static struct pg_line *make_lines(size_t count)
+static struct pg_lane *make_lanes(size_t count)
 {
-    struct pg_line *lines = calloc(count, sizeof *lines);
+    struct pg_lane *lanes = calloc(count, sizeof *lanes);
 
-    for (size_t i = 0; lines && i < count; i++)
-        lines[i].socket = -1;
-    return lines;
+    for (size_t i = 0; lanes && i < count; i++)
+        lanes[i].socket = -1;
+    return lanes;
 }
 
 static void init_locks(struct pg_channel *channel)
@@ -251,7 +251,7 @@ int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout
     if (!channel)
         return -ENOMEM;
     init_locks(channel);
-    channel->count = helper->lines < PG_LINES ? helper->lines : PG_LINES;
+    channel->count = helper->lanes < PG_LANES ? helper->lanes : PG_LANES;
     channel->buffer_size = helper->buffer_size;
     channel->region = region;
     channel->timeout = timeout_ns > LEAST_PATIENCE ? timeout_ns : LEAST_PATIENCE;
@@ -264,11 +264,11 @@ int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout
     channel->door_is_new = helper->door_is_new;
     if (helper->host)
         channel->host = pg_host_hold(helper->host);
-    channel->lines = make_lines(channel->count);
+    channel->lanes = make_lanes(channel->count);
     channel->sockets = no_descriptors(channel->count);
     channel->argv = pg_copy_arguments(helper->argv);
     error =
-        channel->lines && channel->sockets && channel->argv ? open_files(channel, helper) : -ENOMEM;
+        channel->lanes && channel->sockets && channel->argv ? open_files(channel, helper) : -ENOMEM;
     if (!error)
         error = pg_helper_start(channel, text);
     /* It leads to the first helper only, which ends when nobody has a way to it any more. */
@@ -292,8 +292,8 @@ void pg_channel_stop(struct pg_channel *channel)
     if (channel->starting && channel->control >= 0)
         shutdown(channel->control, SHUT_RDWR);
     for (uint32_t i = 0; i < channel->count; i++)
-        if (channel->lines[i].socket >= 0)
-            shutdown(channel->lines[i].socket, SHUT_RDWR);
+        if (channel->lanes[i].socket >= 0)
+            shutdown(channel->lanes[i].socket, SHUT_RDWR);
     pthread_cond_broadcast(&channel->freed);
     pthread_mutex_unlock(&channel->lock);
 }
@@ -301,8 +301,8 @@ void pg_channel_stop(struct pg_channel *channel)
 void pg_channel_forget(struct pg_channel *channel)
 {
     for (uint32_t i = 0; i < channel->count; i++) {
-        if (channel->lines && channel->lines[i].socket >= 0)
-            close(channel->lines[i].socket);
+        if (channel->lanes && channel->lanes[i].socket >= 0)
+            close(channel->lanes[i].socket);
         if (channel->sockets && channel->sockets[i] >= 0)
             close(channel->sockets[i]);
     }
@@ -342,7 +342,7 @@ void pg_channel_close(struct pg_channel *channel, int inherited)
     if (channel->log >= 0)
         close(channel->log);
     pg_free_arguments(channel->argv);
-    free(channel->lines);
+    free(channel->lanes);
     free(channel->sockets);
     pg_host_leave(channel);
     if (channel->host)

@@ -1,9 +1,9 @@
 /* The way to a helper process, where stores written in Python run.
  *
  * A callback into the interpreter of this process would wait for the GIL, which the touching thread
- * may hold. So another process runs the store, and each of its threads serves one line: a socket
- * for requests and answers, and a buffer in a memfd for the bytes. A line is used by one thread
- * here at a time, which waits for the answer, so lines are as many as requests can be under way.
+ * may hold. So another process runs the store, and each of its threads serves one lane: a socket
+ * for requests and answers, and a buffer in a memfd for the bytes. A lane is used by one thread
+ * here at a time, which waits for the answer, so lanes are as many as requests can be under way.
  */
 #ifndef PAGEMOVE_PAGER_MECHANISMS_CHANNEL_H
 #define PAGEMOVE_PAGER_MECHANISMS_CHANNEL_H
@@ -15,7 +15,7 @@
 
 struct pg_piece;
 struct pg_channel;
-struct pg_line;
+struct pg_lane;
 
 /* Start the helper and wait until it has its store. -errno; then `text` says why, if it could. The
  * helper gets the region's descriptor, so that it can put small blocks there itself. */
@@ -44,23 +44,23 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
                     const struct pg_piece *pieces, size_t count, char text[PG_TEXT]);
 
 /* Have something read and put at `address` by the helper, without waiting for it. -PG_NOT_NOW: no
- * line is free. */
+ * lane is free. */
 int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length, uint64_t address,
-                   int protect, struct pg_line **line);
+                   int protect, struct pg_lane **lane);
 
 /* Whether a write of some of these bytes was given up, and has not been answered as far as is
- * known: that is looked at when a line is taken. */
+ * known: that is looked at when a lane is taken. */
 int pg_channel_is_late(struct pg_channel *channel, uint64_t offset, uint64_t length);
 
 /* Readable when the answer is there. */
-int pg_line_descriptor(const struct pg_line *line);
+int pg_lane_descriptor(const struct pg_lane *lane);
 
-/* The answer, and the line is free again: 0, and `said` is 0 or -errno. -PG_NO_ANSWER: there is
+/* The answer, and the lane is free again: 0, and `said` is 0 or -errno. -PG_NO_ANSWER: there is
  * none yet. */
-int pg_channel_answer(struct pg_channel *channel, struct pg_line *line, int *said,
+int pg_channel_answer(struct pg_channel *channel, struct pg_lane *lane, int *said,
                       char text[PG_TEXT]);
 
-/* Memory that the buffers of all lines can take. */
+/* Memory that the buffers of all lanes can take. */
 uint64_t pg_channel_bytes(const struct pg_channel *channel);
 
 /* Whether the helper may run the stores of other regions too. */

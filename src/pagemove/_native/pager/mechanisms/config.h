@@ -9,7 +9,7 @@
 #include "pager/mechanisms/budget.h"
 #include "pager/state/terms.h"
 
-enum { PG_LINES = 64 };
+enum { PG_LANES = 64 };
 
 enum pg_injected { PG_INJECT_ERRNO = 0, PG_INJECT_SHORT = 1, PG_INJECT_DELAY = 2 };
 
@@ -26,7 +26,7 @@ struct pg_helper {
     const char *const *argv;
     int config_fd;        /* handed to it: what its store is */
     int log_fd;           /* handed to it: where its log goes */
-    uint32_t lines;       /* requests under way at once, PG_LINES at most */
+    uint32_t lanes;       /* requests under way at once, PG_LANES at most */
     uint64_t buffer_size; /* bytes of the largest request */
     int restarts;         /* how often it is started anew when it has ended */
     const int *given_up;  /* the pager's own */

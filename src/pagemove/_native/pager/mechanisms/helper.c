@@ -158,7 +158,7 @@ int pg_helper_end(struct pg_channel *channel)
     return 0;
 }
 
-/* Hand the helper what it needs: its configuration, the memory, and its ends of all lines. */
+/* Hand the helper what it needs: its configuration, the memory, and its ends of all lanes. */
 static int send_descriptors(int control, const struct pg_channel *channel, const int *theirs)
 {
     int has_door = channel->shares && channel->door_is_new;
@@ -167,7 +167,7 @@ static int send_descriptors(int control, const struct pg_channel *channel, const
     size_t count = channel->count + HANDED - !has_door;
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * (PG_LINES + HANDED))];
+        char bytes[CMSG_SPACE(sizeof(int) * (PG_LANES + HANDED))];
     } space = {.bytes = {0}};
     struct msghdr message = {.msg_iov = &vector,
                              .msg_iovlen = 1,
@@ -252,7 +252,7 @@ static int get_ready(const struct pg_channel *channel, int control, char text[PG
 
 int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT])
 {
-    int theirs[PG_LINES], pair[2], control[2] = {-1, -1}, error = 0;
+    int theirs[PG_LANES], pair[2], control[2] = {-1, -1}, error = 0;
     uint32_t made = 0;
 
     text[0] = 0;

@@ -7,14 +7,14 @@
 
 #include "pager/mechanisms/config.h"
 
-enum pg_line_state { PG_FREE, PG_BUSY, PG_STUCK };
+enum pg_lane_state { PG_FREE, PG_BUSY, PG_STUCK };
 
 /* PG_STUCK: no answer came in time, so nobody knows whether what was asked for has happened, or
  * still will. It may be used again when the late answer has arrived. */
-struct pg_line {
+struct pg_lane {
     int socket;
     unsigned generation;
-    enum pg_line_state state;
+    enum pg_lane_state state;
     int operation; /* of what it is used for, while it is not free */
     int undecided; /* a sync was given up on it: the next one returns what became of it */
     uint64_t offset, length;
@@ -23,8 +23,8 @@ struct pg_line {
 struct pg_channel {
     pthread_mutex_t lock;
     pthread_cond_t freed;
-    struct pg_line *lines;
-    int *sockets; /* of the present helper, for lines that still have an older one */
+    struct pg_lane *lanes;
+    int *sockets; /* of the present helper, for lanes that still have an older one */
     unsigned generation;
     uint32_t count;
     int memfd, config, log, region, control;
@@ -77,20 +77,20 @@ int pg_helper_receive(int fd, uint64_t deadline, int *said, char text[PG_TEXT]);
  * A pidfd, or -errno. */
 int pg_spawn(char *const *argv, int control);
 
-/* lines.c */
+/* lanes.c */
 
-/* A line for this thread alone, when nothing that must come before is under way or of unknown
+/* A lane for this thread alone, when nothing that must come before is under way or of unknown
  * outcome. 0, -PG_NO_ANSWER or -PG_NOT_ASKED; then `text` says why. */
-int pg_take_line(struct pg_channel *channel, int operation, uint64_t offset, uint64_t length,
-                 struct pg_line **taken, char text[PG_TEXT]);
+int pg_take_lane(struct pg_channel *channel, int operation, uint64_t offset, uint64_t length,
+                 struct pg_lane **taken, char text[PG_TEXT]);
 
 /* The same at once, or NULL. Wants the lock. */
-struct pg_line *pg_free_line(struct pg_channel *channel, int operation, uint64_t offset,
+struct pg_lane *pg_free_lane(struct pg_channel *channel, int operation, uint64_t offset,
                              uint64_t length);
 
 /* Done with it. `status`: of pg_helper_receive, or -PG_NOT_ASKED. If the outcome is not known, that
  * of a part of what it was taken for. */
-void pg_return_line(struct pg_channel *channel, struct pg_line *line, int status, uint64_t offset,
+void pg_return_lane(struct pg_channel *channel, struct pg_lane *lane, int status, uint64_t offset,
                     uint64_t length);
 
 /* Wait for the thread that starts another helper, if there ever was one. */

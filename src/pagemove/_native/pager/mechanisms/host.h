@@ -1,7 +1,7 @@
 /* A helper process that several regions share: which of them do, how one joins it and leaves it.
  *
  * Each region has a channel of its own to it, as to a process of its own: sockets, buffers, and a
- * control socket whose end means that the region is done. The process has a thread for each line of
+ * control socket whose end means that the region is done. The process has a thread for each lane of
  * each region. It ends with the last of them. */
 #ifndef PAGEMOVE_PAGER_MECHANISMS_HOST_H
 #define PAGEMOVE_PAGER_MECHANISMS_HOST_H

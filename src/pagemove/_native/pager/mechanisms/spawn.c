@@ -32,7 +32,7 @@ struct start {
 };
 
 /* The helper may have what its parent prints to, but must not read what is typed, nor print into a
- * file that has got the number. What the parent has closed must not become a line's socket. */
+ * file that has got the number. What the parent has closed must not become a lane's socket. */
 static void set_standard(void)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);

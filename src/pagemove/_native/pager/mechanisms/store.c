@@ -17,7 +17,7 @@
 #include "pager/mechanisms/holes.h"
 #include "pager/mechanisms/unnamed.h"
 
-/* A block at a time is within what a line to a helper takes. */
+/* A block at a time is within what a lane to a helper takes. */
 enum { FORGOTTEN = 65536 };
 
 #ifndef RWF_NOWAIT
@@ -256,19 +256,19 @@ int pg_write_is_late(const struct pg_store *store, uint64_t offset, uint64_t len
 }
 
 int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t address,
-                 int protect, struct pg_line **line)
+                 int protect, struct pg_lane **lane)
 {
     /* The last block may have a rest to be cleared, and tests want to fail reads. */
     if (!store->channel || store->injection_count || offset + length > store->nbytes)
         return -PG_NOT_NOW;
-    return pg_channel_ask(store->channel, store->offset + offset, length, address, protect, line);
+    return pg_channel_ask(store->channel, store->offset + offset, length, address, protect, lane);
 }
 
-int pg_store_answer(struct pg_store *store, struct pg_line *line, uint64_t offset, uint64_t length,
+int pg_store_answer(struct pg_store *store, struct pg_lane *lane, uint64_t offset, uint64_t length,
                     int *said)
 {
     char text[PG_TEXT];
-    int error = pg_channel_answer(store->channel, line, said, text);
+    int error = pg_channel_answer(store->channel, lane, said, text);
 
     if (error || *said)
         note_said(store, PG_OP_READ, offset, length, error ? error : *said, text);

@@ -88,12 +88,12 @@ int pg_write_is_late(const struct pg_store *store, uint64_t offset, uint64_t len
 
 /* Have a helper read a block and put it at `address` itself, without waiting for it. -PG_NOT_NOW:
  * it is to be read as others are. */
-struct pg_line;
+struct pg_lane;
 int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t address,
-                 int protect, struct pg_line **line);
+                 int protect, struct pg_lane **lane);
 
 /* The answer to that: 0, and `said` is 0 or -errno. -PG_NO_ANSWER: there is none yet. */
-int pg_store_answer(struct pg_store *store, struct pg_line *line, uint64_t offset, uint64_t length,
+int pg_store_answer(struct pg_store *store, struct pg_lane *lane, uint64_t offset, uint64_t length,
                     int *said);
 
 /* What the helper, or compressed memory, said when such a call failed with such an error (positive)

@@ -16,7 +16,7 @@ enum pg_operation { PG_OP_READ = 0, PG_OP_WRITE = 1, PG_OP_SYNC = 2, PG_OP_STATS
  * those. `pg_errno_of` translates what leaves it. */
 enum pg_code {
     PG_SHORT = 4096, /* the store is shorter than it should be */
-    PG_NOT_NOW,      /* no frame, slot, line or place in a queue at present */
+    PG_NOT_NOW,      /* no frame, slot, lane or place in a queue at present */
     PG_NO_ANSWER,    /* the helper was asked, and has not answered in time */
     PG_GONE,         /* it was asked, and has ended: what became of the request is not known */
     PG_NOT_ASKED,    /* it had ended before it could be asked: nothing became of it */

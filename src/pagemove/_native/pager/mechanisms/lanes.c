@@ -1,8 +1,8 @@
-/* Who has which line, and in which order what they ask for may happen.
+/* Who has which lane, and in which order what they ask for may happen.
  *
  * A request that was not answered in time may still be carried out, now or later: the store's
  * thread sleeps, or the whole helper was stopped. Nothing that would have to come after it is
- * asked for on another line until its outcome is known: it has been answered, or the process that
+ * asked for on another lane until its outcome is known: it has been answered, or the process that
  * might carry it out has ended.
  */
 #define _GNU_SOURCE
@@ -33,7 +33,7 @@ static int start_again(struct pg_channel *channel, char text[PG_TEXT])
         if (__atomic_load_n(&channel->stopping, __ATOMIC_RELAXED))
             return -ESHUTDOWN;
     for (uint32_t i = 0; i < channel->count; i++) {
-        /* Lines that have not been used have theirs here. */
+        /* Lanes that have not been used have theirs here. */
         if (channel->sockets[i] >= 0)
             close(channel->sockets[i]);
         channel->sockets[i] = -1;
@@ -81,7 +81,7 @@ void pg_join_starter(struct pg_channel *channel)
 }
 
 /* The helper of a generation has ended: start another, if that is still allowed. A thread of its
- * own does, for that takes a while; others wait for a line meanwhile, and no longer than they may.
+ * own does, for that takes a while; others wait for a lane meanwhile, and no longer than they may.
  */
 static void note_death(struct pg_channel *channel, unsigned generation)
 {
@@ -112,7 +112,7 @@ static void note_late_sync(struct pg_channel *channel, int outcome, const char t
                                    : text);
 }
 
-/* Late answers make stuck lines free again, and so does the end of their helper. That its socket is
+/* Late answers make stuck lanes free again, and so does the end of their helper. That its socket is
  * closed does not tell yet that it has ended. */
 static void look_at_stuck(struct pg_channel *channel)
 {
@@ -120,18 +120,18 @@ static void look_at_stuck(struct pg_channel *channel)
     int said;
 
     for (uint32_t i = 0; i < channel->count; i++) {
-        struct pg_line *line = &channel->lines[i];
-        int status, ended = line->generation != channel->generation;
-        if (line->state != PG_STUCK)
+        struct pg_lane *lane = &channel->lanes[i];
+        int status, ended = lane->generation != channel->generation;
+        if (lane->state != PG_STUCK)
             continue;
-        status = pg_helper_receive(line->socket, 0, &said, text);
+        status = pg_helper_receive(lane->socket, 0, &said, text);
         if (status && !ended) {
             if (status == -PG_GONE)
-                note_death(channel, line->generation);
+                note_death(channel, lane->generation);
             continue;
         }
-        line->state = PG_FREE;
-        if (line->undecided)
+        lane->state = PG_FREE;
+        if (lane->undecided)
             note_late_sync(channel, status ? -PG_GONE : said, text);
     }
 }
@@ -147,56 +147,56 @@ static int take_late_sync(struct pg_channel *channel, char text[PG_TEXT])
     return outcome;
 }
 
-/* Whether what a line is used for has to be over before something else may begin. A read that comes
+/* Whether what a lane is used for has to be over before something else may begin. A read that comes
  * late changes nothing; a sync that does may have taken what the next one would have had to do. */
-static int comes_before(const struct pg_line *line, int operation, uint64_t offset, uint64_t length)
+static int comes_before(const struct pg_lane *lane, int operation, uint64_t offset, uint64_t length)
 {
-    if (line->state == PG_FREE)
+    if (lane->state == PG_FREE)
         return 0;
     if (operation == PG_OP_SYNC)
-        return line->operation == PG_OP_SYNC;
-    return operation != PG_OP_STATS && line->operation == PG_OP_WRITE &&
-           offset < line->offset + line->length && line->offset < offset + length;
+        return lane->operation == PG_OP_SYNC;
+    return operation != PG_OP_STATS && lane->operation == PG_OP_WRITE &&
+           offset < lane->offset + lane->length && lane->offset < offset + length;
 }
 
 static int must_wait(const struct pg_channel *channel, int operation, uint64_t offset,
                      uint64_t length)
 {
     for (uint32_t i = 0; i < channel->count; i++)
-        if (comes_before(&channel->lines[i], operation, offset, length))
+        if (comes_before(&channel->lanes[i], operation, offset, length))
             return 1;
     return 0;
 }
 
-/* Make a free line the caller's, on a socket of the present helper. */
-static void use(struct pg_channel *channel, struct pg_line *line, int operation, uint64_t offset,
+/* Make a free lane the caller's, on a socket of the present helper. */
+static void use(struct pg_channel *channel, struct pg_lane *lane, int operation, uint64_t offset,
                 uint64_t length)
 {
-    uint32_t i = (uint32_t)(line - channel->lines);
+    uint32_t i = (uint32_t)(lane - channel->lanes);
 
-    if (line->generation != channel->generation) {
-        if (line->socket >= 0)
-            close(line->socket);
-        line->socket = channel->sockets[i];
+    if (lane->generation != channel->generation) {
+        if (lane->socket >= 0)
+            close(lane->socket);
+        lane->socket = channel->sockets[i];
         channel->sockets[i] = -1;
-        line->generation = channel->generation;
+        lane->generation = channel->generation;
     }
-    line->state = PG_BUSY;
-    line->operation = operation;
-    line->offset = offset;
-    line->length = length;
+    lane->state = PG_BUSY;
+    lane->operation = operation;
+    lane->offset = offset;
+    lane->length = length;
 }
 
-struct pg_line *pg_free_line(struct pg_channel *channel, int operation, uint64_t offset,
+struct pg_lane *pg_free_lane(struct pg_channel *channel, int operation, uint64_t offset,
                              uint64_t length)
 {
     if (channel->stopping || channel->dead || channel->starting ||
         must_wait(channel, operation, offset, length))
         return NULL;
     for (uint32_t i = 0; i < channel->count; i++)
-        if (channel->lines[i].state == PG_FREE) {
-            use(channel, &channel->lines[i], operation, offset, length);
-            return &channel->lines[i];
+        if (channel->lanes[i].state == PG_FREE) {
+            use(channel, &channel->lanes[i], operation, offset, length);
+            return &channel->lanes[i];
         }
     return NULL;
 }
@@ -218,11 +218,11 @@ static void explain(const struct pg_channel *channel, int error, int operation, 
         strcpy(text, "the helper process that runs the store does not answer");
 }
 
-int pg_take_line(struct pg_channel *channel, int operation, uint64_t offset, uint64_t length,
-                 struct pg_line **taken, char text[PG_TEXT])
+int pg_take_lane(struct pg_channel *channel, int operation, uint64_t offset, uint64_t length,
+                 struct pg_lane **taken, char text[PG_TEXT])
 {
     uint64_t now = pg_now(), deadline = now + channel->timeout;
-    struct pg_line *line = NULL;
+    struct pg_lane *lane = NULL;
     int error = 0;
 
     pthread_mutex_lock(&channel->lock);
@@ -231,8 +231,8 @@ int pg_take_line(struct pg_channel *channel, int operation, uint64_t offset, uin
         if (operation == PG_OP_SYNC)
             error = take_late_sync(channel, text);
         if (!error)
-            line = pg_free_line(channel, operation, offset, length);
-        if (error || line)
+            lane = pg_free_lane(channel, operation, offset, length);
+        if (error || lane)
             break;
         now = pg_now();
         error = channel->stopping || channel->dead ? -PG_NOT_ASKED
@@ -245,7 +245,7 @@ int pg_take_line(struct pg_channel *channel, int operation, uint64_t offset, uin
         pg_wait_until(&channel->freed, &channel->lock, now + STUCK_LOOK);
     }
     pthread_mutex_unlock(&channel->lock);
-    *taken = line;
+    *taken = lane;
     return error;
 }
 
@@ -256,24 +256,24 @@ int pg_channel_is_late(struct pg_channel *channel, uint64_t offset, uint64_t len
     if (pthread_mutex_trylock(&channel->lock))
         return 0;
     for (uint32_t i = 0; i < channel->count; i++)
-        found |= channel->lines[i].state == PG_STUCK &&
-                 comes_before(&channel->lines[i], PG_OP_WRITE, offset, length);
+        found |= channel->lanes[i].state == PG_STUCK &&
+                 comes_before(&channel->lanes[i], PG_OP_WRITE, offset, length);
     pthread_mutex_unlock(&channel->lock);
     return found;
 }
 
-void pg_return_line(struct pg_channel *channel, struct pg_line *line, int status, uint64_t offset,
+void pg_return_lane(struct pg_channel *channel, struct pg_lane *lane, int status, uint64_t offset,
                     uint64_t length)
 {
     pthread_mutex_lock(&channel->lock);
-    /* Of a helper whose socket is closed the outcome is known when it is dead: lines are taken
+    /* Of a helper whose socket is closed the outcome is known when it is dead: lanes are taken
      * from the next one only, and this one is free by then. */
-    line->state = status && status != -PG_NOT_ASKED ? PG_STUCK : PG_FREE;
-    line->undecided = status == -PG_NO_ANSWER && line->operation == PG_OP_SYNC;
-    line->offset = offset;
-    line->length = length;
+    lane->state = status && status != -PG_NOT_ASKED ? PG_STUCK : PG_FREE;
+    lane->undecided = status == -PG_NO_ANSWER && lane->operation == PG_OP_SYNC;
+    lane->offset = offset;
+    lane->length = length;
     if (status == -PG_GONE || status == -PG_NOT_ASKED)
-        note_death(channel, line->generation);
+        note_death(channel, lane->generation);
     /* Several may wait, for other reasons each. */
     pthread_cond_broadcast(&channel->freed);
     pthread_mutex_unlock(&channel->lock);
