@@ -9,8 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "pager/faults.c"
-#include "pager/leaving.h"
+#include "pager/engine/choice.h"
+#include "pager/engine/faults.c"
+#include "pager/engine/leaving.h"
 
 int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode)
 {
@@ -63,20 +64,10 @@ void pg_look_at_merging(struct pg_region *region)
 {
     (void)region;
 }
-void pg_wake_starved(struct pg_region *region)
+void pg_frame_available(struct pg_region *region)
 {
     (void)region;
 }
-void pg_note_latency(struct pg_region *region, uint64_t time)
-{
-    (void)region, (void)time;
-}
-
-void pg_note_needed(struct pg_region *region, uint32_t number)
-{
-    (void)region, (void)number;
-}
-
 uint64_t pg_now(void)
 {
     return 0;
@@ -92,19 +83,21 @@ static int set_up(struct pg_region *region, char **arguments)
     region->read_ahead = atoi(arguments[3]);
     region->nbytes = region->nblocks * region->block_size;
     region->mode = PG_READ;
-    region->limited = 1;
+    region->frames.limited = 1;
     region->uffd.page_size = 4096;
     region->uffd.moves = region->uffd.read_only = 1;
-    region->chunk_most = 1;
     pthread_mutex_init(&region->lock, NULL);
     pthread_cond_init(&region->changed, NULL);
     pthread_cond_init(&region->work, NULL);
-    pg_policy_init(region, region->frames.limit);
-    in_flight = 2 * region->window_most + 8;
-    return pg_frames_init(&region->frames, &region->uffd, region->block_size, region->frames.limit,
-                          (uint16_t)(region->standby_wanted + 4 * PG_BATCH + in_flight),
-                          (uint16_t)(in_flight + PG_BATCH), 0) ||
-           pg_ghosts_start(region) || pg_blocks_init(&region->blocks, region->nblocks);
+    pg_choice_init(region);
+    pg_share_out(region);
+    region->chunk_most = 1;
+    in_flight = 2 * region->policy.window_most + 8;
+    return pg_staging_init(&region->frames, &region->uffd, region->block_size,
+                           (uint16_t)(region->policy.standby_wanted + 4 * PG_BATCH + in_flight),
+                           (uint16_t)(in_flight + PG_BATCH), 0) ||
+           pg_ghosts_init(&region->policy, region->frames_most) ||
+           pg_blocks_init(&region->blocks, region->nblocks);
 }
 
 static void touch(struct pg_region *region, uint32_t number)

@@ -26,7 +26,7 @@ pytestmark = [
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the pager with a kernel that does nothing."""
     built = tmp_path_factory.mktemp("machine") / "pager_alone"
-    sources = [path for path in (NATIVE / "pager").glob("*.c") if path.name != "faults.c"]
+    sources = [path for path in (NATIVE / "pager").rglob("*.c") if path.name != "faults.c"]
     subprocess.run(
         [
             *(native.compiler(), "-std=gnu11", "-O1", "-pthread", f"-I{NATIVE}"),

@@ -25,11 +25,11 @@ def rlimits(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     return found
 
 
-def explained(code: int, *, by_helper: bool = False, lines: int = 0) -> str:
+def explained(code: int, *, by_helper: bool = False, lanes: int = 0) -> str:
     error = OSError(code, "cannot set up")
     error.explained = by_helper  # type: ignore[attr-defined]
     kind = type(error)
-    refusals.explain(error, lines)
+    refusals.explain(error, lanes)
     assert (type(error), error.errno) == (kind, code)
     assert str(error).startswith(f"[Errno {code}] cannot set up")
     return str(error).removeprefix(f"[Errno {code}] cannot set up")
@@ -54,15 +54,15 @@ def test_eagain_of_a_store_is_no_limit(rlimits):
 
 
 @pytest.mark.parametrize(
-    ("lines", "needed"),
+    ("lanes", "needed"),
     [
         (0, "the pager opens up to 16, and 3 for each region over a file"),
         (16, "this region opens up to 48"),
     ],
 )
-def test_how_many_descriptors_are_needed(rlimits, lines, needed):
+def test_how_many_descriptors_are_needed(rlimits, lanes, needed):
     rlimits[resource.RLIMIT_NOFILE] = 40
-    said = explained(errno.EMFILE, lines=lines)
+    said = explained(errno.EMFILE, lanes=lanes)
     assert said.startswith(f"; {needed}; the process may have 40 ")
     # A helper speaks of its own.
     assert "opens up to" not in explained(errno.EMFILE, by_helper=True)

@@ -7,7 +7,7 @@ cdef extern from "descriptors.h" nogil:
     struct pm_identity:
         uint64_t device, inode
 
-cdef extern from "pager/budget.h" nogil:
+cdef extern from "pager/mechanisms/budget.h" nogil:
     struct pg_budget:
         pass
     struct pg_budget_counters:
@@ -21,18 +21,18 @@ cdef extern from "pager/budget.h" nogil:
         pg_budget *budget, pg_budget_counters *counters
     )
 
-cdef extern from "pager/trace.h" nogil:
+cdef extern from "pager/mechanisms/trace.h" nogil:
     uint64_t pg_trace_bytes()
     int pg_trace_start(int fd)
 
-cdef extern from "pager/host.h" nogil:
+cdef extern from "pager/mechanisms/host.h" nogil:
     struct pg_host:
         pass
     pg_host *pg_host_new()
     void pg_host_release(pg_host *host)
     unsigned pg_host_members(const pg_host *host)
 
-cdef extern from "pager/watch.h" nogil:
+cdef extern from "pager/mechanisms/watch.h" nogil:
     int pg_watch_beats(uint64_t patience_ns)
     void pg_beat(int watched)
 
@@ -46,7 +46,7 @@ cdef extern from "pager/pager.h" nogil:
     struct pg_helper:
         const char *const *argv
         int config_fd, log_fd
-        uint32_t lines
+        uint32_t lanes
         uint64_t buffer_size
         int restarts, flush_retryable
         pg_host *host
@@ -80,7 +80,6 @@ cdef extern from "pager/pager.h" nogil:
         int again
         const char *path
         int64_t modified
-        pg_heir *heir
     struct pg_counters:
         uint64_t faults, write_faults, rescued, prefetched, evicted, remapped, written_back
         uint64_t resident, dirty, pinned, leased

@@ -363,7 +363,6 @@ cdef class Pager:
             config.again = again
             config.path = NULL if path is None else <const char *> path
             config.modified = modified
-            config.heir = NULL
             config.helper = NULL
             config.compression = NULL
             if compression is not None:
@@ -371,7 +370,7 @@ cdef class Pager:
                 memory.spill = NULL if spill is None else <const char *> spill
                 config.compression = &memory
             if helper is not None:
-                (argv, process.config_fd, process.log_fd, process.lines, process.buffer_size,
+                (argv, process.config_fd, process.log_fd, process.lanes, process.buffer_size,
                  process.restarts, process.flush_retryable) = helper
                 if len(argv) > 127:
                     raise ValueError(f"at most 127 arguments for the helper, not {len(argv)}")

@@ -2,8 +2,9 @@
 
 The thread that touches paged memory may hold the GIL, so nothing that brings its block may need
 it. The store therefore runs in another process, started by the pager (see
-``_native/pager/channel.h``): one thread of it for each line, a socket for requests and answers and
-a buffer in shared memory for the bytes. What that process does is in `pagemove.paging.helper`.
+``_native/pager/mechanisms/channel.h``): one thread of it for each lane, a socket for requests and
+answers and a buffer in shared memory for the bytes. What that process does is in
+`pagemove.paging.helper`.
 """
 
 from __future__ import annotations

@@ -215,24 +215,24 @@ def _open(tenant: Tenant) -> None:
     tenant.open(_serve)
 
 
-def _serve(tenant: Tenant, line: socket.socket, view: memoryview) -> None:
-    """Answer the requests of one line, one after another."""
+def _serve(tenant: Tenant, lane: socket.socket, view: memoryview) -> None:
+    """Answer the requests of one lane, one after another."""
     source = np.frombuffer(view, np.uint8).ctypes.data
     while True:
         try:
-            request = line.recv(_REQUEST.size)
+            request = lane.recv(_REQUEST.size)
         except MemoryError:
             continue
         if not request:
             return
-        # Whatever is raised is an answer: without one the parent knows nothing, and this line
+        # Whatever is raised is an answer: without one the parent knows nothing, and this lane
         # is lost to it.
         try:
             answer = _answer(tenant, request, view, source)
         except BaseException as error:
             answer = _failure(error)
         with contextlib.suppress(BrokenPipeError):
-            line.send(answer)
+            lane.send(answer)
 
 
 def _answer(tenant: Tenant, request: bytes, view: memoryview, source: int) -> bytes:

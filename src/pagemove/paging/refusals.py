@@ -9,16 +9,16 @@ from pagemove.errors import UnsupportedError
 
 # What a pager has open at most, for each region over a file that shares it, and for each request
 # that a helper process may have under way.
-_DESCRIPTORS, _OF_A_FILE, _OF_A_LINE = 16, 3, 2
+_DESCRIPTORS, _OF_A_FILE, _OF_A_LANE = 16, 3, 2
 # So few that a Python does not start.
 _FEW_DESCRIPTORS = 64
 
 
-def explain(error: OSError, lines: int = 0) -> None:
+def explain(error: OSError, lanes: int = 0) -> None:
     """Have the error of a `Pager` that was not made name what is behind it.
 
     `explained` of it says whether the message has words of the helper process or of a file, which
-    may fail with any errno. `lines` is how many requests a helper may have under way.
+    may fail with any errno. `lanes` is how many requests a helper may have under way.
     """
     explained = getattr(error, "explained", False)
     if isinstance(error, UnsupportedError):
@@ -34,8 +34,8 @@ def explain(error: OSError, lines: int = 0) -> None:
     elif error.errno in limits.ALWAYS or (error.errno == errno.EAGAIN and not explained):
         if error.errno == errno.EMFILE and not explained:
             # They are not those of the program, which may have hardly any.
-            needed = f"this region opens up to {_DESCRIPTORS + _OF_A_LINE * lines}"
-            if not lines:
+            needed = f"this region opens up to {_DESCRIPTORS + _OF_A_LANE * lanes}"
+            if not lanes:
                 each = f"{_OF_A_FILE} for each region over a file"
                 needed = f"the pager opens up to {_DESCRIPTORS}, and {each}"
             error.strerror = f"{error.strerror}; {needed}"

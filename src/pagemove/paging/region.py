@@ -325,7 +325,7 @@ class PagedMemory(Blocks, Viewable):
 
     def _serve(self, store: Store, options: Checked, *, again: bool) -> None:
         trace.begin()
-        lines = 0
+        lanes = 0
         try:
             writes = options.mode == MODES["r+"]
             with serving(
@@ -333,7 +333,7 @@ class PagedMemory(Blocks, Viewable):
             ) as found:
                 served, payload = found
                 again = again and bool(payload or "path" in served)
-                lines = served["helper"][3] if served["helper"] else 0
+                lanes = served["helper"][3] if served["helper"] else 0
                 if self._known_as:
                     served["label"] = os.fsencode(self._known_as)
                 super().__init__(
@@ -363,7 +363,7 @@ class PagedMemory(Blocks, Viewable):
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 features(refresh=True).require("paging")
-            refusals.explain(error, lines)
+            refusals.explain(error, lanes)
             raise
         if not self.kernel_faults:
             try:

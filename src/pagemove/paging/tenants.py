@@ -103,9 +103,9 @@ class Tenant:
                 os.close(each)
             raise limits.explain(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         self.door = found.pop() if has_door else None
-        self.config, self._memory, log, self._region, *lines = found
+        self.config, self._memory, log, self._region, *lanes = found
         self.log = _Socket(fileno=log)
-        self._lines = [_Socket(fileno=line) for line in lines]
+        self._lanes = [_Socket(fileno=lane) for lane in lanes]
         self.store: Store | None = None
         self._gate = allocate_lock()
         self._gone = False
@@ -113,17 +113,17 @@ class Tenant:
         self._quiet = allocate_lock()
 
     def open(self, serve: Callable[[Tenant, socket.socket, memoryview], None]) -> None:
-        """Have a thread serve each line."""
+        """Have a thread serve each lane."""
         try:
-            buffers = mmap.mmap(self._memory, self.nbytes * len(self._lines))
+            buffers = mmap.mmap(self._memory, self.nbytes * len(self._lanes))
         finally:
             os.close(self._memory)
             self._memory = -1
-        for number, line in enumerate(self._lines):
+        for number, lane in enumerate(self._lanes):
             view = memoryview(buffers)[number * self.nbytes : (number + 1) * self.nbytes]
             self._begin()
             try:
-                start_thread(self._run, (serve, line, view))
+                start_thread(self._run, (serve, lane, view))
             except BaseException:
                 self._finish()
                 raise
@@ -140,11 +140,11 @@ class Tenant:
             if not self._running:
                 self._quiet.release()
 
-    def _run(self, serve: Callable[..., None], line: socket.socket, view: memoryview) -> None:
+    def _run(self, serve: Callable[..., None], lane: socket.socket, view: memoryview) -> None:
         OF_THREADS[get_ident()] = self
         try:
-            with line:
-                serve(self, line, view)
+            with lane:
+                serve(self, lane, view)
         finally:
             del OF_THREADS[get_ident()]
             self._finish()
@@ -163,9 +163,9 @@ class Tenant:
         self._hang_up()
 
     def _hang_up(self) -> None:
-        for line in self._lines:
+        for lane in self._lanes:
             with contextlib.suppress(OSError):  # its thread has ended
-                line.shutdown(socket.SHUT_RDWR)
+                lane.shutdown(socket.SHUT_RDWR)
 
     def close_store(self, *, waiting: bool = True) -> None:
         """Close it, by default when all calls of it have returned."""

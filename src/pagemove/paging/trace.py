@@ -17,7 +17,7 @@ from pagemove._native import pager
 from pagemove._native.mapping import generation
 from pagemove.paging.exits import tell
 
-# The layout is that of _native/pager/trace.c.
+# The layout is that of _native/pager/mechanisms/trace.c.
 _HEADER = np.dtype(
     [
         ("magic", "S8"),

@@ -9,10 +9,16 @@
 #include <string.h>
 #include <time.h>
 
-#include "clock.h"
-#include "engine.h"
-#include "lease.h"
-#include "region.h"
+#include "pager/engine/arriving.h"
+#include "pager/engine/faults.h"
+#include "pager/engine/gather.h"
+#include "pager/engine/lease.h"
+#include "pager/engine/leaving.h"
+#include "pager/engine/pin.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/threads.h"
+#include "pager/pager.h"
+#include "pager/shared.h"
 
 /* ns between questions whether to go on waiting. */
 #define PATIENCE 40000000
@@ -29,26 +35,6 @@ struct pg_call {
     struct pg_call *next;
     char text[PG_TEXT]; /* what the store says of itself */
 };
-
-static int (*may_wait_no_longer)(void);
-
-/* The call that this thread makes. */
-static __thread struct pg_call *mine;
-
-void pg_ask_while_waiting(int (*ask)(void))
-{
-    may_wait_no_longer = ask;
-}
-
-int pg_may_wait_no_longer(void)
-{
-    return may_wait_no_longer && may_wait_no_longer();
-}
-
-int pg_is_called_off(void)
-{
-    return mine && __atomic_load_n(&mine->called_off, __ATOMIC_ACQUIRE);
-}
 
 /* For a slice of time at most. Wants the lock of calls. */
 static int wait_a_little(struct pg_region *region, const int *done)
@@ -120,7 +106,7 @@ static void abandon(struct pg_region *region, struct pg_call *call)
 static void make(struct pg_region *region, struct pg_call *call)
 {
     pthread_mutex_unlock(&region->calls_lock);
-    mine = call;
+    pg_end_when(&call->called_off);
     /* The process may be stopped before the event loop, which may be waiting without ticking, has
      * come to that. */
     pg_begin_ticking();
@@ -129,7 +115,7 @@ static void make(struct pg_region *region, struct pg_call *call)
     call->result = call->function(region, call);
     pg_end_work(region);
     pg_end_ticking();
-    mine = NULL;
+    pg_end_when(NULL);
     if (call->saving)
         pg_note_saved(call->saving, region, call->result);
     pthread_mutex_lock(&region->calls_lock);
@@ -334,11 +320,13 @@ static int forget(struct pg_region *region, struct pg_call *call)
     return pg_is_lost(region) ? -EBADF : pg_do_forget(region, call->offset, call->length);
 }
 
-/* Signal handlers are not run: the caller may be freeing an object. */
-int pg_forget(struct pg_region *region, uint64_t offset, uint64_t length)
+int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length)
 {
-    return run_asking(
-        region, &(struct pg_call){.function = forget, .offset = offset, .length = length}, NULL, 0);
+    struct pg_call wanted = {.function = forget, .offset = offset, .length = length};
+    int stored, error = pg_drop_blocks(region, offset, length, &stored);
+
+    /* Signal handlers are not run: the caller may be freeing an object. */
+    return error || !stored ? error : run_asking(region, &wanted, NULL, 0);
 }
 
 static int engage(struct pg_region *region, struct pg_call *call)

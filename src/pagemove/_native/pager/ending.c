@@ -12,8 +12,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "region.h"
-#include "voice.h"
+#include "pager/engine/work.h"
+#include "pager/life.h"
+#include "pager/mechanisms/threads.h"
+#include "pager/mechanisms/voice.h"
+#include "pager/pager.h"
 
 /* What several regions are saved in. Whoever is the last to have it frees it: who waits does so for
  * a while only, and a flush takes as long as it does. */

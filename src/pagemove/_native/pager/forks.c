@@ -5,12 +5,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "engine.h"
-#include "heirs.h"
-#include "inherited.h"
-#include "region.h"
-#include "trace.h"
-#include "voice.h"
+#include "pager/heirs.h"
+#include "pager/inherited.h"
+#include "pager/mechanisms/trace.h"
+#include "pager/mechanisms/voice.h"
+#include "pager/shared.h"
 
 /* All regions of this process. A forked child closes the one descriptor of each that it has. */
 static pthread_mutex_t regions_lock = PTHREAD_MUTEX_INITIALIZER;

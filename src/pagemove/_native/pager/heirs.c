@@ -11,7 +11,7 @@
  * descriptor there. They ring: they touch a page that is not there, and go on when it is.
  */
 #define _GNU_SOURCE
-#include "heirs.h"
+#include "pager/heirs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,12 +25,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../uapi.h"
-#include "inherited.h"
-#include "opening.h"
-#include "region.h"
-#include "table.h"
-#include "voice.h"
+#include "pager/inherited.h"
+#include "pager/life.h"
+#include "pager/mechanisms/table.h"
+#include "pager/mechanisms/threads.h"
+#include "pager/mechanisms/voice.h"
+#include "pager/opening.h"
+#include "uapi.h"
 
 /* UNSERVED: in a child that Python does not know of, or about to be there. */
 enum state { UNSERVED, WAITING, OPENING, OPEN, FAILED, ENDED };
@@ -363,8 +364,7 @@ static void *open_one(void *argument)
     int error;
 
     config.fd = heir->fd;
-    config.heir = heir;
-    error = pg_open(&config, &region, heir->text);
+    error = pg_open_as(&config, heir, &region, heir->text);
     if (error)
         bar(heir);
     /* The region has its own of these. */

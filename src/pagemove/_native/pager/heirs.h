@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "pager.h"
+#include "pager/pager.h"
 
 struct pg_region;
 

@@ -3,7 +3,7 @@
  * leaves the signal to whatever was there before. Only such a child gets one, and exec undoes it.
  */
 #define _GNU_SOURCE
-#include "inherited.h"
+#include "pager/inherited.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -11,8 +11,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "pager.h"
-#include "voice.h"
+#include "pager/mechanisms/voice.h"
+#include "pager/state/terms.h"
 
 enum { LONGEST = 1024 };
 

@@ -1,10 +1,10 @@
-#include "opening.h"
+#include "pager/opening.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "channel.h"
-#include "host.h"
+#include "pager/mechanisms/channel.h"
+#include "pager/mechanisms/host.h"
 
 static char *copy_text(const char *text, int *failed)
 {

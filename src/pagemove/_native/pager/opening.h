@@ -2,7 +2,7 @@
 #ifndef PAGEMOVE_PAGER_OPENING_H
 #define PAGEMOVE_PAGER_OPENING_H
 
-#include "pager.h"
+#include "pager/pager.h"
 
 struct pg_opening {
     struct pg_config config; /* a copy, with all that it points to but descriptors */

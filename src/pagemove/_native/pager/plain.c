@@ -8,10 +8,11 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-#include "../uapi.h"
-#include "lease.h"
-#include "leaving.h"
-#include "region.h"
+#include "pager/engine/choice.h"
+#include "pager/engine/leaving.h"
+#include "pager/life.h"
+#include "pager/pager.h"
+#include "uapi.h"
 
 enum { FOUND = 128 };
 

@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 
-#include "engine.h"
+#include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/threads.h"
+#include "pager/shared.h"
 
 /* ns without progress until there is one thread more. */
 #define STALL UINT64_C(1000000)

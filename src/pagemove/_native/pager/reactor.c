@@ -4,9 +4,10 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include "../uapi.h"
-#include "clock.h"
-#include "engine.h"
+#include "pager/engine/faults.h"
+#include "pager/engine/work.h"
+#include "pager/shared.h"
+#include "uapi.h"
 
 enum { EVENTS = 16, WAKEUP = PG_KINDS, WATCHED, RING, POLLED };
 

@@ -1,22 +1,22 @@
 /* A region's life: opened, and closed. */
 #define _GNU_SOURCE
-#include "region.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "channel.h"
-#include "engine.h"
-#include "heirs.h"
-#include "lease.h"
-#include "leaving.h"
-#include "opening.h"
-
-enum { STACK = 256 << 10 };
+#include "pager/above.h"
+#include "pager/engine/choice.h"
+#include "pager/engine/faults.h"
+#include "pager/engine/lease.h"
+#include "pager/engine/pin.h"
+#include "pager/heirs.h"
+#include "pager/mechanisms/channel.h"
+#include "pager/mechanisms/threads.h"
+#include "pager/opening.h"
+#include "pager/shared.h"
 
 static void init_locks(struct pg_region *region)
 {
@@ -32,25 +32,6 @@ static void init_locks(struct pg_region *region)
     pthread_cond_init(&region->called, &monotonic);
     pthread_cond_init(&region->answered, &monotonic);
     pthread_condattr_destroy(&monotonic);
-}
-
-int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument)
-{
-    pthread_attr_t attributes;
-    sigset_t all, before;
-    int error;
-
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, STACK);
-    /* Signals are for the program's own threads. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = -pthread_create(thread, &attributes, function, argument);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
-    if (!error)
-        pthread_setname_np(*thread, name);
-    return error;
 }
 
 void pg_stop(struct pg_region *region)
@@ -114,7 +95,7 @@ static void unmap_region(struct pg_region *region)
 static void tear_down(struct pg_region *region)
 {
     unmap_region(region);
-    pg_frames_free(&region->frames);
+    pg_staging_free(&region->frames);
     pg_lease_end(region);
     pg_uffd_close(&region->uffd);
     pg_store_free(&region->store, 0);
@@ -126,14 +107,14 @@ static void tear_down(struct pg_region *region)
 static void forget(struct pg_region *region)
 {
     pg_free_opening(region->opening);
-    pg_record_free(region);
+    pg_record_free(&region->record);
     free(region->replayed);
-    free(region->jobs);
+    pg_jobs_free(&region->jobs);
     free(region->texts);
     pg_blocks_free(&region->blocks);
     if (region->spilled)
         munmap(region->spilled, pg_spilled_bytes(region));
-    free(region->ghosts);
+    pg_ghosts_free(&region->policy);
     if (!region->engine)
         free(region->flights);
     pg_pins_free(region);
@@ -303,7 +284,8 @@ static int open_region(struct pg_region *region)
     return interrupted ? interrupted : error;
 }
 
-int pg_open(const struct pg_config *config, struct pg_region **opened, char text[PG_TEXT])
+int pg_open_as(const struct pg_config *config, struct pg_heir *heir, struct pg_region **opened,
+               char text[PG_TEXT])
 {
     uint64_t blocks = (config->nbytes + config->block_size - 1) / config->block_size;
     struct pg_region *region = calloc(1, sizeof *region);
@@ -315,6 +297,8 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     region->uffd = (struct pg_uffd){.region = -1, .staging = -1, .pagemap = -1, .empty = -1};
     region->store.direct.fd = region->spill.direct.fd = -1;
     region->store.fd = region->spill.fd = region->wakeup = region->sentinel = region->watched = -1;
+    region->above = &pg_above;
+    pg_choice_init(region);
     region->block_size = config->block_size;
     region->nbytes = config->nbytes;
     region->nblocks = (uint32_t)blocks;
@@ -325,8 +309,8 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     region->outlives = config->outlives;
     region->blank = config->blank;
     region->dumped = config->dumped;
-    if (config->heir)
-        pg_heir_lend(region, config->heir);
+    if (heir)
+        pg_heir_lend(region, heir);
     region->uffd.dumped = config->dumped;
     if (config->budget)
         region->budget = pg_budget_hold(config->budget);
@@ -348,6 +332,11 @@ int pg_open(const struct pg_config *config, struct pg_region **opened, char text
     }
     *opened = region;
     return 0;
+}
+
+int pg_open(const struct pg_config *config, struct pg_region **opened, char text[PG_TEXT])
+{
+    return pg_open_as(config, NULL, opened, text);
 }
 
 enum { NOT_WAITING, WAITING, ASKING };

@@ -11,18 +11,20 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include "../uapi.h"
-#include "channel.h"
-#include "engine.h"
-#include "holes.h"
-#include "lease.h"
-#include "leaving.h"
-#include "opening.h"
-#include "region.h"
-#include "table.h"
-#include "trace.h"
+#include "pager/engine/arriving.h"
+#include "pager/engine/choice.h"
+#include "pager/engine/lease.h"
+#include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/holes.h"
+#include "pager/mechanisms/table.h"
+#include "pager/mechanisms/threads.h"
+#include "pager/mechanisms/trace.h"
+#include "pager/opening.h"
+#include "pager/shared.h"
+#include "uapi.h"
 
-enum { MOST_SLOTS = 4096, LARGEST_READ = 2 << 20 };
+enum { MOST_SLOTS = 4096 };
 
 static int map_region(struct pg_region *region, const char *name)
 {
@@ -62,41 +64,20 @@ static int map_region(struct pg_region *region, const char *name)
     return 0;
 }
 
-/* Blocks of one read: not so many that nothing is left for the others. */
-static uint32_t most_at_once(const struct pg_region *region, uint64_t frames)
-{
-    uint64_t most = LARGEST_READ / region->block_size;
-
-    most = most < PG_PIECES ? most : PG_PIECES;
-    if (pg_has_helper(region) &&
-        most > pg_channel_bytes(region->store.channel) / region->workers / region->block_size)
-        most = pg_channel_bytes(region->store.channel) / region->workers / region->block_size;
-    most = most < frames / 4 ? most : frames / 4;
-    return most ? (uint32_t)most : 1;
-}
-
 static void count_frames(struct pg_region *region, uint64_t limit)
 {
     uint64_t frames = limit / region->block_size;
 
     /* Slots count as well, so a limit that all blocks fit into can still be one. */
-    region->limited = region->budget || (limit && frames < (uint64_t)region->nblocks + MOST_SLOTS);
+    region->frames.limited =
+        region->budget || (limit && frames < (uint64_t)region->nblocks + MOST_SLOTS);
     if (region->budget && frames > (uint64_t)region->nblocks + MOST_SLOTS)
         frames = (uint64_t)region->nblocks + MOST_SLOTS;
-    region->frames_most = region->limited ? (uint32_t)frames : UINT32_MAX;
+    region->frames_most = region->frames.limited ? (uint32_t)frames : UINT32_MAX;
     region->frames.limit = region->frames_most;
     /* A huge page cannot be given up in part, as is done where frames are few. */
-    region->huge =
-        region->block_size >= PG_HUGE_SIZE && !(pg_writable(region) && pg_is_tight(region));
-}
-
-void pg_share_out(struct pg_region *region)
-{
-    uint32_t frames = pg_frames_shared(region);
-
-    frames = frames < region->frames_most ? frames : region->frames_most;
-    pg_policy_init(region, frames);
-    region->chunk_most = most_at_once(region, frames);
+    region->huge = region->block_size >= PG_HUGE_SIZE &&
+                   !(pg_writable(region) && pg_is_tight(&region->frames));
 }
 
 static int make_frames(struct pg_region *region, struct pg_opening *opening)
@@ -107,25 +88,27 @@ static int make_frames(struct pg_region *region, struct pg_opening *opening)
     pg_share_out(region);
     if (!opening->config.rings)
         region->ring_state = -ENOSYS;
-    error = pg_flights_start(region);
+    error = pg_flights_start(region, region->engine ? &region->engine->flights : NULL);
     if (error)
         return error;
     /* What the event loop, the workers and callers hold, and what has been read ahead. */
-    in_flight = 2 * region->window_most + 8 + region->workers + region->most_flights;
+    in_flight = 2 * region->policy.window_most + 8 + region->workers + region->most_flights;
     if (pg_has_helper(region))
         in_flight += region->workers * region->chunk_most;
     if (region->budget)
-        error = pg_lease_start(region, opening);
+        error = pg_lease_start(region, &opening->given_up, opening->text);
     if (error)
         return error;
-    error = pg_frames_init(&region->frames, &region->uffd, region->block_size, region->frames.limit,
-                           (uint16_t)(region->standby_wanted + 4 * PG_BATCH + in_flight),
-                           (uint16_t)(in_flight + PG_BATCH), region->huge);
+    error = pg_staging_init(&region->frames, &region->uffd, region->block_size,
+                            (uint16_t)(region->policy.standby_wanted + 4 * PG_BATCH + in_flight),
+                            (uint16_t)(in_flight + PG_BATCH), region->huge);
     /* What was shared out so far was the most there may be. */
     pg_share_out(region);
     if (!error)
-        error = pg_jobs_start(region);
-    return error ? error : pg_ghosts_start(region);
+        error = pg_jobs_init(&region->jobs,
+                             region->frames.outgoing_slots + region->frames.incoming_slots);
+    return error || !region->frames.limited ? error
+                                            : pg_ghosts_init(&region->policy, region->frames_most);
 }
 
 static int start_threads(struct pg_region *region)
@@ -266,11 +249,11 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
      * the file is it ruled out that its memory is passed to write(2) for that file. */
     region->store.sparse =
         config->mode == PG_WRITE && region->store.fd >= 0 && pg_has_holes(region->store.fd);
-    region->workers = config->helper        ? config->helper->lines
+    region->workers = config->helper        ? config->helper->lanes
                       : config->compression ? count_cpus()
                                             : PG_WORKERS;
-    if (region->workers > PG_LINES)
-        region->workers = PG_LINES;
+    if (region->workers > PG_LANES)
+        region->workers = PG_LANES;
     region->flush_retryable = config->helper && config->helper->flush_retryable;
     if (config->helper || config->compression)
         region->texts = calloc(PG_FAILURES, sizeof *region->texts);
@@ -291,6 +274,6 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
         error = pg_blocks_init(&region->blocks, region->nblocks);
     if (error)
         return error;
-    pg_trace_region(region);
+    pg_trace_region(region->base, region->length, region->block_size, region->store.label);
     return start_threads(region);
 }

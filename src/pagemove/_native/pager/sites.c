@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine.h"
+#include "pager/shared.h"
 
 /* The first place that ends behind an address. */
 static uint32_t place_of(const struct pg_engine *engine, uint64_t address)

@@ -1,0 +1,90 @@
+/* How blocks come into a region: read for a thread that waits, or ahead of it. What region.h says
+ * of locks holds. */
+#ifndef PAGEMOVE_PAGER_ENGINE_ARRIVING_H
+#define PAGEMOVE_PAGER_ENGINE_ARRIVING_H
+
+#include "pager/engine/region.h"
+
+/* fill.c */
+
+/* A slot to read a block into, at the expense of others if need be. PG_NO_SLOT: not now. Drops the
+ * lock.
+ */
+uint16_t pg_slot_for_block(struct pg_region *region);
+
+/* An empty outgoing slot to move a block into; PG_NO_SLOT: not now. */
+uint16_t pg_slot_to_move_into(struct pg_region *region);
+
+/* Give back a slot that was taken for a block; `whole` if it is known to be full. */
+void pg_slot_back(struct pg_region *region, uint16_t slot, int whole);
+
+/* Read blocks that follow each other; the lock is not held. */
+int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
+                   int nowait);
+
+/* Make room for one more frame, with `write` by writing if need be. 0 or -PG_NOT_NOW.
+ * Drops the lock. */
+int pg_make_room(struct pg_region *region, int write);
+
+/* Put a FILLING block that has been read into the region. 0 or -errno: then the slot is still the
+ * caller's, and has the block, or what the region has not of one that is dirty now; or it was given
+ * up, and is PG_NO_SLOT: the block is to be read again. With `unshown`, which is
+ * set then, the caller calls pg_show for what was moved to a read-only region, before it drops the
+ * lock. Drops the lock. */
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int *unshown);
+
+/* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
+ * by a worker. Drops the lock. */
+void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began);
+
+/* The answer to what pg_fill has asked a helper for, or that there is none. Drops the lock. */
+void pg_take_answer(struct pg_region *region);
+
+/* Do a job, or put it off. Drops the lock. */
+void pg_do_job(struct pg_region *region, struct pg_job job);
+
+/* flights.c */
+
+/* How many there may be; those of an engine, or with NULL its own. 0 or -ENOMEM. */
+struct pg_flights;
+int pg_flights_start(struct pg_region *region, struct pg_flights *shared);
+
+/* Whether a block is to be had by pg_take_off, without looking for it in the page cache. */
+int pg_is_cold(const struct pg_region *region);
+
+/* Have a FILLING block read into its slot, without waiting. -PG_NOT_NOW: by a worker. */
+int pg_take_off(struct pg_region *region, struct pg_job job, int fresh);
+
+/* ahead.c */
+
+/* Learn from a touch of a block that was not mapped. Whether it belongs to a long sequence. */
+int pg_note_touch(struct pg_region *region, uint32_t number);
+
+/* Read blocks, all that can be, and wait for them. 0, or the first error. Needs no lock. */
+int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end);
+
+/* Read a part of the first request. Drops the lock. */
+void pg_read_ahead(struct pg_region *region);
+
+/* Read the beginning of a request of the caller's own, as one read. Returns how many blocks that
+ * were; 0 without a frame for them, and the request has ended. Drops the lock. */
+uint32_t pg_read_part(struct pg_region *region, struct pg_request *request, int *error);
+
+/* Queue a request. -PG_NOT_NOW: there are too many. */
+int pg_put_request(struct pg_region *region, struct pg_request request);
+
+/* A worker ends: unless another one is still reading, which will do this, nobody reads the rest. */
+void pg_drop_requests(struct pg_region *region);
+
+/* prefetch.c */
+
+/* Read a block that could not be read ahead, with all patience, and wait for it. 0, or -EIO: it
+ * cannot be read. Drops the lock. */
+int pg_insist(struct pg_region *region, uint32_t number);
+
+/* Blocks that can be read at once: more would only push out the first of them. */
+uint64_t pg_most_at_once(struct pg_region *region);
+
+int pg_do_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
+
+#endif

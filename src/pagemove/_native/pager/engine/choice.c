@@ -1,0 +1,83 @@
+#include "pager/engine/choice.h"
+
+#include "pager/engine/leaving.h"
+#include "pager/mechanisms/channel.h"
+
+enum {
+    LARGEST_READ = 2 << 20,
+    MOST_STANDBY = 16384,         /* slots have numbers of 16 bits */
+    MOST_STANDBY_REMAPPED = 1024, /* each slot is a mapping of its own */
+};
+
+static int is_late(const void *argument, uint32_t number)
+{
+    const struct pg_region *region = argument;
+
+    return pg_write_is_late(&region->store, number * region->block_size, region->block_size);
+}
+
+void pg_choice_init(struct pg_region *region)
+{
+    region->policy = (struct pg_policy){.blocks = &region->blocks,
+                                        .frames = &region->frames,
+                                        .is_late = is_late,
+                                        .argument = region};
+}
+
+/* Blocks of one read: not so many that nothing is left for the others. */
+static uint32_t most_at_once(const struct pg_region *region, uint64_t frames)
+{
+    uint64_t most = LARGEST_READ / region->block_size;
+
+    most = most < PG_PIECES ? most : PG_PIECES;
+    if (pg_has_helper(region) &&
+        most > pg_channel_bytes(region->store.channel) / region->workers / region->block_size)
+        most = pg_channel_bytes(region->store.channel) / region->workers / region->block_size;
+    most = most < frames / 4 ? most : frames / 4;
+    return most ? (uint32_t)most : 1;
+}
+
+void pg_share_out(struct pg_region *region)
+{
+    uint32_t frames = pg_frames_shared(&region->frames);
+
+    frames = frames < region->frames_most ? frames : region->frames_most;
+    pg_policy_share(&region->policy, frames, region->block_size,
+                    region->uffd.moves ? MOST_STANDBY : MOST_STANDBY_REMAPPED);
+    region->chunk_most = most_at_once(region, frames);
+}
+
+pg_entry pg_victim(struct pg_region *region, int write, int only)
+{
+    int dirty = write && pg_may_write(region);
+    pg_entry entry = pg_choose(&region->policy, dirty ? PG_ANSWERED : PG_CLEAN);
+
+    /* Whoever writes one whose last write is late waits for that: the others must not, too. */
+    if (entry == PG_NONE && dirty && only && pg_has_helper(region))
+        entry = pg_choose(&region->policy, PG_ANY);
+    return entry;
+}
+
+void pg_enlist(struct pg_region *region, pg_entry entry, int sequential)
+{
+    if (region->frames.limited && !pg_is_pinned(region, region->blocks.at[entry].number))
+        pg_keep(&region->policy, entry, sequential);
+}
+
+void pg_note_rescued(struct pg_region *region, pg_entry entry)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+
+    region->counters.rescued++;
+    pg_member_reused(&region->member);
+    block->hot = !(block->flags & PG_SEQUENCE);
+}
+
+int pg_note_missed(struct pg_region *region, uint32_t number, int sequential)
+{
+    enum pg_missed missed = pg_miss(&region->policy, number, sequential);
+
+    if (missed != PG_NEW)
+        pg_member_reused(&region->member);
+    return missed == PG_AGAIN_HOT;
+}

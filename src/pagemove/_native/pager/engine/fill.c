@@ -1,0 +1,437 @@
+/* Blocks arrive: read into a slot, then moved or copied into the region. */
+#include <errno.h>
+
+#include "pager/engine/arriving.h"
+#include "pager/engine/choice.h"
+#include "pager/engine/faults.h"
+#include "pager/engine/lease.h"
+#include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/trace.h"
+
+/* Below this, copying a new block out of a warm slot is cheaper than having the kernel fault in
+ * fresh memory for the read, and moving that. */
+enum { MOVE_FRESH_FROM = 16384 };
+
+uint16_t pg_slot_for_block(struct pg_region *region)
+{
+    uint16_t slot = pg_take_full(&region->frames);
+
+    if (slot == PG_NO_SLOT && !pg_has_room(&region->frames))
+        pg_lease_more(region);
+    if (slot == PG_NO_SLOT)
+        slot = pg_take_fresh(&region->frames);
+    if (slot == PG_NO_SLOT && region->frames.limited)
+        slot = pg_reclaim(region, 0);
+    return slot;
+}
+
+uint16_t pg_slot_to_move_into(struct pg_region *region)
+{
+    uint16_t slot = pg_take_outgoing(&region->frames), full;
+
+    while (slot == PG_NO_SLOT && (full = pg_take_full(&region->frames)) != PG_NO_SLOT) {
+        pg_give_up(&region->frames, full);
+        slot = pg_take_outgoing(&region->frames);
+    }
+    return slot;
+}
+
+void pg_slot_back(struct pg_region *region, uint16_t slot, int whole)
+{
+    /* Without a limit nothing leaves to make use of many of these again. */
+    if (whole && (region->frames.limited || region->frames.full < PG_BATCH))
+        pg_give_full(&region->frames, slot);
+    else
+        pg_give_up(&region->frames, slot);
+    pg_frame_available(region);
+    pthread_cond_broadcast(&region->changed);
+}
+
+int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
+                   int nowait)
+{
+    struct pg_piece pieces[PG_PIECES];
+    struct pg_store *store = pg_is_spilled(region, first) ? &region->spill : &region->store;
+    uint64_t offset = first * region->block_size, got, began = pg_trace_begin();
+    int error;
+
+    if (pg_is_blank(region, first)) {
+        pg_blank_slots(region, slots, count);
+        return 0;
+    }
+    for (size_t i = 0; i < count; i++)
+        pieces[i] = (struct pg_piece){(void *)(uintptr_t)pg_slot_address(&region->frames, slots[i]),
+                                      region->block_size};
+    error = pg_store_read(store, offset, pieces, count, nowait, &got);
+    if (error != -PG_NOT_NOW)
+        pg_trace_since(region->base, PG_TRACE_READ, offset, count * region->block_size, began,
+                       error);
+    if (error)
+        return error;
+    __atomic_add_fetch(&region->bytes_read, got, __ATOMIC_RELAXED);
+    pg_member_missed(&region->member, got);
+    return 0;
+}
+
+int pg_empty_one(struct pg_region *region, int write)
+{
+    uint16_t slot = pg_take_full(&region->frames);
+
+    if (slot == PG_NO_SLOT && region->frames.limited)
+        slot = pg_reclaim(region, write);
+    if (slot == PG_NO_SLOT)
+        return -PG_NOT_NOW;
+    pg_give_up(&region->frames, slot);
+    return 0;
+}
+
+/* Whether there may be one frame more. */
+static int has_room(struct pg_region *region)
+{
+    return pg_has_room(&region->frames) || pg_lease_more(region);
+}
+
+int pg_make_room(struct pg_region *region, int write)
+{
+    int error = 0;
+
+    while (!error && !has_room(region))
+        error = pg_empty_one(region, write);
+    return error;
+}
+
+static int make_room_gently(struct pg_region *region)
+{
+    uint16_t slot;
+
+    if (!pg_is_tight(&region->frames) || region->huge)
+        return pg_make_room(region, 0);
+    while (!has_room(region)) {
+        slot = pg_take_full(&region->frames);
+        if (slot == PG_NO_SLOT)
+            return -PG_NOT_NOW;
+        pg_give_up(&region->frames, slot);
+    }
+    return 0;
+}
+
+/* The ways into the region. 0, or -errno: a part of the block is there, and the slot has the rest.
+ */
+
+/* What is in the slot page by page, each of which leaves it. Where that is a copy, it takes a page
+ * more than a move, and no frame: with few frames another block would have to leave, which may be
+ * one that the same instruction needs; with none to be had, whoever waits for one holds what others
+ * wait for. */
+static int install_pages(struct pg_region *region, uint64_t address, uint16_t slot, int protect)
+{
+    int error = pg_bring_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
+                            region->block_size, protect);
+
+    if (!error)
+        pg_give_empty(&region->frames, slot);
+    return error;
+}
+
+static int install_copy(struct pg_region *region, uint64_t address, uint16_t slot, int protect)
+{
+    uint64_t from = pg_slot_address(&region->frames, slot);
+    int error;
+
+    if (make_room_gently(region))
+        return install_pages(region, address, slot, protect);
+    error = pg_copy_in(&region->uffd, address, from, region->block_size, protect);
+    if (error)
+        return error;
+    region->frames.total++;
+    pg_give_full(&region->frames, slot);
+    return 0;
+}
+
+static int install_move(struct pg_region *region, uint64_t address, uint16_t slot, int *unshown)
+{
+    int error = pg_move_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
+                           region->block_size, unshown != NULL);
+
+    if (unshown)
+        *unshown = region->uffd.read_only;
+    if (!error)
+        pg_give_empty(&region->frames, slot);
+    return error;
+}
+
+/* A block that could not be installed whole. Threads may have stored into what is there of one that
+ * is not protected: then each page is to be in one place only, and the rest follows. Any other is
+ * taken away again: it is as if it had not arrived. */
+static void undo_install(struct pg_region *region, pg_entry entry, uint16_t *slot)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    uint64_t address = pg_block_address(region, block->number);
+    uint64_t from = pg_slot_address(&region->frames, *slot);
+    struct pg_pages pages;
+
+    if (block->flags & PG_DIRTY) {
+        pg_give_up_copied(&region->uffd, address, from, region->block_size);
+        return;
+    }
+    pg_discard(&region->uffd, address, region->block_size);
+    if (pg_pages_in(&region->uffd, from, region->block_size, &pages) ||
+        !pg_is_whole(region, &pages)) {
+        pg_note_dropped(region, entry);
+        pg_slot_back(region, *slot, 0);
+        *slot = PG_NO_SLOT;
+    }
+}
+
+/* Pages of a resident block that the user has discarded: only these are filled in. */
+static int install_patch(struct pg_region *region, pg_entry entry, uint64_t address, uint16_t slot)
+{
+    int protect = !(region->blocks.at[entry].flags & PG_DIRTY);
+    int error = pg_copy_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
+                           region->block_size, protect);
+
+    if (!error)
+        pg_give_full(&region->frames, slot);
+    return error;
+}
+
+static void installed(struct pg_region *region, pg_entry entry)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+
+    block->slot = PG_NO_SLOT;
+    block->flags &= (uint8_t)~(PG_WANTED | PG_WRITE_WANTED | PG_PARTIAL);
+    pg_become(&region->blocks, entry, PG_RESIDENT);
+    pthread_cond_broadcast(&region->changed);
+}
+
+static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slot, int *unshown)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    uint64_t address = pg_block_address(region, block->number);
+    int writable = pg_writable(region), stored = writable && block->flags & PG_WRITE_WANTED, error;
+
+    if (block->flags & PG_DIRTY)
+        /* What is in the slot is newer than the store; a part may be in the region already. */
+        error = install_pages(region, address, *slot, 0);
+    else if ((writable && !stored) || !region->uffd.moves || region->uffd.wary ||
+             (region->block_size < MOVE_FRESH_FROM && pg_has_room(&region->frames)))
+        error = install_copy(region, address, *slot, !stored);
+    else
+        error = install_move(region, address, *slot, unshown);
+    if (stored)
+        pg_set_dirty(&region->blocks, entry, 1);
+    if (error)
+        undo_install(region, entry, slot);
+    return error;
+}
+
+/* Into a region that is lost. What was discarded of a block nobody will read; what was changed goes
+ * where it is found by whoever saves it. */
+static int install_lost(struct pg_region *region, pg_entry entry, uint16_t *slot)
+{
+    const struct pg_block *block = &region->blocks.at[entry];
+    int error;
+
+    if (block->flags & PG_PARTIAL) {
+        pg_slot_back(region, *slot, 1);
+        return 0;
+    }
+    error = pg_bring_in_lost(region, pg_block_address(region, block->number),
+                             pg_slot_address(&region->frames, *slot));
+    if (error)
+        undo_install(region, entry, slot);
+    else
+        pg_give_empty(&region->frames, *slot);
+    return error;
+}
+
+int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int *unshown)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    int error;
+
+    if (pg_is_lost(region))
+        error = install_lost(region, entry, slot);
+    else if (block->flags & PG_PARTIAL)
+        error = install_patch(region, entry, pg_block_address(region, block->number), *slot);
+    else
+        error = install_whole(region, entry, slot, unshown);
+    if (!error)
+        installed(region, entry);
+    return error;
+}
+
+/* Install what is in job.slot. */
+static void finish(struct pg_region *region, struct pg_job job)
+{
+    int sequential = region->blocks.at[job.entry].flags & PG_SEQUENCE;
+    int error = pg_install(region, job.entry, &job.slot, NULL);
+
+    if (!error) {
+        pg_enlist(region, job.entry, sequential);
+        pg_note_filled(region, job.number, job.began);
+    } else {
+        job.tries++;
+        pg_put_off(region, job, -error, pg_backoff(job.tries), 0);
+    }
+}
+
+void pg_do_job(struct pg_region *region, struct pg_job job)
+{
+    int error, fresh;
+
+    if (job.writing) {
+        pg_await_written(region, job);
+        return;
+    }
+    if (job.recovering) {
+        pg_recover(region, job);
+        return;
+    }
+    pg_expect_filling(&region->blocks, job.entry, job.number);
+    if (job.slot != PG_NO_SLOT) {
+        finish(region, job);
+        return;
+    }
+    job.slot = pg_slot_for_block(region);
+    if (job.slot == PG_NO_SLOT) {
+        /* All that is resident is dirty, and the store does not take it; or it is in use. */
+        pg_put_off(region, job, region->write_error ? region->write_error : ENOMEM, 1000000, 1);
+        return;
+    }
+    fresh = pg_is_fresh_slot(&region->frames, job.slot);
+    pthread_mutex_unlock(&region->lock);
+    error = pg_read_blocks(region, job.number, &job.slot, 1, 0);
+    pthread_mutex_lock(&region->lock);
+    if (!error) {
+        finish(region, job);
+        return;
+    }
+    pg_slot_back(region, job.slot, !fresh);
+    job.slot = PG_NO_SLOT;
+    job.tries++;
+    region->counters.retries++;
+    /* Memory that a slot gets by being read into may be refused, by a cgroup that is full. */
+    pg_put_off(region, job, fresh && error == -EFAULT ? PG_NO_MEMORY : -error,
+               pg_backoff(job.tries), 0);
+}
+
+/* Small blocks are put into the region by the helper itself: that is one switch between processes
+ * less on the way to the thread that waits. One at a time; others go by way of the workers. 0, or
+ * -PG_NOT_NOW. Drops the lock. */
+static int ask_helper(struct pg_region *region, struct pg_job job)
+{
+    const struct pg_block *block = &region->blocks.at[job.entry];
+    int error;
+
+    if (!pg_has_helper(region) || region->lane || region->block_size >= MOVE_FRESH_FROM ||
+        block->flags & PG_PARTIAL || pg_is_spilled(region, job.number) ||
+        pg_is_blank(region, job.number) || pg_make_room(region, 0))
+        return -PG_NOT_NOW;
+    /* Protected, also for somebody who wants to store: a block that comes after it was given up is
+     * taken away again, and nobody may have stored into it. */
+    error = pg_store_ask(&region->store, job.number * region->block_size, region->block_size,
+                         pg_block_address(region, job.number), 1, &region->lane);
+    if (error) {
+        region->lane = NULL;
+        return error;
+    }
+    region->frames.total++;
+    region->asked = job;
+    return 0;
+}
+
+/* Now that the helper is done with it, a block that was given up can be had again. */
+static void take_late(struct pg_region *region, uint32_t number)
+{
+    uint64_t address = pg_block_address(region, number);
+    pg_entry entry = pg_find(&region->blocks, number);
+
+    region->asked_late = 0;
+    region->frames.total--;
+    if (entry == PG_NONE || region->blocks.at[entry].state != PG_ERROR)
+        return;
+    pg_become(&region->blocks, entry, PG_ABSENT);
+    pthread_cond_broadcast(&region->changed);
+    pg_discard(&region->uffd, address, region->block_size);
+    pg_wake(&region->uffd, address, region->block_size);
+}
+
+void pg_take_answer(struct pg_region *region)
+{
+    struct pg_job job = region->asked;
+    struct pg_pages pages;
+    int error;
+
+    if (pg_store_answer(&region->store, region->lane, job.number * region->block_size,
+                        region->block_size, &error)) {
+        region->asked_late = 1;
+        pg_put_off(region, job, PG_NO_ANSWER, 0, 0);
+        return;
+    }
+    region->lane = NULL;
+    if (region->asked_late) {
+        take_late(region, job.number);
+        return;
+    }
+    if (!error) {
+        __atomic_add_fetch(&region->bytes_read, region->block_size, __ATOMIC_RELAXED);
+        pg_member_missed(&region->member, region->block_size);
+        installed(region, job.entry);
+        pg_enlist(region, job.entry, region->blocks.at[job.entry].flags & PG_SEQUENCE);
+        pg_note_filled(region, job.number, job.began);
+        return;
+    }
+    /* Pages may be there all the same, if it has ended only then, or copied in part. They stay, for
+     * somebody may have stored into them, and what is missing is filled in. */
+    if (pg_pages_in(&region->uffd, pg_block_address(region, job.number), region->block_size,
+                    &pages) ||
+        pages.word[0])
+        region->blocks.at[job.entry].flags |= PG_PARTIAL;
+    else
+        region->frames.total--;
+    job.tries = 1;
+    region->counters.retries++;
+    pg_put_off(region, job, -error, pg_backoff(1), 0);
+}
+
+void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)
+{
+    struct pg_job job = {.entry = entry,
+                         .number = region->blocks.at[entry].number,
+                         .slot = PG_NO_SLOT,
+                         .began = began};
+    int error, fresh;
+
+    pg_record_needed(&region->record, job.number);
+    if (!ask_helper(region, job))
+        return;
+    if (!pg_has_helper(region) || pg_is_blank(region, job.number))
+        job.slot = pg_slot_for_block(region);
+    if (job.slot != PG_NO_SLOT) {
+        fresh = pg_is_fresh_slot(&region->frames, job.slot);
+        error = -PG_NOT_NOW;
+        if (!pg_is_cold(region) || pg_is_blank(region, job.number)) {
+            pthread_mutex_unlock(&region->lock);
+            error = pg_read_blocks(region, job.number, &job.slot, 1, 1);
+            pthread_mutex_lock(&region->lock);
+        }
+        if (!error) {
+            finish(region, job);
+            return;
+        }
+        if (error == -PG_NOT_NOW && !pg_take_off(region, job, fresh))
+            return;
+        pg_slot_back(region, job.slot, !fresh);
+        job.slot = PG_NO_SLOT;
+        if (error != -PG_NOT_NOW) {
+            job.tries = 1;
+            region->counters.retries++;
+            job.not_before = pg_now() + pg_backoff(1);
+        }
+    }
+    /* A worker waits for the device, so that other faults need not. */
+    if (pg_put_job(region, job))
+        pg_do_job(region, job);
+}

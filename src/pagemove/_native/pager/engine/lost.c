@@ -1,0 +1,200 @@
+/* Somebody has closed the descriptors of the program's that he did not know, and the end of the
+ * pipe by which the pager notices that.
+ *
+ * Its own are out of reach (table.c), so nothing is lost by it. But the program means to have
+ * nothing open that it has not opened since: from here on the region is not there for it. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "pager/engine/arriving.h"
+#include "pager/engine/faults.h"
+#include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
+#include "pager/mechanisms/threads.h"
+#include "pager/mechanisms/voice.h"
+
+static int protect(uint64_t start, uint64_t length, int protection)
+{
+    return mprotect((void *)(uintptr_t)start, length, protection) ? -errno : 0;
+}
+
+int pg_bring_in_lost(struct pg_region *region, uint64_t address, uint64_t slot)
+{
+    int error = protect(address, region->block_size, PROT_READ | PROT_WRITE);
+
+    if (!error)
+        error = pg_bring_in(&region->uffd, address, slot, region->block_size, 0);
+    protect(address, region->block_size, PROT_NONE);
+    return error;
+}
+
+/* Move a dirty block out, which only this makes possible for an instant. */
+static int take_out_lost(struct pg_region *region, pg_entry entry, struct pg_out *out)
+{
+    struct pg_block *block = &region->blocks.at[entry];
+    uint64_t address = pg_block_address(region, block->number);
+    unsigned pages = (unsigned)(region->block_size / region->uffd.page_size);
+    int error;
+
+    *out = (struct pg_out){
+        .entry = entry, .number = block->number, .slot = pg_slot_to_move_into(region), .whole = 1};
+    if (out->slot == PG_NO_SLOT)
+        return -PG_NOT_NOW;
+    error = protect(address, region->block_size, PROT_READ | PROT_WRITE);
+    if (error) {
+        pg_give_empty(&region->frames, out->slot);
+        return error;
+    }
+    pg_unlist(&region->blocks, entry);
+    error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot), address,
+                        region->block_size, &out->pages);
+    protect(address, region->block_size, PROT_NONE);
+    if (error) {
+        pg_put_back(region, out);
+        return error;
+    }
+    block->slot = out->slot;
+    pg_become(&region->blocks, entry, PG_STAGED);
+    pg_become(&region->blocks, entry, PG_WRITING);
+    for (unsigned page = 0; page < pages; page++)
+        out->whole &= pg_has(&out->pages, page);
+    return 0;
+}
+
+/* Write one dirty block, which is gone then; or it stays as it was. Drops the lock. */
+static int save_one(struct pg_region *region, pg_entry entry)
+{
+    struct pg_out out;
+    unsigned epoch;
+    int error = take_out_lost(region, entry, &out);
+
+    if (error)
+        return error;
+    epoch = pg_begin_write(region);
+    pthread_mutex_unlock(&region->lock);
+    pg_write_back(region, &out, 1);
+    pthread_mutex_lock(&region->lock);
+    pg_end_write(region, epoch, &out, 1);
+    pg_become(&region->blocks, entry, PG_STAGED);
+    if (out.error) {
+        pg_put_back(region, &out);
+        return out.error;
+    }
+    pg_set_dirty(&region->blocks, entry, 0);
+    region->unsynced_evicted = 1; /* it is not there to be written again if the sync fails */
+    pg_become(&region->blocks, entry, PG_ABSENT);
+    pg_slot_back(region, out.slot, out.whole);
+    return 0;
+}
+
+static int is_busy(const struct pg_block *block)
+{
+    return block->state == PG_WRITING || (block->state == PG_FILLING && block->flags & PG_DIRTY) ||
+           (block->state != PG_ABSENT && block->flags & PG_COPY_IN_FLIGHT);
+}
+
+/* Drops the lock. */
+static int save_dirty(struct pg_region *region, uint32_t *failed)
+{
+    uint64_t patience = pg_overdue(region, pg_now());
+    int error = 0;
+
+    for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
+        struct pg_block *block = &region->blocks.at[entry];
+        int one = 0;
+        while (is_busy(block) && !one)
+            one = pg_wait_changed(region, patience);
+        if (one)
+            one = -EBUSY; /* it cannot be mapped, or written */
+        else if (block->state == PG_RESIDENT && block->flags & PG_DIRTY)
+            one = save_one(region, entry);
+        if (!one)
+            continue;
+        *failed = block->number;
+        error = one;
+    }
+    return error;
+}
+
+int pg_save_lost(struct pg_region *region)
+{
+    uint64_t deadline = pg_now() + region->timeout, tries = 0;
+    enum pg_operation operation;
+    uint32_t number;
+    int error;
+
+    if (region->mode != PG_WRITE)
+        return -PG_LOST;
+    pthread_mutex_lock(&region->lock);
+    error = pg_begin_flush(region);
+    if (error) {
+        pthread_mutex_unlock(&region->lock);
+        return error;
+    }
+    for (;;) {
+        operation = PG_OP_WRITE;
+        number = 0;
+        error = save_dirty(region, &number);
+        if (!error) {
+            operation = PG_OP_SYNC;
+            error = pg_sync_all(region);
+        }
+        tries++;
+        if (!error || region->sync_lost || pg_now() >= deadline)
+            break;
+        pg_pause(region, pg_backoff(tries));
+    }
+    if (error)
+        pg_note_failure(region, operation, number, -error, tries);
+    if (region->sync_lost)
+        pg_note_failure(region, PG_OP_SYNC, 0, -(error = -PG_NOT_DURABLE), 1);
+    pg_end_flush(region);
+    pthread_mutex_unlock(&region->lock);
+    return error ? error : -PG_LOST;
+}
+
+static void *save(void *region)
+{
+    pg_save_lost(region);
+    pg_end_work(region);
+    return NULL;
+}
+
+void pg_lose(struct pg_region *region, int error)
+{
+    const char *saving = region->mode == PG_WRITE ? ", changes are being saved" : "";
+
+    if (pg_is_lost(region))
+        return; /* for the other reason there is: it is said, and being saved */
+    pthread_mutex_lock(&region->lock);
+    if (region->plain && !error) {
+        /* Nothing of it goes through what was closed, nor will. */
+        pthread_mutex_unlock(&region->lock);
+        return;
+    }
+    /* First: a touch after that may end the process. */
+    if (error)
+        pg_say(
+            "pagemove: cannot receive the faults of paged memory over %s: %s: it raises SIGSEGV on "
+            "access from now on%s; open it again\n",
+            region->store.label, strerror(error), saving);
+    else
+        pg_say("pagemove: the program has closed the descriptors of paged memory over %s, as code "
+               "that closes all of them does: it raises SIGSEGV on access from now on%s; open it "
+               "after that\n",
+               region->store.label, saving);
+    protect(region->base, region->length, PROT_NONE);
+    __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
+    /* Threads that wait for a page find out. */
+    pg_wake(&region->uffd, region->base, region->length);
+    if (region->mode == PG_WRITE &&
+        (!region->engine || region->above->post_flush(region) == -ENOMEM)) {
+        pg_begin_work(region);
+        region->has_saver = !pg_start_thread(&region->saver, "pagemove-save", save, region);
+        if (!region->has_saver)
+            pg_end_work(region);
+    }
+    pthread_mutex_unlock(&region->lock);
+}

@@ -1,0 +1,515 @@
+#include "pager/mechanisms/budget.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "pager/mechanisms/clock.h"
+#include "pager/mechanisms/voice.h"
+#include "pager/state/terms.h"
+
+enum {
+    PART = 64,                /* of the budget changes hands at once, */
+    LARGEST_CHUNK = 16 << 20, /* but not more bytes than that */
+    WAIT = 64 << 10,          /* bytes that come in the time for which each read waits */
+    REUSE = 8,                /* what was touched again right after it left counts so often */
+    MOST_NAMED = 4,
+};
+
+/* ns between looks whether to go on waiting. */
+#define SLICE UINT64_C(40000000)
+
+struct pg_budget {
+    pthread_mutex_t lock;
+    pthread_cond_t returned; /* something, or a floor is lower */
+    uint64_t total, leased;  /* leased: of all members, granted included */
+    uint64_t claimed;        /* what members lack of their floors: nobody else may have it */
+    uint64_t clock;          /* bytes that all have read so far: time passes with the work */
+    struct pg_member *members;
+    unsigned holders;
+    struct pg_budget_counters counters;
+};
+
+struct pg_budget *pg_budget_new(uint64_t total)
+{
+    struct pg_budget *budget = calloc(1, sizeof *budget);
+    pthread_condattr_t monotonic;
+
+    if (!budget)
+        return NULL;
+    pthread_mutex_init(&budget->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&budget->returned, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    budget->total = total;
+    budget->holders = 1;
+    return budget;
+}
+
+struct pg_budget *pg_budget_hold(struct pg_budget *budget)
+{
+    __atomic_add_fetch(&budget->holders, 1, __ATOMIC_RELAXED);
+    return budget;
+}
+
+void pg_budget_release(struct pg_budget *budget)
+{
+    if (__atomic_sub_fetch(&budget->holders, 1, __ATOMIC_ACQ_REL))
+        return;
+    pthread_cond_destroy(&budget->returned);
+    pthread_mutex_destroy(&budget->lock);
+    free(budget);
+}
+
+/* From here on the budget's lock is held. */
+
+static uint64_t held(const struct pg_member *member)
+{
+    return member->lease + member->granted;
+}
+
+static uint64_t lacking(const struct pg_member *member)
+{
+    return member->floor > held(member) ? member->floor - held(member) : 0;
+}
+
+static uint64_t spare(const struct pg_member *member)
+{
+    return held(member) > member->floor ? held(member) - member->floor : 0;
+}
+
+/* Change what a member has, and what it is to have at least. */
+static void set(struct pg_member *member, uint64_t lease, uint64_t granted, uint64_t floor)
+{
+    struct pg_budget *budget = member->budget;
+
+    budget->leased -= held(member);
+    budget->claimed -= lacking(member);
+    member->lease = lease;
+    member->granted = granted;
+    member->floor = floor;
+    budget->leased += held(member);
+    budget->claimed += lacking(member);
+}
+
+/* What nobody has, and nobody waits for. */
+static uint64_t unassigned(const struct pg_budget *budget)
+{
+    uint64_t taken = budget->leased + budget->claimed;
+
+    return taken < budget->total ? budget->total - taken : 0;
+}
+
+static uint64_t sum_of_floors(const struct pg_budget *budget)
+{
+    uint64_t sum = 0;
+
+    for (const struct pg_member *member = budget->members; member; member = member->next)
+        sum += member->floor;
+    return sum;
+}
+
+/* What changes hands at once, in whole frames of a member: so little that it can be undone. */
+static uint64_t chunk(const struct pg_member *member)
+{
+    uint64_t bytes = member->budget->total / PART;
+
+    if (bytes > LARGEST_CHUNK)
+        bytes = LARGEST_CHUNK;
+    if (member->lease < member->most && bytes > member->most - member->lease)
+        bytes = member->most - member->lease;
+    bytes -= bytes % member->frame;
+    return bytes > member->frame ? bytes : member->frame;
+}
+
+/* Half of what was missed is forgotten whenever half of the budget has been read anew. */
+static uint64_t heat_of(struct pg_member *member)
+{
+    struct pg_budget *budget = member->budget;
+    uint64_t period = budget->total / 2 + 1, periods;
+    uint64_t missed = __atomic_exchange_n(&member->missed, 0, __ATOMIC_RELAXED);
+
+    budget->clock += missed;
+    periods = (budget->clock - member->cooled) / period;
+    member->heat = periods < 64 ? member->heat >> periods : 0;
+    member->cooled += periods * period;
+    member->heat += missed + WAIT * __atomic_exchange_n(&member->reads, 0, __ATOMIC_RELAXED);
+    member->heat +=
+        REUSE * (member->frame + WAIT) * __atomic_exchange_n(&member->reused, 0, __ATOMIC_RELAXED);
+    return member->heat;
+}
+
+/* What a member can be made to return at once, for another. */
+static uint64_t part_of(const struct pg_member *member, uint64_t bytes)
+{
+    uint64_t most = spare(member);
+
+    bytes = (bytes + member->frame - 1) / member->frame * member->frame;
+    return bytes < most ? bytes : most - most % member->frame;
+}
+
+/* Whether memory is worth more to one than to another, also after a part has changed hands: then
+ * it does not come back. Both are measured by what missing blocks costs them for each byte they
+ * have. */
+static int is_worth_it(struct pg_member *to, struct pg_member *from, uint64_t bytes)
+{
+    double gained = (double)heat_of(to) / ((double)held(to) + (double)bytes);
+    double lost = (double)heat_of(from) / ((double)held(from) - (double)bytes + 1);
+
+    return gained > lost * 9 / 8;
+}
+
+static int can_be_asked(const struct pg_member *member)
+{
+    return !member->asked && spare(member) >= member->frame;
+}
+
+/* Have a member return something, to `heir` or to all. What it has not picked up takes no time. */
+static void request(struct pg_member *member, uint64_t bytes, struct pg_member *heir)
+{
+    uint64_t there = member->granted < bytes ? member->granted : bytes;
+
+    set(member, member->lease, member->granted - there, member->floor);
+    if (heir)
+        set(heir, heir->lease, heir->granted + there, heir->floor);
+    bytes = (bytes - there) / member->frame * member->frame;
+    if (!bytes)
+        return;
+    member->wanted = bytes;
+    member->heir = heir;
+    member->asked = 1;
+    if (member->shrink(member)) {
+        member->asked = 0;
+        member->wanted = 0;
+        member->heir = NULL;
+        member->unwilling_until = member->budget->clock + member->budget->total / 8;
+    }
+}
+
+static uint64_t pick_up(struct pg_member *member)
+{
+    uint64_t bytes = member->granted - member->granted % member->frame;
+
+    set(member, member->lease + bytes, member->granted - bytes, member->floor);
+    member->budget->counters.grown += bytes;
+    return bytes;
+}
+
+/* Of all that miss less for what they have the one that misses least. */
+static void ask_coldest(struct pg_member *member)
+{
+    struct pg_budget *budget = member->budget;
+    struct pg_member *coldest = NULL;
+    uint64_t bytes = 0;
+    double least = 0;
+
+    for (struct pg_member *other = budget->members; other; other = other->next) {
+        double heat = (double)heat_of(other) / ((double)held(other) + 1);
+        if (other == member || !can_be_asked(other) || budget->clock < other->unwilling_until)
+            continue;
+        if (coldest && (heat > least || (heat == least && spare(other) <= spare(coldest))))
+            continue;
+        coldest = other;
+        least = heat;
+    }
+    if (coldest)
+        bytes = part_of(coldest, chunk(member));
+    if (bytes && is_worth_it(member, coldest, bytes))
+        request(coldest, bytes, member);
+}
+
+/* What a member has not picked up, and is not to. */
+static void put_back(struct pg_member *member)
+{
+    uint64_t bytes = member->granted < spare(member) ? member->granted : spare(member);
+
+    set(member, member->lease, member->granted - bytes, member->floor);
+}
+
+/* Ask all for their part of what is too much, or claimed: as much as is not asked for already. */
+static void ask_all(struct pg_budget *budget, const struct pg_member *but)
+{
+    uint64_t needed, coming = 0, spares = 0;
+
+    for (struct pg_member *member = budget->members; member; member = member->next) {
+        if (member != but)
+            put_back(member);
+        coming += member->wanted;
+        spares += member != but && can_be_asked(member) ? spare(member) : 0;
+    }
+    needed = budget->leased + budget->claimed;
+    if (needed <= budget->total + coming || !spares)
+        return;
+    needed -= budget->total + coming;
+    for (struct pg_member *member = budget->members; member; member = member->next) {
+        double share = (double)spare(member) / (double)spares * (double)needed;
+        uint64_t bytes;
+        if (member == but || !can_be_asked(member))
+            continue;
+        bytes = part_of(member, (uint64_t)share + 1);
+        if (bytes)
+            request(member, bytes, NULL);
+    }
+}
+
+static void remove_heir(struct pg_budget *budget, const struct pg_member *heir)
+{
+    for (struct pg_member *member = budget->members; member; member = member->next)
+        if (member->heir == heir)
+            member->heir = NULL;
+}
+
+/* Nor is it held from here on. */
+
+void pg_budget_enter(struct pg_budget *budget, struct pg_member *member)
+{
+    pthread_mutex_lock(&budget->lock);
+    member->budget = budget;
+    member->cooled = budget->clock;
+    member->next = budget->members;
+    member->link = &budget->members;
+    if (budget->members)
+        budget->members->link = &member->next;
+    budget->members = member;
+    pthread_mutex_unlock(&budget->lock);
+}
+
+void pg_budget_leave(struct pg_member *member)
+{
+    struct pg_budget *budget = member->budget;
+
+    pthread_mutex_lock(&budget->lock);
+    budget->counters.returned += member->lease;
+    set(member, 0, 0, 0);
+    *member->link = member->next;
+    if (member->next)
+        member->next->link = member->link;
+    remove_heir(budget, member);
+    pthread_cond_broadcast(&budget->returned);
+    pthread_mutex_unlock(&budget->lock);
+}
+
+uint64_t pg_budget_ask(struct pg_member *member)
+{
+    struct pg_budget *budget = member->budget;
+    uint64_t bytes = 0, room;
+
+    pthread_mutex_lock(&budget->lock);
+    heat_of(member); /* lets time pass */
+    room = unassigned(budget);
+    if (member->lease < member->most && !member->asked) {
+        if (member->granted < member->frame && room + member->granted >= member->frame) {
+            bytes = chunk(member) < room ? chunk(member) : room;
+            set(member, member->lease, member->granted + bytes, member->floor);
+        } else if (member->granted < member->frame && budget->clock >= member->look_again) {
+            member->look_again = budget->clock + chunk(member);
+            if (budget->leased > budget->total)
+                ask_all(budget, NULL);
+            else
+                ask_coldest(member);
+        }
+        bytes = pick_up(member);
+    }
+    pthread_mutex_unlock(&budget->lock);
+    return bytes;
+}
+
+uint64_t pg_budget_reach(struct pg_member *member)
+{
+    struct pg_budget *budget = member->budget;
+    uint64_t bytes;
+
+    pthread_mutex_lock(&budget->lock);
+    bytes = held(member) + unassigned(budget);
+    for (struct pg_member *other = budget->members; other; other = other->next)
+        if (other != member && can_be_asked(other) && !heat_of(other))
+            bytes += spare(other);
+    bytes = bytes < member->most ? bytes : member->most;
+    pthread_mutex_unlock(&budget->lock);
+    return bytes;
+}
+
+uint64_t pg_budget_claimable(struct pg_member *member)
+{
+    struct pg_budget *budget = member->budget;
+    uint64_t others, bytes;
+
+    pthread_mutex_lock(&budget->lock);
+    others = sum_of_floors(budget) - member->floor;
+    bytes = others < budget->total ? budget->total - others : 0;
+    bytes = bytes < member->most ? bytes : member->most;
+    pthread_mutex_unlock(&budget->lock);
+    return bytes;
+}
+
+uint64_t pg_budget_wanted(struct pg_member *member)
+{
+    uint64_t bytes;
+
+    pthread_mutex_lock(&member->budget->lock);
+    bytes = member->wanted;
+    pthread_mutex_unlock(&member->budget->lock);
+    return bytes;
+}
+
+void pg_budget_return(struct pg_member *member)
+{
+    struct pg_budget *budget = member->budget;
+    struct pg_member *heir;
+
+    pthread_mutex_lock(&budget->lock);
+    heir = member->heir;
+    set(member, member->lease - member->frame, member->granted, member->floor);
+    member->wanted -= member->wanted < member->frame ? member->wanted : member->frame;
+    budget->counters.returned += member->frame;
+    /* Who lacks what it cannot do without comes first, and so does a smaller total. */
+    if (heir && budget->leased + budget->claimed + member->frame <= budget->total) {
+        set(heir, heir->lease, heir->granted + member->frame, heir->floor);
+        budget->counters.moved += member->frame;
+    }
+    pthread_cond_broadcast(&budget->returned);
+    pthread_mutex_unlock(&budget->lock);
+}
+
+void pg_budget_shrunk(struct pg_member *member)
+{
+    struct pg_budget *budget = member->budget;
+
+    pthread_mutex_lock(&budget->lock);
+    if (member->wanted) {
+        budget->counters.refused++;
+        member->unwilling_until = budget->clock + budget->total / 8;
+    }
+    member->asked = 0;
+    member->wanted = 0;
+    member->heir = NULL;
+    pthread_cond_broadcast(&budget->returned);
+    pthread_mutex_unlock(&budget->lock);
+}
+
+uint64_t pg_budget_pick_up(struct pg_member *member)
+{
+    uint64_t bytes;
+
+    pthread_mutex_lock(&member->budget->lock);
+    bytes = pick_up(member);
+    pthread_mutex_unlock(&member->budget->lock);
+    return bytes;
+}
+
+int pg_budget_claim(struct pg_member *member, uint64_t floor, uint64_t until,
+                    int (*stop)(void *argument), void *argument)
+{
+    struct pg_budget *budget = member->budget;
+    int error = 0;
+
+    pthread_mutex_lock(&budget->lock);
+    for (;;) {
+        uint64_t free, needed, now = pg_now();
+        /* Others of the member may have a claim too, and set it when theirs fails. */
+        if (member->floor < floor)
+            set(member, member->lease, member->granted, floor);
+        free = budget->leased < budget->total ? budget->total - budget->leased : 0;
+        needed = floor > held(member) ? floor - held(member) : 0;
+        if (needed <= free) {
+            set(member, member->lease, member->granted + needed, member->floor);
+            break;
+        }
+        error = sum_of_floors(budget) > budget->total ? -PG_NO_ROOM
+                : stop(argument)                      ? -PG_INTERRUPTED
+                : now >= until                        ? -PG_NOT_NOW
+                                                      : 0;
+        if (error)
+            break;
+        ask_all(budget, member);
+        pg_wait_until(&budget->returned, &budget->lock, now + SLICE);
+    }
+    pthread_mutex_unlock(&budget->lock);
+    return error;
+}
+
+void pg_budget_set_floor(struct pg_member *member, uint64_t floor)
+{
+    struct pg_budget *budget = member->budget;
+
+    pthread_mutex_lock(&budget->lock);
+    set(member, member->lease, member->granted, floor);
+    pthread_cond_broadcast(&budget->returned);
+    pthread_mutex_unlock(&budget->lock);
+}
+
+int pg_budget_resize(struct pg_budget *budget, uint64_t total, uint64_t patience, int (*ask)(void))
+{
+    uint64_t began = pg_now();
+    pid_t owner = getpid();
+    int error = 0;
+
+    pthread_mutex_lock(&budget->lock);
+    if (sum_of_floors(budget) > total)
+        error = -PG_NO_ROOM;
+    else
+        budget->total = total;
+    /* Another one may have changed it since: then that is what it comes to. */
+    while (!error && budget->leased > budget->total) {
+        ask_all(budget, NULL);
+        pg_wait_until(&budget->returned, &budget->lock, pg_now() + SLICE);
+        pthread_mutex_unlock(&budget->lock);
+        error = ask() ? -PG_INTERRUPTED : pg_now() - began >= patience ? -ETIMEDOUT : 0;
+        /* A signal handler has forked: here the lock is as it was at that moment. */
+        if (getpid() != owner)
+            return -PG_INTERRUPTED;
+        pthread_mutex_lock(&budget->lock);
+    }
+    if (error == -ETIMEDOUT && budget->leased <= budget->total)
+        error = 0;
+    pthread_cond_broadcast(&budget->returned);
+    pthread_mutex_unlock(&budget->lock);
+    return error;
+}
+
+void pg_budget_counters(struct pg_budget *budget, struct pg_budget_counters *counters)
+{
+    uint64_t sum = 0;
+
+    pthread_mutex_lock(&budget->lock);
+    *counters = budget->counters;
+    counters->total = budget->total;
+    counters->leased = budget->leased;
+    counters->floors = sum_of_floors(budget);
+    counters->members = 0;
+    for (const struct pg_member *member = budget->members; member; member = member->next) {
+        counters->members++;
+        sum += held(member);
+    }
+    if (sum != budget->leased) {
+        pg_say("pagemove: leases of %llu bytes in all are counted as %llu\n",
+               (unsigned long long)sum, (unsigned long long)budget->leased);
+        abort();
+    }
+    pthread_mutex_unlock(&budget->lock);
+}
+
+void pg_budget_describe(struct pg_budget *budget, char *text, size_t length)
+{
+    size_t used = 0;
+    unsigned named = 0;
+
+    text[0] = 0;
+    pthread_mutex_lock(&budget->lock);
+    for (const struct pg_member *member = budget->members; member; member = member->next) {
+        int more;
+        if (!member->floor)
+            continue;
+        more = named++ == MOST_NAMED ? snprintf(text + used, length - used, ", and others")
+                                     : snprintf(text + used, length - used, "%s%.200s (%llu KiB)",
+                                                named > 1 ? ", " : "", member->label,
+                                                (unsigned long long)member->floor / 1024);
+        if (named > MOST_NAMED || more < 0 || used + (size_t)more >= length)
+            break;
+        used += (size_t)more;
+    }
+    pthread_mutex_unlock(&budget->lock);
+}

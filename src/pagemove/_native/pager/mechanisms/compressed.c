@@ -1,0 +1,444 @@
+#define _GNU_SOURCE
+#include "pager/mechanisms/compressed.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "pager/mechanisms/checksum.h"
+#include "pager/mechanisms/codec.h"
+#include "pager/mechanisms/slabs.h"
+
+/* How a block is kept. What was never written is the word 0. */
+enum kind { SAME, PACKED, RAW, SPILLED, KINDS };
+
+struct kept {
+    uint64_t word;   /* the repeated one; a place in slabs; the checksum of what is in the file */
+    uint32_t length; /* of what is packed */
+    uint8_t kind, filter;
+};
+
+/* A coder that no thread uses at the moment. */
+struct idle {
+    struct pg_coder *coder;
+    struct idle *next;
+};
+
+struct pg_compressed {
+    pthread_mutex_t lock;
+    uint64_t nbytes, block_size, limit;
+    uint32_t blocks;
+    int dumped, spill;
+    char *spill_name;
+    struct kept *kept;
+    struct pg_slabs *slabs;
+    struct idle *idle;
+    uint64_t counts[KINDS], packed; /* blocks of each kind, but for zeros; bytes of compressed */
+};
+
+static size_t table_bytes(const struct pg_compressed *memory)
+{
+    return memory->blocks * sizeof(*memory->kept);
+}
+
+static void note_moved(void *context, uint32_t owner, pg_place place)
+{
+    struct pg_compressed *memory = context;
+
+    memory->kept[owner].word = place;
+}
+
+int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uint64_t block_size,
+                       int dumped, int spill, struct pg_compressed **opened)
+{
+    struct pg_compressed *memory = calloc(1, sizeof *memory);
+
+    if (!memory)
+        return -ENOMEM;
+    pthread_mutex_init(&memory->lock, NULL);
+    memory->nbytes = nbytes;
+    memory->block_size = block_size;
+    memory->limit = wanted->limit ? wanted->limit : UINT64_MAX;
+    memory->blocks = (uint32_t)((nbytes + block_size - 1) / block_size);
+    memory->dumped = dumped;
+    memory->spill = -1;
+    memory->spill_name = strdup(wanted->spill ? wanted->spill : "");
+    memory->slabs = pg_slabs_new(block_size, dumped, note_moved, memory);
+    memory->kept = mmap(NULL, table_bytes(memory), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory->kept == MAP_FAILED)
+        memory->kept = NULL;
+    if (!memory->spill_name || !memory->slabs || !memory->kept) {
+        pg_compressed_close(memory);
+        return -ENOMEM;
+    }
+    memory->spill = spill;
+    *opened = memory;
+    return 0;
+}
+
+void pg_compressed_close(struct pg_compressed *memory)
+{
+    struct idle *idle = memory->idle, *next;
+
+    for (; idle; idle = next) {
+        next = idle->next;
+        pg_coder_free(idle->coder);
+        free(idle);
+    }
+    pg_slabs_free(memory->slabs);
+    if (memory->kept)
+        munmap(memory->kept, table_bytes(memory));
+    if (memory->spill >= 0)
+        close(memory->spill);
+    free(memory->spill_name);
+    free(memory);
+}
+
+/* A coder for this thread alone, or NULL: no memory. */
+static struct idle *borrow(struct pg_compressed *memory)
+{
+    struct idle *idle;
+
+    pthread_mutex_lock(&memory->lock);
+    idle = memory->idle;
+    if (idle)
+        memory->idle = idle->next;
+    pthread_mutex_unlock(&memory->lock);
+    if (idle)
+        return idle;
+    idle = malloc(sizeof *idle);
+    if (!idle)
+        return NULL;
+    idle->coder = pg_coder_new(memory->block_size, memory->dumped);
+    if (idle->coder)
+        return idle;
+    free(idle);
+    return NULL;
+}
+
+static void give_back(struct pg_compressed *memory, struct idle *idle)
+{
+    pthread_mutex_lock(&memory->lock);
+    idle->next = memory->idle;
+    memory->idle = idle;
+    pthread_mutex_unlock(&memory->lock);
+}
+
+/* Reading. */
+
+static void repeat(void *to, uint64_t word, uint64_t length)
+{
+    uint64_t *words = to;
+
+    if (!word) {
+        memset(to, 0, length);
+        return;
+    }
+    for (uint64_t i = 0; i < length / sizeof word; i++)
+        words[i] = word;
+}
+
+static int read_spilled(struct pg_compressed *memory, uint32_t block, uint64_t checksum, char *to,
+                        char text[PG_TEXT])
+{
+    uint64_t size = memory->block_size;
+
+    for (uint64_t done = 0; done < size;) {
+        ssize_t got = pread(memory->spill, to + done, size - done, (off_t)(block * size + done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            snprintf(text, PG_TEXT, "the unnamed file of spilled blocks in %.1000s cannot be read",
+                     memory->spill_name);
+            return got ? -errno : -EIO;
+        }
+        done += (uint64_t)got;
+    }
+    if (pg_checksum(to, size) == checksum)
+        return 0;
+    snprintf(text, PG_TEXT,
+             "the block has changed in the unnamed file of spilled blocks in %.1000s: check the "
+             "device, and compute it again",
+             memory->spill_name);
+    return -EIO;
+}
+
+/* A whole block. Of one that is compressed the bytes are copied first, for when another thread
+ * frees something they may be moved. */
+static int read_block(struct pg_compressed *memory, struct pg_coder *coder, uint32_t block,
+                      char *to, int nowait, char text[PG_TEXT])
+{
+    struct kept kept;
+
+    pthread_mutex_lock(&memory->lock);
+    kept = memory->kept[block];
+    if (kept.kind == PACKED)
+        memcpy(pg_coder_packed(coder), pg_slabs_at(memory->slabs, kept.word), kept.length);
+    else if (kept.kind == RAW)
+        memcpy(to, pg_slabs_at(memory->slabs, kept.word), memory->block_size);
+    pthread_mutex_unlock(&memory->lock);
+    if (kept.kind == SAME) {
+        repeat(to, kept.word, memory->block_size);
+    } else if (kept.kind == PACKED) {
+        if (!pg_unpack(coder, kept.length, kept.filter, to))
+            return 0;
+        snprintf(text, PG_TEXT, "its compressed bytes have changed in memory");
+        return -EIO;
+    } else if (kept.kind == SPILLED) {
+        return nowait ? -PG_NOT_NOW : read_spilled(memory, block, kept.word, to, text);
+    }
+    return 0;
+}
+
+/* Writing. */
+
+/* Whether all words of a block are its first. */
+static int is_repeated(const void *block, uint64_t length)
+{
+    uint64_t word;
+
+    return !memcmp(block, (const char *)block + sizeof word, length - sizeof word);
+}
+
+static void count(struct pg_compressed *memory, const struct kept *kept, int64_t change)
+{
+    if (kept->kind == SAME && !kept->word)
+        return;
+    memory->counts[kept->kind] += (uint64_t)change;
+    if (kept->kind == PACKED)
+        memory->packed += (uint64_t)change * kept->length;
+}
+
+/* Note how a block is kept from now on. Wants the lock. */
+static void note(struct pg_compressed *memory, uint32_t block, struct kept kept)
+{
+    count(memory, &memory->kept[block], -1);
+    count(memory, &kept, 1);
+    memory->kept[block] = kept;
+}
+
+static int is_in_slabs(const struct kept *kept)
+{
+    return kept->kind == PACKED || kept->kind == RAW;
+}
+
+/* Note it of a block that takes no memory any more. */
+static void note_outside(struct pg_compressed *memory, uint32_t block, struct kept kept)
+{
+    struct kept before;
+
+    pthread_mutex_lock(&memory->lock);
+    before = memory->kept[block];
+    note(memory, block, kept);
+    if (is_in_slabs(&before))
+        pg_slabs_drop(memory->slabs, before.word);
+    pthread_mutex_unlock(&memory->lock);
+    if (before.kind == SPILLED && kept.kind != SPILLED)
+        fallocate(memory->spill, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  (off_t)(block * memory->block_size), (off_t)memory->block_size);
+}
+
+/* Keep the bytes of a block in memory. 0, -ENOSPC: there is no room, or -ENOMEM. */
+static int keep(struct pg_compressed *memory, uint32_t block, struct kept kept, const void *bytes,
+                size_t length)
+{
+    struct kept before;
+    int error;
+
+    pthread_mutex_lock(&memory->lock);
+    before = memory->kept[block];
+    error = pg_slabs_put(memory->slabs, block, bytes, length, memory->limit, is_in_slabs(&before),
+                         before.word, &kept.word);
+    if (!error)
+        note(memory, block, kept);
+    pthread_mutex_unlock(&memory->lock);
+    if (!error && before.kind == SPILLED)
+        fallocate(memory->spill, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  (off_t)(block * memory->block_size), (off_t)memory->block_size);
+    return error;
+}
+
+/* Write a block to the file, as it is. */
+static int spill(struct pg_compressed *memory, uint32_t block, const char *bytes)
+{
+    struct kept kept = {.kind = SPILLED, .word = pg_checksum(bytes, memory->block_size)};
+    uint64_t size = memory->block_size;
+
+    for (uint64_t done = 0; done < size;) {
+        ssize_t put =
+            pwrite(memory->spill, bytes + done, size - done, (off_t)(block * size + done));
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            return put ? -errno : -EIO;
+        done += (uint64_t)put;
+    }
+    note_outside(memory, block, kept);
+    return 0;
+}
+
+static int explain(struct pg_compressed *memory, int error, int spilled, char text[PG_TEXT])
+{
+    char also[PG_TEXT / 2] = "";
+    uint64_t bytes;
+
+    pthread_mutex_lock(&memory->lock);
+    bytes = pg_slabs_bytes(memory->slabs);
+    pthread_mutex_unlock(&memory->lock);
+
+    if (spilled)
+        snprintf(also, sizeof also, ", and the unnamed file in %.1000s (spill) takes none: %s",
+                 memory->spill_name, strerror(-spilled));
+    if (error == -ENOSPC)
+        snprintf(text, PG_TEXT,
+                 "store_limit is full: compressed blocks take %llu bytes of %llu%s; raise "
+                 "store_limit, %s, or free data by setting it to zero",
+                 (unsigned long long)bytes, (unsigned long long)memory->limit, also,
+                 spilled ? "make room in that directory" : "name a directory with spill=");
+    else
+        snprintf(text, PG_TEXT, "no memory for its compressed bytes%s", also);
+    return error;
+}
+
+static int write_block(struct pg_compressed *memory, struct pg_coder *coder, uint32_t block,
+                       const char *bytes, char text[PG_TEXT])
+{
+    struct kept kept = {.kind = RAW};
+    unsigned filter;
+    int error, spilled = 0;
+
+    if (is_repeated(bytes, memory->block_size)) {
+        kept.kind = SAME;
+        memcpy(&kept.word, bytes, sizeof kept.word);
+        note_outside(memory, block, kept);
+        return 0;
+    }
+    kept.length = (uint32_t)pg_pack(coder, bytes, &filter);
+    kept.filter = (uint8_t)filter;
+    if (kept.length) {
+        kept.kind = PACKED;
+        error = keep(memory, block, kept, pg_coder_packed(coder), kept.length);
+        if (error && memory->spill >= 0)
+            spilled = spill(memory, block, bytes);
+        else if (!error)
+            return 0;
+        return memory->spill >= 0 && !spilled ? 0 : explain(memory, error, spilled, text);
+    }
+    if (memory->spill >= 0) {
+        spilled = spill(memory, block, bytes);
+        if (!spilled)
+            return 0;
+    }
+    error = keep(memory, block, kept, bytes, memory->block_size);
+    return error ? explain(memory, error, spilled, text) : 0;
+}
+
+/* A part of a block, of which the rest stays as it is. */
+static int write_part(struct pg_compressed *memory, struct pg_coder *coder, uint32_t block,
+                      uint64_t start, const char *bytes, uint64_t length, char text[PG_TEXT])
+{
+    char *whole = pg_coder_block(coder);
+    int error = read_block(memory, coder, block, whole, 0, text);
+
+    if (error)
+        return error;
+    memcpy(whole + start, bytes, length);
+    return write_block(memory, coder, block, whole, text);
+}
+
+static int read_part(struct pg_compressed *memory, struct pg_coder *coder, uint32_t block,
+                     uint64_t start, char *to, uint64_t length, int nowait, char text[PG_TEXT])
+{
+    char *whole = pg_coder_block(coder);
+    int error = read_block(memory, coder, block, whole, nowait, text);
+
+    if (!error)
+        memcpy(to, whole + start, length);
+    return error;
+}
+
+static int transfer(struct pg_compressed *memory, struct pg_coder *coder, uint64_t offset,
+                    const struct iovec *piece, int writing, int nowait, char text[PG_TEXT])
+{
+    uint64_t size = memory->block_size, length;
+    int error = 0;
+
+    for (uint64_t done = 0; done < piece->iov_len && !error; done += length) {
+        uint32_t block = (uint32_t)((offset + done) / size);
+        uint64_t start = (offset + done) % size;
+        char *bytes = (char *)piece->iov_base + done;
+        length = piece->iov_len - done < size - start ? piece->iov_len - done : size - start;
+        if (length == size)
+            error = writing ? write_block(memory, coder, block, bytes, text)
+                            : read_block(memory, coder, block, bytes, nowait, text);
+        else
+            error = writing ? write_part(memory, coder, block, start, bytes, length, text)
+                            : read_part(memory, coder, block, start, bytes, length, nowait, text);
+    }
+    return error;
+}
+
+static int transfer_all(struct pg_compressed *memory, uint64_t offset, const struct iovec *vector,
+                        size_t count, int writing, int nowait, char text[PG_TEXT])
+{
+    struct idle *idle = borrow(memory);
+    int error = idle ? 0 : -ENOMEM;
+
+    text[0] = 0;
+    for (size_t i = 0; i < count && !error; i++) {
+        error = transfer(memory, idle->coder, offset, &vector[i], writing, nowait, text);
+        offset += vector[i].iov_len;
+    }
+    if (idle)
+        give_back(memory, idle);
+    return error;
+}
+
+int pg_compressed_read(struct pg_compressed *memory, uint64_t offset, const struct iovec *vector,
+                       size_t count, int nowait, char text[PG_TEXT])
+{
+    return transfer_all(memory, offset, vector, count, 0, nowait, text);
+}
+
+int pg_compressed_write(struct pg_compressed *memory, uint64_t offset, const struct iovec *vector,
+                        size_t count, char text[PG_TEXT])
+{
+    return transfer_all(memory, offset, vector, count, 1, 0, text);
+}
+
+void pg_compressed_discard(struct pg_compressed *memory, uint32_t first, uint64_t count)
+{
+    for (uint64_t block = first; block < first + count && block < memory->blocks; block++)
+        note_outside(memory, (uint32_t)block, (struct kept){.kind = SAME});
+}
+
+void pg_compressed_stats(struct pg_compressed *memory, char text[PG_TEXT])
+{
+    uint64_t counts[KINDS], packed, bytes, stored, all;
+
+    pthread_mutex_lock(&memory->lock);
+    memcpy(counts, memory->counts, sizeof counts);
+    packed = memory->packed;
+    bytes = pg_slabs_bytes(memory->slabs);
+    pthread_mutex_unlock(&memory->lock);
+    all = counts[SAME] + counts[PACKED] + counts[RAW] + counts[SPILLED];
+    stored = counts[SAME] * sizeof(uint64_t) + packed +
+             (counts[RAW] + counts[SPILLED]) * memory->block_size;
+    snprintf(text, PG_TEXT,
+             "{\"blocks\": %llu, \"stored_nbytes\": %llu, \"ratio\": %.6g, "
+             "\"memory_nbytes\": %llu, \"same_value_blocks\": %llu, "
+             "\"compressed_blocks\": %llu, \"incompressible_blocks\": %llu, "
+             "\"spilled_blocks\": %llu, \"spilled_nbytes\": %llu}",
+             (unsigned long long)all, (unsigned long long)stored,
+             stored ? (double)all * (double)memory->block_size / (double)stored : 0,
+             (unsigned long long)bytes, (unsigned long long)counts[SAME],
+             (unsigned long long)counts[PACKED], (unsigned long long)counts[RAW],
+             (unsigned long long)counts[SPILLED],
+             (unsigned long long)(counts[SPILLED] * memory->block_size));
+}

@@ -1,0 +1,35 @@
+/* Compressed memory in this process as a store: blocks that are not resident, compressed by the
+ * pager's own threads.
+ *
+ * A new one is all zeros. A block of one repeated word is kept as that word. One that does not
+ * shrink goes to a file as it is, where there is one, or stays as it is. */
+#ifndef PAGEMOVE_PAGER_MECHANISMS_COMPRESSED_H
+#define PAGEMOVE_PAGER_MECHANISMS_COMPRESSED_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "pager/mechanisms/config.h"
+
+struct pg_compressed;
+
+/* `spill`: a file of its own for blocks that do not shrink, or -1. 0 or -errno. */
+int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uint64_t block_size,
+                       int dumped, int spill, struct pg_compressed **opened);
+void pg_compressed_close(struct pg_compressed *memory);
+
+/* As pg_store_read and pg_store_write, of what lies within the store. Of one block there is one
+ * call at a time. `text` says why it failed, where more is known than the errno says. */
+int pg_compressed_read(struct pg_compressed *memory, uint64_t offset, const struct iovec *vector,
+                       size_t count, int nowait, char text[PG_TEXT]);
+int pg_compressed_write(struct pg_compressed *memory, uint64_t offset, const struct iovec *vector,
+                        size_t count, char text[PG_TEXT]);
+
+/* Forget blocks: they are zeros, and their memory is free. */
+void pg_compressed_discard(struct pg_compressed *memory, uint32_t first, uint64_t count);
+
+/* What it holds, as JSON. */
+void pg_compressed_stats(struct pg_compressed *memory, char text[PG_TEXT]);
+
+#endif

@@ -1,0 +1,114 @@
+/* userfaultfd as the pager needs it, with the kernel's answers translated. */
+#ifndef PAGEMOVE_PAGER_MECHANISMS_UFFD_H
+#define PAGEMOVE_PAGER_MECHANISMS_UFFD_H
+
+#include <stdint.h>
+
+/* The pages of one block, bit i for page i; 512 pages at most. */
+struct pg_pages {
+    uint64_t word[8];
+};
+
+enum { PG_MOST_PAGES = 512 };
+
+struct pg_uffd {
+    int region;  /* descriptor that the region is registered with */
+    int staging; /* of the outgoing slots: a touch of an empty slot there is an error, not a wait */
+    int pagemap;
+    int shared; /* the three are an engine's */
+    int user_mode_only;
+    uint64_t page_size;
+    int moves; /* whether the kernel has UFFDIO_MOVE and UFFDIO_POISON; else without.c has */
+
+    /* What the region was registered with, and is again when poison is taken away. */
+    uint64_t base, length, mode;
+    int advice, dumped;
+    int read_only;      /* what is moved into the region is write-protected there */
+    int wary;           /* somebody stores into it all the same: copy, which protects at once */
+    uint64_t *poisoned; /* a bit for each page; NULL: none was, or the kernel does it */
+    int empty;          /* a file that poisoned pages are mapped from */
+};
+
+/* `moves` 0: do as if the kernel could neither move nor poison; `kernel_faults` 0: as if nobody
+ * were allowed those. */
+int pg_uffd_open(struct pg_uffd *uffd, int moves, int kernel_faults);
+
+/* That of the region alone; the other then leaves it as it is. */
+int pg_uffd_open_region(struct pg_uffd *uffd, int moves, int kernel_faults);
+void pg_uffd_close(struct pg_uffd *uffd);
+
+int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode);
+
+/* Move a full slot into the region; a page that cannot be moved, for it is merged, shared or
+ * pinned, is copied and given up in the slot, and so is one that the region has already. Into a
+ * read-only region so that nobody who waits for it sees it before it is protected, which with
+ * `later` the caller has to do, by pg_show. A thread that comes just then may store into it;
+ * where one has tried to, everything is copied, write-protected, for nobody to come in between. 0:
+ * the slot is empty. -errno: pages have arrived, and the slot has the others. */
+int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int later);
+
+/* Protect what was moved into a read-only region, and wake those who wait for it. One call for many
+ * blocks: with a thread running on another CPU each costs an interruption of that. */
+int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
+
+/* Move the pages of a block to an empty outgoing slot, and say which there were. Atomic page by
+ * page. -EBUSY: a page is pinned; `pages` says which have moved before. */
+int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                struct pg_pages *pages);
+
+/* Copy into holes, write-protected or not; pages that are there already are left alone. */
+int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+               int protect);
+
+/* The same, but each page of the source is given up as soon as it is copied, also before a failure.
+ */
+int pg_squeeze_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                  int protect);
+
+/* Bring what a slot has of a block into the region, where there may be other pages of it: each that
+ * arrives leaves the slot. 0: the slot is empty. -errno: to be tried again. */
+int pg_bring_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                int protect);
+
+/* Give up the pages of a slot that the region has as well. 0 or -errno. */
+int pg_give_up_copied(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length);
+
+/* Copy the pages of a block that are there to an empty outgoing slot, and say which they were.
+ * 0 or -errno. */
+int pg_copy_out(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                struct pg_pages *pages);
+
+/* Which pages of a block's room there are. 0 or -errno. */
+int pg_pages_in(const struct pg_uffd *uffd, uint64_t address, uint64_t length,
+                struct pg_pages *pages);
+
+int pg_protect(const struct pg_uffd *uffd, uint64_t start, uint64_t length, int protect);
+void pg_wake(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
+
+/* Poison the holes of a range: touching them is SIGBUS, and EFAULT for a system call. */
+int pg_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length);
+
+/* Make holes of a range, poisoned or not. */
+void pg_discard(struct pg_uffd *uffd, uint64_t start, uint64_t length);
+
+/* Whether a page is there, or swapped out. A poisoned page is there too. */
+int pg_is_there(const struct pg_uffd *uffd, uint64_t address);
+
+/* without.c: the same in kernels that cannot move or poison. */
+int pg_remap_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
+                 struct pg_pages *pages);
+int pg_map_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length);
+void pg_unpoison(struct pg_uffd *uffd, uint64_t start, uint64_t length);
+
+static inline int pg_has(const struct pg_pages *pages, unsigned page)
+{
+    return pages->word[page / 64] >> page % 64 & 1;
+}
+
+static inline void pg_add(struct pg_pages *pages, unsigned first, unsigned count)
+{
+    for (unsigned page = first; page < first + count; page++)
+        pages->word[page / 64] |= UINT64_C(1) << page % 64;
+}
+
+#endif

@@ -1,0 +1,54 @@
+#define _GNU_SOURCE
+#include "pager/mechanisms/unnamed.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* As tempfile does where there is no O_TMPFILE: NFS, FUSE, CephFS. */
+static int open_unlinked(const char *directory)
+{
+    char path[PATH_MAX];
+    int fd;
+
+    if (snprintf(path, sizeof path, "%s/pagemove-XXXXXX", directory) >= (int)sizeof path)
+        return -ENAMETOOLONG;
+    fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (unlink(path)) {
+        int error = errno;
+        close(fd);
+        return -error;
+    }
+    return fd;
+}
+
+/* Some file systems take a file and then refuse to write to it once it has no name. */
+static int try_file(int fd)
+{
+    char byte = 1;
+
+    if (pwrite(fd, &byte, 1, 0) != 1 || pread(fd, &byte, 1, 0) != 1 || ftruncate(fd, 0))
+        return errno ? -errno : -EIO;
+    return 0;
+}
+
+int pg_open_unnamed(const char *directory)
+{
+    int fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), error;
+
+    if (fd < 0)
+        fd = open_unlinked(directory);
+    if (fd < 0)
+        return fd;
+    errno = 0;
+    error = try_file(fd);
+    if (!error)
+        return fd;
+    close(fd);
+    return error;
+}

@@ -1,0 +1,89 @@
+/* The state of each block: which blocks are not absent, what they are, and in which order they are
+ * to leave. All of it belongs to whoever holds the region's lock. */
+#ifndef PAGEMOVE_PAGER_STATE_BLOCKS_H
+#define PAGEMOVE_PAGER_STATE_BLOCKS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum pg_state {
+    PG_ABSENT = 0, /* has no entry */
+    PG_FILLING,    /* being read from the store */
+    PG_RESIDENT,   /* mapped in the region */
+    PG_STAGED,     /* not mapped, still in a slot: moves back when touched, leaves when needed */
+    PG_WRITING,    /* not mapped, in a slot, changed, on its way to the store */
+    PG_ERROR,      /* cannot be read: poisoned */
+};
+
+enum pg_flag {
+    PG_DIRTY = 1,  /* differs, or may, from the store; otherwise it cannot be written unseen */
+    PG_WANTED = 2, /* a thread waits for it */
+    PG_WRITE_WANTED = 4,   /* that thread wants to write */
+    PG_COPY_IN_FLIGHT = 8, /* a copy of it is being written back */
+    PG_SEQUENCE = 16,      /* belongs to a long sequence of touches, or was read ahead of one */
+    PG_PARTIAL = 32,       /* resident, but for pages that the user has discarded and now touches */
+    PG_STARVED = 128,      /* poisoned only because there was no frame */
+    PG_UNSYNCED = 64,      /* written back by a flush that has yet to make it durable */
+};
+
+enum pg_list { PG_UNLISTED = 0, PG_ONCE, PG_HOT, PG_RECENT, PG_SCAN, PG_STANDBY, PG_LISTS };
+
+#define PG_NONE UINT32_MAX
+#define PG_NO_SLOT UINT16_MAX
+
+/* An index of a block in the arrays below; stable as long as the block is not absent. */
+typedef uint32_t pg_entry;
+
+struct pg_block {
+    uint32_t number;
+    uint16_t slot;
+    uint8_t state : 3, list : 3;
+    uint8_t hot : 1; /* was needed again soon after it had left, or would have */
+    uint8_t flags;
+};
+_Static_assert(sizeof(struct pg_block) == 8, "8 bytes a block");
+
+struct pg_link {
+    pg_entry prev, next;
+};
+
+struct pg_blocks {
+    struct pg_block *at; /* entries; address space for all, memory for those in use */
+    struct pg_link *link;
+    pg_entry *table; /* open addressing, linear probing: entry by block number */
+    uint64_t capacity, table_size;
+    pg_entry used; /* entries ever in use; free ones are chained by `number` */
+    pg_entry free;
+    uint32_t count, dirty;
+    pg_entry head[PG_LISTS], tail[PG_LISTS];
+    uint32_t length[PG_LISTS];
+};
+
+int pg_blocks_init(struct pg_blocks *blocks, uint64_t capacity);
+void pg_blocks_free(struct pg_blocks *blocks);
+uint64_t pg_blocks_bytes(const struct pg_blocks *blocks);
+
+/* The entry of a block, PG_NONE if it is absent. */
+pg_entry pg_find(const struct pg_blocks *blocks, uint32_t number);
+
+/* Give an absent block an entry, which is FILLING. PG_NONE: no memory. */
+pg_entry pg_begin(struct pg_blocks *blocks, uint32_t number);
+
+/* Says why the process ends; set by who can speak (voice.c). */
+extern void (*pg_last_words)(const char *line);
+
+/* The one place where a state changes; a transition that makes no sense ends the process, for a
+ * pager that has lost track would lose data. To PG_ABSENT frees the entry. */
+void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state);
+
+/* Somebody is about to fill a block: ends the process, as above, unless the entry is its, and
+ * FILLING. */
+void pg_expect_filling(const struct pg_blocks *blocks, pg_entry entry, uint32_t number);
+
+void pg_set_dirty(struct pg_blocks *blocks, pg_entry entry, int dirty);
+
+/* Lists: an entry is in one at most. */
+void pg_push_tail(struct pg_blocks *blocks, enum pg_list list, pg_entry entry);
+void pg_unlist(struct pg_blocks *blocks, pg_entry entry);
+
+#endif
