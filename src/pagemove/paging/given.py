@@ -15,14 +15,12 @@ from pagemove._native.pager import Pager
 from pagemove.introspect import PAGE_SIZE, PageState, page_states
 from pagemove.paging.pins import pinned
 from pagemove.stores import wire
-from pagemove.stores.handed import Offer, describe
+from pagemove.stores.handed import Offer, describe, unit_for
 
 if TYPE_CHECKING:
     from pagemove.paging.region import PagedMemory
 
-_UNIT = 65536
 _PIECE = 1 << 20
-_LARGEST_BITS = 1 << 28
 # Before the switch it is written back so often while threads go on writing.
 _ROUNDS = 3
 _LOOK_AGAIN = 0.002
@@ -52,10 +50,11 @@ class Given:
         items: Any = array.T if fortran else array
         self._flat = items.reshape(-1).view(np.ndarray).view(np.uint8)
         self.nbytes = array.nbytes
+        self._unit = unit_for(array.nbytes)
         self._offer = Offer(
-            wire.new_key(), array.dtype, array.shape, bool(fortran), array.nbytes, _UNIT
+            wire.new_key(), array.dtype, array.shape, bool(fortran), array.nbytes, self._unit
         )
-        self._units = -(-self.nbytes // _UNIT)
+        self._units = -(-self.nbytes // self._unit)
         self._acknowledged = np.zeros(self._units, bool)
         self.missing = self._units
         self.changed = threading.Condition()
@@ -78,7 +77,7 @@ class Given:
     @property
     def missing_bytes(self) -> int:
         """Bytes that are not acknowledged, up to whole units."""
-        return min(self.missing * _UNIT, self.nbytes)
+        return min(self.missing * self._unit, self.nbytes)
 
     @property
     def acknowledged_bytes(self) -> int:
@@ -250,7 +249,7 @@ class Given:
 
     def _read(self, line: wire.Line, first: int, count: int) -> None:
         """Send units, without a copy of them in between."""
-        start, stop = first * _UNIT, min((first + count) * _UNIT, self.nbytes)
+        start, stop = first * self._unit, min((first + count) * self._unit, self.nbytes)
         step = self._step()
         begun = False
         trouble: OSError | None = None
@@ -316,12 +315,12 @@ class Given:
             states = page_states(self._flat)
             resident = np.flatnonzero(states & np.uint16(PageState.PRESENT))
             begins = np.maximum(resident * PAGE_SIZE - offset % PAGE_SIZE, 0)
-            rank[np.unique(begins // _UNIT)] = 2**32 - 1
+            rank[np.unique(begins // self._unit)] = 2**32 - 1
         block = self._region.block_size
         needed = np.frombuffer(self._region.recorded(), np.uint32).astype(np.int64)
         for age, number in enumerate(needed[::-1][: self._units].tolist()):
             begin, end = number * block - offset, (number + 1) * block - offset
-            units = np.s_[max(begin, 0) // _UNIT : max(-(-end // _UNIT), 0)]
+            units = np.s_[max(begin, 0) // self._unit : max(-(-end // self._unit), 0)]
             # What has left memory since comes after what has not.
             rank[units] = np.minimum(rank[units], age + (rank[units] >= 2**32) * 2**31)
         wanted = np.argsort(rank, kind="stable")
