@@ -395,7 +395,7 @@ cdef class Pager:
             raise OSError(EFBIG, "more blocks than can be numbered: choose a larger block size")
         if status:
             reason = text.decode(errors="replace") or os.strerror(-status)
-            error = OSError(-status, f"cannot set up paged memory: {reason}")
+            error = OSError(-status, f"cannot set up paged memory of {nbytes} bytes: {reason}")
             error.explained = bool(text[0])
             raise error
         status = pm_paged_enter(

@@ -9,6 +9,8 @@ this allows grows with each answer.
 from __future__ import annotations
 
 _QUEUE_SECONDS = 0.005
+# More than a round trip, so that it grows where the connection is far.
+_GAIN = 1.25
 _MOST = 4 << 20
 #: Bytes that are asked for at once, where a unit is no larger.
 LARGEST_PIECE = 1 << 20
@@ -39,7 +41,7 @@ class Pace:
     @property
     def ahead(self) -> int:
         """Bytes that may be asked for and not have come."""
-        comes = int(self._rate * (self.round_trip + _QUEUE_SECONDS))
+        comes = int(self._rate * (_GAIN * self.round_trip + _QUEUE_SECONDS))
         return max(min(comes, _MOST), 4 * self._unit)
 
     @property
