@@ -24,6 +24,8 @@ _PIECE = 1 << 20
 # Before the switch it is written back so often while threads go on writing.
 _ROUNDS = 3
 _LOOK_AGAIN = 0.002
+# Who waits for that hears every so many seconds that it goes on.
+_LONGEST_SILENCE = 1.0
 
 
 class Given:
@@ -65,6 +67,9 @@ class Given:
         self.switch_seconds = 0.0
         self._since = time.monotonic()
         self._switching = threading.Lock()
+        self._describing = threading.Lock()
+        self._preparing: threading.Thread | None = None
+        self._unprepared: OSError | None = None
         self._as_switched: tuple[int, int] | None = None
         # What was writeable before the switch, and whether the region was frozen.
         self._before: tuple[list[npt.NDArray[Any]], bool] = [], False
@@ -91,14 +96,40 @@ class Given:
         return time.monotonic() - self._since
 
     def describe(self) -> str:
-        """Say what is offered, after what can be written back before the switch was."""
-        with self._switching:
-            self._check_free(None)
-            for _ in range(_ROUNDS):
-                if self._changes()[0] == 0:
-                    break
-                self._write_back()
+        """Say what is offered, after what can be written back before the switch was.
+
+        Raises
+        ------
+        OSError
+            EBUSY: it has an owner; EINPROGRESS: it is still being written back, ask again.
+        """
+        self._check_free(None)
+        with self._describing:
+            thread = self._preparing
+            if thread is None:
+                self._unprepared = None
+                thread = threading.Thread(
+                    target=self._prepare, name="pagemove-prepare", daemon=True
+                )
+                thread.start()
+                self._preparing = thread
+            thread.join(min(_LONGEST_SILENCE, self._patience / 4))
+            if thread.is_alive():
+                raise OSError(errno.EINPROGRESS, "what was changed is being written back")
+            self._preparing = None
+            if self._unprepared is not None:
+                raise self._unprepared
         return describe(self._offer)
+
+    def _prepare(self) -> None:
+        try:
+            with self._switching:
+                for _ in range(_ROUNDS if self.owner is None else 0):
+                    if self._changes()[0] == 0:
+                        break
+                    self._write_back()
+        except OSError as error:
+            self._unprepared = error
 
     def take(self, key: str, owner: str) -> None:
         """Make who asks the owner, if nobody else is.
@@ -153,9 +184,12 @@ class Given:
             self._answer(line, kind, first, count)
 
     def end(self) -> None:
-        """Wake up who waits."""
+        """Wake up who waits, and see that nothing is written back any more."""
         with self.changed:
             self.changed.notify_all()
+        thread = self._preparing
+        if thread is not None:
+            thread.join(self._patience)
 
     def _check_free(self, owner: str | None) -> None:
         if self.owner is not None and self.owner != owner:

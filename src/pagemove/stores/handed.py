@@ -72,6 +72,15 @@ class Handover(NamedTuple):
             line.close()
             raise
 
+    def described(self) -> tuple[wire.Line, str]:
+        """Ask what is handed over, for as long as the giver says that it is about to say so."""
+        while True:
+            try:
+                return self.call({"do": "describe"})
+            except BlockingIOError as error:
+                if error.errno != errno.EINPROGRESS:
+                    raise
+
 
 class HandedStore(Store):
     """The bytes of an array that another process hands over, with `pagemove.serve`.
@@ -128,7 +137,7 @@ class HandedStore(Store):
         self._begin()
         try:
             # What takes its time with the giver, writing back what was changed, is done now.
-            line, text = self._from.call({"do": "describe"})
+            line, text = self._from.described()
         except wire.RefusedError as error:
             raise self._failure(error.code, f"the giver refuses: {error}", "read", None) from None
         except BlockingIOError as error:

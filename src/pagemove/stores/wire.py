@@ -236,6 +236,8 @@ def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
     ------
     RefusedError
         By the giver; or it does not have the secret.
+    BlockingIOError
+        The giver cannot yet: EINPROGRESS where it is about to, EAGAIN where something is in the way.
     WireError
         It is no giver.
     """
@@ -270,7 +272,7 @@ def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
             errno.EACCES, "the giver does not have the secret: it may be somebody else"
         )
     text = data.decode(errors="replace")
-    if code == errno.EAGAIN:
+    if code in (errno.EAGAIN, errno.EINPROGRESS):
         raise BlockingIOError(code, text)
     if code:
         raise RefusedError(code, text)
