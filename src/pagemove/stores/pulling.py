@@ -89,6 +89,8 @@ class Pull:
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write bytes; a unit that is not all written is brought before."""
+        if self._thread is None:
+            self._keep(self._open())  # who writes is the owner
         unit, end = self._offer.unit, offset + len(view)
         first, last = offset // unit, (end - 1) // unit
         whole = -(-offset // unit), (end if end == self._offer.nbytes else end // unit * unit)
