@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["PagedData", "from_array", "to_store"]
 
+
+def __dir__() -> list[str]:
+    # For completion: what is imported here is left out.
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
 register()
 
 _CHUNK_NBYTES = 128 << 20

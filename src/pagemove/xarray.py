@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["PagemoveBackendEntrypoint"]
 
 
+def __dir__() -> list[str]:
+    # For completion: what is imported here is left out.
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
 class PagemoveBackendEntrypoint(BackendEntrypoint):
     """The engine ``"pagemove"``: variables of netCDF-4, HDF5 and zarr in paged memory.
 
@@ -121,6 +126,18 @@ class PagemoveBackendEntrypoint(BackendEntrypoint):
         -----
         A contiguous variable is paged from its place in the file; one in chunks is decoded in a
         process of its own (`pagemove.stores.SlicedStore`), when an item of it is first needed.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, xarray
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "heights.nc")
+        ...     heights = xarray.Dataset({"height": ("x", np.arange(100_000.0))})
+        ...     heights.to_netcdf(path, engine="h5netcdf")
+        ...     with xarray.open_dataset(path, engine="pagemove", resident_limit="1MiB") as data:
+        ...         float(data["height"].max(skipna=False))
+        99999.0
         """
         path = _checked_path(filename_or_obj)
         paging = under_one_limit(

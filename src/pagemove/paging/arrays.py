@@ -204,6 +204,19 @@ class PagedArrays(Mapping[str, PagedArray]):
             There are arrays still.
         StoreError
             What was changed cannot be saved.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "arrays.npz")
+        ...     np.savez(path, numbers=np.arange(1000))
+        ...     arrays = pagemove.open_arrays(path)
+        ...     total = int(arrays["numbers"].sum())
+        ...     arrays.close()
+        >>> total
+        499500
         """
         for file in self._files.values():
             file.close()

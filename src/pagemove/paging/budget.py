@@ -139,6 +139,10 @@ class Budget(SharedLimit):
         super().__init__(_checked(limit))
         self._regions: weakref.WeakSet[PagedMemory] = weakref.WeakSet()
 
+    def __dir__(self) -> list[str]:
+        # For completion: what the native budget has for this class alone is left out.
+        return sorted(set(super().__dir__()) - {"change_total", "counters"})
+
     @property
     def limit(self) -> int:
         """The most bytes that all regions together have in memory."""
@@ -205,6 +209,11 @@ class Budget(SharedLimit):
 
     def stats(self) -> BudgetStats:
         """Return what became of the budget so far, and what each region has of it.
+
+        Returns
+        -------
+        BudgetStats
+            With a `BudgetShare` for each region that is open.
 
         Examples
         --------

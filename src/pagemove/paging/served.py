@@ -160,6 +160,19 @@ class Served:
             The other process has been away for `store_timeout`, or the array was closed here, or
             written after the switch; the message says how much is missing there. If it comes back,
             it goes on: wait again.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numbers = pagemove.create_array(f"{folder}/x.npy", (1000,), "i8")
+        ...     with pagemove.serve(numbers, ("127.0.0.1", 0)) as served:
+        ...         try:
+        ...             served.wait(timeout=0.01)
+        ...         except TimeoutError:
+        ...             "nobody has come"
+        'nobody has come'
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         given = self._given
@@ -192,6 +205,16 @@ class Served:
         dict
             ``acknowledged_bytes``, ``missing_bytes``, ``sent_bytes``, ``connections``,
             ``switch_seconds``: for how long nobody could write the array, at the switch.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numbers = pagemove.create_array(f"{folder}/x.npy", (1000,), "i8")
+        ...     with pagemove.serve(numbers, ("127.0.0.1", 0)) as served:
+        ...         served.stats()["missing_bytes"]
+        8000
         """
         given = self._given
         return {
@@ -207,6 +230,16 @@ class Served:
 
         What has not been acknowledged stays here, and is lost to the other process: its touches of
         it are errors. The array stays as it is: read-only if it was taken.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numbers = pagemove.create_array(f"{folder}/x.npy", (1000,), "i8")
+        ...     served = pagemove.serve(numbers, ("127.0.0.1", 0))
+        ...     served.close()
+        ...     numbers[0] = 1  # still here, still writable
         """
         with self._lock:
             if self._closed:

@@ -106,6 +106,16 @@ class PagingStats:
 
         It is an upper bound from the histogram.
 
+        Parameters
+        ----------
+        percent : float
+            From 0 to 100.
+
+        Returns
+        -------
+        int
+            Nanoseconds.
+
         Examples
         --------
         >>> import pagemove

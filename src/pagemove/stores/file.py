@@ -154,15 +154,24 @@ class FileStore(Store):
         """Whether a region over it is to read past the page cache."""
         return self._direct
 
+    def __dir__(self) -> list[str]:
+        # For completion: what only paging asks of a file is left out.
+        return sorted(set(super().__dir__()) - {"hand_over_lock"})
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._fd < 0
 
     def fileno(self) -> int:
-        """Return the descriptor, which stays the store's. ValueError once closed.
+        """Return the descriptor, which stays the store's.
 
-        StoreError if the program has closed it: its number may be another file's by now.
+        Raises
+        ------
+        ValueError
+            The store is closed.
+        StoreError
+            The program has closed the descriptor: its number may be another file's by now.
 
         Examples
         --------
