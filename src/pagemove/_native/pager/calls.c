@@ -4,37 +4,21 @@
  * never does, another ends between two blocks, once the store has answered what it was asked last.
  * So a call belongs to both threads, and whoever is done with it last frees it. */
 #define _GNU_SOURCE
+#include "pager/calls.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "pager/engine/arriving.h"
 #include "pager/engine/faults.h"
-#include "pager/engine/gather.h"
-#include "pager/engine/lease.h"
-#include "pager/engine/leaving.h"
-#include "pager/engine/pin.h"
 #include "pager/engine/work.h"
+#include "pager/mechanisms/interruption.h"
 #include "pager/mechanisms/threads.h"
-#include "pager/pager.h"
 #include "pager/shared.h"
 
 /* ns between questions whether to go on waiting. */
 #define PATIENCE 40000000
-
-struct pg_call {
-    int (*function)(struct pg_region *region, struct pg_call *call);
-    uint64_t offset, length;
-    struct pg_run *runs; /* to be pinned or read; its own */
-    size_t run_count;
-    int write, result, done, called_off;
-    int posted;               /* no thread waits */
-    uint32_t hint;            /* one that may be left out */
-    struct pg_saving *saving; /* receives the result, or NULL */
-    struct pg_call *next;
-    char text[PG_TEXT]; /* what the store says of itself */
-};
 
 /* For a slice of time at most. Wants the lock of calls. */
 static int wait_a_little(struct pg_region *region, const int *done)
@@ -72,7 +56,6 @@ int pg_await(struct pg_region *region, const int *done, int asking)
 }
 
 static void *serve_calls(void *argument);
-static int pin(struct pg_region *region, struct pg_call *call);
 
 /* There is always one that waits, so that no call waits for another. Wants the lock of calls. */
 int pg_start_caller(struct pg_region *region)
@@ -93,11 +76,11 @@ static int is_stopped(const struct pg_region *region)
     return __atomic_load_n(&region->stop, __ATOMIC_ACQUIRE);
 }
 
-/* Free a call that nobody waits for. What it has pinned nobody would unpin. */
+/* Free a call that nobody waits for. */
 static void abandon(struct pg_region *region, struct pg_call *call)
 {
-    if (call->function == pin && call->done && !call->result)
-        pg_unpin(region, call->runs, call->run_count);
+    if (call->undo && call->done && !call->result)
+        call->undo(region, call);
     free(call->runs);
     free(call);
 }
@@ -243,9 +226,7 @@ static struct pg_call *copy_call(const struct pg_call *wanted)
     return call;
 }
 
-/* Have a call made, and wait for it. `text`: NULL, or where to put what it says. */
-static int run_asking(struct pg_region *region, const struct pg_call *wanted, char *text,
-                      int asking)
+int pg_run_call(struct pg_region *region, const struct pg_call *wanted, char *text, int asking)
 {
     struct pg_call *call = copy_call(wanted);
     int result;
@@ -268,94 +249,7 @@ static int run_asking(struct pg_region *region, const struct pg_call *wanted, ch
     return result;
 }
 
-static int run(struct pg_region *region, const struct pg_call *wanted, char *text)
-{
-    return run_asking(region, wanted, text, 1);
-}
-
-static int flush(struct pg_region *region, struct pg_call *call)
-{
-    int error = pg_is_lost(region) ? -PG_LOST : pg_do_flush(region);
-
-    (void)call;
-    /* Also one that has ended because of that. */
-    return error && pg_is_lost(region) ? pg_save_lost(region) : error;
-}
-
-static int evict(struct pg_region *region, struct pg_call *call)
-{
-    return pg_is_lost(region) ? -EBADF : pg_do_evict(region, call->offset, call->length);
-}
-
-static int prefetch(struct pg_region *region, struct pg_call *call)
-{
-    if (pg_is_plain(region))
-        return 0; /* nothing of it is elsewhere */
-    return pg_is_lost(region) ? -EBADF : pg_do_prefetch(region, call->offset, call->length, 1);
-}
-
-static int pin(struct pg_region *region, struct pg_call *call)
-{
-    /* It is to stay also when the region is engaged. */
-    int error = pg_is_lost(region) ? -EBADF : pg_do_engage(region);
-
-    return error ? error : pg_do_pin(region, call->runs, call->run_count, call->write);
-}
-
-static int gather(struct pg_region *region, struct pg_call *call)
-{
-    if (pg_is_plain(region))
-        return 0;
-    return pg_is_lost(region) ? -EBADF
-                              : pg_do_gather(region, call->runs, call->run_count, !call->posted);
-}
-
-static int store_stats(struct pg_region *region, struct pg_call *call)
-{
-    return pg_do_store_stats(region, call->text);
-}
-
-static int forget(struct pg_region *region, struct pg_call *call)
-{
-    return pg_is_lost(region) ? -EBADF : pg_do_forget(region, call->offset, call->length);
-}
-
-int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length)
-{
-    struct pg_call wanted = {.function = forget, .offset = offset, .length = length};
-    int stored, error = pg_drop_blocks(region, offset, length, &stored);
-
-    /* Signal handlers are not run: the caller may be freeing an object. */
-    return error || !stored ? error : run_asking(region, &wanted, NULL, 0);
-}
-
-static int engage(struct pg_region *region, struct pg_call *call)
-{
-    (void)call;
-    return pg_is_lost(region) ? -EBADF : pg_do_engage(region);
-}
-
-int pg_engage(struct pg_region *region)
-{
-    if (!pg_is_plain(region))
-        return 0;
-    return run_asking(region, &(struct pg_call){.function = engage}, NULL, 0);
-}
-
-int pg_flush(struct pg_region *region)
-{
-    return run(region, &(struct pg_call){.function = flush}, NULL);
-}
-
-static int shrink(struct pg_region *region, struct pg_call *call)
-{
-    (void)call;
-    pg_do_shrink(region);
-    return 0;
-}
-
-/* Have a call made that nobody waits for. 0 or -errno; -PG_NOT_NOW: it was left out. */
-static int post(struct pg_region *region, const struct pg_call *wanted)
+int pg_post_call(struct pg_region *region, const struct pg_call *wanted)
 {
     struct pg_call *call = copy_call(wanted);
     int error = call ? 0 : -ENOMEM;
@@ -377,64 +271,6 @@ static int post(struct pg_region *region, const struct pg_call *wanted)
     if (error)
         abandon(region, call);
     return error;
-}
-
-int pg_post_flush(struct pg_region *region, struct pg_saving *saving)
-{
-    return post(region, &(struct pg_call){.function = flush, .posted = 1, .saving = saving});
-}
-
-int pg_post_shrink(struct pg_region *region)
-{
-    return post(region, &(struct pg_call){.function = shrink, .posted = 1});
-}
-
-int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length)
-{
-    return run(region, &(struct pg_call){.function = evict, .offset = offset, .length = length},
-               NULL);
-}
-
-int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait)
-{
-    /* To ask for blocks takes no descriptor, and should take no time. */
-    if (!wait && !pg_is_plain(region))
-        return pg_is_lost(region) ? -EBADF : pg_do_prefetch(region, offset, length, 0);
-    return run(region, &(struct pg_call){.function = prefetch, .offset = offset, .length = length},
-               NULL);
-}
-
-int pg_gather(struct pg_region *region, const struct pg_run *runs, size_t count, int wait)
-{
-    struct pg_call call = {.function = gather,
-                           .runs = (struct pg_run *)runs,
-                           .run_count = count,
-                           .posted = !wait,
-                           .hint = !wait};
-    int error;
-
-    if (pg_is_lost(region))
-        return -EBADF;
-    if (!pg_note_used(region, runs, count))
-        return 0;
-    if (wait)
-        return run(region, &call, NULL);
-    error = post(region, &call);
-    return error == -PG_NOT_NOW || error == -ESHUTDOWN ? 0 : error;
-}
-
-int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write)
-{
-    return run(
-        region,
-        &(struct pg_call){
-            .function = pin, .runs = (struct pg_run *)runs, .run_count = count, .write = write},
-        NULL);
-}
-
-int pg_store_stats(struct pg_region *region, char text[PG_TEXT])
-{
-    return run(region, &(struct pg_call){.function = store_stats}, text);
 }
 
 void pg_call_stop(struct pg_region *region)

@@ -14,60 +14,21 @@
 #include "pager/heirs.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "pager/estate.h"
 #include "pager/inherited.h"
-#include "pager/life.h"
-#include "pager/mechanisms/table.h"
 #include "pager/mechanisms/threads.h"
 #include "pager/mechanisms/voice.h"
-#include "pager/opening.h"
-#include "uapi.h"
 
-/* UNSERVED: in a child that Python does not know of, or about to be there. */
-enum state { UNSERVED, WAITING, OPENING, OPEN, FAILED, ENDED };
-enum { EVENTS = 16, STANDARD = 3, LONGEST_REASON = 800 };
+static struct pg_estate *estate;
 
-struct pg_heir {
-    const struct pg_region *origin; /* what was first opened, in whichever process */
-    struct pg_opening *opening;     /* what it is opened with */
-    uint64_t base, length;
-    struct pg_uffd uffd;
-    int fd; /* of the file */
-    enum state state;
-    struct pg_region *region;
-    int error, barred; /* barred: its addresses are taken, but not to be touched */
-    char text[PG_TEXT];
-    struct pg_stone *stone;
-    struct pg_heir *next, **link;
-};
-
-static struct estate {
-    pthread_mutex_t lock;
-    pthread_cond_t changed; /* the state of an heir, or `ready` */
-    int ready, error;
-    struct pg_heir *heirs;
-    int queue; /* epoll, of the userfaultfds of those that wait */
-
-    pthread_mutex_t ringing;
-    uint64_t bell;
-    int bell_uffd;
-    struct pg_heir *caller; /* who it rings for */
-    int ends;               /* it is to end, not to be opened */
-} *estate;
-
-static struct estate *new_estate(void)
+static struct pg_estate *new_estate(void)
 {
-    struct estate *made = calloc(1, sizeof *made);
+    struct pg_estate *made = calloc(1, sizeof *made);
 
     if (!made)
         return NULL;
@@ -91,6 +52,7 @@ static void add(const struct pg_region *origin, struct pg_opening *opening, stru
         return;
     }
     heir->origin = origin;
+    heir->estate = estate;
     heir->opening = opening;
     /* The parent's. And a helper is given what is this process's, or cannot run. */
     opening->config.budget = NULL;
@@ -120,11 +82,11 @@ void pg_inherit(struct pg_region *region)
 
 void pg_heirs_forked(void)
 {
-    struct estate *parents = estate;
+    struct pg_estate *parents = estate;
 
     estate = NULL;
     for (struct pg_heir *heir = parents ? parents->heirs : NULL; heir; heir = heir->next)
-        if (heir->state != OPEN) {
+        if (heir->state != PG_HEIR_OPEN) {
             const struct pg_config *config = &heir->opening->config;
 
             pg_mark_grave(heir->stone, heir->base, heir->length, config->label, config->mode, 1);
@@ -134,7 +96,7 @@ void pg_heirs_forked(void)
 
 struct pg_heir *pg_heir_of(const struct pg_region *origin, int early)
 {
-    struct estate *mine = estate;
+    struct pg_estate *mine = estate;
     struct pg_heir *heir;
 
     if (!mine)
@@ -179,303 +141,9 @@ void pg_heir_lend(struct pg_region *region, struct pg_heir *heir)
     region->uffd = heir->uffd;
 }
 
-static void close_files(struct pg_heir *heir)
-{
-    const struct pg_helper *helper = heir->opening->config.helper;
-
-    if (helper && helper->config_fd >= 0) {
-        close(helper->config_fd);
-        close(helper->log_fd);
-    } else if (heir->fd >= 0) {
-        close(heir->fd);
-    }
-}
-
-/* Open the file by its name, and see that it is the same. */
-static int open_file(struct pg_heir *heir)
-{
-    const struct pg_config *config = &heir->opening->config;
-    struct stat found;
-    int flags;
-
-    heir->fd = open(config->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (heir->fd < 0 || fstat(heir->fd, &found))
-        return -errno;
-    if (!pm_is_still(heir->fd, config->identities[0]) ||
-        (!S_ISBLK(found.st_mode) &&
-         found.st_mtim.tv_sec * INT64_C(1000000000) + found.st_mtim.tv_nsec != config->modified)) {
-        snprintf(heir->text, sizeof heir->text,
-                 "the file is not what it was when it was opened; open it again");
-        return -ESTALE;
-    }
-    flags = fcntl(heir->fd, F_GETFL);
-    return fcntl(heir->fd, F_SETFL, flags & ~O_NONBLOCK) ? -errno : 0;
-}
-
-/* Map it where the parent has it, and have faults there wait. For the thread that waits for them.
- */
-static int map(struct estate *mine, struct pg_heir *heir)
-{
-    const struct pg_config *config = &heir->opening->config;
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = heir};
-    void *base = (void *)(uintptr_t)heir->base;
-    int error = !config->helper ? open_file(heir) : config->helper->config_fd < 0 ? -EBADF : 0;
-
-    if (!error)
-        error = pg_uffd_open_region(&heir->uffd, config->moves, config->kernel_faults);
-    if (error)
-        return error;
-    if (mmap(base, heir->length, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != base)
-        return -errno;
-    if (madvise(base, heir->length, MADV_DONTFORK) ||
-        (!config->dumped && madvise(base, heir->length, MADV_DONTDUMP)))
-        error = -errno;
-    madvise(base, heir->length, MADV_UNMERGEABLE);
-    if (!error)
-        error = pg_register(heir->uffd.region, heir->base, heir->length,
-                            PM_REGISTER_MODE_MISSING | PM_REGISTER_MODE_WP);
-    if (!error && epoll_ctl(mine->queue, EPOLL_CTL_ADD, heir->uffd.region, &event))
-        error = -errno;
-    return error;
-}
-
-/* A touch of it is SIGSEGV from now on: nobody is to find zeros there. */
-static void bar(struct pg_heir *heir)
-{
-    mmap((void *)(uintptr_t)heir->base, heir->length, PROT_NONE,
-         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    madvise((void *)(uintptr_t)heir->base, heir->length, MADV_DONTFORK);
-    pg_wake(&heir->uffd, heir->base, heir->length);
-    heir->barred = 1;
-}
-
-static const char *reason(const struct pg_heir *heir)
-{
-    return heir->text[0] ? heir->text : strerror(-heir->error);
-}
-
-/* Its grave stays as it is: most children never touch it, and are not to hear of it. */
-static void fail(struct pg_heir *heir, int error)
-{
-    char why[LONGEST_REASON];
-
-    heir->error = error;
-    heir->state = FAILED;
-    heir->barred = pg_is_reserved(heir->stone); /* else it is somebody else's */
-    snprintf(why, sizeof why, "%.500s: %.200s", heir->opening->config.label, reason(heir));
-    pg_explain_grave(heir->stone, why);
-}
-
-static void try_to_map(struct estate *mine, struct pg_heir *heir)
-{
-    int error = pg_is_reserved(heir->stone) ? map(mine, heir) : -EEXIST;
-
-    if (!error) {
-        pg_remove_grave(heir->stone);
-        heir->state = WAITING;
-        return;
-    }
-    fail(heir, error);
-    if (heir->uffd.region >= 0) {
-        bar(heir);
-        close(heir->uffd.region);
-    }
-    close_files(heir);
-}
-
-static int make_bell(struct estate *mine)
-{
-    struct pg_uffd uffd = {.region = -1};
-    struct epoll_event event = {.events = EPOLLIN};
-    uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
-    void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int error;
-
-    if (page == MAP_FAILED)
-        return -errno;
-    madvise(page, size, MADV_DONTFORK);
-    mine->bell = (uint64_t)(uintptr_t)page;
-    error = pg_uffd_open_region(&uffd, 0, 0);
-    mine->bell_uffd = uffd.region;
-    if (!error)
-        error = pg_register(uffd.region, mine->bell, size, PM_REGISTER_MODE_MISSING);
-    if (!error && epoll_ctl(mine->queue, EPOLL_CTL_ADD, uffd.region, &event))
-        error = -errno;
-    return error;
-}
-
-static int own_table(const struct estate *mine)
-{
-    size_t count = 2 + STANDARD;
-    int filler = eventfd(0, EFD_CLOEXEC), error, *kept;
-
-    for (const struct pg_heir *heir = mine->heirs; heir; heir = heir->next)
-        count += 2;
-    kept = calloc(count, sizeof *kept);
-    if (filler < 0 || !kept) {
-        error = filler < 0 ? -errno : -ENOMEM;
-        free(kept);
-        return error;
-    }
-    count = 0;
-    kept[count++] = filler;
-    for (int fd = 0; fd < STANDARD; fd++)
-        if (fcntl(fd, F_GETFD) >= 0 && fd != filler)
-            kept[count++] = fd;
-    for (const struct pg_heir *heir = mine->heirs; heir; heir = heir->next) {
-        const struct pg_config *config = &heir->opening->config;
-        if (config->helper && config->helper->config_fd >= 0) {
-            kept[count++] = config->helper->config_fd;
-            kept[count++] = config->helper->log_fd;
-        }
-    }
-    error = pg_own_table(kept, count, filler);
-    free(kept);
-    return error;
-}
-
-static int prepare(struct estate *mine)
-{
-    int error = own_table(mine);
-
-    if (error)
-        return error;
-    mine->queue = epoll_create1(EPOLL_CLOEXEC);
-    error = mine->queue < 0 ? -errno : make_bell(mine);
-    for (struct pg_heir *heir = mine->heirs; heir && !error; heir = heir->next)
-        try_to_map(mine, heir);
-    return error;
-}
-
-static void say_why(const struct pg_heir *heir)
-{
-    pg_say("pagemove: paged memory over %s, which this process has inherited, cannot be opened "
-           "again: %s; touching it raises SIGSEGV\n",
-           heir->opening->config.label, reason(heir));
-}
-
-static void *open_one(void *argument)
-{
-    struct estate *mine = estate;
-    struct pg_heir *heir = argument;
-    struct pg_config config = heir->opening->config;
-    struct pg_region *region = NULL;
-    int error;
-
-    config.fd = heir->fd;
-    error = pg_open_as(&config, heir, &region, heir->text);
-    if (error)
-        bar(heir);
-    /* The region has its own of these. */
-    close_files(heir);
-    close(heir->uffd.region);
-    pthread_mutex_lock(&mine->lock);
-    heir->region = region;
-    heir->error = error;
-    if (error)
-        say_why(heir);
-    heir->state = error ? FAILED : OPEN;
-    pthread_cond_broadcast(&mine->changed);
-    pthread_mutex_unlock(&mine->lock);
-    return NULL;
-}
-
-/* Wants the lock. Drops it. */
-static void begin_opening(struct estate *mine, struct pg_heir *heir)
-{
-    pthread_t thread;
-
-    if (heir->state != WAITING)
-        return;
-    heir->state = OPENING;
-    epoll_ctl(mine->queue, EPOLL_CTL_DEL, heir->uffd.region, NULL);
-    pthread_mutex_unlock(&mine->lock);
-    /* A helper process takes long to start, and others are waited for meanwhile. */
-    if (pg_start_thread(&thread, "pagemove-open", open_one, heir))
-        open_one(heir);
-    else
-        pthread_detach(thread);
-    pthread_mutex_lock(&mine->lock);
-}
-
-/* Wants the lock. */
-static void end_waiting(struct estate *mine, struct pg_heir *heir)
-{
-    if (heir->state != WAITING)
-        return;
-    epoll_ctl(mine->queue, EPOLL_CTL_DEL, heir->uffd.region, NULL);
-    munmap((void *)(uintptr_t)heir->base, heir->length);
-    close(heir->uffd.region);
-    close_files(heir);
-    heir->state = ENDED;
-}
-
-static void answer_bell(struct estate *mine)
-{
-    static const char zeros[65536];
-    const struct pg_uffd uffd = {.region = mine->bell_uffd};
-    struct pm_uffd_msg message;
-
-    if (read(mine->bell_uffd, &message, sizeof message) != sizeof message)
-        return;
-    pthread_mutex_lock(&mine->lock);
-    if (mine->caller) {
-        if (mine->ends)
-            end_waiting(mine, mine->caller);
-        else
-            begin_opening(mine, mine->caller);
-        mine->caller = NULL;
-    }
-    pthread_mutex_unlock(&mine->lock);
-    pg_copy_in(&uffd, mine->bell, (uint64_t)(uintptr_t)zeros, (uint64_t)sysconf(_SC_PAGESIZE), 0);
-}
-
-static void *wait_for_faults(void *argument)
-{
-    struct estate *mine = argument;
-    struct epoll_event events[EVENTS];
-
-    pthread_mutex_lock(&mine->lock);
-    mine->error = prepare(mine);
-    mine->ready = 1;
-    pthread_cond_broadcast(&mine->changed);
-    pthread_mutex_unlock(&mine->lock);
-    while (!mine->error) {
-        int count = epoll_wait(mine->queue, events, EVENTS, -1);
-
-        /* The bell comes last: who rings it may end one that another event is of. */
-        for (int i = 0; i < count; i++)
-            if (events[i].data.ptr) {
-                pthread_mutex_lock(&mine->lock);
-                begin_opening(mine, events[i].data.ptr);
-                pthread_mutex_unlock(&mine->lock);
-            }
-        for (int i = 0; i < count; i++)
-            if (!events[i].data.ptr)
-                answer_bell(mine);
-    }
-    return NULL;
-}
-
-/* The thread of the program that touches the bell waits until what it rings for is done. */
-static void ring(struct estate *mine, struct pg_heir *heir, int ends)
-{
-    volatile char *bell = (volatile char *)(uintptr_t)mine->bell;
-
-    pthread_mutex_lock(&mine->ringing);
-    pthread_mutex_lock(&mine->lock);
-    mine->caller = heir;
-    mine->ends = ends;
-    pthread_mutex_unlock(&mine->lock);
-    (void)*bell;
-    madvise((void *)(uintptr_t)mine->bell, (size_t)sysconf(_SC_PAGESIZE), MADV_DONTNEED);
-    pthread_mutex_unlock(&mine->ringing);
-}
-
 int pg_heirs_start(void (*there)(uint64_t start, uint64_t end))
 {
-    struct estate *mine = estate;
+    struct pg_estate *mine = estate;
     pthread_t thread;
     int error;
 
@@ -484,7 +152,7 @@ int pg_heirs_start(void (*there)(uint64_t start, uint64_t end))
     /* That thread's descriptor 2 is not the program's. */
     error = pg_voice_enter();
     if (!error)
-        error = pg_start_thread(&thread, "pagemove-heirs", wait_for_faults, mine);
+        error = pg_start_thread(&thread, "pagemove-heirs", pg_wait_for_heirs, mine);
     if (!error) {
         pthread_detach(thread);
         pthread_mutex_lock(&mine->lock);
@@ -495,35 +163,35 @@ int pg_heirs_start(void (*there)(uint64_t start, uint64_t end))
     }
     for (struct pg_heir *heir = mine->heirs; heir; heir = heir->next)
         if (error)
-            fail(heir, error);
-        else if (heir->state != FAILED)
+            pg_fail_heir(heir, error);
+        else if (heir->state != PG_HEIR_FAILED)
             there(heir->base, heir->base + heir->length);
     return error;
 }
 
 int pg_heir_waits(const struct pg_heir *heir)
 {
-    struct estate *mine = estate;
+    struct pg_estate *mine = estate;
     int waits;
 
     pthread_mutex_lock(&mine->lock);
-    waits = heir->state == WAITING;
+    waits = heir->state == PG_HEIR_WAITING;
     pthread_mutex_unlock(&mine->lock);
     return waits;
 }
 
 int pg_heir_region(struct pg_heir *heir, struct pg_region **region, char text[PG_TEXT])
 {
-    struct estate *mine = estate;
+    struct pg_estate *mine = estate;
     int error;
 
     pthread_mutex_lock(&mine->lock);
-    if (heir->state == WAITING) {
+    if (heir->state == PG_HEIR_WAITING) {
         pthread_mutex_unlock(&mine->lock);
-        ring(mine, heir, 0);
+        pg_ring_for(mine, heir, 0);
         pthread_mutex_lock(&mine->lock);
     }
-    while (heir->state == OPENING)
+    while (heir->state == PG_HEIR_OPENING)
         pthread_cond_wait(&mine->changed, &mine->lock);
     *region = heir->region;
     error = heir->error;
@@ -535,16 +203,16 @@ int pg_heir_region(struct pg_heir *heir, struct pg_region **region, char text[PG
 /* Return its region, if it has one, and free the rest. */
 static struct pg_region *leave(struct pg_heir *heir)
 {
-    struct estate *mine = estate;
+    struct pg_estate *mine = estate;
     struct pg_region *region;
 
     pthread_mutex_lock(&mine->lock);
-    if (heir->state == WAITING) {
+    if (heir->state == PG_HEIR_WAITING) {
         pthread_mutex_unlock(&mine->lock);
-        ring(mine, heir, 1);
+        pg_ring_for(mine, heir, 1);
         pthread_mutex_lock(&mine->lock);
     }
-    while (heir->state == OPENING)
+    while (heir->state == PG_HEIR_OPENING)
         pthread_cond_wait(&mine->changed, &mine->lock);
     *heir->link = heir->next;
     if (heir->next)

@@ -31,21 +31,6 @@ int pg_close(struct pg_region *region);
 /* The same without asking whether to wait. */
 void pg_drop(struct pg_region *region, int waiting);
 
-uint64_t pg_address(const struct pg_region *region);
-
-/* Whether faults raised inside the kernel (read(2) into the region) are served: they are not
- * where the process may only have UFFD_USER_MODE_ONLY. */
-int pg_kernel_faults(const struct pg_region *region);
-
-/* Whether the process that runs its store may run those of other regions. */
-int pg_shares_helper(const struct pg_region *region);
-
-/* Whether blocks leave by UFFDIO_MOVE; else by mremap, and arrive by copy. */
-int pg_moves(const struct pg_region *region);
-
-/* Whether the program has closed its descriptors: it raises SIGSEGV on access, all calls fail. */
-int pg_lost(const struct pg_region *region);
-
 /* Read blocks of a range ahead; with `wait`, return when all are there or have failed:
  * -EIO if one cannot be read. */
 int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);

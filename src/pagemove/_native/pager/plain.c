@@ -8,8 +8,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "pager/engine/arriving.h"
 #include "pager/engine/choice.h"
-#include "pager/engine/leaving.h"
 #include "pager/life.h"
 #include "pager/pager.h"
 #include "uapi.h"

@@ -16,6 +16,7 @@
 
 /* ns without progress until there is one thread more. */
 #define STALL UINT64_C(1000000)
+
 /* ns that a thread is kept for which there is nothing to do. */
 #define IDLE UINT64_C(1000000000)
 
@@ -92,7 +93,7 @@ static unsigned most_of(enum pg_task kind)
 }
 
 /* Wants the engine's lock. */
-static void put(struct pg_region *region, enum pg_task kind)
+void pg_pool_queue(struct pg_region *region, enum pg_task kind)
 {
     struct pg_engine *engine = region->engine;
     struct pg_share *share = &region->share;
@@ -112,7 +113,7 @@ static void put(struct pg_region *region, enum pg_task kind)
 void pg_pool_put(struct pg_region *region, enum pg_task task)
 {
     pthread_mutex_lock(&region->engine->lock);
-    put(region, task);
+    pg_pool_queue(region, task);
     pthread_mutex_unlock(&region->engine->lock);
 }
 
@@ -132,70 +133,10 @@ static struct task take_from(struct pg_engine *engine, enum pg_task kind)
     return (struct task){region, kind};
 }
 
-/* Have the thread that is idle look at what is due. Wants the engine's lock. */
-static void enter_timed(struct pg_region *region)
-{
-    struct pg_engine *engine = region->engine;
-    struct pg_share *share = &region->share;
-    uint64_t due = share->work_due < share->sweep_due ? share->work_due : share->sweep_due;
-
-    if (due == UINT64_MAX)
-        return;
-    if (!share->timed_link) {
-        share->timed_next = engine->timed;
-        share->timed_link = &engine->timed;
-        if (engine->timed)
-            engine->timed->share.timed_link = &share->timed_next;
-        engine->timed = region;
-    }
-    if (due < engine->timed_due) {
-        engine->timed_due = due;
-        pthread_cond_signal(&engine->changed);
-    }
-}
-
-static void leave_timed(struct pg_region *region)
-{
-    struct pg_share *share = &region->share;
-
-    if (!share->timed_link)
-        return;
-    *share->timed_link = share->timed_next;
-    if (share->timed_next)
-        share->timed_next->share.timed_link = share->timed_link;
-    share->timed_link = NULL;
-}
-
-/* Have what is due by now done. */
-static void look_at_timed(struct pg_engine *engine, uint64_t now)
-{
-    struct pg_region *region = engine->timed, *next;
-
-    if (now < engine->timed_due)
-        return;
-    engine->timed_due = UINT64_MAX;
-    for (; region; region = next) {
-        struct pg_share *share = &region->share;
-        next = share->timed_next;
-        if (share->work_due <= now) {
-            share->work_due = UINT64_MAX;
-            put(region, PG_TASK_WORK);
-        }
-        if (share->sweep_due <= now) {
-            share->sweep_due = UINT64_MAX;
-            put(region, PG_TASK_SWEEP);
-        }
-        if (share->work_due == UINT64_MAX && share->sweep_due == UINT64_MAX)
-            leave_timed(region);
-        else
-            enter_timed(region);
-    }
-}
-
 static void sweep_at(struct pg_region *region, uint64_t when)
 {
     region->share.sweep_due = region->share.closing ? UINT64_MAX : when;
-    enter_timed(region);
+    pg_enter_timed(region);
 }
 
 static int has_limited(const struct pg_engine *engine)
@@ -209,7 +150,7 @@ static struct task next_task(struct pg_engine *engine, uint64_t now)
 
     if (task.region)
         return task;
-    look_at_timed(engine, now);
+    pg_look_at_timed(engine, now);
     if (!has_limited(engine) || (engine->busy >= PG_POOL && now < engine->stalled_since + STALL))
         return task;
     task = take_from(engine, PG_TASK_WORK);
@@ -235,7 +176,7 @@ static void finish(struct pg_engine *engine, struct pg_region *region)
     int freed;
 
     region->share.over = 1;
-    leave_timed(region);
+    pg_leave_timed(region);
     pthread_mutex_unlock(&engine->lock);
     freed = pg_finish(region);
     pthread_mutex_lock(&engine->lock);
@@ -378,7 +319,7 @@ void pg_pool_release(struct pg_region *region)
     region->share.inside--;
     /* Ending it may wait for its file: that is the pool's. */
     if (is_over(&region->share))
-        put(region, PG_TASK_CALL);
+        pg_pool_queue(region, PG_TASK_CALL);
     pthread_mutex_unlock(&engine->lock);
 }
 
@@ -386,7 +327,7 @@ void pg_pool_close(struct pg_region *region)
 {
     pthread_mutex_lock(&region->engine->lock);
     region->share.closing = 1;
-    put(region, PG_TASK_CALL);
+    pg_pool_queue(region, PG_TASK_CALL);
     pthread_mutex_unlock(&region->engine->lock);
 }
 
@@ -414,8 +355,8 @@ void pg_pool_worked(struct pg_region *region, uint64_t due, int again)
     pthread_mutex_lock(&region->engine->lock);
     share->running[PG_TASK_WORK]--;
     share->work_due = share->closing ? UINT64_MAX : due;
-    enter_timed(region);
+    pg_enter_timed(region);
     if (again)
-        put(region, PG_TASK_WORK);
+        pg_pool_queue(region, PG_TASK_WORK);
     pthread_mutex_unlock(&region->engine->lock);
 }

@@ -12,10 +12,10 @@
 #include "pager/engine/faults.h"
 #include "pager/engine/lease.h"
 #include "pager/engine/pin.h"
+#include "pager/estate.h"
 #include "pager/heirs.h"
 #include "pager/mechanisms/channel.h"
 #include "pager/mechanisms/threads.h"
-#include "pager/opening.h"
 #include "pager/shared.h"
 
 static void init_locks(struct pg_region *region)
@@ -373,29 +373,4 @@ int pg_close(struct pg_region *region)
 void pg_drop(struct pg_region *region, int waiting)
 {
     end(region, waiting ? WAITING : NOT_WAITING);
-}
-
-int pg_lost(const struct pg_region *region)
-{
-    return pg_is_lost(region);
-}
-
-int pg_shares_helper(const struct pg_region *region)
-{
-    return region->store.channel && pg_channel_shares(region->store.channel);
-}
-
-uint64_t pg_address(const struct pg_region *region)
-{
-    return region->base;
-}
-
-int pg_moves(const struct pg_region *region)
-{
-    return region->uffd.moves;
-}
-
-int pg_kernel_faults(const struct pg_region *region)
-{
-    return !region->uffd.user_mode_only;
 }

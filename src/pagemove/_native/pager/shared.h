@@ -130,8 +130,9 @@ void pg_wake_reactor(struct pg_engine *engine, int always);
 int pg_pool_spare(struct pg_engine *engine);
 void pg_pool_end(struct pg_engine *engine);
 
-/* Have the pool do something for a region. */
+/* Have the pool do something for a region; the second wants the engine's lock. */
 void pg_pool_put(struct pg_region *region, enum pg_task task);
+void pg_pool_queue(struct pg_region *region, enum pg_task task);
 
 /* Keep the region while the reactor has a read of it under way; and no longer, after which it may
  * be gone. 0, or -ESHUTDOWN: it is ending. */
@@ -150,6 +151,16 @@ void pg_pool_worked(struct pg_region *region, uint64_t due, int again);
 
 /* Whether others wait for a thread. */
 int pg_pool_is_wanted(struct pg_engine *engine);
+
+/* timed.c */
+
+/* Have the idle thread of the pool look at what is due for a region, and do that; or no more. Want
+ * the engine's lock. */
+void pg_enter_timed(struct pg_region *region);
+void pg_leave_timed(struct pg_region *region);
+
+/* Queue what is due by now. Wants it too. */
+void pg_look_at_timed(struct pg_engine *engine, uint64_t now);
 
 /* region.c: what the pool does when nothing of a region is under way any more. Returns whether the
  * region was freed. */

@@ -5,7 +5,7 @@
 
 #include "pager/engine/region.h"
 
-/* fill.c */
+/* slots.c */
 
 /* A slot to read a block into, at the expense of others if need be. PG_NO_SLOT: not now. Drops the
  * lock.
@@ -18,13 +18,22 @@ uint16_t pg_slot_to_move_into(struct pg_region *region);
 /* Give back a slot that was taken for a block; `whole` if it is known to be full. */
 void pg_slot_back(struct pg_region *region, uint16_t slot, int whole);
 
-/* Read blocks that follow each other; the lock is not held. */
-int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
-                   int nowait);
+/* Give one frame up, that of a block if need be. 0 or -PG_NOT_NOW. Drops the lock. */
+int pg_empty_one(struct pg_region *region, int write);
 
 /* Make room for one more frame, with `write` by writing if need be. 0 or -PG_NOT_NOW.
  * Drops the lock. */
 int pg_make_room(struct pg_region *region, int write);
+
+/* The same, where frames are few without taking one from a block: with none to be had, whoever
+ * waits holds what others wait for. */
+int pg_make_room_gently(struct pg_region *region);
+
+/* fill.c */
+
+/* Read blocks that follow each other; the lock is not held. */
+int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
+                   int nowait);
 
 /* Put a FILLING block that has been read into the region. 0 or -errno: then the slot is still the
  * caller's, and has the block, or what the region has not of one that is dirty now; or it was given

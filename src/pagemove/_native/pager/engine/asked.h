@@ -10,6 +10,21 @@
 
 struct pg_region;
 
+uint64_t pg_address(const struct pg_region *region);
+
+/* Whether faults raised inside the kernel (read(2) into the region) are served: they are not
+ * where the process may only have UFFD_USER_MODE_ONLY. */
+int pg_kernel_faults(const struct pg_region *region);
+
+/* Whether the process that runs its store may run those of other regions. */
+int pg_shares_helper(const struct pg_region *region);
+
+/* Whether blocks leave by UFFDIO_MOVE; else by mremap, and arrive by copy. */
+int pg_moves(const struct pg_region *region);
+
+/* Whether the program has closed its descriptors: it raises SIGSEGV on access, all calls fail. */
+int pg_lost(const struct pg_region *region);
+
 /* As pg_pin says. */
 void pg_unpin(struct pg_region *region, const struct pg_run *runs, size_t count);
 

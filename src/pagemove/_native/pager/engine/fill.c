@@ -4,49 +4,14 @@
 #include "pager/engine/arriving.h"
 #include "pager/engine/choice.h"
 #include "pager/engine/faults.h"
-#include "pager/engine/lease.h"
 #include "pager/engine/leaving.h"
 #include "pager/engine/work.h"
+#include "pager/mechanisms/copies.h"
 #include "pager/mechanisms/trace.h"
 
 /* Below this, copying a new block out of a warm slot is cheaper than having the kernel fault in
  * fresh memory for the read, and moving that. */
 enum { MOVE_FRESH_FROM = 16384 };
-
-uint16_t pg_slot_for_block(struct pg_region *region)
-{
-    uint16_t slot = pg_take_full(&region->frames);
-
-    if (slot == PG_NO_SLOT && !pg_has_room(&region->frames))
-        pg_lease_more(region);
-    if (slot == PG_NO_SLOT)
-        slot = pg_take_fresh(&region->frames);
-    if (slot == PG_NO_SLOT && region->frames.limited)
-        slot = pg_reclaim(region, 0);
-    return slot;
-}
-
-uint16_t pg_slot_to_move_into(struct pg_region *region)
-{
-    uint16_t slot = pg_take_outgoing(&region->frames), full;
-
-    while (slot == PG_NO_SLOT && (full = pg_take_full(&region->frames)) != PG_NO_SLOT) {
-        pg_give_up(&region->frames, full);
-        slot = pg_take_outgoing(&region->frames);
-    }
-    return slot;
-}
-
-void pg_slot_back(struct pg_region *region, uint16_t slot, int whole)
-{
-    /* Without a limit nothing leaves to make use of many of these again. */
-    if (whole && (region->frames.limited || region->frames.full < PG_BATCH))
-        pg_give_full(&region->frames, slot);
-    else
-        pg_give_up(&region->frames, slot);
-    pg_frame_available(region);
-    pthread_cond_broadcast(&region->changed);
-}
 
 int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
                    int nowait)
@@ -74,48 +39,6 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
     return 0;
 }
 
-int pg_empty_one(struct pg_region *region, int write)
-{
-    uint16_t slot = pg_take_full(&region->frames);
-
-    if (slot == PG_NO_SLOT && region->frames.limited)
-        slot = pg_reclaim(region, write);
-    if (slot == PG_NO_SLOT)
-        return -PG_NOT_NOW;
-    pg_give_up(&region->frames, slot);
-    return 0;
-}
-
-/* Whether there may be one frame more. */
-static int has_room(struct pg_region *region)
-{
-    return pg_has_room(&region->frames) || pg_lease_more(region);
-}
-
-int pg_make_room(struct pg_region *region, int write)
-{
-    int error = 0;
-
-    while (!error && !has_room(region))
-        error = pg_empty_one(region, write);
-    return error;
-}
-
-static int make_room_gently(struct pg_region *region)
-{
-    uint16_t slot;
-
-    if (!pg_is_tight(&region->frames) || region->huge)
-        return pg_make_room(region, 0);
-    while (!has_room(region)) {
-        slot = pg_take_full(&region->frames);
-        if (slot == PG_NO_SLOT)
-            return -PG_NOT_NOW;
-        pg_give_up(&region->frames, slot);
-    }
-    return 0;
-}
-
 /* The ways into the region. 0, or -errno: a part of the block is there, and the slot has the rest.
  */
 
@@ -138,7 +61,7 @@ static int install_copy(struct pg_region *region, uint64_t address, uint16_t slo
     uint64_t from = pg_slot_address(&region->frames, slot);
     int error;
 
-    if (make_room_gently(region))
+    if (pg_make_room_gently(region))
         return install_pages(region, address, slot, protect);
     error = pg_copy_in(&region->uffd, address, from, region->block_size, protect);
     if (error)
@@ -184,7 +107,7 @@ static void undo_install(struct pg_region *region, pg_entry entry, uint16_t *slo
 }
 
 /* Pages of a resident block that the user has discarded: only these are filled in. */
-static int install_patch(struct pg_region *region, pg_entry entry, uint64_t address, uint16_t slot)
+static int install_rest(struct pg_region *region, pg_entry entry, uint64_t address, uint16_t slot)
 {
     int protect = !(region->blocks.at[entry].flags & PG_DIRTY);
     int error = pg_copy_in(&region->uffd, address, pg_slot_address(&region->frames, slot),
@@ -254,7 +177,7 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int *un
     if (pg_is_lost(region))
         error = install_lost(region, entry, slot);
     else if (block->flags & PG_PARTIAL)
-        error = install_patch(region, entry, pg_block_address(region, block->number), *slot);
+        error = install_rest(region, entry, pg_block_address(region, block->number), *slot);
     else
         error = install_whole(region, entry, slot, unshown);
     if (!error)

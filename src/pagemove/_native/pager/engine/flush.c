@@ -5,6 +5,7 @@
 #include "pager/engine/leaving.h"
 #include "pager/engine/pin.h"
 #include "pager/engine/work.h"
+#include "pager/mechanisms/copies.h"
 #include "pager/mechanisms/interruption.h"
 #include "pager/mechanisms/trace.h"
 

@@ -4,8 +4,8 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include "pager/engine/arriving.h"
 #include "pager/engine/choice.h"
-#include "pager/engine/leaving.h"
 #include "pager/engine/work.h"
 #include "pager/mechanisms/interruption.h"
 

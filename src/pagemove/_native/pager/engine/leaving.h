@@ -13,11 +13,6 @@ struct pg_out {
     struct pg_pages pages;
 };
 
-/* fill.c */
-
-/* Give one frame up, that of a block if need be. 0 or -PG_NOT_NOW. Drops the lock. */
-int pg_empty_one(struct pg_region *region, int write);
-
 /* evict.c */
 
 /* The slot of a block that is not needed any more; dirty ones only with `write`, for that may wait

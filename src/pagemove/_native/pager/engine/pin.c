@@ -16,6 +16,7 @@
 #include "pager/engine/lease.h"
 #include "pager/engine/leaving.h"
 #include "pager/engine/work.h"
+#include "pager/mechanisms/copies.h"
 #include "pager/mechanisms/interruption.h"
 
 static uint64_t table_bytes(const struct pg_region *region)

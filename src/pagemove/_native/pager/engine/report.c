@@ -134,3 +134,28 @@ uint32_t pg_recorded(struct pg_region *region, uint32_t *numbers, uint32_t most)
     pthread_mutex_unlock(&region->lock);
     return count;
 }
+
+int pg_lost(const struct pg_region *region)
+{
+    return pg_is_lost(region);
+}
+
+int pg_shares_helper(const struct pg_region *region)
+{
+    return region->store.channel && pg_channel_shares(region->store.channel);
+}
+
+uint64_t pg_address(const struct pg_region *region)
+{
+    return region->base;
+}
+
+int pg_moves(const struct pg_region *region)
+{
+    return region->uffd.moves;
+}
+
+int pg_kernel_faults(const struct pg_region *region)
+{
+    return !region->uffd.user_mode_only;
+}

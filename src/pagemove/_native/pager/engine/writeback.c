@@ -10,6 +10,7 @@
 #include "pager/engine/faults.h"
 #include "pager/engine/leaving.h"
 #include "pager/engine/work.h"
+#include "pager/mechanisms/copies.h"
 #include "pager/mechanisms/trace.h"
 #include "pager/mechanisms/unnamed.h"
 

@@ -7,30 +7,14 @@
 #include <unistd.h>
 
 #include "pager/mechanisms/clock.h"
+#include "pager/mechanisms/heat.h"
 #include "pager/mechanisms/voice.h"
 #include "pager/state/terms.h"
 
-enum {
-    PART = 64,                /* of the budget changes hands at once, */
-    LARGEST_CHUNK = 16 << 20, /* but not more bytes than that */
-    WAIT = 64 << 10,          /* bytes that come in the time for which each read waits */
-    REUSE = 8,                /* what was touched again right after it left counts so often */
-    MOST_NAMED = 4,
-};
+enum { MOST_NAMED = 4 };
 
 /* ns between looks whether to go on waiting. */
 #define SLICE UINT64_C(40000000)
-
-struct pg_budget {
-    pthread_mutex_t lock;
-    pthread_cond_t returned; /* something, or a floor is lower */
-    uint64_t total, leased;  /* leased: of all members, granted included */
-    uint64_t claimed;        /* what members lack of their floors: nobody else may have it */
-    uint64_t clock;          /* bytes that all have read so far: time passes with the work */
-    struct pg_member *members;
-    unsigned holders;
-    struct pg_budget_counters counters;
-};
 
 struct pg_budget *pg_budget_new(uint64_t total)
 {
@@ -66,33 +50,17 @@ void pg_budget_release(struct pg_budget *budget)
 
 /* From here on the budget's lock is held. */
 
-static uint64_t held(const struct pg_member *member)
-{
-    return member->lease + member->granted;
-}
-
-static uint64_t lacking(const struct pg_member *member)
-{
-    return member->floor > held(member) ? member->floor - held(member) : 0;
-}
-
-static uint64_t spare(const struct pg_member *member)
-{
-    return held(member) > member->floor ? held(member) - member->floor : 0;
-}
-
-/* Change what a member has, and what it is to have at least. */
-static void set(struct pg_member *member, uint64_t lease, uint64_t granted, uint64_t floor)
+void pg_set_lease(struct pg_member *member, uint64_t lease, uint64_t granted, uint64_t floor)
 {
     struct pg_budget *budget = member->budget;
 
-    budget->leased -= held(member);
-    budget->claimed -= lacking(member);
+    budget->leased -= pg_held(member);
+    budget->claimed -= pg_lacking(member);
     member->lease = lease;
     member->granted = granted;
     member->floor = floor;
-    budget->leased += held(member);
-    budget->claimed += lacking(member);
+    budget->leased += pg_held(member);
+    budget->claimed += pg_lacking(member);
 }
 
 /* What nobody has, and nobody waits for. */
@@ -112,147 +80,13 @@ static uint64_t sum_of_floors(const struct pg_budget *budget)
     return sum;
 }
 
-/* What changes hands at once, in whole frames of a member: so little that it can be undone. */
-static uint64_t chunk(const struct pg_member *member)
-{
-    uint64_t bytes = member->budget->total / PART;
-
-    if (bytes > LARGEST_CHUNK)
-        bytes = LARGEST_CHUNK;
-    if (member->lease < member->most && bytes > member->most - member->lease)
-        bytes = member->most - member->lease;
-    bytes -= bytes % member->frame;
-    return bytes > member->frame ? bytes : member->frame;
-}
-
-/* Half of what was missed is forgotten whenever half of the budget has been read anew. */
-static uint64_t heat_of(struct pg_member *member)
-{
-    struct pg_budget *budget = member->budget;
-    uint64_t period = budget->total / 2 + 1, periods;
-    uint64_t missed = __atomic_exchange_n(&member->missed, 0, __ATOMIC_RELAXED);
-
-    budget->clock += missed;
-    periods = (budget->clock - member->cooled) / period;
-    member->heat = periods < 64 ? member->heat >> periods : 0;
-    member->cooled += periods * period;
-    member->heat += missed + WAIT * __atomic_exchange_n(&member->reads, 0, __ATOMIC_RELAXED);
-    member->heat +=
-        REUSE * (member->frame + WAIT) * __atomic_exchange_n(&member->reused, 0, __ATOMIC_RELAXED);
-    return member->heat;
-}
-
-/* What a member can be made to return at once, for another. */
-static uint64_t part_of(const struct pg_member *member, uint64_t bytes)
-{
-    uint64_t most = spare(member);
-
-    bytes = (bytes + member->frame - 1) / member->frame * member->frame;
-    return bytes < most ? bytes : most - most % member->frame;
-}
-
-/* Whether memory is worth more to one than to another, also after a part has changed hands: then
- * it does not come back. Both are measured by what missing blocks costs them for each byte they
- * have. */
-static int is_worth_it(struct pg_member *to, struct pg_member *from, uint64_t bytes)
-{
-    double gained = (double)heat_of(to) / ((double)held(to) + (double)bytes);
-    double lost = (double)heat_of(from) / ((double)held(from) - (double)bytes + 1);
-
-    return gained > lost * 9 / 8;
-}
-
-static int can_be_asked(const struct pg_member *member)
-{
-    return !member->asked && spare(member) >= member->frame;
-}
-
-/* Have a member return something, to `heir` or to all. What it has not picked up takes no time. */
-static void request(struct pg_member *member, uint64_t bytes, struct pg_member *heir)
-{
-    uint64_t there = member->granted < bytes ? member->granted : bytes;
-
-    set(member, member->lease, member->granted - there, member->floor);
-    if (heir)
-        set(heir, heir->lease, heir->granted + there, heir->floor);
-    bytes = (bytes - there) / member->frame * member->frame;
-    if (!bytes)
-        return;
-    member->wanted = bytes;
-    member->heir = heir;
-    member->asked = 1;
-    if (member->shrink(member)) {
-        member->asked = 0;
-        member->wanted = 0;
-        member->heir = NULL;
-        member->unwilling_until = member->budget->clock + member->budget->total / 8;
-    }
-}
-
 static uint64_t pick_up(struct pg_member *member)
 {
     uint64_t bytes = member->granted - member->granted % member->frame;
 
-    set(member, member->lease + bytes, member->granted - bytes, member->floor);
+    pg_set_lease(member, member->lease + bytes, member->granted - bytes, member->floor);
     member->budget->counters.grown += bytes;
     return bytes;
-}
-
-/* Of all that miss less for what they have the one that misses least. */
-static void ask_coldest(struct pg_member *member)
-{
-    struct pg_budget *budget = member->budget;
-    struct pg_member *coldest = NULL;
-    uint64_t bytes = 0;
-    double least = 0;
-
-    for (struct pg_member *other = budget->members; other; other = other->next) {
-        double heat = (double)heat_of(other) / ((double)held(other) + 1);
-        if (other == member || !can_be_asked(other) || budget->clock < other->unwilling_until)
-            continue;
-        if (coldest && (heat > least || (heat == least && spare(other) <= spare(coldest))))
-            continue;
-        coldest = other;
-        least = heat;
-    }
-    if (coldest)
-        bytes = part_of(coldest, chunk(member));
-    if (bytes && is_worth_it(member, coldest, bytes))
-        request(coldest, bytes, member);
-}
-
-/* What a member has not picked up, and is not to. */
-static void put_back(struct pg_member *member)
-{
-    uint64_t bytes = member->granted < spare(member) ? member->granted : spare(member);
-
-    set(member, member->lease, member->granted - bytes, member->floor);
-}
-
-/* Ask all for their part of what is too much, or claimed: as much as is not asked for already. */
-static void ask_all(struct pg_budget *budget, const struct pg_member *but)
-{
-    uint64_t needed, coming = 0, spares = 0;
-
-    for (struct pg_member *member = budget->members; member; member = member->next) {
-        if (member != but)
-            put_back(member);
-        coming += member->wanted;
-        spares += member != but && can_be_asked(member) ? spare(member) : 0;
-    }
-    needed = budget->leased + budget->claimed;
-    if (needed <= budget->total + coming || !spares)
-        return;
-    needed -= budget->total + coming;
-    for (struct pg_member *member = budget->members; member; member = member->next) {
-        double share = (double)spare(member) / (double)spares * (double)needed;
-        uint64_t bytes;
-        if (member == but || !can_be_asked(member))
-            continue;
-        bytes = part_of(member, (uint64_t)share + 1);
-        if (bytes)
-            request(member, bytes, NULL);
-    }
 }
 
 static void remove_heir(struct pg_budget *budget, const struct pg_member *heir)
@@ -283,7 +117,7 @@ void pg_budget_leave(struct pg_member *member)
 
     pthread_mutex_lock(&budget->lock);
     budget->counters.returned += member->lease;
-    set(member, 0, 0, 0);
+    pg_set_lease(member, 0, 0, 0);
     *member->link = member->next;
     if (member->next)
         member->next->link = member->link;
@@ -298,18 +132,18 @@ uint64_t pg_budget_ask(struct pg_member *member)
     uint64_t bytes = 0, room;
 
     pthread_mutex_lock(&budget->lock);
-    heat_of(member); /* lets time pass */
+    pg_heat_of(member); /* lets time pass */
     room = unassigned(budget);
     if (member->lease < member->most && !member->asked) {
         if (member->granted < member->frame && room + member->granted >= member->frame) {
-            bytes = chunk(member) < room ? chunk(member) : room;
-            set(member, member->lease, member->granted + bytes, member->floor);
+            bytes = pg_chunk(member) < room ? pg_chunk(member) : room;
+            pg_set_lease(member, member->lease, member->granted + bytes, member->floor);
         } else if (member->granted < member->frame && budget->clock >= member->look_again) {
-            member->look_again = budget->clock + chunk(member);
+            member->look_again = budget->clock + pg_chunk(member);
             if (budget->leased > budget->total)
-                ask_all(budget, NULL);
+                pg_ask_all(budget, NULL);
             else
-                ask_coldest(member);
+                pg_ask_coldest(member);
         }
         bytes = pick_up(member);
     }
@@ -323,10 +157,10 @@ uint64_t pg_budget_reach(struct pg_member *member)
     uint64_t bytes;
 
     pthread_mutex_lock(&budget->lock);
-    bytes = held(member) + unassigned(budget);
+    bytes = pg_held(member) + unassigned(budget);
     for (struct pg_member *other = budget->members; other; other = other->next)
-        if (other != member && can_be_asked(other) && !heat_of(other))
-            bytes += spare(other);
+        if (other != member && pg_can_be_asked(other) && !pg_heat_of(other))
+            bytes += pg_spare(other);
     bytes = bytes < member->most ? bytes : member->most;
     pthread_mutex_unlock(&budget->lock);
     return bytes;
@@ -362,12 +196,12 @@ void pg_budget_return(struct pg_member *member)
 
     pthread_mutex_lock(&budget->lock);
     heir = member->heir;
-    set(member, member->lease - member->frame, member->granted, member->floor);
+    pg_set_lease(member, member->lease - member->frame, member->granted, member->floor);
     member->wanted -= member->wanted < member->frame ? member->wanted : member->frame;
     budget->counters.returned += member->frame;
     /* Who lacks what it cannot do without comes first, and so does a smaller total. */
     if (heir && budget->leased + budget->claimed + member->frame <= budget->total) {
-        set(heir, heir->lease, heir->granted + member->frame, heir->floor);
+        pg_set_lease(heir, heir->lease, heir->granted + member->frame, heir->floor);
         budget->counters.moved += member->frame;
     }
     pthread_cond_broadcast(&budget->returned);
@@ -411,11 +245,11 @@ int pg_budget_claim(struct pg_member *member, uint64_t floor, uint64_t until,
         uint64_t free, needed, now = pg_now();
         /* Others of the member may have a claim too, and set it when theirs fails. */
         if (member->floor < floor)
-            set(member, member->lease, member->granted, floor);
+            pg_set_lease(member, member->lease, member->granted, floor);
         free = budget->leased < budget->total ? budget->total - budget->leased : 0;
-        needed = floor > held(member) ? floor - held(member) : 0;
+        needed = floor > pg_held(member) ? floor - pg_held(member) : 0;
         if (needed <= free) {
-            set(member, member->lease, member->granted + needed, member->floor);
+            pg_set_lease(member, member->lease, member->granted + needed, member->floor);
             break;
         }
         error = sum_of_floors(budget) > budget->total ? -PG_NO_ROOM
@@ -424,7 +258,7 @@ int pg_budget_claim(struct pg_member *member, uint64_t floor, uint64_t until,
                                                       : 0;
         if (error)
             break;
-        ask_all(budget, member);
+        pg_ask_all(budget, member);
         pg_wait_until(&budget->returned, &budget->lock, now + SLICE);
     }
     pthread_mutex_unlock(&budget->lock);
@@ -436,7 +270,7 @@ void pg_budget_set_floor(struct pg_member *member, uint64_t floor)
     struct pg_budget *budget = member->budget;
 
     pthread_mutex_lock(&budget->lock);
-    set(member, member->lease, member->granted, floor);
+    pg_set_lease(member, member->lease, member->granted, floor);
     pthread_cond_broadcast(&budget->returned);
     pthread_mutex_unlock(&budget->lock);
 }
@@ -454,7 +288,7 @@ int pg_budget_resize(struct pg_budget *budget, uint64_t total, uint64_t patience
         budget->total = total;
     /* Another one may have changed it since: then that is what it comes to. */
     while (!error && budget->leased > budget->total) {
-        ask_all(budget, NULL);
+        pg_ask_all(budget, NULL);
         pg_wait_until(&budget->returned, &budget->lock, pg_now() + SLICE);
         pthread_mutex_unlock(&budget->lock);
         error = ask() ? -PG_INTERRUPTED : pg_now() - began >= patience ? -ETIMEDOUT : 0;
@@ -482,7 +316,7 @@ void pg_budget_counters(struct pg_budget *budget, struct pg_budget_counters *cou
     counters->members = 0;
     for (const struct pg_member *member = budget->members; member; member = member->next) {
         counters->members++;
-        sum += held(member);
+        sum += pg_held(member);
     }
     if (sum != budget->leased) {
         pg_say("pagemove: leases of %llu bytes in all are counted as %llu\n",

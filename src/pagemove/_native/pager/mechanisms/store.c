@@ -6,32 +6,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "pager/mechanisms/channel.h"
 #include "pager/mechanisms/clock.h"
 #include "pager/mechanisms/compressed.h"
+#include "pager/mechanisms/file.h"
 #include "pager/mechanisms/helper.h"
 #include "pager/mechanisms/holes.h"
 #include "pager/mechanisms/unnamed.h"
 
 /* A block at a time is within what a lane to a helper takes. */
 enum { FORGOTTEN = 65536 };
-
-#ifndef RWF_NOWAIT
-#define RWF_NOWAIT 8
-#endif
-
-/* Whether the file is as long as it should be; for a device 0. */
-static int has_all(const struct pg_store *store)
-{
-    struct stat status;
-
-    return !fstat(store->fd, &status) && S_ISREG(status.st_mode) &&
-           (uint64_t)status.st_size >= store->offset + store->nbytes;
-}
 
 /* Compressed memory, with its file for what does not shrink. */
 static int open_memory(struct pg_store *store, const struct pg_config *config, char text[PG_TEXT])
@@ -82,7 +69,7 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
         store->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
         if (store->fd < 0)
             return -errno;
-        store->whole = has_all(store);
+        store->whole = pg_file_has_all(store);
         if (config->direct)
             pg_direct_open(&store->direct, store->fd, store->offset, config->block_size);
     }
@@ -158,21 +145,6 @@ static uint64_t clip(const struct pg_store *store, uint64_t offset, const struct
     return total;
 }
 
-/* Skip what a call has transferred. */
-static struct iovec *advance(struct iovec *vector, size_t *count, uint64_t done)
-{
-    while (*count && done >= vector->iov_len) {
-        done -= vector->iov_len;
-        vector++;
-        --*count;
-    }
-    if (*count) {
-        vector->iov_base = (char *)vector->iov_base + done;
-        vector->iov_len -= done;
-    }
-    return vector;
-}
-
 /* Set everything from byte `from` of the pieces on to zero. */
 static void clear_rest(const struct pg_piece *pieces, size_t count, uint64_t from)
 {
@@ -181,22 +153,6 @@ static void clear_rest(const struct pg_piece *pieces, size_t count, uint64_t fro
             memset((char *)pieces[i].address + from, 0, pieces[i].length - from);
         from -= from < pieces[i].length ? from : pieces[i].length;
     }
-}
-
-static ssize_t read_some(struct pg_store *store, const struct iovec *vector, size_t count,
-                         uint64_t offset, int nowait)
-{
-    if (nowait && !__atomic_load_n(&store->no_nowait, __ATOMIC_RELAXED)) {
-        ssize_t got = preadv2(store->fd, vector, (int)count, (off_t)offset, RWF_NOWAIT);
-        if (got >= 0 || (errno != EOPNOTSUPP && errno != EINVAL && errno != ENOSYS))
-            return got;
-        __atomic_store_n(&store->no_nowait, 1, __ATOMIC_RELAXED);
-    }
-    if (nowait && store->waits) {
-        errno = EAGAIN;
-        return -1;
-    }
-    return preadv(store->fd, vector, (int)count, (off_t)offset);
 }
 
 /* What was said of a call that failed. Other threads' calls fail meanwhile, each for its reason. */
@@ -280,87 +236,6 @@ int pg_store_end(struct pg_store *store)
     return store->channel ? pg_channel_end(store->channel) : 0;
 }
 
-/* The bytes [from, from + length) of the pieces. Returns how many vectors they are. */
-static size_t part(const struct pg_piece *pieces, size_t count, uint64_t from, uint64_t length,
-                   struct iovec *vector)
-{
-    size_t used = 0;
-
-    for (size_t i = 0; i < count && length; i++) {
-        uint64_t some = from < pieces[i].length ? pieces[i].length - from : 0;
-        if (some > length)
-            some = length;
-        if (some)
-            vector[used++] = (struct iovec){(char *)pieces[i].address + from, some};
-        from -= some ? from : pieces[i].length;
-        length -= some;
-    }
-    return used;
-}
-
-/* Read from a file with holes: of these nothing, and the rest run by run. */
-static int read_sparse(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
-                       size_t count, uint64_t total, uint64_t *got)
-{
-    uint64_t end = store->offset + store->nbytes, done = 0;
-    struct iovec vector[PG_PIECES];
-
-    while (done < total) {
-        uint64_t at = store->offset + offset + done, run = total - done;
-        int hole = pg_is_hole(store->fd, at, &run, end);
-        size_t used = part(pieces, count, done, run, vector);
-        ssize_t some = (ssize_t)run;
-        if (hole) {
-            for (size_t i = 0; i < used; i++)
-                memset(vector[i].iov_base, 0, vector[i].iov_len);
-        } else {
-            some = preadv(store->fd, vector, (int)used, (off_t)at);
-            if (some < 0 && errno == EINTR)
-                continue;
-            if (some <= 0)
-                return some ? -errno : -PG_SHORT;
-            *got += (uint64_t)some;
-        }
-        done += (uint64_t)some;
-    }
-    return 0;
-}
-
-/* Whole pieces, also of a store that ends within the last: a part cannot be read directly. */
-static int read_direct(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
-                       size_t count, uint64_t total)
-{
-    struct iovec vector[PG_PIECES];
-
-    for (size_t i = 0; i < count; i++)
-        vector[i] = (struct iovec){pieces[i].address, pieces[i].length};
-    if (!total || !pg_direct_reads(&store->direct, store->offset + offset, vector, count))
-        return -PG_NOT_NOW;
-    return pg_direct_read(&store->direct, store->offset + offset, vector, count, total);
-}
-
-static int read_file(struct pg_store *store, uint64_t offset, struct iovec *vector, size_t used,
-                     uint64_t total, int nowait)
-{
-    uint64_t done = 0;
-
-    while (done < total) {
-        ssize_t got = read_some(store, vector, used, store->offset + offset + done, nowait);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return nowait && errno == EAGAIN ? -PG_NOT_NOW : -errno;
-        if (got == 0)
-            return -PG_SHORT;
-        done += (uint64_t)got;
-        /* A part was there: the rest is not, or the file ends here, and waiting tells which. */
-        if (nowait && done < total)
-            return -PG_NOT_NOW;
-        vector = advance(vector, &used, (uint64_t)got);
-    }
-    return 0;
-}
-
 static int call_memory(struct pg_store *store, int operation, uint64_t offset,
                        const struct iovec *vector, size_t used, uint64_t total, int nowait)
 {
@@ -374,23 +249,6 @@ static int call_memory(struct pg_store *store, int operation, uint64_t offset,
     return error;
 }
 
-static int write_file(struct pg_store *store, uint64_t offset, struct iovec *vector, size_t used,
-                      uint64_t total)
-{
-    uint64_t done = 0;
-
-    while (done < total) {
-        ssize_t put = pwritev(store->fd, vector, (int)used, (off_t)(store->offset + offset + done));
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return put ? -errno : -PG_SHORT;
-        done += (uint64_t)put;
-        vector = advance(vector, &used, (uint64_t)put);
-    }
-    return 0;
-}
-
 /* Read or write what lies within the store, by whoever has it. */
 static int transfer(struct pg_store *store, int operation, uint64_t offset, struct iovec *vector,
                     size_t used, uint64_t total, int nowait)
@@ -401,8 +259,8 @@ static int transfer(struct pg_store *store, int operation, uint64_t offset, stru
         return call_memory(store, operation, offset, vector, used, total, nowait);
     if (store->channel)
         return call(store, operation, offset, vector, used);
-    return operation == PG_OP_READ ? read_file(store, offset, vector, used, total, nowait)
-                                   : write_file(store, offset, vector, used, total);
+    return operation == PG_OP_READ ? pg_file_read(store, offset, vector, used, total, nowait)
+                                   : pg_file_write(store, offset, vector, used, total);
 }
 
 int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
@@ -425,10 +283,10 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
     if (store->sparse && nowait && !pg_is_cached(store->fd, store->offset + offset, total))
         return -PG_NOT_NOW;
     if (store->sparse && !nowait) {
-        error = read_sparse(store, offset, pieces, count, total, got);
+        error = pg_file_read_sparse(store, offset, pieces, count, total, got);
     } else {
         *got = total;
-        error = store->direct.state == 1 ? read_direct(store, offset, pieces, count, total)
+        error = store->direct.state == 1 ? pg_file_read_direct(store, offset, pieces, count, total)
                                          : -PG_NOT_NOW;
         if (error)
             error = transfer(store, PG_OP_READ, offset, vector, used, total, nowait);
@@ -479,7 +337,7 @@ int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piec
         return -PG_SHORT;
     }
     /* Writing to one that has been cut short would fill the gap with zeros. */
-    if (store->whole && !has_all(store))
+    if (store->whole && !pg_file_has_all(store))
         return -PG_SHORT;
     return transfer(store, PG_OP_WRITE, offset, vector, used, total, 0);
 }

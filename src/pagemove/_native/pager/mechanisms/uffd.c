@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "pager/mechanisms/copies.h"
 #include "pager/mechanisms/trouble.h"
 #include "uapi.h"
 
@@ -178,7 +179,7 @@ int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
     return error;
 }
 
-static void give_up(uint64_t address, uint64_t length)
+void pg_empty_pages(uint64_t address, uint64_t length)
 {
     madvise((void *)(uintptr_t)address, length, MADV_DONTNEED);
 }
@@ -193,7 +194,7 @@ static int move_otherwise(const struct pg_uffd *uffd, int error, uint64_t dst, u
     else if (error == -EEXIST)
         error = 0;
     if (!error)
-        give_up(src, uffd->page_size);
+        pg_empty_pages(src, uffd->page_size);
     return error;
 }
 
@@ -250,48 +251,6 @@ int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t lengt
     return 0;
 }
 
-int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int protect)
-{
-    uint64_t done = 0;
-    int wake = 0;
-
-    while (done < length) {
-        uint64_t portion = pg_portion(PG_CALL_COPY, length - done, uffd->page_size);
-        struct pm_uffdio_copy arg = {
-            .dst = dst + done, .src = src + done, .len = portion, .mode = protect ? 2 : 0};
-        int trouble = pg_trouble(PG_CALL_COPY);
-        if (trouble)
-            return -trouble;
-        if (!ioctl(uffd->region, PM_UFFDIO_COPY, &arg)) {
-            done += portion;
-        } else if (arg.copy > 0) {
-            done += (uint64_t)arg.copy;
-        } else if (errno == EEXIST) {
-            done += uffd->page_size;
-            wake = 1;
-        } else if (errno != EAGAIN) {
-            return -errno;
-        }
-    }
-    if (wake)
-        pg_wake(uffd, dst, length);
-    return 0;
-}
-
-int pg_squeeze_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
-                  int protect)
-{
-    uint64_t page = uffd->page_size;
-
-    for (uint64_t done = 0; done < length; done += page) {
-        int error = pg_copy_in(uffd, dst + done, src + done, page, protect);
-        if (error)
-            return error;
-        give_up(src + done, page);
-    }
-    return 0;
-}
-
 int pg_bring_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                 int protect)
 {
@@ -311,59 +270,6 @@ int pg_bring_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t
             error = pg_move_in(uffd, dst + from, src + from, run, 0);
         else
             end = first + 1;
-    }
-    return error;
-}
-
-int pg_give_up_copied(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length)
-{
-    uint64_t page = uffd->page_size;
-    struct pg_pages pages;
-    int error = pg_pages_in(uffd, dst, length, &pages);
-
-    for (unsigned i = 0; i < length / page && !error; i++)
-        if (pg_has(&pages, i))
-            give_up(src + i * page, page);
-    return error;
-}
-
-/* The bytes that were copied, or -errno of the first page. */
-static int64_t copy_some(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length)
-{
-    struct pm_uffdio_copy arg = {.dst = dst, .src = src, .len = length};
-
-    for (;;) {
-        if (!ioctl(uffd->staging, PM_UFFDIO_COPY, &arg))
-            return (int64_t)length;
-        if (errno != EAGAIN)
-            return arg.copy > 0 ? arg.copy : -errno;
-        if (arg.copy > 0)
-            return arg.copy;
-        sched_yield();
-    }
-}
-
-int pg_copy_out(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
-                struct pg_pages *pages)
-{
-    uint64_t page = uffd->page_size;
-    unsigned count = (unsigned)(length / page), first = 0, end;
-    struct pg_pages there;
-    int error = pg_pages_in(uffd, src, length, &there);
-
-    *pages = (struct pg_pages){{0}};
-    while (first < count && !error) {
-        int64_t copied = (int64_t)page;
-        for (end = first; end < count && pg_has(&there, end); end++)
-            ;
-        if (end > first)
-            copied = copy_some(uffd, dst + first * page, src + first * page, (end - first) * page);
-        if (copied > 0 && end > first)
-            pg_add(pages, first, (unsigned)((uint64_t)copied / page));
-        /* EFAULT: discarded meanwhile, or it could not be read again. */
-        if (copied < 0 && copied != -EFAULT)
-            error = (int)copied;
-        first += copied > 0 ? (unsigned)((uint64_t)copied / page) : 1;
     }
     return error;
 }

@@ -56,27 +56,13 @@ int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
 int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                 struct pg_pages *pages);
 
-/* Copy into holes, write-protected or not; pages that are there already are left alone. */
-int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
-               int protect);
-
-/* The same, but each page of the source is given up as soon as it is copied, also before a failure.
- */
-int pg_squeeze_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
-                  int protect);
-
 /* Bring what a slot has of a block into the region, where there may be other pages of it: each that
  * arrives leaves the slot. 0: the slot is empty. -errno: to be tried again. */
 int pg_bring_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                 int protect);
 
-/* Give up the pages of a slot that the region has as well. 0 or -errno. */
-int pg_give_up_copied(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length);
-
-/* Copy the pages of a block that are there to an empty outgoing slot, and say which they were.
- * 0 or -errno. */
-int pg_copy_out(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
-                struct pg_pages *pages);
+/* Give up the pages of a slot. */
+void pg_empty_pages(uint64_t address, uint64_t length);
 
 /* Which pages of a block's room there are. 0 or -errno. */
 int pg_pages_in(const struct pg_uffd *uffd, uint64_t address, uint64_t length,
