@@ -138,6 +138,8 @@ def open_array(
     (999998000001, 'int64', False)
     """
     given = dtype is not None or shape is not None or bool(operator.index(offset))
+    if not isinstance(paging.get("name"), str | None):
+        raise TypeError(f"name must be a string, not {type(paging['name']).__name__}")
     if isinstance(source, Store):
         if not given and paging.get("name") is not None and kind_of(source):
             return _named(source, paging.pop("name"), deflated, paging)
