@@ -243,10 +243,11 @@ def _decoded(
     paging: PagingOptions,
 ) -> PagedArray:
     """Open an array that is decoded by slices, in the process that serves its region."""
-    from pagemove.paging.decoded import decoded_store  # which files that are whole do not need
+    # Which files that are whole do not need.
+    from pagemove.paging.decoded import decoded_store, with_room
 
     with decoded_store(named, name, writable=paging.get("mode") == "r+") as store:
-        return _array(store, dtype, shape, offset, paging)
+        return _array(store, dtype, shape, offset, with_room(store, paging))
 
 
 def _named(store: Store, name: str | None, deflated: Deflated, paging: PagingOptions) -> PagedArray:
