@@ -18,6 +18,7 @@ from xarray.core import indexing
 
 from pagemove.paging.array import PagedArray
 from pagemove.paging.arrays import PagedArrays, open_arrays, under_one_limit
+from pagemove.paging.decoded import with_room
 from pagemove.paging.open import open_array
 from pagemove.paging.options import AUTO
 from pagemove.paging.reference import reference
@@ -260,7 +261,7 @@ class _Regions:
     def _decoded(self, opener: Callable[[], Any]) -> PagedArray:
         self._check_unchanged()
         with SlicedStore(opener) as store:
-            return open_array(store, **self.paging)
+            return open_array(store, **with_room(store, self.paging))
 
     def close(self) -> None:
         """Open nothing more. Regions end with the last of their arrays."""

@@ -13,6 +13,9 @@ from pagemove.containers.reading import Reading, ReadingFile
 from pagemove.stores.base import Store
 from pagemove.stores.extras import needed
 
+# Of what HDF5 reports, of names that are no text, and of numbers that no file can have.
+_H5PY_RAISES = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
+
 
 def read(reading: Reading) -> Known:
     """List the datasets; ValueError where the file cannot be read."""
@@ -27,7 +30,7 @@ def read(reading: Reading) -> Known:
         what = f"{reading.what}: dataset {name!r}"
         try:
             layout = _layout(h5py, thing, what, reading.nbytes)
-        except (TypeError, ValueError, RuntimeError, OSError, KeyError) as error:
+        except _H5PY_RAISES as error:
             found[name] = _refused(what, error)
             if isinstance(error, ChunkedError):
                 chunked.append(name)
@@ -38,8 +41,7 @@ def read(reading: Reading) -> Known:
     try:
         with h5py.File(ReadingFile(reading), "r") as file:
             file.visititems(visit)
-    # ValueError for what is no text, too.
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except _H5PY_RAISES as error:
         raise ValueError(
             f"{reading.what} begins like an HDF5 file, and h5py cannot read it: "
             f"{str(error)[:300]}; it was cut short or damaged, write it again"

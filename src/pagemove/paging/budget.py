@@ -135,6 +135,9 @@ class Budget(SharedLimit):
     (True, 3, True)
     """
 
+    #: Bytes of it that what is kept decoded for its regions may take, where nobody else has it.
+    _spare = 0
+
     def __init__(self, limit: SupportsIndex | str) -> None:
         super().__init__(_checked(limit))
         self._regions: weakref.WeakSet[PagedMemory] = weakref.WeakSet()
