@@ -24,8 +24,8 @@ _PIECE = 1 << 20
 # Before the switch it is written back so often while threads go on writing.
 _ROUNDS = 3
 _LOOK_AGAIN = 0.002
-# Who waits for that hears every so many seconds that it goes on.
-_LONGEST_SILENCE = 1.0
+# Who waits for that hears every so many seconds that it goes on; it may not have much patience.
+_LONGEST_SILENCE = 0.2
 
 
 class Given:
