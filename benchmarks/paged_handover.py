@@ -194,7 +194,11 @@ def measure(effort: Effort) -> list[Finding]:
     return [
         cost(samples, subject, baseline, _TARGET_ALL, note),
         Finding(
-            "a touch while the rest comes", "the clock", spread(touches), _TARGET_TOUCH_MS, unit="ms"
+            "a touch while the rest comes",
+            "the clock",
+            spread(touches),
+            _TARGET_TOUCH_MS,
+            unit="ms",
         ),
         Finding(
             "open_array until such a touch has answered",
