@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -50,7 +51,11 @@ def _resident(chunk: Any) -> Any:
     return np.array([region.stats().resident_nbytes])
 
 
-def _seconds(lazy: Any, expected: float) -> float:
+def _seconds(lazy: Any, expected: float, path: Path, *, cold: bool) -> float:
+    if cold:
+        fd = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
     began = time.perf_counter_ns()
     found = float(lazy.sum().compute())
     took = time.perf_counter_ns() - began
@@ -75,6 +80,7 @@ def measure(effort: Effort) -> list[Finding]:
         with path.open("wb") as file:
             for at in range(0, count, chunk):
                 file.write(np.arange(at, min(at + chunk, count), dtype=np.float64) % 1000)
+            os.fsync(file.fileno())
         expected = float(np.memmap(path, np.float64, "r").sum())
         array = pagemove.open_array(
             path, dtype=np.float64, resident_limit=_LIMIT, block_size=_BLOCK
@@ -83,21 +89,29 @@ def measure(effort: Effort) -> list[Finding]:
         with LocalCluster(**options) as cluster, Client(cluster):
             paged, mapped = from_array(array, chunks=chunk), _mapped(path, count, chunk)
             assert len(pickle.dumps(paged.dask)) < _LARGEST_GRAPH
-            size = f"sum of {nbytes >> 20} MiB, {_WORKERS} processes"
-            subject = f"{size} of {_LIMIT >> 20} MiB"
-            samples = in_turn(
-                [
-                    Way(subject, lambda: _seconds(paged, expected)),
-                    Way("numpy.memmap in each task", lambda: _seconds(mapped, expected)),
-                ],
-                max(effort.passes // 2, 2),
-            )
+            findings = [
+                _compared(paged, mapped, expected, path, max(effort.passes // 2, 2), cold=cold)
+                for cold in (False, True)
+            ]
             resident = paged.map_blocks(_resident, chunks=(1,), dtype=np.int64).compute()
             assert 0 < resident.max() <= _LIMIT
         assert pagemove.region_of(array).stats().bytes_read == 0
-    return [
-        speed(samples, subject, "numpy.memmap in each task", _TARGET, "cached; time that passes")
+    return findings
+
+
+def _compared(
+    paged: Any, mapped: Any, expected: float, path: Path, passes: int, *, cold: bool
+) -> Finding:
+    state = "cold" if cold else "cached"
+    subject = (
+        f"sum of {paged.nbytes >> 20} MiB, {state}, {_WORKERS} processes of {_LIMIT >> 20} MiB"
+    )
+    baseline = "numpy.memmap in each task"
+    ways = [
+        Way(subject, lambda: _seconds(paged, expected, path, cold=cold)),
+        Way(baseline, lambda: _seconds(mapped, expected, path, cold=cold)),
     ]
+    return speed(in_turn(ways, passes), subject, baseline, _TARGET)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Handing an array over: until a touch answers, until it is all there, and for how long it stops."""
+"""Handing an array over: until a touch answers, until all is there, and how long it stops."""
 
 from __future__ import annotations
 

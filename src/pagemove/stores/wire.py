@@ -237,7 +237,7 @@ def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
     RefusedError
         By the giver; or it does not have the secret.
     BlockingIOError
-        The giver cannot yet: EINPROGRESS where it is about to, EAGAIN where something is in the way.
+        The giver cannot yet: EINPROGRESS where it is about to, EAGAIN where something prevents it.
     WireError
         It is no giver.
     """
