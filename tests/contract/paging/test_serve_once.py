@@ -93,8 +93,10 @@ def test_what_was_asked_for_on_a_connection_that_broke_comes(tmp_path: Path) -> 
             for line in list(pull._all):
                 line.end()
             time.sleep(0.01)
-        assert np.array_equal(all_of(store), np.arange(1, NBYTES // 8 + 1))
+        # Nobody touches it.
         served.wait(100)
+        assert np.array_equal(all_of(store), np.arange(1, NBYTES // 8 + 1))
+        assert served.stats()["sent_bytes"] < 2 * NBYTES
 
 
 class TestPace:
