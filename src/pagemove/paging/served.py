@@ -304,7 +304,7 @@ class Served:
                 line.sock = self._context.wrap_socket(
                     line.sock, server_side=True, do_handshake_on_connect=False
                 )
-            line.sock.do_handshake()  # type: ignore[attr-defined]
+            line.sock.do_handshake()
         greeted = wire.Greeted(line, self._secret)
         with self._lock:
             self._strangers.pop(line, None)
