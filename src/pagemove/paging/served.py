@@ -293,7 +293,7 @@ class Served:
 
     def _hear(self, line: wire.Line) -> wire.Greeted:
         """Let who calls say what it wants, and prove that it may."""
-        line.deadline = time.monotonic() + min(_GREETING_SECONDS, self._patience)
+        line.allow(min(_GREETING_SECONDS, self._patience))
         wire.quicken(line.sock, self._patience)
         if self._context is not None:
             line.hurry()
@@ -308,7 +308,7 @@ class Served:
         greeted = wire.Greeted(line, self._secret)
         with self._lock:
             self._strangers.pop(line, None)
-        line.deadline = None
+        line.allow(None)
         line.sock.settimeout(self._patience)
         return greeted
 
