@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from pagemove.paging.region import PagedMemory
 
 _PIECE = 1 << 20
+# States of pages take memory, of a large array much.
+_LOOKED_AT = 1 << 30
 # Before the switch it is written back so often while threads go on writing.
 _ROUNDS = 3
 _LOOK_AGAIN = 0.002
-# Who waits for that hears every so many seconds that it goes on.
-_LONGEST_SILENCE = 1.0
+# Who waits for that hears every so many seconds that it goes on; it may not have much patience.
+_LONGEST_SILENCE = 0.2
 
 
 class Given:
@@ -346,10 +348,11 @@ class Given:
         rank = np.full(self._units, 2**32, np.uint64)
         offset = self._flat.ctypes.data - self._region.address
         with contextlib.suppress(OSError):
-            states = page_states(self._flat)
-            resident = np.flatnonzero(states & np.uint16(PageState.PRESENT))
-            begins = np.maximum(resident * PAGE_SIZE - offset % PAGE_SIZE, 0)
-            rank[np.unique(begins // self._unit)] = 2**32 - 1
+            for at in range(0, self.nbytes, _LOOKED_AT):
+                states = page_states(self._flat[at : at + _LOOKED_AT])
+                resident = np.flatnonzero(states & np.uint16(PageState.PRESENT))
+                begins = np.maximum(at + resident * PAGE_SIZE - offset % PAGE_SIZE, 0)
+                rank[np.unique(begins // self._unit)] = 2**32 - 1
         block = self._region.block_size
         needed = np.frombuffer(self._region.recorded(), np.uint32).astype(np.int64)
         for age, number in enumerate(needed[::-1][: self._units].tolist()):

@@ -326,7 +326,7 @@ class Served:
 
     def _hear(self, line: wire.Line) -> wire.Greeted:
         """Let who calls say what it wants, and prove that it may."""
-        line.deadline = time.monotonic() + min(_GREETING_SECONDS, self._patience)
+        line.allow(min(_GREETING_SECONDS, self._patience))
         wire.quicken(line.sock, self._patience)
         if self._context is not None:
             line.hurry()
@@ -337,11 +337,11 @@ class Served:
                 line.sock = self._context.wrap_socket(
                     line.sock, server_side=True, do_handshake_on_connect=False
                 )
-            line.sock.do_handshake()  # type: ignore[attr-defined]
+            line.sock.do_handshake()
         greeted = wire.Greeted(line, self._secret)
         with self._lock:
             self._strangers.pop(line, None)
-        line.deadline = None
+        line.allow(None)
         line.sock.settimeout(self._patience)
         return greeted
 

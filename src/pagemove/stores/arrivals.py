@@ -20,6 +20,8 @@ from pagemove.stores.blockfile import write_all
 from pagemove.stores.descriptors import Descriptor
 
 MISSING, ASKED, UNDER_WAY, HERE = range(4)
+# Units at once, a multiple of 8.
+_PACKED = 1 << 20
 
 
 class Arrivals:
@@ -148,9 +150,13 @@ class Arrivals:
 
     def bits(self) -> bytes:
         """Return which units are here, a bit each."""
+        states = np.frombuffer(self._states, np.uint8)
+        packed = bytearray()
         with self.changed:
-            here = np.frombuffer(bytes(self._states), np.uint8) == HERE
-        return np.packbits(here, bitorder="little").tobytes()
+            for at in range(0, self.units, _PACKED):
+                here = states[at : at + _PACKED] == HERE
+                packed += np.packbits(here, bitorder="little").data
+        return bytes(packed)
 
     def flush(self) -> None:
         """See that no write to the file has failed since."""

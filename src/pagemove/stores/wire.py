@@ -133,6 +133,10 @@ class Line:
         self.deadline: float | None = None
         tell_in_child(self)
 
+    def allow(self, seconds: float | None) -> None:
+        """Have what comes next be through in so many seconds, however little comes at a time."""
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+
     def hurry(self) -> None:
         """Have the next call on the socket take no longer than there is time."""
         if self.deadline is not None:
@@ -237,11 +241,14 @@ def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
     RefusedError
         By the giver; or it does not have the secret.
     BlockingIOError
-        The giver cannot yet: EINPROGRESS where it is about to, EAGAIN where something is in the way.
+        The giver cannot yet: EINPROGRESS where it is about to, EAGAIN where something prevents it.
     WireError
         It is no giver.
     """
+    patience = line.sock.gettimeout()
+    line.allow(patience)
     magic, version, asks, theirs = _HELLO.unpack(line.receive(_HELLO.size))
+    line.allow(patience)
     if magic != _GIVING:
         raise WireError(errno.EPROTO, "what answers there is not handing over an array")
     if version != VERSION:
@@ -265,6 +272,8 @@ def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
     if length > _LARGEST_TEXT:
         raise WireError(errno.EPROTO, f"a reply of {length} bytes")
     data = bytes(line.receive(length))
+    line.allow(None)
+    line.sock.settimeout(patience)
     if code == errno.EACCES:
         raise RefusedError(code, data.decode(errors="replace"))
     if not hmac.compare_digest(proof, _proof(secret, b"giver", theirs, mine, data)):

@@ -5,6 +5,7 @@ In an interpreter of its own each: Dask's pools and clusters keep descriptors op
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import numpy as np
@@ -82,6 +83,9 @@ class TestFromArray:
     def test_chunks_are_whole_blocks_along_the_longest_steps(self, tmp_path):
         newborn(_whole_blocks, tmp_path / "big")
 
+    def test_the_next_task_finds_it_open(self, path):
+        newborn(_found_open, path)
+
     @pytest.mark.slow
     def test_a_local_cluster(self, path):
         newborn(_in_a_cluster, path)
@@ -99,6 +103,35 @@ def _is_equal(path):
     swapped = np.dtype({"names": ["x", "y"], "formats": ["i4", "i4"], "offsets": [4, 0]})
     records = from_array(array.reshape(-1).view(swapped), chunks=1000)
     assert (records.compute(scheduler="threads")["x"] == NUMBERS.reshape(-1) >> 32).all()
+
+
+def _found_open(path):
+    import weakref
+
+    import pagemove.dask as paged
+    from support import wait_for
+
+    paged._IDLE_SECONDS = 0.2
+    lazies = [
+        paged._Lazy(pagemove.reference(open_array(path, resident_limit=limit)))
+        for limit in ("1MiB", "2MiB", "3MiB")
+    ]
+    regions = []
+    for lazy in lazies:
+        assert lazy[5, 6] == NUMBERS[5, 6]
+        region = region_of(lazy[:])
+        assert region.stats().faults == 1  # of both
+        regions.append(weakref.ref(region))
+        del region
+    # No more than two are kept, and none for long.
+    assert regions[0]() is None
+    wait_for(lambda: not any(region() for region in regions))
+    assert not paged._lately._until
+    assert lazies[0][7, 8] == NUMBERS[7, 8]
+    child = os.fork()
+    if not child:
+        os._exit(int(lazies[0][8, 9] != NUMBERS[8, 9]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def _whole_blocks(path):

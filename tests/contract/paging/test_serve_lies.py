@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import socket
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -93,6 +96,23 @@ class TestLies:
             tracemalloc.stop()
         assert buffer == b"keptkept"
         assert most < 8 << 20
+
+    def test_a_giver_that_says_little_at_a_time(self, listener: socket.socket) -> None:
+        def trickle() -> None:
+            with listener.accept()[0] as line, contextlib.suppress(OSError):
+                while True:
+                    line.sendall(b"p")
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        begin = time.monotonic()
+        with pytest.raises(TimeoutError):
+            HandedStore(url_of(listener), store_timeout=0.3)
+        # The 52 bytes of a greeting take more than a second.
+        assert time.monotonic() - begin < 60
+        thread.join()
+        listener.close()
 
 
 class TestSecret:

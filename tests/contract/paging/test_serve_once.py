@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import pagemove
+from pagemove.paging import given as giving
 from pagemove.stores import pace
 from pagemove.stores.handed import HandedStore
 from pagemove.stores.pace import Pace
@@ -93,8 +94,33 @@ def test_what_was_asked_for_on_a_connection_that_broke_comes(tmp_path: Path) -> 
             for line in list(pull._all):
                 line.end()
             time.sleep(0.01)
-        assert np.array_equal(all_of(store), np.arange(1, NBYTES // 8 + 1))
+        # Nobody touches it.
         served.wait(100)
+        assert np.array_equal(all_of(store), np.arange(1, NBYTES // 8 + 1))
+        assert served.stats()["sent_bytes"] < 2 * NBYTES
+
+
+def test_what_is_in_use_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Last read first, then what is in memory, then the rest; however many pages are looked at."""
+    numbers = given(tmp_path)
+    region = pagemove.region_of(numbers)
+    with pagemove.serve(numbers, HERE) as served:
+        region.evict()
+        numbers[40 * UNIT // 8], numbers[300 * UNIT // 8], numbers[7 * UNIT // 8]
+        orders = []
+        for size in (1 << 30, 1 << 20):
+            monkeypatch.setattr(giving, "_LOOKED_AT", size)
+            orders.append(served._given._order())
+        assert np.array_equal(*orders)
+        units = [
+            unit for first, count in orders[0].tolist() for unit in range(first, first + count)
+        ]
+    assert sorted(units) == list(range(NBYTES // UNIT))
+    # A block of a file is several units.
+    together = region.block_size // UNIT or 1
+    assert [unit // together for unit in units[: 3 * together : together]] == [
+        unit // together for unit in (7, 300, 40)
+    ]
 
 
 class TestPace:
