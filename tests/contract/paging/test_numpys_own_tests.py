@@ -21,6 +21,7 @@ _FILES = [
     "_core/tests/test_indexing.py",
     "_core/tests/test_item_selection.py",
     "_core/tests/test_mem_overlap.py",
+    "_core/tests/test_mem_policy.py",
     "_core/tests/test_multithreading.py",
     "lib/tests/test_format.py",
     "lib/tests/test_function_base.py",
@@ -36,7 +37,12 @@ def ran(directory, *words):
     return subprocess.run(
         [*command, *(_NUMPY / name for name in _FILES)],
         cwd=directory,
-        env={**os.environ, "PYTEST_ADDOPTS": ""},
+        # One of them builds a module, by the meson that is beside the interpreter.
+        env={
+            **os.environ,
+            "PYTEST_ADDOPTS": "",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
         capture_output=True,
         text=True,
         timeout=1500,
@@ -47,9 +53,8 @@ def ran(directory, *words):
 def counts(done):
     """Return how many have passed, failed, and what has failed."""
     last = done.stdout.rstrip().splitlines()[-1]
-    return dict((what, int(count)) for count, what in _COUNTED.findall(last)), set(
-        re.findall(r"^(?:FAILED|ERROR) \S*?/numpy/(\S+)", done.stdout, re.M)
-    )
+    failed = re.findall(r"^(?:FAILED|ERROR) \S*?/numpy/(\S+)", done.stdout, re.M)
+    return {what: int(count) for count, what in _COUNTED.findall(last)}, set(failed)
 
 
 @pytest.mark.skipif(not (_NUMPY / _FILES[0]).exists(), reason="this NumPy has no tests with it")
