@@ -106,9 +106,7 @@ class PagedAllocations:
         with self._lock():
             # In a child made by fork it is the parent's, and gone.
             if self._made is None or self._made[1].inherited:
-                self._made = new_arena(
-                    self._limit, self._least, self._spill, self._store_limit
-                )
+                self._made = new_arena(self._limit, self._least, self._spill, self._store_limit)
             return self._made
 
     def __enter__(self) -> Self:

@@ -27,10 +27,10 @@ class Lines:
     """Counts the faults of each line, from `begin` on.
 
     A thread of this object's looks every 10 ms how many have been added, and charges them to the
-    line that the program is in then: its own, if one is on the stack, else the innermost. Of several
-    threads each has a share by how many faults of all kinds the kernel has counted for it. What has
-    passed since the last look may have been another line, above all under code that does not release
-    the GIL.
+    line that the program is in then: its own, if one is on the stack, else the innermost. Of
+    several threads each has a share by how many faults of all kinds the kernel has counted for it.
+    What has passed since the last look may have been another line, above all under code that does
+    not release the GIL.
 
     Parameters
     ----------
@@ -62,17 +62,19 @@ class Lines:
 
     def look(self) -> bool:
         """Charge what was added since the last look; say whether there was anything."""
-        frames = sys._current_frames()
         added = self._faults() - self._seen
         if not added:
             return False
         self._seen += added
+        # A frame that is held on to keeps arrays when its function has returned: none is, while
+        # another thread may run.
+        lines = {thread: self._line_of(frame) for thread, frame in sys._current_frames().items()}
         threads = tasks()
         known = {task: faults_of(task) for task in threads}
         shares = {
             thread: known[task] - self._known.get(task, 0)
             for task, thread in threads.items()
-            if thread in frames
+            if thread in lines
         }
         self._known = known
         # Where all were those of threads without Python, somebody waits for these.
@@ -80,7 +82,7 @@ class Lines:
         total = sum(shares.values())
         for thread, share in shares.items():
             if share:
-                self._counts[self._line_of(frames[thread])] += added * share / total
+                self._counts[lines[thread]] += added * share / total
         return True
 
     def _line_of(self, innermost: FrameType) -> Line:

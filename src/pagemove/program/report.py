@@ -11,7 +11,6 @@ from pagemove.paging.sizes import text_of
 from pagemove.program.lines import Lines
 from pagemove.program.lines import text_of as place_of
 
-
 #: Of the program's.
 _MOST_LINES = 5
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import pagemove
+from pagemove.paging.sizes import nbytes_of
 from pagemove.program import lines
 from pagemove.program.lines import Lines
 
@@ -130,6 +131,41 @@ random = np.random.default_rng(0)
 arrays = [random.integers(0, 256, 4 << 20, np.uint8) for _ in range(8)]
 print(sum(int(array.sum()) for array in arrays))
 """
+
+
+_LARGER = """
+import sys
+import numpy as np
+random = np.random.default_rng(0)
+numbers = random.integers(0, 1 << 20, int(sys.argv[1]) << 17)
+for _ in range(2):
+    numbers += 1
+print(int(numbers.sum()))
+"""
+
+
+@pytest.mark.parametrize("where", [[], ["--spill", "."]])
+def test_the_whole_process_has_the_limit_and_what_is_compressed_and_no_more(tmp_path, where):
+    def sizes(megabytes):
+        (tmp_path / "program.py").write_text(_LARGER)
+        command = [sys.executable, "-m", "pagemove", "run", "--limit", "24MiB", "--report", *where]
+        done = subprocess.run(
+            [*command, "program.py", str(megabytes)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        found = re.search(r"process at most (.*)", done.stderr)
+        stored = re.search(r"at most (\S+ \w+) of memory", done.stderr)
+        return nbytes_of(found[1], "peak"), nbytes_of(stored[1], "store") if stored else 0
+
+    nothing, _ = sizes(0)
+    peak, stored = sizes(128)
+    assert peak <= nothing + (24 * _MIB) + stored + 32 * _MIB
+    assert bool(stored) == (not where)
+    assert stored < 100 * _MIB
 
 
 @_COMPRESSED
