@@ -1,6 +1,6 @@
 """What has arrived of an array that is handed over: where it is kept, and which of it is there.
 
-A unit is written by the one thread that has claimed it, and nobody reads it before it is there. So
+The thread that has claimed a unit writes it, and no thread reads it before it is there. So
 bytes that come twice, or late, never land on top of others.
 """
 
@@ -59,7 +59,7 @@ class Arrivals:
         write_all(self._file.fd, data, offset)
 
     def next_missing(self, first: int, end: int) -> tuple[int, int] | None:
-        """Find the first run of units between two that nobody has or brings."""
+        """Return the first run of units between two that are neither here nor claimed."""
         start = self._states.find(MISSING, first, end)
         if start < 0:
             return None
@@ -92,7 +92,7 @@ class Arrivals:
             self.changed.notify_all()
 
     def put(self, first: int, end: int, data: memoryview | None) -> None:
-        """Keep units that have come, as far as nobody else has them; None: they are zero."""
+        """Keep units that have arrived, except those already here; None: they are zero."""
         base = first * self.unit
         runs = self.claim(first, end)
         while runs:
