@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> None:
     --limit: the most bytes of arrays in memory: a size; a share of the memory available; auto (the
     default): half of it. --spill: a directory for what does not fit, as it is; without it that is
     kept in memory, compressed, in at most --store-limit bytes. With both, what does not shrink, or
-    has no room, goes to the directory. --min-size: smaller arrays are made as ever (1MiB).
+    has no room, goes to the directory. --min-size: smaller arrays are left to NumPy (1MiB).
     --report: print what it took on standard error at the end, and on SIGUSR1.
     """
     main(arguments)
@@ -61,7 +61,7 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
         help="a directory for what does not fit; without it that stays in memory, compressed",
     )
     parser.add_argument(
-        "--min-size", default="1MiB", metavar="SIZE", help="smaller arrays are made as ever (1MiB)"
+        "--min-size", default="1MiB", metavar="SIZE", help="smaller arrays are left to NumPy (1MiB)"
     )
     parser.add_argument(
         "--report",

@@ -117,7 +117,7 @@ def madvise(address: int, length: int, advice: int) -> None:
     ------
     OSError
         EINVAL for an advice that the kernel does not know, or that this mapping does not take;
-        ENOMEM where a part is not mapped; EFAULT for MADV_POPULATE_* where a page cannot be had.
+        ENOMEM where a part is not mapped; EFAULT for MADV_POPULATE_* if a page cannot be read.
 
     Examples
     --------

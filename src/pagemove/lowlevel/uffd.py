@@ -43,8 +43,8 @@ def userfaultfd_new(device: int, flags: int) -> int:
     Parameters
     ----------
     device : int
-        A descriptor of /dev/userfaultfd. The mode of that file decides who may open it, and whoever
-        may is served faults of the kernel too, without a capability.
+        A descriptor of /dev/userfaultfd. A process that may open that file gets kernel-mode faults
+        too, without a capability.
     flags : int
         As for `userfaultfd`.
 

@@ -113,7 +113,7 @@ class PagedAllocations:
         arena, _ = self._arena()
         before = native.current_handler()
         entered = _entered.get()
-        # What is small is left to whoever has it outside: not to this arena once more.
+        # Small arrays are left to the handler outside, not to this arena again.
         mine = any(each[4] is arena and each[2] is before for each in entered)
         handler = before if mine else arena.handler(self._least, before)
         native.swap_handler(handler)

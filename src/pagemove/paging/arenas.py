@@ -1,4 +1,4 @@
-"""A region that arrays are allocated in: zeros until they are written, and nobody's to save."""
+"""A region that arrays are allocated in: zeros until written, and never saved."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_BLOCKS = 1 << 28
 
 
 class ArenaMemory(PagedMemory):
-    """What arrays are in. Its contents are of no use to anybody once they are gone."""
+    """The region that holds the arrays. Its contents are discarded with the last of them."""
 
     _known_as = "the arrays of pagemove.paged_allocations"
     _blank = True

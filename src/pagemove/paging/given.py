@@ -134,7 +134,7 @@ class Given:
             self._unprepared = error
 
     def take(self, key: str, owner: str) -> None:
-        """Make who asks the owner, if nobody else is.
+        """Make the process that asks the owner, if there is none yet.
 
         Raises
         ------
@@ -200,7 +200,7 @@ class Given:
     # The switch.
 
     def _switch(self) -> None:
-        """Have the contents stay as they are; EAGAIN where somebody goes on writing."""
+        """Keep the contents from changing; EAGAIN if a thread goes on writing."""
         begin = time.monotonic()
         frozen = [each for each in _arrays_behind(self._array) if each.flags.writeable]
         self._before = frozen, self._region._frozen
@@ -236,7 +236,7 @@ class Given:
             self._region.evict()
 
     def _changes(self) -> tuple[int, int]:
-        """Return what would be another if somebody had written."""
+        """Return a value that differs after a write."""
         counters = self._region.counters()
         return counters["dirty"], counters["bytes_written"]
 

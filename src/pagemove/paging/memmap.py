@@ -154,7 +154,7 @@ class _File(NamedTuple):
     fd: int
     path: Path  # by which it can be opened again
     shown: str | Path | None
-    given: bool  # by somebody who has it open: then it is not emptied
+    given: bool  # an open file was passed: then it is not truncated
 
 
 def _wanted(dtype: npt.DTypeLike, mode: str, offset: int, shape: Any, order: str | None) -> _Wanted:
@@ -230,7 +230,7 @@ def _prepare(file: _File, wanted: _Wanted, *, lock: bool) -> tuple[int, ...]:
             f"{file.shown or file.path} has {length} bytes, and shape {sizes} of {dtype} from byte "
             f"{offset} on needs {needed}: only modes 'r+' and 'w+' extend a file"
         )
-    # Not under somebody who writes it.
+    # Not while another region or process writes it.
     held = FileLock(file.fd, file.path) if lock else None
     try:
         if empties:

@@ -204,7 +204,7 @@ class Served:
         -------
         dict
             ``acknowledged_bytes``, ``missing_bytes``, ``sent_bytes``, ``connections``,
-            ``switch_seconds``: for how long nobody could write the array, at the switch.
+            ``switch_seconds``: for how long the array could not be written, at the switch.
 
         Examples
         --------

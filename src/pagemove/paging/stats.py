@@ -27,7 +27,7 @@ class PagingStats:
     soft_faults : int
         Faults served without I/O, because the block was read ahead or had just been evicted.
     prefetched : int
-        Blocks read before anybody touched them.
+        Blocks read before they were touched.
     evicted : int
         Blocks that left the region.
     remapped : int

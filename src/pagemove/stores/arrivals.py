@@ -1,8 +1,8 @@
 """What has arrived of an array that is handed over: where it is kept, and which of it is there.
 
-A unit is written by the one thread that has claimed it, and nobody reads it before it is there. So
-bytes that come twice, or late, never land on top of others. Those that were only asked for, in the
-background, anybody may claim; who can wait for them does not, so that they come once.
+The thread that has claimed a unit writes it, and no thread reads it before it is there. So bytes that
+come twice, or late, never land on top of others. A unit that was only asked for, in the background,
+any thread may claim; one that can wait for it does not, so that it comes once.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Arrivals:
             self.changed.notify_all()
 
     def put(self, first: int, end: int, data: memoryview | None) -> None:
-        """Keep units that have come, as far as nobody else has them; None: they are zero."""
+        """Keep units that have arrived, except those already here; None: they are zero."""
         base = first * self.unit
         runs = self.claim(first, end, asked=True)
         while runs:

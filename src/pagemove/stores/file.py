@@ -66,7 +66,7 @@ class FileStore(Store):
     names who has the lock. Programs that do not ask for locks are not held up by one. Where the
     file system has no locks, a RuntimeWarning says so.
 
-    **Durability.** After a `flush` that failed nobody knows what has arrived. So `flush` fails
+    **Durability.** After a `flush` that failed it is unknown what has arrived. So `flush` fails
     until all is written again that was written since the last that succeeded.
 
     In a forked child it can be read as before, and written unless the parent has the lock; what a

@@ -174,7 +174,7 @@ class Pull:
         return bool(kind == wire.ZEROS)
 
     def _line(self) -> wire.Line:
-        """Take a connection that nobody uses, or open one."""
+        """Take an idle connection, or open one."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
@@ -246,7 +246,7 @@ class Pull:
         if not self._tell(line):
             return True
         unreadable: _UnreadableError | None = None
-        # The second time what the order does not have, or what somebody failed to bring.
+        # The second time: what the order does not have, or what a thread failed to bring.
         for order in (self._order(line), [(0, self.arrivals.units)]):
             unreadable = self._bring_in_order(line, order)
         if unreadable is not None:

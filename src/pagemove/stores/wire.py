@@ -79,7 +79,7 @@ class Place(NamedTuple):
         return f"pagemove://{host}:{self.port}" + (f"/{self.name}" if self.name else "")
 
     def is_local(self) -> bool:
-        """Return whether nobody but processes of this machine can get there."""
+        """Return whether only processes of this machine can connect to it."""
         if self.path:
             return True
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -91,7 +91,7 @@ _UNIX = re.compile(r"(?:pagemove\+unix://|unix:(?://)?)?(/[^#\0]+)(?:#(.*))?$")
 
 
 def new_key() -> str:
-    """Make a name that nobody else has."""
+    """Return a name that is not in use."""
     return secrets.token_hex(16)
 
 
