@@ -1,8 +1,8 @@
 """What has arrived of an array that is handed over: where it is kept, and which of it is there.
 
-The thread that has claimed a unit writes it, and no thread reads it before it is there. So bytes that
-come twice, or late, never land on top of others. A unit that was only asked for, in the background,
-any thread may claim; one that can wait for it does not, so that it comes once.
+The thread that has claimed a unit writes it, and no thread reads it before it is there. So bytes
+that come twice, or late, never land on top of others. A unit that was only asked for, in the
+background, any thread may claim; one that can wait for it does not, so that it comes once.
 """
 
 from __future__ import annotations
