@@ -28,7 +28,7 @@ from pagemove.stores.extras import needed
 from pagemove.stores.sliced import SlicedStore
 
 if TYPE_CHECKING:
-    from pagemove.paging.options import Limit, ModelessOptions, Prefetch, Size
+    from pagemove.paging.options import Limit, ModelessOptions, PagingOptions, Prefetch, Size
 
 __all__ = ["PagemoveBackendEntrypoint"]
 
@@ -261,7 +261,8 @@ class _Regions:
     def _decoded(self, opener: Callable[[], Any]) -> PagedArray:
         self._check_unchanged()
         with SlicedStore(opener) as store:
-            return open_array(store, **with_room(store, self.paging))
+            paging: PagingOptions = {"mode": "r", **self.paging}
+            return open_array(store, **with_room(store, paging))
 
     def close(self) -> None:
         """Open nothing more. Regions end with the last of their arrays."""

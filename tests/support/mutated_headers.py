@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import resource
@@ -192,13 +193,11 @@ def _hdf5(path: Path, version: str = "earliest") -> Sample:
     refuses = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
 
     def owner(data: bytes, path: Path) -> Mapping[str, np.ndarray]:
-        found = {}
-        with h5py.File(io.BytesIO(data), "r") as file:
-            for name in _datasets(h5py, file):
-                try:
+        found: dict[str, np.ndarray] = {}
+        with contextlib.suppress(*refuses), h5py.File(io.BytesIO(data), "r") as file:
+            for name in (f"group/{name}" for name in ARRAYS):
+                with contextlib.suppress(*refuses, MemoryError):
                     found[name] = np.asarray(file[name][()])
-                except (*refuses, MemoryError):
-                    continue
         return found
 
     whole = path.read_bytes()
@@ -217,12 +216,6 @@ def _hdf5(path: Path, version: str = "earliest") -> Sample:
 
 def _hdf5_latest(path: Path) -> Sample:
     return _hdf5(path, "latest")
-
-
-def _datasets(h5py: Any, file: Any) -> list[str]:
-    names: list[str] = []
-    file.visititems(lambda name, each: names.append(name) if isinstance(each, h5py.Dataset) else 0)
-    return names
 
 
 def _arrow(path: Path) -> Sample:

@@ -118,6 +118,31 @@ class TestHdf5:
         with Source(f"{path}#chunked").open() as part:
             assert part.nbytes == ARRAYS["a"].nbytes
 
+    def test_every_name_of_a_dataset_and_none_of_another_file(self, tmp_path):
+        h5py = pytest.importorskip("h5py")
+        path, other = tmp_path / "x.h5", tmp_path / "other.h5"
+        secret = tmp_path / "secret"
+        secret.write_bytes(bytes(80))
+        with h5py.File(other, "w") as file:
+            file["a"] = ARRAYS["a"]
+        with h5py.File(path, "w") as file:
+            file["named"] = ARRAYS["a"]
+            file["a group/again"] = file["named"]
+            file["a group/itself"] = file["a group"]
+            file["soft"] = h5py.SoftLink("/a group/again")
+            file["nowhere"] = h5py.SoftLink("/none")
+            file["link"] = h5py.ExternalLink("other.h5", "/a")
+            file.create_dataset("raw", (10,), "f8", external=[(str(secret), 0, 80)])
+        with open_arrays(path) as arrays:
+            assert set(arrays) == {"named", "a group/again", "soft", "link", "raw"}
+            for name in ("named", "a group/again", "soft"):
+                same(arrays[name], ARRAYS["a"])
+            assert len(arrays.regions) == 1
+            with pytest.raises(ValueError, match=r"'link' is a link to another file, 'other\.h5'"):
+                arrays["link"]
+            with pytest.raises(ValueError, match="'raw' is in other files: open those"):
+                arrays["raw"]
+
 
 class TestArrow:
     def test_columns(self, tmp_path):

@@ -24,11 +24,18 @@ def read(reading: Reading) -> Known:
     spans: list[Span] = []
     chunked: list[str] = []
 
-    def visit(name: str, thing: Any) -> None:
-        if not isinstance(thing, h5py.Dataset):
-            return
+    def note(file: Any, link: bytes) -> None:
+        name = link.decode("utf-8", "surrogateescape")
         what = f"{reading.what}: dataset {name!r}"
         try:
+            kind = file.get(link, getlink=True)
+            if isinstance(kind, h5py.ExternalLink):
+                raise ValueError(
+                    f"{what} is a link to another file, {kind.filename!r}: open {kind.path!r} of it"
+                )
+            thing = file.get(link)
+            if not isinstance(thing, h5py.Dataset):  # or a link that leads nowhere
+                return
             layout = _layout(h5py, thing, what, reading.nbytes)
         except _H5PY_RAISES as error:
             found[name] = _refused(what, error)
@@ -38,9 +45,14 @@ def read(reading: Reading) -> Known:
         found[name] = partial(lambda known: known, layout)
         spans.append(Span(layout.offset, layout.nbytes, max(layout.dtype.alignment, 1)))
 
+    links: list[bytes] = []
     try:
         with h5py.File(ReadingFile(reading), "r") as file:
-            file.visititems(visit)
+            # By links, not by what they lead to: a data set has all of its names. What is raised
+            # within a visit, in a damaged file, h5py may make a SystemError of.
+            file.id.links.visit(links.append)
+            for link in links:
+                note(file, link)
     except _H5PY_RAISES as error:
         raise ValueError(
             f"{reading.what} begins like an HDF5 file, and h5py cannot read it: "
