@@ -230,9 +230,11 @@ class Given:
 
     def _write_back(self) -> None:
         """Have all blocks be clean: only of those the pager sees who writes them."""
+        if not self._changes()[0]:
+            return  # looking at all blocks would take the longer the more there are
         if self._region.mode == "r+":
             self._region._save()
-        elif self._region.mode == "c" and self._region.counters()["dirty"]:
+        else:
             self._region.evict()
 
     def _changes(self) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import pagemove
@@ -155,7 +156,16 @@ def test_tcp_to_others_needs_a_secret_or_tls(tmp_path: Path) -> None:
 
 
 def test_writers_until_the_switch(tmp_path: Path) -> None:
-    numbers = made(tmp_path)
+    _hand_over_from_under_writers(made(tmp_path))
+
+
+@pytest.mark.needs("zstandard")
+def test_writers_of_compressed_memory_until_the_switch() -> None:
+    with pagemove.PagedMemory(nbytes=8 * WORDS, resident_limit="1MiB") as memory:
+        _hand_over_from_under_writers(memory.asarray(np.int64))
+
+
+def _hand_over_from_under_writers(numbers: npt.NDArray[np.int64]) -> None:
     last = [0, 0]
     refused = []
 
