@@ -1,14 +1,17 @@
 """Array programs under `pagemove run` at parts of the memory that they need, against no limit.
 
-Not one of `python -m benchmarks`: it takes minutes. ``--memopro PYTHON`` adds the same limits by
-memopro in an interpreter that has it, if a command of it runs programs as ``COMMAND``.
+Not one of `python -m benchmarks`: it takes minutes. All ways to run a program are interleaved, and
+what is compared are medians. ``--memopro PYTHON`` names an interpreter with memopro 0.1.10, for the
+same limits by it; ``--zram`` measures the kernel's swap on zram in a memory control group, as root.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
-import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -16,50 +19,26 @@ import tempfile
 import time
 from typing import NamedTuple
 
+from benchmarks import _zram
+from benchmarks._array_programs import HEAD, PROGRAMS
+from benchmarks._measure import Unmeasurable
 from pagemove.paging.sizes import nbytes_of, text_of
 
-_HEAD = """
-import hashlib, sys
-import numpy as np
-n = int(sys.argv[1]) << 17  # numbers of 8 bytes
-random = np.random.default_rng(0)
-def end(*arrays):
-    digest = hashlib.sha256()
-    for array in arrays:
-        flat = np.ascontiguousarray(array).reshape(-1)
-        for first in range(0, len(flat), 1 << 16):
-            digest.update(flat[first:first + (1 << 16)].tobytes())
-    print(digest.hexdigest())
-"""
-
-#: Each needs some times the megabytes that it is passed.
-PROGRAMS = {
-    "sum, five times": "x = np.arange(n) % 1000\nend([int(x.sum()) for _ in range(5)])",
-    "add in place": "x = np.zeros(n)\nfor i in range(5):\n    x += i\nend(x)",
-    "expression": "x = np.linspace(0, 1, n // 4)\ny = np.sqrt(x * x + 2 * x + 1) - x\nend(y)",
-    "sort": "x = random.integers(1 << 40, size=n // 2)\nx.sort()\nend(x)",
-    "standardise": (
-        "x = random.standard_normal((n // 32, 16))\nx -= x.mean(axis=0)\nx /= x.std(axis=0)\nend(x)"
-    ),
-    "matrix product": (
-        "m = int((n // 3) ** 0.5)\na = (np.arange(m * m) % 97.0).reshape(m, m)\n"
-        "end((a @ a.T)[::64])"
-    ),
-    "transform": ("x = random.standard_normal(n // 4)\nend(np.abs(np.fft.rfft(x))[::64].round(6))"),
-    "stencil": (
-        "m = int((n // 2) ** 0.5)\nx = np.zeros((m, m))\nx[0] = 1\n"
-        "for _ in range(3):\n    y = x.copy()\n"
-        "    y[1:-1, 1:-1] = (x[:-2, 1:-1] + x[2:, 1:-1] + x[1:-1, :-2] + x[1:-1, 2:]) / 4\n"
-        "    x = y\nend(x)"
-    ),
-    "take rows": (
-        "x = np.arange(n // 2, dtype=float).reshape(-1, 256)\n"
-        "end(x[random.integers(len(x), size=len(x) // 4)].sum(axis=1))"
-    ),
-    "unique": "x = random.integers(1 << 16, size=n // 3)\nend(*np.unique(x, return_counts=True))",
-}
-
 _SHARES = (75, 50, 30)
+_NO_LIMIT = "64GiB"
+#: The process may have so much beside its libraries, what is resident, and the store.
+_BESIDE = 32 << 20
+
+#: The same limit for the same arrays; the process's own memory is not in it either.
+_MEMOPRO = """
+import sys
+limit, code = int(sys.argv[1]), sys.argv[3]
+sys.argv[1:] = sys.argv[4:]
+from memopro.rt import transparent
+with transparent(limit, threshold="1MiB", process_budget=False):
+    exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+"""
+_OWN_MEMORY = "end([])\nsys.stderr.write(open('/proc/self/status').read())"
 
 
 class Cost(NamedTuple):
@@ -70,26 +49,64 @@ class Cost(NamedTuple):
     printed: str
     said: str
 
-
-def run(command: list[str], program: str, megabytes: int) -> Cost:
-    """Run a program to its end."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(
-        [*command, "-c", _HEAD + program, str(megabytes)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    elapsed, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(elapsed, cpu, done.stdout, done.stderr)
+    def size(self, pattern: str) -> int:
+        """Return a size that it has said."""
+        found = re.search(pattern, self.said)
+        assert found is not None, self.said
+        return nbytes_of(found[1].replace("kB", "KiB"), "size")
 
 
-def needed(said: str) -> int:
-    """Return the most bytes of arrays, as the report says."""
-    found = re.search(r"at most ([\d.]+ \w+) at a time", said)
-    assert found is not None, said
-    return nbytes_of(found[1], "need")
+def run(command: list[str], program: str, megabytes: int, limit: int = 0) -> Cost:
+    """Run a program to its end, under a control group's limit if there is one."""
+    with contextlib.ExitStack() as undo:
+        if limit:
+            group = undo.enter_context(_zram.group(limit))
+            enter = f'echo $$ >{shlex.quote(str(group))}/cgroup.procs; exec "$@"'
+            command = ["sh", "-c", enter, "sh", *command]
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as said:
+            start = time.perf_counter()
+            child = subprocess.Popen(
+                [*command, "-c", HEAD + program, str(megabytes)], stdout=out, stderr=said
+            )
+            _, status, used = os.wait4(child.pid, 0)
+            elapsed = time.perf_counter() - start
+            child.returncode = os.waitstatus_to_exitcode(status)
+            out.seek(0)
+            said.seek(0)
+            cost = Cost(elapsed, used.ru_utime + used.ru_stime, out.read(), said.read())
+    assert child.returncode == 0, f"{command} ended with {child.returncode}: {cost.said}"
+    return cost
+
+
+class Ways:
+    """The commands that run a program under a limit."""
+
+    def __init__(self, options: argparse.Namespace, folder: str) -> None:
+        self._options = options
+        self.paged = [sys.executable, "-m", "pagemove", "run", "--report"]
+        self.paged += ["--spill", folder] if options.spill else []
+        empty = run([*self.paged, "--limit", _NO_LIMIT], "end([])", options.megabytes)
+        self.beside = empty.size(r"process at most ([\d.]+ \w+)") + _BESIDE
+        plain = run([sys.executable], _OWN_MEMORY, options.megabytes)
+        self.own = plain.size(r"RssAnon:\s*(\d+ kB)")
+
+    def of(self, need: int) -> dict[str, tuple[list[str], int]]:
+        """Return the ways to run what needs so many bytes, by name, each with a group's limit."""
+        ways = {
+            "none": ([sys.executable], 0),
+            "no pressure": ([*self.paged, "--limit", _NO_LIMIT], 0),
+        }
+        for share in _SHARES:
+            limit = need * share // 100
+            ways[f"{share} %"] = ([*self.paged, "--limit", str(limit)], 0)
+            if self._options.memopro:
+                ways[f"memopro {share} %"] = (
+                    [self._options.memopro, "-c", _MEMOPRO, str(limit)],
+                    0,
+                )
+            if self._options.zram:
+                ways[f"zram {share} %"] = ([sys.executable], limit + self.own)
+        return ways
 
 
 def main() -> None:
@@ -99,54 +116,79 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--spill", action="store_true", help="to a file, not compressed")
     parser.add_argument("--only", default="", help="programs with this in their names")
-    parser.add_argument("--memopro", nargs="+", metavar="WORD", help="{limit} is a number of bytes")
+    parser.add_argument("--memopro", metavar="PYTHON", help="an interpreter that has it")
+    parser.add_argument("--zram", action="store_true", help="swap on zram, too; needs root")
     options = parser.parse_args()
-    totals: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        paged = [sys.executable, "-m", "pagemove", "run", "--report"]
-        paged += ["--spill", folder] if options.spill else []
+    ratios: dict[str, list[tuple[float, float]]] = {}
+    with contextlib.ExitStack() as undo:
+        folder = undo.enter_context(tempfile.TemporaryDirectory())
+        if options.zram:
+            try:
+                print("zram:", undo.enter_context(_zram.swap(16 * options.megabytes << 20)))
+            except Unmeasurable as error:
+                print(f"no comparison with zram: {error}")
+                options.zram = False
+        ways = Ways(options, folder)
         for name, program in PROGRAMS.items():
-            if options.only not in name:
-                continue
-            first = run([*paged, "--limit", "64GiB"], program, options.megabytes)
-            need = needed(first.said)
-            ways = {"none": [sys.executable], "no pressure": [*paged, "--limit", "64GiB"]}
-            for share in _SHARES:
-                limit = str(need * share // 100)
-                ways[f"{share} %"] = [*paged, "--limit", limit]
-                if options.memopro:
-                    words = [word.replace("{limit}", limit) for word in options.memopro]
-                    ways[f"memopro {share} %"] = words
-            measure(name, program, ways, need, options, totals)
-    for way, ratios in totals.items():
-        print(f"median of all, {way}: {statistics.median(ratios):.2f} x elapsed")
+            if options.only in name:
+                measure(name, program, ways, options, ratios)
+    for way, some in ratios.items():
+        elapsed, cpu = (statistics.median(column) for column in zip(*some, strict=True))
+        worst, most = (max(column) for column in zip(*some, strict=True))
+        print(
+            f"all, {way}: median {elapsed:.2f} x elapsed, {cpu:.2f} x CPU; "
+            f"at most {worst:.2f} x, {most:.2f} x"
+        )
 
 
 def measure(
     name: str,
     program: str,
-    ways: dict[str, list[str]],
-    need: int,
+    ways: Ways,
     options: argparse.Namespace,
-    totals: dict[str, list[float]],
+    ratios: dict[str, list[tuple[float, float]]],
 ) -> None:
     """Run one program all ways in turn, and print its lines."""
-    costs: dict[str, list[Cost]] = {way: [] for way in ways}
+    first = run([*ways.paged, "--limit", _NO_LIMIT], program, options.megabytes)
+    need = first.size(r"at most ([\d.]+ \w+) at a time")
+    costs: dict[str, list[Cost]] = {}
     for _ in range(options.passes):
-        for way, command in ways.items():
-            costs[way].append(run(command, program, options.megabytes))
+        for way, (command, limit) in ways.of(need).items():
+            costs.setdefault(way, []).append(run(command, program, options.megabytes, limit))
+    medians = {
+        way: (
+            statistics.median(each.elapsed for each in some),
+            statistics.median(each.cpu for each in some),
+        )
+        for way, some in costs.items()
+    }
     print(f"{name} ({text_of(need)})")
-    plain = costs.pop("none")
-    elapsed, cpu = (
-        statistics.median(getattr(one, what) for one in plain) for what in Cost._fields[:2]
+    plain = medians.pop("none")
+    print(f"    no limit: {plain[0]:.2f} s, {plain[1]:.2f} s of CPU")
+    for way, (elapsed, cpu) in medians.items():
+        others = {each.printed for each in costs[way]}
+        assert others == {costs["none"][0].printed}, f"{name}, {way}: other results"
+        ratio = elapsed / plain[0], cpu / plain[1]
+        ratios.setdefault(way, []).append(ratio)
+        print(f"    {way}: {ratio[0]:.2f} x elapsed, {ratio[1]:.2f} x CPU", flush=True)
+    for share in _SHARES:
+        for one in costs[f"{share} %"]:
+            check_memory(one, need * share // 100, ways.beside, name)
+        for other in ("memopro", "zram"):
+            if f"{other} {share} %" in medians:
+                mine, its = medians[f"{share} %"], medians[f"{other} {share} %"]
+                both = mine[0] / its[0], mine[1] / its[1]
+                ratios.setdefault(f"against {other} at {share} %", []).append(both)
+
+
+def check_memory(cost: Cost, limit: int, beside: int, name: str) -> None:
+    """Fail unless the process has kept to the limit, what is compressed, and 32 MiB more."""
+    stored = re.search(r"at most ([\d.]+ \w+) of memory", cost.said)
+    kept = nbytes_of(stored[1], "size") if stored else 0
+    peak = cost.size(r"process at most ([\d.]+ \w+)")
+    assert peak <= limit + kept + beside, (
+        f"{name}: {text_of(peak)} with a limit of {text_of(limit)} and {text_of(kept)} kept"
     )
-    print(f"    no limit: {elapsed:.2f} s, {cpu:.2f} s of CPU")
-    for way, some in costs.items():
-        assert {one.printed for one in some} == {plain[0].printed}, f"{name}: other results"
-        ratio = statistics.median(one.elapsed for one in some) / elapsed
-        busy = statistics.median(one.cpu for one in some) / cpu
-        totals.setdefault(way, []).append(ratio)
-        print(f"    {way}: {ratio:.2f} x elapsed, {busy:.2f} x CPU", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pagemove._native import pager, remap
 from support import Area, paging, selection, watchdog
 from support import needs as _needs
 from support.foreign import foreign as _foreign
+from support.system import collapse_heap
 
 if _needs.WITHOUT_MOVE:
     pager.set_moves(False)
@@ -64,9 +65,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Spare tests and their children the collection of what is there by now and stays."""
+    """Spare tests and their children the collection of what is there by now and stays.
+
+    And the kernel the pages of it, one by one, in each fork.
+    """
     gc.collect()
     gc.freeze()
+    collapse_heap()
 
 
 @pytest.hookimpl(tryfirst=True)

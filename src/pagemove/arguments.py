@@ -11,7 +11,7 @@ _BYTES = "a number of bytes, such as 8 << 20 for 8 MiB"
 
 def whole_number(value: SupportsIndex, what: str, wanted: str = _BYTES) -> int:
     """Take an integer of any kind but a truth value; `what` names it in the TypeError of others."""
-    # An option that somebody meant to switch on would be one byte.
+    # A flag that was meant as an option would become one byte.
     if not isinstance(value, bool):
         with contextlib.suppress(TypeError):
             return operator.index(value)

@@ -92,7 +92,7 @@ def try_paging(found: KernelFeatures) -> Problem | None:
 def _refused(name: str, requests: Iterable[str]) -> Problem | None:
     """Name the requests to a userfaultfd that a seccomp filter refuses, if it does.
 
-    What depends on them fails later and elsewhere: a thread sleeps for ever, or SIGBUS ends it.
+    What depends on them fails later and elsewhere: a thread sleeps forever, or SIGBUS ends it.
     """
     if not _is_filtered():
         return None

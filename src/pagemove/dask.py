@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import threading
+import time
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +21,7 @@ from pagemove.paging.array import PagedArray
 from pagemove.paging.create import create_array
 from pagemove.paging.open import open_array, region_of
 from pagemove.paging.reference import Reference, reference
+from pagemove.paging.region import PagedMemory
 from pagemove.paging.results import PagedData
 from pagemove.paging.tokens import register
 
@@ -28,10 +32,19 @@ if TYPE_CHECKING:
 
 __all__ = ["PagedData", "from_array", "to_store"]
 
+
+def __dir__() -> list[str]:
+    # For completion: what is imported here is left out.
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
 register()
 
 _CHUNK_NBYTES = 128 << 20
 _MOST_CHUNKS = 512
+# Of the regions that no task uses any more: how many stay open, and for how long.
+_MOST_IDLE = 2
+_IDLE_SECONDS = 2.0
 
 
 def from_array(
@@ -63,7 +76,7 @@ def from_array(
     Notes
     -----
     A worker opens the store once, with the options of the region that was referred to: its resident
-    limit holds in each worker process.
+    limit holds in each worker process. It is closed when no task has used it for two seconds.
 
     Examples
     --------
@@ -192,6 +205,63 @@ def _write(
     target.flush()
 
 
+class _Lately:
+    """Regions that tasks have used, for the next tasks: open, with the memory that they have.
+
+    Between two tasks nobody has an array of it. Opened anew for each, a region would have to get
+    all of its memory from the kernel again, which takes longer than reading what is cached.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until: dict[PagedMemory, float] = {}
+        self._thread: threading.Thread | None = None
+
+    def keep(self, region: PagedMemory) -> None:
+        """Have it stay open for a moment; the one that was used least recently may go for it."""
+        with self._lock:
+            self._until.pop(region, None)
+            self._until[region] = time.monotonic() + _IDLE_SECONDS
+            if self._thread is None:
+                thread = threading.Thread(target=self._drop, name="pagemove-lately", daemon=True)
+                with contextlib.suppress(RuntimeError):  # no thread: it stays until the next
+                    thread.start()
+                    self._thread = thread
+            # Closed when the lock is free.
+            dropped = list(self._until)[:-_MOST_IDLE]
+            for each in dropped:
+                del self._until[each]
+
+    def _drop(self) -> None:
+        while (left := self._drop_idle()) is not None:
+            time.sleep(left)
+
+    def _drop_idle(self) -> float | None:
+        """Return for how long the others may stay; None: there are none."""
+        with self._lock:
+            now = time.monotonic()
+            # They are closed when the lock is free.
+            dropped = [each for each, until in self._until.items() if until <= now]
+            for each in dropped:
+                del self._until[each]
+            if not self._until:
+                self._thread = None
+                return None
+            return min(self._until.values()) - now
+
+
+_lately = _Lately()
+
+
+def _in_child() -> None:
+    global _lately
+    # The thread is not here.
+    _lately = _Lately()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
 class _Lazy:
     """What Dask slices: an array that is opened where it is used."""
 
@@ -200,7 +270,10 @@ class _Lazy:
         self.shape, self.dtype, self.ndim = found.shape, found.dtype, len(found.shape)
 
     def __getitem__(self, key: Any) -> Any:
-        return self._reference.open()[key]
+        array = self._reference.open()
+        if isinstance(array, PagedArray):
+            _lately.keep(region_of(array))
+        return array[key]
 
     def __dask_tokenize__(self) -> Any:
         return self._reference.__dask_tokenize__()

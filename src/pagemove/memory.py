@@ -92,8 +92,22 @@ class Memory(Mapping, Viewable):
             register(self.address, length)
         _live.add(self)
 
+    def __dir__(self) -> list[str]:
+        # For completion: what only the library asks of a mapping is left out.
+        return sorted(set(super().__dir__()) - {"inherited"})
+
     def page_states(self) -> npt.NDArray[np.uint16]:
         """Return one `PageState` word a page; see `pagemove.page_states`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of uint16, one for each page.
+
+        Raises
+        ------
+        ValueError
+            The memory is closed.
 
         Examples
         --------

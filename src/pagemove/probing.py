@@ -62,12 +62,30 @@ def features(*, refresh: bool = False) -> KernelFeatures:
 
 
 def defects_of(release: str) -> tuple[str, ...]:
-    """Name the known defects of a Linux release such as ``"6.18.44-fc"``.
+    """Name the known defects of a Linux release.
 
+    Parameters
+    ----------
+    release : str
+        As in ``uname -r``, such as ``"6.18.44-fc"``.
+
+    Returns
+    -------
+    tuple of str
+        Names of `pagemove.kernel.DEFECTS`.
+
+    Notes
+    -----
     The numbers decide, in the same code that guards the moves. Some distributions stay at
     ``6.8.0-51-generic`` and put fixes and features of later kernels into it, so the numbers say
     little: such a kernel is taken to have every defect that it may have. `stable_release` knows
     more where the kernel does. A text that is no release counts as older than any.
+
+    Examples
+    --------
+    >>> from pagemove.probing import defects_of
+    >>> defects_of("6.18.1")
+    ('CVE-2026-31397', 'stale-EAGAIN', 'holes-spin', 'split-spin')
     """
     bits = remap.defects_of(release)
     names = []

@@ -1,4 +1,4 @@
-"""Standard output, as far as somebody reads it."""
+"""Standard output, until its reader has gone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STANDARD_OUTPUT = Path("-")
 
 
 def write(text: str, path: Path) -> None:
-    """Write text to a file, or to standard output as far as somebody reads it."""
+    """Write text to a file, or to standard output until its reader has gone."""
     if path != STANDARD_OUTPUT:
         path.write_text(text, encoding="utf-8")
         return

@@ -60,9 +60,6 @@ class Viewable:
 
     __slots__ = ()
 
-    # Whether it was handed over: new arrays are read-only, whatever its buffer says.
-    _frozen = False
-
     if TYPE_CHECKING:
 
         @property
@@ -126,10 +123,7 @@ class Viewable:
         ...     del numbers
         42
         """
-        array = array_over(self, self.nbytes, dtype, shape, offset)
-        if self._frozen:
-            array.flags.writeable = False
-        return array
+        return array_over(self, self.nbytes, dtype, shape, offset)
 
 
 def owner_behind(buffer: object, kind: type[_Owner]) -> _Owner | None:

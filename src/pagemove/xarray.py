@@ -18,6 +18,7 @@ from xarray.core import indexing
 
 from pagemove.paging.array import PagedArray
 from pagemove.paging.arrays import PagedArrays, open_arrays, under_one_limit
+from pagemove.paging.decoded import with_room
 from pagemove.paging.open import open_array
 from pagemove.paging.options import AUTO
 from pagemove.paging.reference import reference
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from pagemove.paging.options import Limit, ModelessOptions, Prefetch, Size
 
 __all__ = ["PagemoveBackendEntrypoint"]
+
+
+def __dir__() -> list[str]:
+    # For completion: what is imported here is left out.
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 class PagemoveBackendEntrypoint(BackendEntrypoint):
@@ -121,6 +127,18 @@ class PagemoveBackendEntrypoint(BackendEntrypoint):
         -----
         A contiguous variable is paged from its place in the file; one in chunks is decoded in a
         process of its own (`pagemove.stores.SlicedStore`), when an item of it is first needed.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, xarray
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "heights.nc")
+        ...     heights = xarray.Dataset({"height": ("x", np.arange(100_000.0))})
+        ...     heights.to_netcdf(path, engine="h5netcdf")
+        ...     with xarray.open_dataset(path, engine="pagemove", resident_limit="1MiB") as data:
+        ...         float(data["height"].max(skipna=False))
+        99999.0
         """
         path = _checked_path(filename_or_obj)
         paging = under_one_limit(
@@ -243,7 +261,7 @@ class _Regions:
     def _decoded(self, opener: Callable[[], Any]) -> PagedArray:
         self._check_unchanged()
         with SlicedStore(opener) as store:
-            return open_array(store, **self.paging)
+            return open_array(store, **with_room(store, self.paging))
 
     def close(self) -> None:
         """Open nothing more. Regions end with the last of their arrays."""

@@ -37,7 +37,9 @@ WORKS_WITH = frozenset(
         "polars",
         "ray",
         "scipy",
+        "skimage",
         "sklearn",
+        "statsmodels",
         "tensorstore",
         "torch",
     )

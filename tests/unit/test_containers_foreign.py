@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -153,3 +154,90 @@ class TestArrow:
         path.write_bytes(path.read_bytes()[:-9])
         with pytest.raises(ValueError, match="write it again"):
             open_arrays(path)
+
+    def test_times_where_they_are_as_long_as_numpys(self, tmp_path):
+        arrow = pytest.importorskip("pyarrow")
+        feather = pytest.importorskip("pyarrow.feather")
+        counts = np.arange(1000, dtype="i8") * 3600
+        same_as = {
+            "stamp": (arrow.timestamp("ns"), "M8[ns]"),
+            "zoned": (arrow.timestamp("us", "Europe/Vienna"), "M8[us]"),
+            "days": (arrow.date64(), "M8[ms]"),
+            "clock": (arrow.time64("us"), "m8[us]"),
+            "took": (arrow.duration("s"), "m8[s]"),
+        }
+        other = {
+            "date32": (arrow.date32(), r"timestamp\('s'\)"),
+            "time32": (arrow.time32("s"), r"time64\('us'\)"),
+            "flags": (arrow.bool_(), "uint8"),
+            "words": (arrow.dictionary(arrow.int32(), arrow.int64()), "indices"),
+        }
+        columns = {name: arrow.array(counts).view(kind) for name, (kind, _) in same_as.items()}
+        short = arrow.array(counts.astype("i4"))
+        columns["date32"] = short.view(arrow.date32())
+        columns["time32"] = short.view(arrow.time32("s"))
+        columns["flags"] = short.cast(arrow.bool_())
+        columns["words"] = arrow.array(counts).dictionary_encode()
+        path = tmp_path / "x.arrow"
+        feather.write_feather(arrow.table(columns), path, compression="uncompressed")
+        with open_arrays(path) as arrays:
+            for name, (_, dtype) in same_as.items():
+                same(arrays[name], counts.view(dtype))
+            for name, (kind, remedy) in other.items():
+                said = re.escape(str(kind).partition("<")[0])
+                with pytest.raises(TypeError, match=rf"'{name}' is of type {said}.*{remedy}"):
+                    arrays[name]
+
+    def test_behind_a_column_that_has_any_number_of_buffers(self, tmp_path):
+        arrow = pytest.importorskip("pyarrow")
+        columns = {
+            "before": np.arange(100),
+            "views": arrow.array(["text longer than twelve bytes"] * 100, arrow.string_view()),
+            "behind": np.arange(100),
+        }
+        path = tmp_path / "x.arrow"
+        table = arrow.table(columns)
+        with arrow.ipc.new_file(path, table.schema) as file:
+            file.write(table)
+        with open_arrays(path) as arrays:
+            assert list(arrays) == list(columns)
+            same(arrays["before"], np.arange(100))
+            with pytest.raises(ValueError, match=r"'behind' stands behind 'views' of type str"):
+                arrays["behind"]
+
+    def test_of_another_byte_order(self, tmp_path):
+        """pyarrow writes none, so a file says of itself that it is one."""
+        arrow = pytest.importorskip("pyarrow")
+        feather = pytest.importorskip("pyarrow.feather")
+        path = tmp_path / "x.arrow"
+        table = arrow.table({"a": np.arange(9, dtype="i4"), "x": np.arange(9.0)})
+        feather.write_feather(table, path, compression="uncompressed")
+        whole = path.read_bytes()
+        length = int.from_bytes(whole[-10:-6], "little")
+        footer = bytearray(whole[-10 - length : -10])
+
+        def at(place, form="<i"):
+            return struct.unpack_from(form, footer, place)[0]
+
+        # The second field of the root is the schema, whose first is the byte order. It is left out
+        # for little: a table of fields that has it goes to the end, and so does what it says.
+        root = at(0)
+        field = root + at(root - at(root) + 6, "<H")
+        schema = field + at(field)
+        fields = schema - at(schema)
+        table_of = bytearray(footer[fields : fields + at(fields, "<H")])
+        assert struct.unpack_from("<H", table_of, 4) == (0,)
+        footer += bytes(-len(footer) % 8)
+        struct.pack_into("<H", table_of, 4, len(footer) - schema)
+        footer += struct.pack("<hxxxxxx", 1) + table_of
+        struct.pack_into("<i", footer, schema, schema - (len(footer) - len(table_of)))
+        footer += bytes(-len(footer) % 8)
+        path.write_bytes(
+            whole[: -10 - length] + footer + len(footer).to_bytes(4, "little") + b"ARROW1"
+        )
+        expected = feather.read_table(path)
+        assert expected["a"].to_pylist()[1] == 1 << 24
+        with open_arrays(path) as arrays:
+            for name in ("a", "x"):
+                assert arrays[name].dtype.byteorder == ">"
+                assert arrays[name].tolist() == expected[name].to_pylist()

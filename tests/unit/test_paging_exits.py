@@ -52,6 +52,8 @@ def program(code: str, *arguments: object, status: int = 0) -> str:
     done = subprocess.run(
         [
             sys.executable,
+            # Of os.fork, from Python 3.12 on; what the library says is looked at below.
+            *("-W", "ignore:This process:DeprecationWarning"),
             "-c",
             textwrap.dedent(start) + textwrap.dedent(code),
             *map(str, arguments),

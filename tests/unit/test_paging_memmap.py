@@ -45,6 +45,9 @@ ARGUMENTS = [
     {"mode": "copyonwrite", "dtype": "<i4", "offset": 2, "shape": (3, 4)},
     {"mode": "r+", "dtype": "<i4", "shape": (10, 100), "order": "F"},
     {"mode": "readwrite", "dtype": "<i4", "shape": [2, 3, 4], "order": "F"},
+    {"mode": "r+", "dtype": "<i4", "shape": (4, 5), "order": None},
+    {"mode": "r+", "dtype": "<i4", "shape": (4, 5), "order": "f"},
+    {"mode": "r", "dtype": "<i4", "shape": (4, 5), "order": "c"},
     {"mode": "r+", "dtype": "<i4", "shape": 1500},
     {"mode": "r+", "dtype": "<i4", "shape": (10,), "offset": 5000},
     {"mode": "w+", "dtype": "<f8", "shape": (7, 9)},
@@ -54,6 +57,13 @@ ARGUMENTS = [
     {"mode": "r", "dtype": [("a", "<i2"), ("b", "S2")]},
     {"mode": "r", "dtype": ("<i2", (2, 5)), "shape": (3,)},
     {"mode": "r", "dtype": ">i4"},
+    {"mode": "r", "dtype": [("a", "i1"), ("b", ">f8")], "offset": 3, "shape": (4,)},
+    {"mode": "r+", "dtype": np.dtype([("a", "i1"), ("b", "<f8")], align=True), "shape": 7},
+    {"mode": "r", "dtype": "V0", "shape": 5},
+    {"mode": "r", "dtype": None},
+    {"mode": "w+", "shape": 0},
+    {"mode": "w+", "shape": (), "offset": 100},
+    {"mode": "r", "offset": 4000},
 ]
 
 
@@ -101,6 +111,8 @@ def test_a_length_that_follows_from_the_file(path, shape, found):
         ({"mode": "w+"}, ValueError, "shape must be given"),
         ({"mode": "w+", "shape": (-1, 2)}, ValueError, "no length of it -1"),
         ({"order": "A"}, ValueError, "order must be"),
+        ({"offset": 5000}, ValueError, "ends 1000 bytes before its offset, which needs a shape"),
+        ({"dtype": np.dtypes.StringDType(), "shape": 3}, TypeError, "holds Python objects"),
         ({"offset": -1}, ValueError, "must not be negative"),
         ({"shape": (-1, -1)}, ValueError, "cannot be"),
         ({"shape": -2}, ValueError, "cannot be"),

@@ -187,6 +187,51 @@ def test_a_slab_is_decoded_once_for_all_its_blocks(tmp_path):
         assert stats["kept_nbytes"] <= 2 << 20
 
 
+@pytest.mark.needs("paging")
+@pytest.mark.parametrize("kind", ["zarr 3", "hdf5"])
+def test_what_is_kept_decoded_counts_against_the_limit(tmp_path, kind):
+    values = values_of((400, 2000))  # 6.4 MB in rows of chunks of 320 kB
+    path = write(tmp_path, kind, values, (20, 500))
+    limit = 2 << 20
+    array = pagemove.open_array(path, resident_limit=limit, block_size=4096)
+    assert array.sum() == values.sum()
+    stats = array.region.stats()
+    assert 0 < stats.store["kept_nbytes"] <= limit // 2
+    assert array.region.resident_limit + stats.store["kept_nbytes"] <= limit
+    assert stats.store["decoded_nbytes"] == values.nbytes
+    # Two chunks are kept in any case, and the region has its blocks.
+    array = pagemove.open_array(path, resident_limit="64KiB", block_size=4096)
+    assert array.region.resident_limit == 16 << 10
+    assert array.sum() == values.sum()
+    assert array.region.stats().store["kept_nbytes"] <= 2 * 20 * 500 * 8
+
+
+@pytest.mark.needs("paging")
+def test_what_is_kept_decoded_of_several_counts_against_the_limit_of_all(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w")
+    values = values_of((200, 1000))
+    for name in ("a", "b"):
+        made = group.create_array(name, shape=values.shape, dtype="f8", chunks=(10, 1000))
+        made[...] = values
+    limit = 4 << 20
+    with pagemove.open_arrays(
+        tmp_path / "x.zarr", resident_limit=limit, block_size=4096, store_timeout=60
+    ) as arrays:
+        for name in ("a", "b"):
+            assert arrays[name].sum() == values.sum()
+        kept = [region.stats().store["kept_nbytes"] for region in arrays.regions]
+        (budget,) = {region.budget for region in arrays.regions}
+        assert min(kept) > 0
+        assert budget.limit >= limit // 2
+        assert budget.limit + sum(kept) <= limit
+    # A budget that others have too is not cut.
+    own = pagemove.Budget(limit)
+    array = pagemove.open_array(f"{tmp_path}/x.zarr#a", resident_limit=own, store_timeout=60)
+    assert array.sum() == values.sum()
+    assert own.limit == limit
+
+
 def counted(values: Any, calls: list[Any]) -> Any:
     """Make something that can be sliced, and is no array of any library."""
 

@@ -116,7 +116,21 @@ cdef class Mapping:
         return self._address and self._born != pm_generation()
 
     def close(self):
-        """Unmap. Twice is fine; BufferError while buffers of it are in use."""
+        """Unmap the memory. Twice is fine, and so is a forked child, where it does nothing.
+
+        Raises
+        ------
+        BufferError
+            Arrays or memoryviews of it are still in use.
+
+        Examples
+        --------
+        >>> import pagemove
+        >>> memory = pagemove.Memory(pagemove.PAGE_SIZE)
+        >>> memory.close()
+        >>> memory.closed
+        True
+        """
         if self._born != pm_generation():
             return
         if self._exports:

@@ -36,6 +36,7 @@ class Host:
 
 @disjoint_base
 class Pager:
+    _frozen: bool
     def __init__(
         self,
         fd: int,

@@ -297,6 +297,8 @@ cdef class Pager:
     cdef Py_ssize_t _exports
     cdef Py_ssize_t _calls
     cdef bint _interrupted
+    # Handed over: new buffers are read-only, and so are arrays over them.
+    cdef public bint _frozen
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
@@ -392,7 +394,7 @@ cdef class Pager:
             raise OSError(EFBIG, "more blocks than can be numbered: choose a larger block size")
         if status:
             reason = text.decode(errors="replace") or os.strerror(-status)
-            error = OSError(-status, f"cannot set up paged memory: {reason}")
+            error = OSError(-status, f"cannot set up paged memory of {nbytes} bytes: {reason}")
             error.explained = bool(text[0])
             raise error
         status = pm_paged_enter(
@@ -832,7 +834,7 @@ cdef class Pager:
         self._check_open()
         PyBuffer_FillInfo(
             view, self, <void *> <uintptr_t> self._address, self._nbytes,
-            self._mode == PG_READ, flags,
+            self._mode == PG_READ or self._frozen, flags,
         )
         self._exports += 1
 

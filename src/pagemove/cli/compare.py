@@ -34,8 +34,7 @@ def compare(
 ) -> None:
     """Measure remap_anon_pages against mremap and against copying, and judge the claims of 2014.
 
-    Ctrl-C ends it early: what was measured until then is shown and written, and the exit status is
-    130.
+    Ctrl-C ends it early: it shows and writes what it has measured, and exits with status 130.
     """
     try:
         outputs.check(json, plot)

@@ -30,10 +30,10 @@ def doctor(
     ] = False,
     file: Annotated[Path | None, typer.Argument(hidden=True)] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also what is missing and not needed.")
+        bool, typer.Option("--all", help="Also list what is missing but not needed.")
     ] = False,
 ) -> None:
-    """Check whether pages can be moved here, and the remedy for each thing that is missing.
+    """Check whether pages can be moved here, and say what to do about what is missing.
 
     The exit status is 0 where remap_anon_pages and paged memory work, else 1.
     """

@@ -43,8 +43,8 @@ def page(
         bool,
         typer.Option(
             "--write",
-            help="Also write to every byte, what was read from it: the file, or the array in "
-            "Redis, keeps its contents. Not while another program writes to it.",
+            help="Also write every byte back as it was read: the file, or the array in Redis, "
+            "keeps its contents. Not while another program writes to it.",
         ),
     ] = False,
     seconds: Annotated[

@@ -13,6 +13,7 @@ from pagemove._native.mapping import generation
 from pagemove.errors import KernelFaultsWarning, UnsupportedError
 from pagemove.paging import PagedAllocations
 from pagemove.program import bounced, report
+from pagemove.program.lines import Lines
 from pagemove.program.running import NotFoundError, execute
 
 _DESCRIPTION = "Run a Python program with NumPy's large arrays in paged memory, under one limit."
@@ -22,13 +23,15 @@ _FAILED, _MISUSED = 1, 2
 def run(arguments: list[str]) -> None:
     """Run a Python program with NumPy's large arrays in paged memory, under one limit.
 
-    pagemove run [--limit 2GiB|50%|auto] [--spill DIR] [--min-size SIZE] [--report]
+    pagemove run [--limit 2GiB|50%|auto] [--store-limit SIZE] [--spill DIR] [--min-size SIZE]
+                 [--report]
     SCRIPT | - | -m MODULE | -c CODE [ARGUMENTS]
 
     --limit: the most bytes of arrays in memory: a size; a share of the memory available; auto (the
     default): half of it. --spill: a directory for what does not fit, as it is; without it that is
-    kept in memory, compressed. --min-size: smaller arrays are made as ever (1MiB). --report: print
-    what it took on standard error at the end, and on SIGUSR1.
+    kept in memory, compressed, in at most --store-limit bytes. With both, what does not shrink, or
+    has no room, goes to the directory. --min-size: smaller arrays are left to NumPy (1MiB).
+    --report: print what it took on standard error at the end, and on SIGUSR1.
     """
     main(arguments)
 
@@ -48,12 +51,17 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
         "auto, the default: half of it",
     )
     parser.add_argument(
+        "--store-limit",
+        metavar="SIZE",
+        help="the most bytes of memory that what is kept compressed takes, beyond the limit",
+    )
+    parser.add_argument(
         "--spill",
         metavar="DIR",
         help="a directory for what does not fit; without it that stays in memory, compressed",
     )
     parser.add_argument(
-        "--min-size", default="1MiB", metavar="SIZE", help="smaller arrays are made as ever (1MiB)"
+        "--min-size", default="1MiB", metavar="SIZE", help="smaller arrays are left to NumPy (1MiB)"
     )
     parser.add_argument(
         "--report",
@@ -107,7 +115,12 @@ def main(arguments: list[str]) -> None:
 
 def _arena(options: argparse.Namespace) -> PagedAllocations:
     try:
-        arena = PagedAllocations(options.limit, min_size=options.min_size, spill=options.spill)
+        arena = PagedAllocations(
+            options.limit,
+            min_size=options.min_size,
+            spill=options.spill,
+            store_limit=options.store_limit,
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", KernelFaultsWarning)
             served = arena.kernel_faults
@@ -128,12 +141,14 @@ def _arena(options: argparse.Namespace) -> PagedAllocations:
 
 
 def _report_on(arena: PagedAllocations) -> None:
-    born = generation()
+    born, faulting = generation(), Lines(arena._faults)
+    faulting.begin()
 
     def show(*_: object) -> None:
         # In a child made by fork the arrays are not there.
         if generation() == born:
-            report.show(arena.stats())
+            faulting.look()
+            report.show(arena.stats(), faulting)
 
     atexit.register(show)
     signal.signal(signal.SIGUSR1, show)

@@ -18,7 +18,8 @@ def trace(
 ) -> None:
     """Make a trace for https://ui.perfetto.dev of a file of events.
 
-    A program that ends normally does so itself. This is for one that hangs, or was killed.
+    A program that exits normally writes the trace itself. Use this for one that hangs, or was
+    killed.
     """
     if target is None:
         if ring.suffix != ".ring":

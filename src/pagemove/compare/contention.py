@@ -106,9 +106,12 @@ class _Faulter:
                 high = middle
         return low
 
-    def ran(self) -> int:
-        """Return the nanoseconds of CPU time the thread has had; only while it is at work."""
-        return time.clock_gettime_ns(self._clock)
+    def ran(self) -> int | None:
+        """Return the nanoseconds of CPU time the thread has had; None once it has ended."""
+        try:
+            return time.clock_gettime_ns(self._clock)
+        except OSError:  # EINVAL: on a busy machine it can end before this thread runs again
+            return None
 
     def start(self) -> None:
         """Begin, and return when it is on its way."""
@@ -218,20 +221,20 @@ def _sample(faulter: _Faulter, window: float, step: Callable[[], object] | None)
     faulter.start()
     try:
         steps = 0
-        before, ran, started = faulter.reached(), faulter.ran(), clock()
+        before, ran_before, started = faulter.reached(), faulter.ran(), clock()
         deadline = started + int(window * 1e9)
         while (now := clock()) < deadline:
             if step:
                 step()
                 steps += 1
-        after = faulter.reached()
-        if after == faulter.pages:
+        ran, after = faulter.ran(), faulter.reached()
+        if ran is None or ran_before is None or after == faulter.pages:
             return None
-        ran = faulter.ran() - ran
     finally:
         faulter.finish()
     elapsed = now - started
-    return _Sample(elapsed / max(after - before, 1), steps * 1e6 / elapsed, ran / elapsed)
+    share = (ran - ran_before) / elapsed
+    return _Sample(elapsed / max(after - before, 1), steps * 1e6 / elapsed, share)
 
 
 def _fault_cost(cpu: int) -> float:

@@ -162,7 +162,7 @@ def _source_hole(call: Call) -> tuple[str, str]:
 def _destination_unmapped(call: Call) -> tuple[str, str]:
     with _pair() as pair:
         pair.write_source()
-        # The inaccessible pages around an area are reserved for it and nobody else's.
+        # The inaccessible pages around an area are reserved for it alone.
         pagemove.lowlevel.munmap(pair.destination_area.address, pair.destination_area.nbytes)
         refusal = _refusal(call, pair)
         if refusal:

@@ -124,10 +124,10 @@ def _costs(axes: Axes, costs: Costs, *, sibling: bool) -> None:
         return
     pages_first = min(_per_page(costs, curve, sibling=sibling)[0][0] for curve, _, _ in labelled)
     ends = [math.log10(end) for _, _, end in labelled]
+    lines = [curve.label.count("\n") + 1 for curve, _, _ in labelled]
     bottom, top = (math.log10(y) for y in axes.get_ylim())
-    for (curve, last, _), level in zip(
-        labelled, spread_apart(ends, (top - bottom) * 0.085), strict=True
-    ):
+    levels = spread_apart(ends, (top - bottom) * 0.062, lines)
+    for (curve, last, _), level in zip(labelled, levels, strict=True):
         axes.annotate(
             curve.label,
             (last, 10**level),

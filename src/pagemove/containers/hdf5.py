@@ -13,6 +13,9 @@ from pagemove.containers.reading import Reading, ReadingFile
 from pagemove.stores.base import Store
 from pagemove.stores.extras import needed
 
+# Of what HDF5 reports, of names that are no text, and of numbers that no file can have.
+_H5PY_RAISES = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
+
 
 def read(reading: Reading) -> Known:
     """List the datasets; ValueError where the file cannot be read."""
@@ -24,10 +27,11 @@ def read(reading: Reading) -> Known:
     def visit(name: str, thing: Any) -> None:
         if not isinstance(thing, h5py.Dataset):
             return
+        what = f"{reading.what}: dataset {name!r}"
         try:
-            layout = _layout(h5py, thing, f"{reading.what}: dataset {name!r}", reading.nbytes)
-        except (TypeError, ValueError) as error:
-            found[name] = refused(type(error), str(error))
+            layout = _layout(h5py, thing, what, reading.nbytes)
+        except _H5PY_RAISES as error:
+            found[name] = _refused(what, error)
             if isinstance(error, ChunkedError):
                 chunked.append(name)
             return
@@ -37,9 +41,10 @@ def read(reading: Reading) -> Known:
     try:
         with h5py.File(ReadingFile(reading), "r") as file:
             file.visititems(visit)
-    except (OSError, RuntimeError, KeyError) as error:
+    except _H5PY_RAISES as error:
         raise ValueError(
-            f"{reading.what} begins like an HDF5 file, and h5py cannot read it: {str(error)[:300]}"
+            f"{reading.what} begins like an HDF5 file, and h5py cannot read it: "
+            f"{str(error)[:300]}; it was cut short or damaged, write it again"
         ) from None
     return Known("hdf5", reading.what, found, spans, has_chunks=bool(chunked))
 
@@ -48,6 +53,15 @@ def dataset_in(store: Store, name: str) -> Any:
     """Open a data set of a file in a store, to be sliced; it closes the file with itself."""
     h5py = needed("h5py", "hdf5")
     return h5py.File(ReadingFile(Reading(store)), "r")[name]
+
+
+def _refused(what: str, error: Exception) -> Callable[[], Layout]:
+    """Return what raises an error of `_layout`, or what h5py raises in it, which names no file."""
+    if str(error).startswith(what):
+        return refused(type(error), str(error))
+    return refused(
+        ValueError, f"{what} cannot be read by h5py: {str(error)[:300]}; the file may be damaged"
+    )
 
 
 def _layout(h5py: Any, dataset: Any, what: str, nbytes: int) -> Layout:

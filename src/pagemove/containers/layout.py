@@ -135,7 +135,7 @@ class ChunkedError(ValueError):
 
 
 def refused(kind: type[Exception], text: str) -> Callable[[], Layout]:
-    """Return what raises, once somebody wants the array."""
+    """Return a function that raises when the array is asked for."""
 
     def find() -> Layout:
         raise kind(text)

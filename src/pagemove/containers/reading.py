@@ -92,7 +92,8 @@ class ReadingFile(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._reading.nbytes}
         place = base[whence] + offset
         if place < 0:
-            raise ValueError(f"negative seek position {place}")
+            # As files do: zipfile takes it for a file that is shorter than what it looks for.
+            raise OSError(f"negative seek position {place}")
         self._at = place
         return place
 

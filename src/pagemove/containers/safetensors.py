@@ -85,7 +85,7 @@ def shards(reading: Reading) -> dict[str, str]:
     if not isinstance(files, dict) or not files:
         raise ValueError(f"{what} has no {_INDEX_WORD}: it is not an index of safetensors files")
     for name, file in files.items():
-        if not isinstance(file, str) or "/" in file or file in ("", ".", ".."):
+        if not isinstance(file, str) or {"/", "\0"} & {*file} or file in ("", ".", ".."):
             raise ValueError(
                 f"{what}: tensor {name!r} is said to be in {file!r}, which is not the name of a "
                 "file beside the index"

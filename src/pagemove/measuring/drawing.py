@@ -29,14 +29,19 @@ def tidy(axes: Axes, title: str) -> None:
     axes.tick_params(colors=INK, labelsize=9)
 
 
-def spread_apart(levels: list[float], gap: float) -> list[float]:
-    """Move labels apart until neighbours differ by `gap`; their order stays."""
+def spread_apart(levels: list[float], gap: float, lines: list[int] | None = None) -> list[float]:
+    """Move labels apart until neighbours differ by `gap`; their order stays.
+
+    With `lines`, how many each label has, a gap is between labels of one line: it grows with them.
+    """
     placed = list(levels)
+    heights = lines or [1] * len(levels)
     order = sorted(range(len(levels)), key=lambda number: levels[number])
     for _ in range(200):
         lacking = False
         for low, high in itertools.pairwise(order):
-            lack = gap - (placed[high] - placed[low])
+            wanted = gap * (heights[low] + heights[high]) / 2
+            lack = wanted - (placed[high] - placed[low])
             if lack > gap / 1000:
                 placed[low] -= lack / 2
                 placed[high] += lack / 2

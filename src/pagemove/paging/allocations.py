@@ -75,13 +75,24 @@ class PagedAllocations:
     """
 
     def __init__(
-        self, limit: Limit, *, min_size: Size = "1MiB", spill: str | os.PathLike[str] | None = None
+        self,
+        limit: Limit,
+        *,
+        min_size: Size = "1MiB",
+        spill: str | os.PathLike[str] | None = None,
+        store_limit: Size | None = None,
     ) -> None:
         self._least = nbytes_of(min_size, "min_size")
         if self._least < 1:
             raise ValueError(f"min_size must be positive, not {min_size!r}")
         self._limit = limit_of(limit)
         self._spill = directory_of(spill)
+        self._store_limit = None if store_limit is None else nbytes_of(store_limit, "store_limit")
+        if self._store_limit is not None and self._store_limit < 1:
+            raise ValueError(
+                f"store_limit must be a positive number of bytes, or None for no limit, not "
+                f"{store_limit!r}"
+            )
         self._making, self._process = threading.Lock(), generation()
         self._made: tuple[native.Arena, ArenaMemory] | None = None
 
@@ -95,14 +106,14 @@ class PagedAllocations:
         with self._lock():
             # In a child made by fork it is the parent's, and gone.
             if self._made is None or self._made[1].inherited:
-                self._made = new_arena(self._limit, self._least, self._spill)
+                self._made = new_arena(self._limit, self._least, self._spill, self._store_limit)
             return self._made
 
     def __enter__(self) -> Self:
         arena, _ = self._arena()
         before = native.current_handler()
         entered = _entered.get()
-        # What is small is left to whoever has it outside: not to this arena once more.
+        # Small arrays are left to the handler outside, not to this arena again.
         mine = any(each[4] is arena and each[2] is before for each in entered)
         handler = before if mine else arena.handler(self._least, before)
         native.swap_handler(handler)
@@ -231,6 +242,10 @@ class PagedAllocations:
         """Whether system calls reach arrays that are not resident; see `PagedMemory`."""
         return self._arena()[1].kernel_faults
 
+    def _faults(self) -> int:
+        counters = self._arena()[1].counters()
+        return int(counters["faults"] + counters["write_faults"])
+
     def _everywhere(self) -> None:
         """Have the arrays of all threads in it, from now on and forever: for whole programs."""
         self._arena()[0].replace_default(self._least)
@@ -241,7 +256,11 @@ class PagedAllocations:
 
 
 def paged_allocations(
-    limit: Limit, *, min_size: Size = "1MiB", spill: str | os.PathLike[str] | None = None
+    limit: Limit,
+    *,
+    min_size: Size = "1MiB",
+    spill: str | os.PathLike[str] | None = None,
+    store_limit: Size | None = None,
 ) -> PagedAllocations:
     """Have NumPy make its large arrays in paged memory, under one limit, while a block runs.
 
@@ -258,6 +277,11 @@ def paged_allocations(
     spill : str or path-like, optional
         A directory: what does not fit the limit goes to an unnamed file there, as it is. By default
         it is kept in memory, compressed, outside of the limit.
+    store_limit : int or str, optional
+        The most bytes of memory that what is compressed may take; by default it takes what it
+        needs. With `spill` too, blocks are compressed, and those that do not shrink, or for which
+        there is no room, go to the file. Where there is no room at all, the thread that needs some
+        gets SIGBUS after `PagedMemory`'s message.
 
     Returns
     -------
@@ -268,9 +292,9 @@ def paged_allocations(
     Raises
     ------
     ValueError
-        `limit` or `min_size` is out of range, or `spill` empty.
+        `limit`, `min_size` or `store_limit` is out of range, or `spill` empty.
     TypeError
-        `limit` or `min_size` is not a size, or `spill` not a path.
+        `limit`, `min_size` or `store_limit` is not a size, or `spill` not a path.
     NotADirectoryError
         `spill` is no directory.
     ImportError, OSError, UnsupportedError
@@ -306,4 +330,4 @@ def paged_allocations(
     ...     int(squares[-1]), arena.stats().paging.resident_nbytes <= 8 << 20
     (15999992000001, True)
     """
-    return PagedAllocations(limit, min_size=min_size, spill=spill)
+    return PagedAllocations(limit, min_size=min_size, spill=spill, store_limit=store_limit)

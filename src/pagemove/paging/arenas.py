@@ -1,4 +1,4 @@
-"""A region that arrays are allocated in: zeros until they are written, and nobody's to save."""
+"""A region that arrays are allocated in: zeros until written, and never saved."""
 
 from __future__ import annotations
 
@@ -31,20 +31,27 @@ _MOST_BLOCKS = 1 << 28
 
 
 class ArenaMemory(PagedMemory):
-    """What arrays are in. Its contents are of no use to anybody once they are gone."""
+    """The region that holds the arrays. Its contents are discarded with the last of them."""
 
     _known_as = "the arrays of pagemove.paged_allocations"
     _blank = True
 
-    def __init__(self, nbytes: int, limit: Limit, block_size: int, spill: Path | None) -> None:
+    def __init__(
+        self,
+        nbytes: int,
+        limit: Limit,
+        block_size: int,
+        spill: Path | None,
+        store_limit: int | None = None,
+    ) -> None:
         options: dict[str, Any] = {
             "resident_limit": limit,
             "block_size": block_size,
             "writeback_interval": None,
             "name": "arrays",
         }
-        if spill is None:
-            super().__init__(nbytes=nbytes, **options)
+        if spill is None or store_limit is not None:
+            super().__init__(nbytes=nbytes, store_limit=store_limit, spill=spill, **options)
         else:
             self._spill_directory = os.fsencode(spill)
             with _nothing(nbytes) as store:
@@ -122,7 +129,9 @@ def directory_of(spill: str | os.PathLike[str] | None) -> Path | None:
     return path
 
 
-def new_arena(limit: int | Budget, least: int, spill: Path | None) -> tuple[Arena, ArenaMemory]:
+def new_arena(
+    limit: int | Budget, least: int, spill: Path | None, store_limit: int | None = None
+) -> tuple[Arena, ArenaMemory]:
     """Make an arena for arrays of `least` bytes or more.
 
     Raises
@@ -143,7 +152,7 @@ def new_arena(limit: int | Budget, least: int, spill: Path | None) -> tuple[Aren
     nbytes = _space(most, block)
     while True:
         try:
-            memory = ArenaMemory(nbytes, limit, block, spill)
+            memory = ArenaMemory(nbytes, limit, block, spill, store_limit)
         except OSError as error:
             # A limit on address space, or no overcommitment.
             if error.errno != errno.ENOMEM or nbytes <= 2 * most:

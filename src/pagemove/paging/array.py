@@ -95,6 +95,11 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     def flush(self) -> None:
         """Make changes durable, of the whole region; as `PagedMemory.flush`. Nothing for a copy.
 
+        Raises
+        ------
+        StoreError
+            Some blocks could not be written; they stay changed.
+
         Examples
         --------
         >>> import pathlib, tempfile
@@ -115,8 +120,21 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     def prefetch(self, indices: npt.ArrayLike | None = None, *, wait: bool = False) -> None:
         """Read the blocks that the array has an item in before they are touched.
 
-        As `pagemove.prefetch`: with `indices` those of rows along the first axis, and with `wait`
-        until they are there. Nothing for a copy.
+        As `pagemove.prefetch`. Nothing for a copy.
+
+        Parameters
+        ----------
+        indices : array of int, optional
+            Rows along the first axis; without them all of the array.
+        wait : bool
+            Return when the blocks are there.
+
+        Raises
+        ------
+        IndexError
+            A row is not in the array.
+        StoreError
+            With `wait`: some could not be read.
 
         Examples
         --------
@@ -143,7 +161,22 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     def take(self, indices: Any, axis: Any = None, out: Any = None, mode: Any = "raise") -> Any:
         """Copy rows by index, as `numpy.ndarray.take`; their blocks are read together.
 
-        As `pagemove.take`, but for the axis, which is by default None: of the items in C order.
+        Parameters
+        ----------
+        indices, axis, out, mode
+            As for `numpy.ndarray.take`. Without an axis the items in C order are taken.
+
+        Returns
+        -------
+        numpy.ndarray
+            The rows in ordinary memory, or `out`.
+
+        Raises
+        ------
+        IndexError
+            A row is not in the array.
+        StoreError
+            Some blocks could not be read.
 
         Examples
         --------
@@ -172,8 +205,19 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
         """Write the items as `numpy.ndarray.tofile` does, piece by piece.
 
-        A file object needs nothing but ``write``. OSError where it cannot be written; a note says
-        how far it came.
+        Parameters
+        ----------
+        fid : path-like or file object
+            Anything with ``write``.
+        sep, format : str
+            As for `numpy.ndarray.tofile`: with a separator, which makes a text of it, NumPy writes.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written. A note says how far it came.
+        StoreError
+            Some blocks could not be read.
 
         Examples
         --------
@@ -200,6 +244,13 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         file : path-like or file object
             Anything with ``write``.
 
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        StoreError
+            Some blocks could not be read.
+
         Examples
         --------
         >>> import io, pathlib, pickle, tempfile
@@ -218,6 +269,16 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
 
     def dumps(self) -> bytes:
         """Pickle by value; as `numpy.ndarray.dumps`.
+
+        Returns
+        -------
+        bytes
+            All of the array, in ordinary memory.
+
+        Raises
+        ------
+        StoreError
+            Some blocks could not be read.
 
         Examples
         --------

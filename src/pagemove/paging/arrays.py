@@ -64,7 +64,7 @@ def open_arrays(
         Keywords of `PagedMemory`, for the region of each file: `resident_limit`, `block_size`,
         `mode`, `prefetch` ... Where there may be several regions (an index, ``"compress"``,
         chunks), a `resident_limit` that is a size holds for all of them together, as a `Budget`
-        does.
+        does, and for what is kept of decoded chunks.
 
     Returns
     -------
@@ -148,7 +148,11 @@ def open_arrays(
 def under_one_limit(paging: PagingOptions) -> PagingOptions:
     """Have the regions of several files share a limit that was given as a size."""
     limit = paging.get("resident_limit")
-    return {**paging, "resident_limit": Budget(limit)} if is_size(limit) else paging
+    if not is_size(limit):
+        return paging
+    budget = Budget(limit)
+    budget._spare = budget.limit // 2
+    return {**paging, "resident_limit": budget}
 
 
 class PagedArrays(Mapping[str, PagedArray]):
@@ -204,6 +208,19 @@ class PagedArrays(Mapping[str, PagedArray]):
             There are arrays still.
         StoreError
             What was changed cannot be saved.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "arrays.npz")
+        ...     np.savez(path, numbers=np.arange(1000))
+        ...     arrays = pagemove.open_arrays(path)
+        ...     total = int(arrays["numbers"].sum())
+        ...     arrays.close()
+        >>> total
+        499500
         """
         for file in self._files.values():
             file.close()

@@ -24,7 +24,7 @@ from pagemove.paging.pressure import INTERVAL, Watcher
 SHARE = 2
 #: However little is available: less would only be slow.
 LEAST = 16 << 20
-#: Seconds without a region until nobody looks after the automatic budget any more.
+#: Seconds without a region until the thread that adjusts the automatic budget ends.
 IDLE = 60.0
 
 # What the kernel takes back before it kills, by version. Version 1 has numbers of the group alone
@@ -148,7 +148,7 @@ def _watch(watcher: Watcher) -> None:
             time.sleep(INTERVAL)
             if watcher.look():
                 continue
-            # At once with the decision: whoever asks after that starts another thread.
+            # Together with the decision: a region opened after that starts another thread.
             with _lock:
                 _watched = watched = time.monotonic() - _asked <= IDLE
     except BaseException:

@@ -90,7 +90,7 @@ class Budget(SharedLimit):
     All of them together have at most so many bytes in memory at any moment, blocks on their way in
     and out included, as one region has with a limit of its own. Memory goes to the regions that
     miss blocks, from those that miss fewer for what they have: two that are equally busy have
-    about as much, and one that nobody touches loses all but what it cannot do without, as others
+    about as much, and an idle one loses all but what it cannot do without, as others
     need it. A region that cannot give memory up, because its blocks are pinned or its store does
     not take what was changed, keeps what it has, and no other waits for it.
 
@@ -108,7 +108,7 @@ class Budget(SharedLimit):
     Notes
     -----
     A budget belongs to the process that made it. In a child made by fork, which has none of the
-    regions, it is one of the same size that nobody shares yet. It cannot be pickled. It lives as
+    regions, it is one of the same size without regions. It cannot be pickled. It lives as
     long as it or one of its regions does.
 
     A region that is opened needs its four blocks at once: others return them. If all have only
@@ -135,9 +135,16 @@ class Budget(SharedLimit):
     (True, 3, True)
     """
 
+    #: Bytes of it that what is kept decoded for its regions may take, where nobody else has it.
+    _spare = 0
+
     def __init__(self, limit: SupportsIndex | str) -> None:
         super().__init__(_checked(limit))
         self._regions: weakref.WeakSet[PagedMemory] = weakref.WeakSet()
+
+    def __dir__(self) -> list[str]:
+        # For completion: what the native budget has for this class alone is left out.
+        return sorted(set(super().__dir__()) - {"change_total", "counters"})
 
     @property
     def limit(self) -> int:
@@ -165,8 +172,8 @@ class Budget(SharedLimit):
             as before.
         TimeoutError
             Regions have not returned enough, because their blocks are in use or their stores do
-            not take what was changed. The new limit is in force: nobody gets more, and what is
-            too much is asked for again whenever a region needs memory. To try again, call this
+            not take what was changed. The new limit is in force: no region gets more, and the
+            excess is requested again whenever a region needs memory. To try again, call this
             again. So it is if a signal handler raises meanwhile (Control-C).
 
         Examples
@@ -205,6 +212,11 @@ class Budget(SharedLimit):
 
     def stats(self) -> BudgetStats:
         """Return what became of the budget so far, and what each region has of it.
+
+        Returns
+        -------
+        BudgetStats
+            With a `BudgetShare` for each region that is open.
 
         Examples
         --------

@@ -318,7 +318,7 @@ def _making(target: str) -> Iterator[_Making]:
 
 
 def _locked(target: str, stack: contextlib.ExitStack) -> FileLock | None:
-    """Lock the file that is there; refuse what is none, and what somebody writes."""
+    """Lock the existing file; refuse what is no file, and one that is being written."""
     try:
         kind = os.stat(target).st_mode
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -12,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 from pagemove.containers.hdf5 import dataset_in
 from pagemove.containers.layout import missing
 from pagemove.paging.array import PagedArray
+from pagemove.paging.budget import Budget
+from pagemove.paging.options import is_size
 from pagemove.paging.region import PagedMemory
+from pagemove.paging.sizes import nbytes_of
 from pagemove.stores.chunked import arrays_in, chunked_store, zarr_at
 from pagemove.stores.sliced import SlicedStore
 from pagemove.stores.urls import without_secret
@@ -20,6 +24,9 @@ from pagemove.stores.urls import without_secret
 if TYPE_CHECKING:
     from pagemove.paging.options import PagingOptions
     from pagemove.paging.sources import Source
+
+_BLOCK = 64 << 10
+_FEWEST_BLOCKS, _MANY_BLOCKS = 4, 256
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,6 +79,30 @@ def decoded_store(source: Source, name: str | None, *, writable: bool) -> Sliced
     return store
 
 
+def with_room(store: SlicedStore, paging: PagingOptions) -> PagingOptions:
+    """Have what a store keeps decoded count against the limit of its region.
+
+    Of a limit that is a size it takes half at most, and of a budget that was made for the arrays of
+    one file half of what these have left of its half: unless two chunks are more. A `Budget` of the
+    user's is that of regions alone.
+    """
+    limit = paging.get("resident_limit")
+    block = nbytes_of(paging.get("block_size", _BLOCK), "block_size")
+    if is_size(limit):
+        whole = nbytes_of(limit, "resident_limit")
+        left = whole - store._keep_at_most(whole // 2)
+        return {**paging, "resident_limit": max(left, min(_FEWEST_BLOCKS * block, whole))}
+    if isinstance(limit, Budget) and limit._spare:
+        kept = store._keep_at_most(limit._spare // 2)
+        left = limit.limit - kept
+        # Not where other regions may soon need all there is.
+        if kept <= limit._spare and left >= _MANY_BLOCKS * block:
+            limit._spare -= kept
+            with contextlib.suppress(TimeoutError):  # it is in force
+                limit.resize(left)
+    return paging
+
+
 class Decoded:
     """Arrays of one file or folder, each with a region of its own once it is wanted.
 
@@ -99,7 +130,7 @@ class Decoded:
             if name not in self._regions:
                 writable = self._paging.get("mode") == "r+"
                 with decoded_store(self._source, name, writable=writable) as store:
-                    region = PagedMemory(store, **self._paging)
+                    region = PagedMemory(store, **with_room(store, self._paging))
                 region._forgettable = True
                 self._regions[name] = region, store
             region, store = self._regions[name]

@@ -15,17 +15,19 @@ from pagemove._native.pager import Pager
 from pagemove.introspect import PAGE_SIZE, PageState, page_states
 from pagemove.paging.pins import pinned
 from pagemove.stores import wire
-from pagemove.stores.handed import Offer, describe
+from pagemove.stores.handed import Offer, describe, unit_for
 
 if TYPE_CHECKING:
     from pagemove.paging.region import PagedMemory
 
-_UNIT = 65536
 _PIECE = 1 << 20
-_LARGEST_BITS = 1 << 28
+# States of pages take memory, of a large array much.
+_LOOKED_AT = 1 << 30
 # Before the switch it is written back so often while threads go on writing.
 _ROUNDS = 3
 _LOOK_AGAIN = 0.002
+# Who waits for that hears every so many seconds that it goes on; it may not have much patience.
+_LONGEST_SILENCE = 0.2
 
 
 class Given:
@@ -52,10 +54,11 @@ class Given:
         items: Any = array.T if fortran else array
         self._flat = items.reshape(-1).view(np.ndarray).view(np.uint8)
         self.nbytes = array.nbytes
+        self._unit = unit_for(array.nbytes)
         self._offer = Offer(
-            wire.new_key(), array.dtype, array.shape, bool(fortran), array.nbytes, _UNIT
+            wire.new_key(), array.dtype, array.shape, bool(fortran), array.nbytes, self._unit
         )
-        self._units = -(-self.nbytes // _UNIT)
+        self._units = -(-self.nbytes // self._unit)
         self._acknowledged = np.zeros(self._units, bool)
         self.missing = self._units
         self.changed = threading.Condition()
@@ -66,6 +69,9 @@ class Given:
         self.switch_seconds = 0.0
         self._since = time.monotonic()
         self._switching = threading.Lock()
+        self._describing = threading.Lock()
+        self._preparing: threading.Thread | None = None
+        self._unprepared: OSError | None = None
         self._as_switched: tuple[int, int] | None = None
         # What was writeable before the switch, and whether the region was frozen.
         self._before: tuple[list[npt.NDArray[Any]], bool] = [], False
@@ -78,7 +84,7 @@ class Given:
     @property
     def missing_bytes(self) -> int:
         """Bytes that are not acknowledged, up to whole units."""
-        return min(self.missing * _UNIT, self.nbytes)
+        return min(self.missing * self._unit, self.nbytes)
 
     @property
     def acknowledged_bytes(self) -> int:
@@ -92,17 +98,43 @@ class Given:
         return time.monotonic() - self._since
 
     def describe(self) -> str:
-        """Say what is offered, after what can be written back before the switch was."""
-        with self._switching:
-            self._check_free(None)
-            for _ in range(_ROUNDS):
-                if self._changes()[0] == 0:
-                    break
-                self._write_back()
+        """Say what is offered, after what can be written back before the switch was.
+
+        Raises
+        ------
+        OSError
+            EBUSY: it has an owner; EINPROGRESS: it is still being written back, ask again.
+        """
+        self._check_free(None)
+        with self._describing:
+            thread = self._preparing
+            if thread is None:
+                self._unprepared = None
+                thread = threading.Thread(
+                    target=self._prepare, name="pagemove-prepare", daemon=True
+                )
+                thread.start()
+                self._preparing = thread
+            thread.join(min(_LONGEST_SILENCE, self._patience / 4))
+            if thread.is_alive():
+                raise OSError(errno.EINPROGRESS, "what was changed is being written back")
+            self._preparing = None
+            if self._unprepared is not None:
+                raise self._unprepared
         return describe(self._offer)
 
+    def _prepare(self) -> None:
+        try:
+            with self._switching:
+                for _ in range(_ROUNDS if self.owner is None else 0):
+                    if self._changes()[0] == 0:
+                        break
+                    self._write_back()
+        except OSError as error:
+            self._unprepared = error
+
     def take(self, key: str, owner: str) -> None:
-        """Make who asks the owner, if nobody else is.
+        """Make the process that asks the owner, if there is none yet.
 
         Raises
         ------
@@ -154,9 +186,12 @@ class Given:
             self._answer(line, kind, first, count)
 
     def end(self) -> None:
-        """Wake up who waits."""
+        """Wake up who waits, and see that nothing is written back any more."""
         with self.changed:
             self.changed.notify_all()
+        thread = self._preparing
+        if thread is not None:
+            thread.join(self._patience)
 
     def _check_free(self, owner: str | None) -> None:
         if self.owner is not None and self.owner != owner:
@@ -165,7 +200,7 @@ class Given:
     # The switch.
 
     def _switch(self) -> None:
-        """Have the contents stay as they are; EAGAIN where somebody goes on writing."""
+        """Keep the contents from changing; EAGAIN if a thread goes on writing."""
         begin = time.monotonic()
         frozen = [each for each in _arrays_behind(self._array) if each.flags.writeable]
         self._before = frozen, self._region._frozen
@@ -201,7 +236,7 @@ class Given:
             self._region.evict()
 
     def _changes(self) -> tuple[int, int]:
-        """Return what would be another if somebody had written."""
+        """Return a value that differs after a write."""
         counters = self._region.counters()
         return counters["dirty"], counters["bytes_written"]
 
@@ -250,7 +285,7 @@ class Given:
 
     def _read(self, line: wire.Line, first: int, count: int) -> None:
         """Send units, without a copy of them in between."""
-        start, stop = first * _UNIT, min((first + count) * _UNIT, self.nbytes)
+        start, stop = first * self._unit, min((first + count) * self._unit, self.nbytes)
         step = self._step()
         begun = False
         trouble: OSError | None = None
@@ -313,15 +348,16 @@ class Given:
         rank = np.full(self._units, 2**32, np.uint64)
         offset = self._flat.ctypes.data - self._region.address
         with contextlib.suppress(OSError):
-            states = page_states(self._flat)
-            resident = np.flatnonzero(states & np.uint16(PageState.PRESENT))
-            begins = np.maximum(resident * PAGE_SIZE - offset % PAGE_SIZE, 0)
-            rank[np.unique(begins // _UNIT)] = 2**32 - 1
+            for at in range(0, self.nbytes, _LOOKED_AT):
+                states = page_states(self._flat[at : at + _LOOKED_AT])
+                resident = np.flatnonzero(states & np.uint16(PageState.PRESENT))
+                begins = np.maximum(at + resident * PAGE_SIZE - offset % PAGE_SIZE, 0)
+                rank[np.unique(begins // self._unit)] = 2**32 - 1
         block = self._region.block_size
         needed = np.frombuffer(self._region.recorded(), np.uint32).astype(np.int64)
         for age, number in enumerate(needed[::-1][: self._units].tolist()):
             begin, end = number * block - offset, (number + 1) * block - offset
-            units = np.s_[max(begin, 0) // _UNIT : max(-(-end // _UNIT), 0)]
+            units = np.s_[max(begin, 0) // self._unit : max(-(-end // self._unit), 0)]
             # What has left memory since comes after what has not.
             rank[units] = np.minimum(rank[units], age + (rank[units] >= 2**32) * 2**31)
         wanted = np.argsort(rank, kind="stable")

@@ -58,9 +58,9 @@ class _LogToParent(logging.Handler):
         self._house = house
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send it, or drop it: a log that nobody reads must not hold up a store."""
+        """Send it, or drop it: a log without a reader must not block a store."""
         with contextlib.suppress(Exception):
-            # A thread of the store's own is nobody's in particular.
+            # A thread that the store started belongs to no region in particular.
             tenant = OF_THREADS.get(get_ident()) or self._house.anyone
             if tenant is None:
                 return
@@ -124,7 +124,7 @@ def _let_in(house: House, first: Tenant) -> NoReturn:
         if first.store.restartable:
             house.watch()
         _take(house, control)
-    # Who knocks from now on finds nobody, and has a process of its own.
+    # A region that asks from now on finds no helper, and starts a process of its own.
     door.close()
     forever = allocate_lock()
     while True:

@@ -70,7 +70,7 @@ class Door:
         return all(self.versions.get(name, now) == now for name, now in versions.items())
 
     def is_needless(self) -> bool:
-        """Whether nobody is there any more, or nobody can get there."""
+        """Whether the helper has gone, or cannot be reached."""
         if not self._settled.is_set():
             return False
         if not self.host.members or identity_of(self.fd) != self.identity:
@@ -115,7 +115,7 @@ def door_for(key: object, modules: Iterable[str]) -> tuple[Door, bool] | None:
 
 
 def forget(host: Host) -> None:
-    """Send nobody there any more: it takes nobody, or not in time."""
+    """Stop using it for new regions: it takes none, or not in time."""
     with _lock:
         for key, door in list(_doors.items()):
             if door.host is host:

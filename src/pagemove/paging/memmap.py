@@ -53,8 +53,8 @@ class memmap(PagedArray):  # noqa: N801 (NumPy's name for it)
         By default one dimension, up to the end of the file; one of the lengths may be -1, as for
         `numpy.reshape`. Where the file is too short for it, it is extended by a hole in modes
         ``"r+"`` and ``"w+"``.
-    order : {"C", "F"}
-        Of the axes in the file.
+    order : {"C", "F"} or None
+        Of the axes in the file; None, as for NumPy, is ``"C"``. Small letters will do.
     lock : bool
         As for `open_array`.
     **paging
@@ -114,7 +114,7 @@ class memmap(PagedArray):  # noqa: N801 (NumPy's name for it)
         mode: MapMode = "r+",
         offset: int = 0,
         shape: Any = None,
-        order: Literal["C", "F"] = "C",
+        order: Literal["C", "F", "c", "f"] | None = "C",
         *,
         lock: bool = True,
         **paging: Unpack[ModelessOptions],
@@ -128,9 +128,9 @@ class memmap(PagedArray):  # noqa: N801 (NumPy's name for it)
                 region = PagedMemory(store, mode=held, **paging)
         region._forgettable = True
         region._origin = Origin(file.shown, wanted.offset, wanted.mode)
-        in_file = sizes[::-1] if order == "F" else sizes
+        in_file = sizes[::-1] if wanted.fortran else sizes
         array = region.asarray(wanted.dtype, in_file, wanted.offset).view(cls)
-        return array.T if order == "F" else array
+        return array.T if wanted.fortran else array
 
     @property
     def _mmap(self) -> Any:
@@ -145,6 +145,7 @@ class _Wanted(NamedTuple):
     mode: Any
     offset: int
     sizes: tuple[int, ...] | None
+    fortran: bool
 
 
 class _File(NamedTuple):
@@ -153,14 +154,14 @@ class _File(NamedTuple):
     fd: int
     path: Path  # by which it can be opened again
     shown: str | Path | None
-    given: bool  # by somebody who has it open: then it is not emptied
+    given: bool  # an open file was passed: then it is not truncated
 
 
-def _wanted(dtype: npt.DTypeLike, mode: str, offset: int, shape: Any, order: str) -> _Wanted:
+def _wanted(dtype: npt.DTypeLike, mode: str, offset: int, shape: Any, order: str | None) -> _Wanted:
     short = _LONG.get(mode, mode)
     if short not in _LONG.values():
         raise ValueError(f"mode must be one of {get_args(MapMode)}, not {mode!r}")
-    if order not in ("C", "F"):
+    if order not in ("C", "F", "c", "f", None):
         raise ValueError(f"order must be 'C' or 'F', not {order!r}")
     kind, start = np.dtype(dtype), operator.index(offset)
     if kind.hasobject:
@@ -178,7 +179,7 @@ def _wanted(dtype: npt.DTypeLike, mode: str, offset: int, shape: Any, order: str
             raise ValueError(f"shape {shape} has lengths that cannot be; one of them may be -1")
     if short == "w+" and (sizes is None or -1 in sizes):
         raise ValueError("shape must be given, and no length of it -1, if mode is 'w+'")
-    return _Wanted(kind, short, start, sizes)
+    return _Wanted(kind, short, start, sizes, order in ("F", "f"))
 
 
 @contextlib.contextmanager
@@ -213,7 +214,7 @@ def _opened(filename: Any, mode: str) -> Iterator[_File]:
 
 def _prepare(file: _File, wanted: _Wanted, *, lock: bool) -> tuple[int, ...]:
     """Empty or extend the file where the mode does; return the shape."""
-    dtype, mode, offset, sizes = wanted
+    dtype, mode, offset, sizes, _ = wanted
     empties = mode == "w+" and not file.given
     length = 0 if empties else os.lseek(file.fd, 0, os.SEEK_END)
     if not length and mode in ("r", "c"):
@@ -229,7 +230,7 @@ def _prepare(file: _File, wanted: _Wanted, *, lock: bool) -> tuple[int, ...]:
             f"{file.shown or file.path} has {length} bytes, and shape {sizes} of {dtype} from byte "
             f"{offset} on needs {needed}: only modes 'r+' and 'w+' extend a file"
         )
-    # Not under somebody who writes it.
+    # Not while another region or process writes it.
     held = FileLock(file.fd, file.path) if lock else None
     try:
         if empties:
@@ -248,9 +249,14 @@ def _filled(
     """Return the shape, with what is left out taken from how many bytes there are."""
     if sizes is not None and -1 not in sizes:
         return sizes
+    if nbytes < 0:
+        raise ValueError(
+            f"{file.shown or file.path} ends {-nbytes} bytes before its offset, which needs a "
+            "shape: then modes 'r+' and 'w+' extend the file"
+        )
     known = sizes or (-1,)
     row = dtype.itemsize * math.prod(size for size in known if size != -1)
-    if not row or nbytes < 0 or nbytes % row:
+    if not row or nbytes % row:
         raise ValueError(
             f"{nbytes} bytes of {file.shown or file.path} are not a multiple of the {row} that "
             f"{'an item' if sizes is None else f'shape {sizes}'} of {dtype} takes: give a shape"

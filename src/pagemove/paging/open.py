@@ -138,6 +138,8 @@ def open_array(
     (999998000001, 'int64', False)
     """
     given = dtype is not None or shape is not None or bool(operator.index(offset))
+    if not isinstance(paging.get("name"), str | None):
+        raise TypeError(f"name must be a string, not {type(paging['name']).__name__}")
     if isinstance(source, Store):
         if not given and paging.get("name") is not None and kind_of(source):
             return _named(source, paging.pop("name"), deflated, paging)
@@ -241,10 +243,11 @@ def _decoded(
     paging: PagingOptions,
 ) -> PagedArray:
     """Open an array that is decoded by slices, in the process that serves its region."""
-    from pagemove.paging.decoded import decoded_store  # which files that are whole do not need
+    # Which files that are whole do not need.
+    from pagemove.paging.decoded import decoded_store, with_room
 
     with decoded_store(named, name, writable=paging.get("mode") == "r+") as store:
-        return _array(store, dtype, shape, offset, paging)
+        return _array(store, dtype, shape, offset, with_room(store, paging))
 
 
 def _named(store: Store, name: str | None, deflated: Deflated, paging: PagingOptions) -> PagedArray:

@@ -296,7 +296,7 @@ class PagedMemory(Blocks, Viewable):
         registry.enter(self)
         self._unsaved = False  # whether that was said already, at the end of it all
         self._origin: Any = None  # of the array that was opened, where one was
-        self._forgettable = False  # whether nobody is to blame if it is never closed
+        self._forgettable = False  # no ResourceWarning if it is never closed
         # What ends with the process is not to be saved before that.
         self._saves = mode == "r+" and not isinstance(store, CompressedMemory)
         if self._saves:
@@ -474,7 +474,7 @@ class PagedMemory(Blocks, Viewable):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._forgettable = True  # it may stay open, but nobody has forgotten it
+        self._forgettable = True  # it may stay open: that is no ResourceWarning
         try:
             self.close()
         except BufferError:

@@ -35,7 +35,7 @@ def region_at(address: int, nbytes: int) -> PagedMemory | None:
 
 
 def warn_of_kernel_faults() -> None:
-    """Warn, once in the life of the process, that nobody serves the faults of system calls."""
+    """Warn, once for the process, that faults of system calls are not served."""
     global _warned
     if _warned:
         return

@@ -84,7 +84,22 @@ class PagedData(MutableMapping[Any, Any]):
         return self._region
 
     def close(self) -> None:
-        """Drop all, and free the memory, unless arrays of it are still in use: then BufferError."""
+        """Drop all, and free the memory.
+
+        Raises
+        ------
+        BufferError
+            Arrays of it are still in use.
+
+        Examples
+        --------
+        >>> import pagemove.dask
+        >>> data = pagemove.dask.PagedData(resident_limit="4MiB")
+        >>> data["x"] = b"small"
+        >>> data.close()
+        >>> len(data)
+        0
+        """
         self._values.clear()
         self._region.close()
 

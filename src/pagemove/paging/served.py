@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from pagemove.paging.region import PagedMemory
 
 _BACKLOG = 16
-# Connections that have not said yet who they are; more are closed unheard.
+# Connections that have not said yet who they are. Of more the oldest are closed: who may take the
+# array says so at once.
 _MOST_STRANGERS = 32
-_PEER = struct.Struct("=iII")
+_GREETING_SECONDS = 3.0
 
 _beginning = threading.Lock()
 
@@ -121,7 +122,7 @@ class Served:
         self._closed = False
         self._lock = threading.Lock()
         self._lines: set[wire.Line] = set()
-        self._strangers = 0
+        self._strangers: dict[wire.Line, None] = {}  # the oldest first
         self._threads: set[threading.Thread] = set()
         self._listener = _listen(place)
         if not place.path:
@@ -159,6 +160,19 @@ class Served:
             The other process has been away for `store_timeout`, or the array was closed here, or
             written after the switch; the message says how much is missing there. If it comes back,
             it goes on: wait again.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numbers = pagemove.create_array(f"{folder}/x.npy", (1000,), "i8")
+        ...     with pagemove.serve(numbers, ("127.0.0.1", 0)) as served:
+        ...         try:
+        ...             served.wait(timeout=0.01)
+        ...         except TimeoutError:
+        ...             "nobody has come"
+        'nobody has come'
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         given = self._given
@@ -190,7 +204,17 @@ class Served:
         -------
         dict
             ``acknowledged_bytes``, ``missing_bytes``, ``sent_bytes``, ``connections``,
-            ``switch_seconds``: for how long nobody could write the array, at the switch.
+            ``switch_seconds``: for how long the array could not be written, at the switch.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numbers = pagemove.create_array(f"{folder}/x.npy", (1000,), "i8")
+        ...     with pagemove.serve(numbers, ("127.0.0.1", 0)) as served:
+        ...         served.stats()["missing_bytes"]
+        8000
         """
         given = self._given
         return {
@@ -206,11 +230,22 @@ class Served:
 
         What has not been acknowledged stays here, and is lost to the other process: its touches of
         it are errors. The array stays as it is: read-only if it was taken.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numbers = pagemove.create_array(f"{folder}/x.npy", (1000,), "i8")
+        ...     served = pagemove.serve(numbers, ("127.0.0.1", 0))
+        ...     served.close()
+        ...     numbers[0] = 1  # still here, still writable
         """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
+            self._strangers.clear()
             lines = list(self._lines)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -250,37 +285,30 @@ class Served:
                     return
                 time.sleep(0.05)  # no descriptors, or a caller that is gone again
                 continue
-            with self._lock:
-                if self._closed or self._strangers >= _MOST_STRANGERS:
-                    sock.close()
-                    continue
-                self._strangers += 1
+            line = wire.Line(sock)
             thread = threading.Thread(
-                target=self._meet, args=(sock,), name="pagemove-serve", daemon=True
+                target=self._meet, args=(line,), name="pagemove-serve", daemon=True
             )
             with self._lock:
+                if self._closed:
+                    line.close()
+                    continue
+                if len(self._strangers) >= _MOST_STRANGERS:
+                    oldest = next(iter(self._strangers))
+                    del self._strangers[oldest]
+                    oldest.end()
+                self._strangers[line] = None
+                self._lines.add(line)
                 self._threads = {each for each in self._threads if each.is_alive()} | {thread}
             try:
                 thread.start()
             except RuntimeError:
-                sock.close()
-                with self._lock:
-                    self._strangers -= 1
+                self._part_with(line)
 
-    def _meet(self, sock: socket.socket) -> None:
+    def _meet(self, line: wire.Line) -> None:
         """Serve a connection, if it is of who may take the array."""
-        line = wire.Line(sock)
-        with self._lock:
-            self._lines.add(line)
         try:
-            try:
-                taken = self._greeted(line)
-            finally:
-                with self._lock:
-                    self._strangers -= 1
-                    if self._closed:
-                        line.close()
-            if taken:
+            if self._greeted(line):
                 try:
                     self._given.serve(line)
                 finally:
@@ -288,21 +316,43 @@ class Served:
         except (OSError, struct.error):
             pass  # the other side connects again
         finally:
+            self._part_with(line)
+
+    def _part_with(self, line: wire.Line) -> None:
+        with self._lock:
+            self._strangers.pop(line, None)
+            self._lines.discard(line)
+        line.close()
+
+    def _hear(self, line: wire.Line) -> wire.Greeted:
+        """Let who calls say what it wants, and prove that it may."""
+        line.allow(min(_GREETING_SECONDS, self._patience))
+        wire.quicken(line.sock, self._patience)
+        if self._context is not None:
+            line.hurry()
             with self._lock:
-                self._lines.discard(line)
-            line.close()
+                if line not in self._strangers:
+                    raise ConnectionAbortedError
+                # What is wrapped is no more what can be shut down.
+                line.sock = self._context.wrap_socket(
+                    line.sock, server_side=True, do_handshake_on_connect=False
+                )
+            line.sock.do_handshake()
+        greeted = wire.Greeted(line, self._secret)
+        with self._lock:
+            self._strangers.pop(line, None)
+        line.allow(None)
+        line.sock.settimeout(self._patience)
+        return greeted
 
     def _greeted(self, line: wire.Line) -> bool:
         """Hear what is wanted; return whether it is of the owner, who wants blocks."""
-        line.sock.settimeout(self._patience)
-        wire.quicken(line.sock, self._patience)
-        if self._place.path:
-            peer = line.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-            if _PEER.unpack(peer)[1] not in (os.geteuid(), 0):
-                return False
-        if self._context is not None:
-            line.sock = self._context.wrap_socket(line.sock, server_side=True)
-        greeted = wire.Greeted(line, self._secret)
+        greeted = self._hear(line)
+        if self._place.path and (user := wire.user_of(line.sock)) not in (os.geteuid(), 0):
+            greeted.reply(
+                errno.EACCES, f"the giver runs as user {os.geteuid()}, and this is user {user}"
+            )
+            return False
         want = greeted.want
         if self._name and want.get("name") not in ("", self._name):
             greeted.reply(errno.ENOENT, f"there is no array {want.get('name')!r} here")

@@ -27,7 +27,7 @@ class PagingStats:
     soft_faults : int
         Faults served without I/O, because the block was read ahead or had just been evicted.
     prefetched : int
-        Blocks read before anybody touched them.
+        Blocks read before they were touched.
     evicted : int
         Blocks that left the region.
     remapped : int
@@ -105,6 +105,16 @@ class PagingStats:
         """Return what so many of 100 faults took at most, in nanoseconds; 0 if there were none.
 
         It is an upper bound from the histogram.
+
+        Parameters
+        ----------
+        percent : float
+            From 0 to 100.
+
+        Returns
+        -------
+        int
+            Nanoseconds.
 
         Examples
         --------

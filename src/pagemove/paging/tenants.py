@@ -208,7 +208,7 @@ class House:
 
     @property
     def anyone(self) -> Tenant | None:
-        """One of those who stay, for what is nobody's own."""
+        """One of the remaining regions, for what belongs to none in particular."""
         return next(iter(self._staying), None)
 
     def enter(self) -> None:
@@ -249,7 +249,7 @@ class House:
             start_new_thread(close, ())
         except RuntimeError:
             close()
-        # What may still write has to be over. A read that hangs may go on for nobody.
+        # Calls that may still write have to end. A read that hangs may go on.
         closed.acquire(True, _FAREWELL if tenant.reads_only else -1)
 
     def leave(self, control: socket.socket | None, tenant: Tenant | None) -> None:

@@ -57,7 +57,7 @@ def load(path: str | os.PathLike[str], nbytes: int, block_size: int) -> bytes:
 
 def _read(path: str | os.PathLike[str], most: int) -> npt.NDArray[np.uint64]:
     """Read offsets, no more than there can be; whatever else the file is, little of it is read."""
-    # O_NONBLOCK: else opening a pipe waits for somebody at its other end.
+    # O_NONBLOCK: else opening a pipe waits for a process at its other end.
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):

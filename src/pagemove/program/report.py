@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pagemove.cgroups import read
 from pagemove.paging import AllocationStats
 from pagemove.paging.exits import tell
 from pagemove.paging.sizes import text_of
+from pagemove.program.lines import Lines
+from pagemove.program.lines import text_of as place_of
+
+#: Of the program's.
+_MOST_LINES = 5
 
 
-def show(stats: AllocationStats) -> None:
+def show(stats: AllocationStats, faulting: Lines) -> None:
     """Print it."""
-    for line in lines(stats):
+    for line in lines(stats, faulting):
         tell(line)
 
 
-def lines(stats: AllocationStats) -> Iterator[str]:
+def lines(stats: AllocationStats, faulting: Lines) -> Iterator[str]:
     """Yield the lines.
 
     Parameters
     ----------
     stats : AllocationStats
         Of the program.
+    faulting : Lines
+        Which of its lines have faulted.
     """
     paging, block = stats.paging, "blocks"
     yield (
@@ -46,10 +53,17 @@ def lines(stats: AllocationStats) -> Iterator[str]:
     if kept is not None:
         yield (
             f"compressed: {paging.store.get('ratio', 0):.3g} times, {text_of(kept)} kept outside "
-            "of the limit now"
+            f"of the limit now, at most {_most_kept(paging.store)}"
         )
     if stats.refused:
         yield f"refused: {stats.refused} arrays, for want of address space"
+    for place, share in faulting.most(_MOST_LINES):
+        yield f"about {share:.0%} of faults: {place_of(place)}"
+
+
+def _most_kept(store: Mapping[str, float]) -> str:
+    most = store.get("peak_memory_nbytes")
+    return "unknown" if most is None else f"{text_of(int(most))} of memory"
 
 
 def _peak() -> str:

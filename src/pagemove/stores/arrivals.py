@@ -1,7 +1,8 @@
 """What has arrived of an array that is handed over: where it is kept, and which of it is there.
 
-A unit is written by the one thread that has claimed it, and nobody reads it before it is there. So
-bytes that come twice, or late, never land on top of others.
+The thread that has claimed a unit writes it, and no thread reads it before it is there. So bytes
+that come twice, or late, never land on top of others. A unit that was only asked for, in the
+background, any thread may claim; one that can wait for it does not, so that it comes once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import numpy as np
 from pagemove.stores.blockfile import write_all
 from pagemove.stores.descriptors import Descriptor
 
-MISSING, UNDER_WAY, HERE = range(3)
+MISSING, ASKED, UNDER_WAY, HERE = range(4)
+# Units at once, a multiple of 8.
+_PACKED = 1 << 20
 
 
 class Arrivals:
@@ -58,24 +61,35 @@ class Arrivals:
         """Write bytes of units that are here, or that this thread has claimed."""
         write_all(self._file.fd, data, offset)
 
-    def next_missing(self, first: int, end: int) -> tuple[int, int] | None:
-        """Find the first run of units between two that nobody has or brings."""
-        start = self._states.find(MISSING, first, end)
-        if start < 0:
-            return None
-        stop = start
-        while stop < end and self._states[stop] == MISSING:
-            stop += 1
-        return start, stop
-
-    def claim(self, first: int, end: int) -> list[tuple[int, int]]:
-        """Claim those units of a run that are missing, and return them, as runs."""
-        runs = []
+    def ask(self, first: int, end: int, most: int) -> tuple[int, int] | None:
+        """Ask for the first run of up to `most` units, between two, that nobody asks for or has."""
         with self.changed:
-            while (run := self.next_missing(first, end)) is not None:
-                self._states[run[0] : run[1]] = bytes([UNDER_WAY]) * (run[1] - run[0])
-                runs.append(run)
-                first = run[1]
+            start = self._states.find(MISSING, first, end)
+            if start < 0:
+                return None
+            stop, last = start, min(end, start + most)
+            while stop < last and self._states[stop] == MISSING:
+                self._states[stop] = ASKED
+                stop += 1
+            return start, stop
+
+    def unask(self, first: int, end: int) -> None:
+        """Say that those of a run that nobody has claimed since will not come."""
+        with self.changed:
+            while (first := self._states.find(ASKED, first, end)) >= 0:
+                self._states[first] = MISSING
+            self.changed.notify_all()
+
+    def claim(self, first: int, end: int, *, asked: bool) -> list[tuple[int, int]]:
+        """Claim the missing units of a run, or also those `asked` for; return them, as runs."""
+        wanted = (MISSING, ASKED) if asked else (MISSING,)
+        runs: list[tuple[int, int]] = []
+        with self.changed:
+            for at in range(first, end):
+                if self._states[at] in wanted:
+                    self._states[at] = UNDER_WAY
+                    begin = runs.pop()[0] if runs and runs[-1][1] == at else at
+                    runs.append((begin, at + 1))
         return runs
 
     def land(self, first: int, end: int) -> None:
@@ -92,9 +106,9 @@ class Arrivals:
             self.changed.notify_all()
 
     def put(self, first: int, end: int, data: memoryview | None) -> None:
-        """Keep units that have come, as far as nobody else has them; None: they are zero."""
+        """Keep units that have arrived, except those already here; None: they are zero."""
         base = first * self.unit
-        runs = self.claim(first, end)
+        runs = self.claim(first, end, asked=True)
         while runs:
             start, stop = runs.pop()
             try:
@@ -119,20 +133,30 @@ class Arrivals:
         """Return whether all units of a run are."""
         return self._states.count(HERE, first, end) == end - first
 
-    def wait(self, first: int, end: int, deadline: float) -> None:
-        """Wait until none of them is under way any more; TimeoutError."""
+    def wait(self, first: int, end: int, deadline: float, overdue: float = 0.0) -> None:
+        """Wait until none of them is under way any more; TimeoutError.
+
+        Nor asked for: of these until `overdue`.
+        """
         with self.changed:
-            while self._states.find(UNDER_WAY, first, end) >= 0:
-                left = deadline - time.monotonic()
-                if left <= 0:
+            while True:
+                now = time.monotonic()
+                asked = now < overdue and self._states.find(ASKED, first, end) >= 0
+                if not asked and self._states.find(UNDER_WAY, first, end) < 0:
+                    return
+                if now >= deadline:
                     raise TimeoutError("no answer from the giver")
-                self.changed.wait(left)
+                self.changed.wait((min(overdue, deadline) if asked else deadline) - now)
 
     def bits(self) -> bytes:
         """Return which units are here, a bit each."""
+        states = np.frombuffer(self._states, np.uint8)
+        packed = bytearray()
         with self.changed:
-            here = np.frombuffer(bytes(self._states), np.uint8) == HERE
-        return np.packbits(here, bitorder="little").tobytes()
+            for at in range(0, self.units, _PACKED):
+                here = states[at : at + _PACKED] == HERE
+                packed += np.packbits(here, bitorder="little").data
+        return bytes(packed)
 
     def flush(self) -> None:
         """See that no write to the file has failed since."""

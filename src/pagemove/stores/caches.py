@@ -2,7 +2,7 @@
 
 The cache of blocks notes a block before it asks for it, so that what failed reads as zeros the next
 time; the caches of files leave a part of a file where they look for the whole. Both are corrected
-here, under names of our own, so that nobody else's use of fsspec is changed.
+here, under names of our own, so that other uses of fsspec do not change.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def protocols(url: str) -> list[str]:
 
 
 def opened(url: str, options: dict[str, Any], guard: Guard) -> tuple[Any, str]:
-    """Open the filesystem of a URL, of which nobody else has any part; return it and the path.
+    """Open the filesystem of a URL, shared with no other user of fsspec; return it and the path.
 
     Raises
     ------

@@ -45,6 +45,18 @@ def chunked_store(
         It is a group, or has items of variable length.
     OSError, ValueError
         As the library, and `SlicedStore`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import h5py, numpy as np
+    >>> from pagemove.stores.chunked import chunked_store
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with h5py.File(f"{folder}/x.h5", "w") as file:
+    ...         _ = file.create_dataset("heights", data=np.arange(1000), chunks=(100,))
+    ...     with chunked_store(f"{folder}/x.h5", "heights") as store:
+    ...         store.nbytes
+    8000
     """
     path, _, after = os.fspath(source).partition("#")
     name = name or after

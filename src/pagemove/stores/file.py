@@ -66,7 +66,7 @@ class FileStore(Store):
     names who has the lock. Programs that do not ask for locks are not held up by one. Where the
     file system has no locks, a RuntimeWarning says so.
 
-    **Durability.** After a `flush` that failed nobody knows what has arrived. So `flush` fails
+    **Durability.** After a `flush` that failed it is unknown what has arrived. So `flush` fails
     until all is written again that was written since the last that succeeded.
 
     In a forked child it can be read as before, and written unless the parent has the lock; what a
@@ -154,15 +154,24 @@ class FileStore(Store):
         """Whether a region over it is to read past the page cache."""
         return self._direct
 
+    def __dir__(self) -> list[str]:
+        # For completion: what only paging asks of a file is left out.
+        return sorted(set(super().__dir__()) - {"hand_over_lock"})
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._fd < 0
 
     def fileno(self) -> int:
-        """Return the descriptor, which stays the store's. ValueError once closed.
+        """Return the descriptor, which stays the store's.
 
-        StoreError if the program has closed it: its number may be another file's by now.
+        Raises
+        ------
+        ValueError
+            The store is closed.
+        StoreError
+            The program has closed the descriptor: its number may be another file's by now.
 
         Examples
         --------

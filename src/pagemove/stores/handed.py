@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     )
 
 _LARGEST_UNIT = 2 << 20
+# A byte of memory each: at the largest units as much as a process can map.
+_MOST_UNITS = 1 << 26
+_FEW_UNITS = 1 << 24
 
 
 class Offer(NamedTuple):
@@ -62,10 +65,21 @@ class Handover(NamedTuple):
         context, name = _context(self.tls)
         line = wire.connect(self.place, context, name, self.patience)
         try:
+            if self.place.path and self.secret is None:
+                _check_user(wire.user_of(line.sock))
             return line, wire.greet(line, {"name": self.place.name, **want}, self.secret)
         except BaseException:
             line.close()
             raise
+
+    def described(self) -> tuple[wire.Line, str]:
+        """Ask what is handed over, for as long as the giver says that it is about to say so."""
+        while True:
+            try:
+                return self.call({"do": "describe"})
+            except BlockingIOError as error:
+                if error.errno != errno.EINPROGRESS:
+                    raise
 
 
 class HandedStore(Store):
@@ -123,7 +137,7 @@ class HandedStore(Store):
         self._begin()
         try:
             # What takes its time with the giver, writing back what was changed, is done now.
-            line, text = self._from.call({"do": "describe"})
+            line, text = self._from.described()
         except wire.RefusedError as error:
             raise self._failure(error.code, f"the giver refuses: {error}", "read", None) from None
         except BlockingIOError as error:
@@ -289,6 +303,16 @@ class HandedStore(Store):
         return f"HandedStore({self.url!r})"
 
 
+def _check_user(giver: int) -> None:
+    # Whoever may write to the directory can listen there before the giver does.
+    if giver not in (os.geteuid(), 0):
+        raise wire.RefusedError(
+            errno.EACCES,
+            f"what serves there runs as user {giver}, and this is user {os.geteuid()}: use a "
+            "directory that nobody else can write to, or give both sides the same secret",
+        )
+
+
 def _offer(text: str) -> Offer:
     """Read what the giver has said; StoreError would name nothing that helps: WireError."""
     try:
@@ -307,11 +331,24 @@ def _offer(text: str) -> Offer:
             raise ValueError("an array that cannot be")
         if not 4096 <= offer.unit <= _LARGEST_UNIT:
             raise ValueError(f"units of {offer.unit} bytes")
+        if offer.nbytes > _MOST_UNITS * offer.unit:
+            raise ValueError(
+                f"it claims {offer.nbytes} bytes, and more than {_MOST_UNITS * offer.unit} in "
+                f"units of {offer.unit} are not taken"
+            )
     except Exception as error:
         raise wire.WireError(
             errno.EPROTO, f"what the giver says of the array cannot be read: {error}"
         ) from None
     return offer
+
+
+def unit_for(nbytes: int) -> int:
+    """Choose how much of so many bytes arrives as one: little, but not in too many units."""
+    unit = 65536
+    while unit < _LARGEST_UNIT and nbytes > _FEW_UNITS * unit:
+        unit *= 2
+    return unit
 
 
 def describe(offer: Offer) -> str:

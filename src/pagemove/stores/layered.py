@@ -70,7 +70,7 @@ class LayeredStore(Store):
     since the last one is read from there again, and put on top again by the next; what was written
     has to be written again, as with the top alone.
 
-    **Sharing.** The top and the map are one store's alone; the bottom may be anybody's. A map
+    **Sharing.** One store alone may use the top and the map; any number may share the bottom. A map
     belongs to its top: remove both or none.
 
     **Atomicity.** That of the top; a block appears on top when it is there as a whole.

@@ -2,8 +2,9 @@
 
 Every connection asks and is answered in order, and says what has arrived. One brings all, a few
 requests ahead; others, opened when they are needed, bring what is touched, so that it does not
-wait behind what is not. A connection that breaks takes nothing along: what has not arrived is asked
-for again by the next, which first says what has.
+wait behind what is not. What is touched and has been asked for is about to come: only where it is
+overdue it is asked for again. A connection that breaks takes nothing along: what has not arrived is
+asked for again by the next, which first says what has.
 """
 
 from __future__ import annotations
@@ -20,15 +21,13 @@ import numpy as np
 
 from pagemove.stores import wire
 from pagemove.stores.arrivals import Arrivals
+from pagemove.stores.pace import LARGEST_PIECE, Pace
 
 if TYPE_CHECKING:
     from pagemove.stores.handed import Handover, Offer
 
-_BULK = 1 << 20
-_AHEAD = 4
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
 _LARGEST_TEXT = 1 << 16
-_MOST_RUNS = 1 << 24
 
 
 class Pull:
@@ -48,6 +47,7 @@ class Pull:
         self._giver, self._offer = giver, offer
         self._owner = wire.new_key()
         self.arrivals = Arrivals(offer.nbytes, offer.unit, backing)
+        self._pace = Pace(offer.unit)
         self.connected = False
         self._refused: wire.RefusedError | None = None
         self._closing = threading.Event()
@@ -71,11 +71,13 @@ class Pull:
         RefusedError
             They never will be.
         """
-        deadline = time.monotonic() + self._giver.patience
+        begin = time.monotonic()
+        deadline, overdue = begin + self._giver.patience, begin + self._pace.late
         while not self.arrivals.are_here(first, end):
             if self._refused is not None:
                 raise self._refused
-            for start, stop in (claimed := self.arrivals.claim(first, end)):
+            claimed = self.arrivals.claim(first, end, asked=time.monotonic() >= overdue)
+            for start, stop in claimed:
                 try:
                     self._fetch(start, stop)
                 except BaseException:
@@ -83,10 +85,12 @@ class Pull:
                     for run in claimed[claimed.index((start, stop)) + 1 :]:
                         self.arrivals.drop(*run)
                     raise
-            self.arrivals.wait(first, end, deadline)
+            self.arrivals.wait(first, end, deadline, overdue)
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write bytes; a unit that is not all written is brought before."""
+        if self._thread is None:
+            self._keep(self._open())  # who writes is the owner
         unit, end = self._offer.unit, offset + len(view)
         first, last = offset // unit, (end - 1) // unit
         whole = -(-offset // unit), (end if end == self._offer.nbytes else end // unit * unit)
@@ -96,7 +100,7 @@ class Pull:
         if last >= inner[1]:
             self.bring(max(inner[1], first), last + 1)
         deadline = time.monotonic() + self._giver.patience
-        mine = self.arrivals.claim(*inner)
+        mine = self.arrivals.claim(*inner, asked=True)
         try:
             while mine:
                 start, stop = self.arrivals.span(*mine[-1])
@@ -170,7 +174,7 @@ class Pull:
         return bool(kind == wire.ZEROS)
 
     def _line(self) -> wire.Line:
-        """Take a connection that nobody uses, or open one."""
+        """Take an idle connection, or open one."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
@@ -242,7 +246,7 @@ class Pull:
         if not self._tell(line):
             return True
         unreadable: _UnreadableError | None = None
-        # The second time what the order does not have, or what somebody failed to bring.
+        # The second time: what the order does not have, or what a thread failed to bring.
         for order in (self._order(line), [(0, self.arrivals.units)]):
             unreadable = self._bring_in_order(line, order)
         if unreadable is not None:
@@ -259,41 +263,56 @@ class Pull:
         unreadable: _UnreadableError | None = None
         asked: collections.deque[tuple[int, int]] = collections.deque()
         wanted = self._wanted(order)
-        buffer = memoryview(bytearray(max(_BULK, self._offer.unit)))
-        while not self._closing.is_set():
-            while len(asked) < _AHEAD and (run := next(wanted, None)) is not None:
-                line.send(wire.REQUEST.pack(wire.READ, run[0], run[1] - run[0]))
-                asked.append(run)
-            if not asked:
-                break
-            first, end = asked.popleft()
-            start, stop = self.arrivals.span(first, end)
-            try:
-                zero = self._receive(line, first, end, buffer[: stop - start])
-            except _UnreadableError as error:
-                unreadable = error
-                continue
-            self.arrivals.put(first, end, None if zero else buffer)
-            # What another thread brings is acknowledged by that one.
-            if self.arrivals.are_here(first, end):
-                line.send(wire.REQUEST.pack(wire.ACKNOWLEDGE, first, end - first))
+        buffer = memoryview(bytearray(max(LARGEST_PIECE, self._offer.unit)))
+        ahead = 0
+        try:
+            began = time.monotonic()
+            while not self._closing.is_set():
+                while ahead * self._offer.unit < self._pace.ahead:
+                    if (run := next(wanted, None)) is None:
+                        break
+                    asked.append(run)
+                    ahead += run[1] - run[0]
+                    line.send(wire.REQUEST.pack(wire.READ, run[0], run[1] - run[0]))
+                if not asked:
+                    break
+                first, end = asked[0]
+                start, stop = self.arrivals.span(first, end)
+                try:
+                    zero = self._receive(line, first, end, buffer[: stop - start])
+                except _UnreadableError as error:
+                    unreadable = error
+                    self.arrivals.unask(first, end)
+                else:
+                    self.arrivals.put(first, end, None if zero else buffer)
+                    # What another thread brings is acknowledged by that one.
+                    if self.arrivals.are_here(first, end):
+                        line.send(wire.REQUEST.pack(wire.ACKNOWLEDGE, first, end - first))
+                asked.popleft()
+                ahead -= end - first
+                now = time.monotonic()
+                self._pace.came(stop - start, now - began)
+                began = now
+        finally:
+            for run in asked:
+                self.arrivals.unask(*run)
         return unreadable
 
     def _wanted(self, order: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Yield the missing units of an order, as runs of no more than is asked for at once."""
-        most = max(1, _BULK // self._offer.unit)
+        """Yield the missing units of an order, to be asked for, as runs of no more than at once."""
         for first, end in order:
             at = first
-            while (run := self.arrivals.next_missing(at, end)) is not None:
-                stop = min(run[1], run[0] + most)
-                yield run[0], stop
-                at = stop
+            while (run := self.arrivals.ask(at, end, self._pace.piece)) is not None:
+                yield run
+                at = run[1]
 
     def _tell(self, line: wire.Line) -> int:
         """Say what is here; return how many units the giver still has alone."""
         bits = self.arrivals.bits()
+        began = time.monotonic()
         line.send(wire.REQUEST.pack(wire.HAVE, 0, len(bits)), bits)
         kind, code, missing, _, length = wire.ANSWER.unpack(line.receive(wire.ANSWER.size))
+        self._pace.heard(time.monotonic() - began)
         if kind != wire.HAVE or code or length:
             raise wire.WireError(errno.EPROTO, "the answer is not to what was asked")
         return int(missing)
@@ -301,11 +320,12 @@ class Pull:
     def _order(self, line: wire.Line) -> list[tuple[int, int]]:
         line.send(wire.REQUEST.pack(wire.ORDER, 0, 0))
         kind, code, runs, _, length = wire.ANSWER.unpack(line.receive(wire.ANSWER.size))
-        if kind != wire.ORDER or code or length != 16 * runs or runs > _MOST_RUNS:
+        fits = length == 16 * runs and runs <= self.arrivals.units
+        if kind != wire.ORDER or code or not fits:
             raise wire.WireError(errno.EPROTO, "the answer is not to what was asked")
         found = np.frombuffer(line.receive(length), "<u8").reshape(-1, 2)
-        found = np.minimum(found, self.arrivals.units)
-        return [(int(first), int(first + count)) for first, count in found]
+        units = self.arrivals.units
+        return [(first, min(first + count, units)) for first, count in found.tolist()]
 
 
 class _UnreadableError(OSError):

@@ -175,7 +175,7 @@ class Web:
         end = time.monotonic() + seconds
         if _is_read(self._fast, self._offset + start, view):
             return
-        # What is late writes into this, and not into what belongs to somebody else by then.
+        # A late answer is written here, not into a buffer that has another user by then.
         data = memoryview(bytearray(view.nbytes))
         request = http.read(
             self._filesystem,

@@ -1,4 +1,4 @@
-"""A new file that takes the place of another: with its owner and mode, and nobody else's name."""
+"""A new file that replaces another: with its owner and mode, and a name that no file has."""
 
 from __future__ import annotations
 

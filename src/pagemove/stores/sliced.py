@@ -127,10 +127,22 @@ class SlicedStore(Store):
         self._most = cache if cache is not None else max(_CACHE, 2 * row)
         if cache is None and self._most > _LARGEST_CACHE:
             self._most = _LARGEST_CACHE
-        # Of a slab that is written all is encoded.
-        least = 0 if writable else _SMALLEST_TILE
-        self.slab = tile_of(self.shape, cut, size, least, self._most // 4)
+        self._cut = cut
+        self._cut_slabs()
         self._start()
+
+    def _cut_slabs(self) -> None:
+        # Of a slab that is written all is encoded.
+        least = 0 if self._writable else min(_SMALLEST_TILE, self._most // 4)
+        size = self.dtype.itemsize
+        self.slab = tile_of(self.shape, self._cut, size, least, self._most // 4)
+
+    def _keep_at_most(self, nbytes: int) -> int:
+        """Keep less than was chosen, but two of what is decoded at once; return how much it is."""
+        chunk = math.prod(map(min, self._cut, self.shape)) * self.dtype.itemsize
+        self._most = min(self._most, max(nbytes, 2 * chunk), max(self._nbytes, 2 * chunk))
+        self._cut_slabs()
+        return self._most
 
     def _start(self) -> None:
         self._array: Any = None
@@ -419,7 +431,17 @@ class SlicedStore(Store):
         # Handed over: a file that is open for writing may be refused to others.
         if self._writable:
             self.close()
-        names = ("_opener", "_writable", "_path", "_nbytes", "_most", "shape", "dtype", "slab")
+        names = (
+            "_opener",
+            "_writable",
+            "_path",
+            "_nbytes",
+            "_most",
+            "_cut",
+            "shape",
+            "dtype",
+            "slab",
+        )
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ import re
 import secrets
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pagemove.stores.descriptors import tell_in_child
@@ -33,6 +34,8 @@ _HELLO = struct.Struct("<16sHH32s")
 _WANT = struct.Struct("<16sHH32s32sI")
 # errno, proof, length of the text.
 _REPLY = struct.Struct("<i32sI")
+# Of what is at the other end of a Unix socket: process, user, group.
+_PEER = struct.Struct("=iII")
 _LARGEST_WANT = 4096
 _LARGEST_TEXT = 1 << 20
 
@@ -76,7 +79,7 @@ class Place(NamedTuple):
         return f"pagemove://{host}:{self.port}" + (f"/{self.name}" if self.name else "")
 
     def is_local(self) -> bool:
-        """Return whether nobody but processes of this machine can get there."""
+        """Return whether only processes of this machine can connect to it."""
         if self.path:
             return True
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -88,7 +91,7 @@ _UNIX = re.compile(r"(?:pagemove\+unix://|unix:(?://)?)?(/[^#\0]+)(?:#(.*))?$")
 
 
 def new_key() -> str:
-    """Make a name that nobody else has."""
+    """Return a name that is not in use."""
     return secrets.token_hex(16)
 
 
@@ -115,15 +118,37 @@ def place_of(address: Any) -> Place:
 
 
 class Line:
-    """A connection that sends and receives whole things, or raises. For one thread."""
+    """A connection that sends and receives whole things, or raises. For one thread.
+
+    Attributes
+    ----------
+    sock : socket.socket
+        Its timeout is that of each part of what is received.
+    deadline : float or None
+        By `time.monotonic`; until then all that is sent and received has to be through.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.deadline: float | None = None
         tell_in_child(self)
+
+    def allow(self, seconds: float | None) -> None:
+        """Have what comes next be through in so many seconds, however little comes at a time."""
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+
+    def hurry(self) -> None:
+        """Have the next call on the socket take no longer than there is time."""
+        if self.deadline is not None:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(errno.ETIMEDOUT, "the other side is too slow")
+            self.sock.settimeout(left)
 
     def send(self, *parts: Any) -> None:
         """Send all of it."""
         for part in parts:
+            self.hurry()
             self.sock.sendall(part)
 
     def receive(self, nbytes: int) -> bytearray:
@@ -136,15 +161,21 @@ class Line:
         """Fill a buffer."""
         at, end = 0, len(view)
         while at < end:
+            self.hurry()
             got = self.sock.recv_into(view[at:])
             if not got:
                 raise ConnectionResetError(errno.ECONNRESET, "the other side closed the connection")
             at += got
 
+    def end(self) -> None:
+        """End it for a thread that waits in it, which closes it."""
+        with contextlib.suppress(OSError):
+            # Not that of TLS, which would have what is sent next go out as it is.
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
     def close(self) -> None:
         """End it, also for a thread that waits in it. Twice is fine."""
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+        self.end()
         self.sock.close()
 
     def _in_child(self) -> None:
@@ -157,6 +188,12 @@ class Line:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def user_of(sock: socket.socket) -> int:
+    """Return the user that the process at the other end of a Unix socket runs as."""
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    return int(_PEER.unpack(data)[1])
 
 
 def quicken(sock: socket.socket, patience: float) -> None:
@@ -203,10 +240,15 @@ def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
     ------
     RefusedError
         By the giver; or it does not have the secret.
+    BlockingIOError
+        The giver cannot yet: EINPROGRESS where it is about to, EAGAIN where something prevents it.
     WireError
         It is no giver.
     """
+    patience = line.sock.gettimeout()
+    line.allow(patience)
     magic, version, asks, theirs = _HELLO.unpack(line.receive(_HELLO.size))
+    line.allow(patience)
     if magic != _GIVING:
         raise WireError(errno.EPROTO, "what answers there is not handing over an array")
     if version != VERSION:
@@ -230,6 +272,8 @@ def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
     if length > _LARGEST_TEXT:
         raise WireError(errno.EPROTO, f"a reply of {length} bytes")
     data = bytes(line.receive(length))
+    line.allow(None)
+    line.sock.settimeout(patience)
     if code == errno.EACCES:
         raise RefusedError(code, data.decode(errors="replace"))
     if not hmac.compare_digest(proof, _proof(secret, b"giver", theirs, mine, data)):
@@ -237,7 +281,7 @@ def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
             errno.EACCES, "the giver does not have the secret: it may be somebody else"
         )
     text = data.decode(errors="replace")
-    if code == errno.EAGAIN:
+    if code in (errno.EAGAIN, errno.EINPROGRESS):
         raise BlockingIOError(code, text)
     if code:
         raise RefusedError(code, text)

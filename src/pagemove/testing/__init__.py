@@ -25,7 +25,8 @@ else:
         return StoreContract
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        # For completion: what is imported here is left out.
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 __all__ = ["Fault", "FaultyStore", "StoreContract"]

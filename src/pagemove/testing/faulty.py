@@ -89,9 +89,34 @@ class Fault:
             raise ValueError(f"delay must be a positive number of seconds, not {self.delay}")
 
     def hits(self, operation: str, call: int) -> bool:
-        """Return whether it happens to call number `call` of an operation."""
+        """Return whether it happens to a call.
+
+        Parameters
+        ----------
+        operation : str
+            ``"read"``, ``"write"`` or ``"flush"``.
+        call : int
+            Which call of that operation, counted from 0.
+
+        Returns
+        -------
+        bool
+            True for the calls from `first` on that `count` says.
+
+        Examples
+        --------
+        >>> from pagemove.testing import Fault
+        >>> fault = Fault("read", first=1, count=2, delay=0.1)
+        >>> [fault.hits("read", call) for call in range(4)]
+        [False, True, True, False]
+        """
         past = call - self.first
         return operation == self.operation and past >= 0 and (not self.count or past < self.count)
+
+    def __dir__(self) -> list[str]:
+        # For completion: what is for the pager is left out. A class with slots is made twice, so
+        # super() would be the wrong one.
+        return sorted(set(object.__dir__(self)) - {"injection"})
 
     @property
     def injection(self) -> tuple[int, int, int, int, int]:
@@ -167,6 +192,24 @@ class FaultyStore(FileStore):
             First byte in the file.
         buffer : writable buffer
             C-contiguous.
+
+        Raises
+        ------
+        StoreError
+            The file failed, or the schedule says so.
+
+        Examples
+        --------
+        >>> import errno, pathlib, tempfile
+        >>> from pagemove.testing import Fault, FaultyStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "file")
+        ...     _ = path.write_bytes(b"0123456789")
+        ...     with FaultyStore(path, faults=[Fault("read", short=2)]) as store:
+        ...         store.read_into(0, bytearray(4))
+        Traceback (most recent call last):
+            ...
+        pagemove.errors.StoreError: [Errno 5] cannot read ...
         """
         view = memoryview(buffer).cast("B")
         short = self._suffer("read", offset)
@@ -183,6 +226,25 @@ class FaultyStore(FileStore):
             First byte in the file.
         data : buffer
             C-contiguous.
+
+        Raises
+        ------
+        StoreError
+            The file failed, or the schedule says so.
+
+        Examples
+        --------
+        >>> import errno, pathlib, tempfile
+        >>> from pagemove.testing import Fault, FaultyStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "file")
+        ...     _ = path.write_bytes(b"0123456789")
+        ...     full = Fault("write", errno=errno.ENOSPC)
+        ...     with FaultyStore(path, writable=True, faults=[full]) as store:
+        ...         store.write(0, b"abcd")
+        Traceback (most recent call last):
+            ...
+        pagemove.errors.StoreError: [Errno 28] cannot write ...
         """
         view = memoryview(data).cast("B")
         short = self._suffer("write", offset)

@@ -12,7 +12,7 @@ The file holds one object; sizes are in bytes, times in seconds unless they are 
 ``nbytes``
     Length of the source.
 ``interrupted``
-    Whether somebody stopped it before its time.
+    Whether it was interrupted.
 ``flush_seconds``
     How long saving what was written took, after the last sample.
 ``rates``

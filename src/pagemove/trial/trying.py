@@ -1,4 +1,4 @@
-"""Paging, tried on what somebody has: touches its blocks in a pattern and measures what happens.
+"""Paging, tried on a source: touches its blocks in a pattern and measures what happens.
 
 Nothing here prints. Blocks are touched whole: every byte is read, with ``write`` also written, with
 what was read, so that the contents stay as they are.
@@ -138,7 +138,7 @@ class Outcome:
     stats : PagingStats
         After that.
     interrupted : bool
-        Whether somebody stopped it before its time.
+        Whether it was interrupted.
     """
 
     plan: Plan
@@ -223,7 +223,7 @@ def run(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Try it, until the time is up or somebody presses Ctrl-C.
+    """Try it until the time is up, or until Ctrl-C.
 
     Parameters
     ----------

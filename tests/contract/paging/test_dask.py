@@ -1,11 +1,15 @@
 """Dask over paged arrays: no byte is read to name or to slice one.
 
-In an interpreter of its own each: Dask's pools and clusters keep descriptors open.
+In an interpreter of its own what starts processes, since Dask's clusters keep descriptors open, and
+what depends on when Dask is imported. Its threads end with the pool that a test has it use.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -24,6 +28,15 @@ NUMBERS = np.arange(400_000, dtype=np.int64).reshape(2000, 200)
 def path(tmp_path):
     np.save(tmp_path / "numbers.npy", NUMBERS)
     return tmp_path / "numbers.npy"
+
+
+@pytest.fixture
+def pool() -> Iterator[None]:
+    """Have Dask compute in these threads, which are gone after the test."""
+    import dask
+
+    with ThreadPoolExecutor(4) as pool, dask.config.set(pool=pool):
+        yield
 
 
 def read(array):
@@ -45,6 +58,17 @@ def _own_from_array(path):
     assert lazy.name == other.name
     assert lazy.name != da.from_array(array[::-1], chunks=(500, 200)).name
     assert int(lazy.sum().compute(scheduler="threads")) == NUMBERS.sum()
+
+
+@pytest.mark.slow  # in the lean suite processes of joblib and of a cluster open such arrays
+def test_dasks_own_from_array_in_its_processes(path):
+    newborn(_in_processes, path)
+
+
+def _in_processes(path):
+    import dask.array as da
+
+    lazy = da.from_array(open_array(path, resident_limit="1MiB"), chunks=(500, 200))
     assert int(lazy.sum().compute(scheduler="processes")) == NUMBERS.sum()
 
 
@@ -55,10 +79,6 @@ def test_every_other_copy_is_one(path):
 
 
 def test_names_and_sizes(path):
-    newborn(_names_and_sizes, path)
-
-
-def _names_and_sizes(path):
     from dask.base import tokenize
     from dask.sizeof import sizeof
 
@@ -76,45 +96,70 @@ def _names_and_sizes(path):
 
 
 class TestFromArray:
-    def test_is_equal(self, path):
-        newborn(_is_equal, path)
+    def test_is_equal(self, path, pool):
+        from pagemove.dask import from_array
+
+        array = open_array(path, resident_limit="1MiB")
+        lazy = from_array(array[::-1, ::2], chunks=(300, 33))
+        assert read(array) == 0
+        assert (lazy.compute(scheduler="threads") == NUMBERS[::-1, ::2]).all()
+        assert lazy.name == from_array(pagemove.reference(array[::-1, ::2]), chunks=(300, 33)).name
+        assert int(from_array(array[5, 6, ...]).compute(scheduler="threads")) == NUMBERS[5, 6]
+        swapped = np.dtype({"names": ["x", "y"], "formats": ["i4", "i4"], "offsets": [4, 0]})
+        records = from_array(array.reshape(-1).view(swapped), chunks=1000)
+        assert (records.compute(scheduler="threads")["x"] == NUMBERS.reshape(-1) >> 32).all()
 
     def test_chunks_are_whole_blocks_along_the_longest_steps(self, tmp_path):
-        newborn(_whole_blocks, tmp_path / "big")
+        from pagemove.dask import from_array
+
+        path = tmp_path / "big"
+        with open(path, "wb") as file:
+            file.truncate(1 << 40)
+        array = open_array(path, dtype="u1", shape=(1 << 20, 1 << 20))
+        lazy = from_array(array)
+        rows, columns = lazy.chunks
+        assert columns == (1 << 20,)
+        assert len(rows) <= 512
+        assert rows[0] * (1 << 20) % region_of(array).block_size == 0
+        assert len(pickle.dumps(lazy.dask)) < 10 << 10
+        assert from_array(array.T).chunks == (columns, rows)
+        assert read(array) == 0
+
+    def test_the_next_task_finds_it_open(self, path):
+        newborn(_found_open, path)
 
     @pytest.mark.slow
     def test_a_local_cluster(self, path):
         newborn(_in_a_cluster, path)
 
 
-def _is_equal(path):
-    from pagemove.dask import from_array
+def _found_open(path):
+    import weakref
 
-    array = open_array(path, resident_limit="1MiB")
-    lazy = from_array(array[::-1, ::2], chunks=(300, 33))
-    assert read(array) == 0
-    assert (lazy.compute(scheduler="threads") == NUMBERS[::-1, ::2]).all()
-    assert lazy.name == from_array(pagemove.reference(array[::-1, ::2]), chunks=(300, 33)).name
-    assert int(from_array(array[5, 6, ...]).compute(scheduler="threads")) == NUMBERS[5, 6]
-    swapped = np.dtype({"names": ["x", "y"], "formats": ["i4", "i4"], "offsets": [4, 0]})
-    records = from_array(array.reshape(-1).view(swapped), chunks=1000)
-    assert (records.compute(scheduler="threads")["x"] == NUMBERS.reshape(-1) >> 32).all()
+    import pagemove.dask as paged
+    from support import wait_for
 
-
-def _whole_blocks(path):
-    from pagemove.dask import from_array
-
-    with open(path, "wb") as file:
-        file.truncate(1 << 40)
-    array = open_array(path, dtype="u1", shape=(1 << 20, 1 << 20))
-    lazy = from_array(array)
-    rows, columns = lazy.chunks
-    assert columns == (1 << 20,)
-    assert len(rows) <= 512
-    assert rows[0] * (1 << 20) % region_of(array).block_size == 0
-    assert len(pickle.dumps(lazy.dask)) < 10 << 10
-    assert from_array(array.T).chunks == (columns, rows)
-    assert read(array) == 0
+    paged._IDLE_SECONDS = 0.2
+    lazies = [
+        paged._Lazy(pagemove.reference(open_array(path, resident_limit=limit)))
+        for limit in ("1MiB", "2MiB", "3MiB")
+    ]
+    regions = []
+    for lazy in lazies:
+        assert lazy[5, 6] == NUMBERS[5, 6]
+        region = region_of(lazy[:])
+        assert region.stats().faults == 1  # of both
+        regions.append(weakref.ref(region))
+        del region
+    # No more than two are kept, and none for long.
+    assert regions[0]() is None
+    wait_for(lambda: not any(region() for region in regions))
+    assert not paged._lately._until
+    assert lazies[0][7, 8] == NUMBERS[7, 8]
+    child = os.fork()
+    if not child:
+        os._exit(int(lazies[0][8, 9] != NUMBERS[8, 9]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def _in_a_cluster(path):
@@ -208,11 +253,20 @@ class TestToStore:
     @pytest.mark.parametrize(
         "chunks", [(300, 70), pytest.param((2000, 200), marks=pytest.mark.slow)]
     )
-    def test_is_equal(self, tmp_path, chunks):
-        newborn(_stored, tmp_path / "stored.npy", chunks)
+    def test_is_equal(self, tmp_path, pool, chunks):
+        _stored(tmp_path / "stored.npy", chunks)
 
     def test_what_cannot_be(self, tmp_path):
-        newborn(_not_stored, tmp_path)
+        import dask.array as da
+
+        from pagemove.dask import to_store
+
+        numbers = da.arange(10)
+        with pytest.raises(ValueError, match="call compute_chunk_sizes"):
+            to_store(numbers[numbers > 5], tmp_path / "x.npy")
+        with pytest.raises(ValueError, match=r"has to end with \.npy"):
+            to_store(numbers, tmp_path / "x.raw")
+        assert not any(tmp_path.iterdir())
 
 
 def _stored(path, chunks):
@@ -226,19 +280,6 @@ def _stored(path, chunks):
     assert not array.flags.writeable
     again = to_store(da.from_array(NUMBERS[:, 0] * 2, chunks=100), path)
     assert (again == NUMBERS[:, 0] * 2).all()
-
-
-def _not_stored(folder):
-    import dask.array as da
-
-    from pagemove.dask import to_store
-
-    numbers = da.arange(10)
-    with pytest.raises(ValueError, match="call compute_chunk_sizes"):
-        to_store(numbers[numbers > 5], folder / "x.npy")
-    with pytest.raises(ValueError, match=r"has to end with \.npy"):
-        to_store(numbers, folder / "x.raw")
-    assert not any(folder.iterdir())
 
 
 def test_joblib(path):
@@ -260,6 +301,7 @@ def _sum(array):
     return type(array).__name__, int(array.sum())
 
 
+@pytest.mark.usefixtures("pool")
 class TestChunksThatAreNotAsSaid:
     def test_another_dtype_is_refused_and_what_was_there_stays(self, tmp_path):
         import dask.array as da

@@ -70,7 +70,11 @@ def test_a_terminal_that_takes_a_part_of_a_message_holds_up_nothing(tmp_path):
         tty.setraw(theirs)
         _leave_room(ours, theirs)
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(_KEPT_BY_A_TERMINAL), path],
+            [
+                # Python would wait to write its own warning, of os.fork, from 3.12 on.
+                *(sys.executable, "-W", "ignore:This process:DeprecationWarning"),
+                *("-c", textwrap.dedent(_KEPT_BY_A_TERMINAL), path),
+            ],
             stdout=subprocess.PIPE,
             stderr=theirs,
             text=True,

@@ -14,10 +14,8 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import pagemove
@@ -25,40 +23,7 @@ from pagemove.paging import given
 from pagemove.stores import wire
 from pagemove.stores.handed import HandedStore
 from support.cutting import CuttingProxy
-
-WORDS = 1 << 18
-HERE = ("127.0.0.1", 0)
-Words = npt.NDArray[np.int64]
-
-
-def made(tmp_path: Path) -> Words:
-    array = pagemove.create_array(tmp_path / "it", WORDS, np.int64, resident_limit="1MiB")
-    array[:] = np.arange(1, WORDS + 1)
-    return array
-
-
-def until(condition: Any, seconds: float = 30.0) -> None:
-    """Wait for what another thread does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def all_of(store: HandedStore) -> Words:
-    """Read all of a store, until it can be read."""
-    found = np.zeros(store.nbytes // 8, np.int64)
-    view = memoryview(found).cast("B")
-    for at in range(0, len(view), 65536):
-        for attempt in itertools.count():
-            try:
-                store.read_into(at, view[at : at + 65536])
-            except pagemove.StoreError:
-                assert attempt < 200
-                time.sleep(0.01)
-            else:
-                break
-    return found
+from support.handing import HERE, WORDS, all_of, made, until
 
 
 def test_another_process_has_the_array_and_this_one_no_longer(tmp_path: Path) -> None:

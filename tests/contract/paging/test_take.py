@@ -355,7 +355,11 @@ class TestAtOnce:
     @pytest.mark.parametrize("mode", ["r+", "c"])
     @pytest.mark.parametrize("blocks", [6, 60])
     def test_beside_writers(self, path, mode, blocks):
-        """Each row is so many words of one version, and then words of the version before."""
+        """No word is older than when `take` was called, none newer than when it returned.
+
+        A row is copied word by word, so a writer may overtake the copy: the words of a row need not
+        be of one moment.
+        """
         with _table(path, mode, blocks) as memory:
             rows = _rows(memory)
             shadow = shared_zeros(_ROWS)
@@ -366,12 +370,12 @@ class TestAtOnce:
             random = np.random.default_rng(0)
             for _ in range(15):
                 picked = random.integers(0, _ROWS, 80)
-                before = shadow[picked].copy()
+                oldest = shadow[picked].astype(np.int64)[:, np.newaxis]
                 versions = (pagemove.take(rows, picked) - _file()[picked]).astype(np.int64)
-                assert (versions[:, -1] >= before).all()
-                steps = np.diff(versions, axis=1)
-                assert np.isin(steps, [0, -1]).all()
-                assert (steps.sum(axis=1) >= -1).all()
+                # What is being written is one ahead of what the writer says is done.
+                newest = shadow[picked].astype(np.int64)[:, np.newaxis] + 1
+                assert (oldest <= versions).all()
+                assert (versions <= newest).all()
             for writer in writers:
                 writer.stop()
             assert (pagemove.take(rows, range(_ROWS))[:, 0] == _file()[:, 0] + shadow).all()

@@ -1,4 +1,6 @@
-"""Forks at random moments, while threads read and write paged memory: ``PAGEMOVE_SOAK=50`` is long.
+"""Forks at random moments, while threads read and write paged memory: some hundreds of them.
+
+``PAGEMOVE_SOAK=20`` makes it six thousand.
 
 In an interpreter of its own, and its children are of every kind that programs have. Each finds what
 is in the files or ends with the signal that is said, the parent never notices, nothing is left.
@@ -29,11 +31,12 @@ from . import SOAK
 pytestmark = [pytest.mark.needs("paging", "fork"), pytest.mark.slow]
 
 COUNT = 300_000
-FORKS = 27
+FORKS = 300
 _CHILD_DEADLINE = 30.0
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
+@pytest.mark.timeout(3600)
 def test_forks_under_load(tmp_path: Path) -> None:
     np.save(tmp_path / "numbers.npy", np.arange(COUNT))
     np.save(tmp_path / "counters.npy", np.zeros(COUNT, np.int64))

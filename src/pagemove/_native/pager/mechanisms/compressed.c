@@ -39,6 +39,7 @@ struct pg_compressed {
     struct pg_slabs *slabs;
     struct idle *idle;
     uint64_t counts[KINDS], packed; /* blocks of each kind, but for zeros; bytes of compressed */
+    uint64_t peak;                  /* bytes of memory that they took at most */
 };
 
 static size_t table_bytes(const struct pg_compressed *memory)
@@ -257,6 +258,8 @@ static int keep(struct pg_compressed *memory, uint32_t block, struct kept kept, 
                          before.word, &kept.word);
     if (!error)
         note(memory, block, kept);
+    if (memory->peak < pg_slabs_bytes(memory->slabs))
+        memory->peak = pg_slabs_bytes(memory->slabs);
     pthread_mutex_unlock(&memory->lock);
     if (!error && before.kind == SPILLED)
         fallocate(memory->spill, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
@@ -420,24 +423,25 @@ void pg_compressed_discard(struct pg_compressed *memory, uint32_t first, uint64_
 
 void pg_compressed_stats(struct pg_compressed *memory, char text[PG_TEXT])
 {
-    uint64_t counts[KINDS], packed, bytes, stored, all;
+    uint64_t counts[KINDS], packed, bytes, peak, stored, all;
 
     pthread_mutex_lock(&memory->lock);
     memcpy(counts, memory->counts, sizeof counts);
     packed = memory->packed;
     bytes = pg_slabs_bytes(memory->slabs);
+    peak = memory->peak;
     pthread_mutex_unlock(&memory->lock);
     all = counts[SAME] + counts[PACKED] + counts[RAW] + counts[SPILLED];
     stored = counts[SAME] * sizeof(uint64_t) + packed +
              (counts[RAW] + counts[SPILLED]) * memory->block_size;
     snprintf(text, PG_TEXT,
              "{\"blocks\": %llu, \"stored_nbytes\": %llu, \"ratio\": %.6g, "
-             "\"memory_nbytes\": %llu, \"same_value_blocks\": %llu, "
+             "\"memory_nbytes\": %llu, \"peak_memory_nbytes\": %llu, \"same_value_blocks\": %llu, "
              "\"compressed_blocks\": %llu, \"incompressible_blocks\": %llu, "
              "\"spilled_blocks\": %llu, \"spilled_nbytes\": %llu}",
              (unsigned long long)all, (unsigned long long)stored,
              stored ? (double)all * (double)memory->block_size / (double)stored : 0,
-             (unsigned long long)bytes, (unsigned long long)counts[SAME],
+             (unsigned long long)bytes, (unsigned long long)peak, (unsigned long long)counts[SAME],
              (unsigned long long)counts[PACKED], (unsigned long long)counts[RAW],
              (unsigned long long)counts[SPILLED],
              (unsigned long long)(counts[SPILLED] * memory->block_size));

@@ -1,0 +1,212 @@
+"""What `pagemove run --report` says, and `--store-limit`."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import pagemove
+from pagemove.paging.sizes import nbytes_of
+from pagemove.program import lines
+from pagemove.program.lines import Lines
+
+pytestmark = pytest.mark.needs("paging")
+
+_MIB = 1 << 20
+_COMPRESSED = pytest.mark.skipif(
+    pagemove.features().compression is None, reason="neither liblz4 nor libzstd is here"
+)
+
+
+def ran(directory, program, *options):
+    (directory / "program.py").write_text(program)
+    return subprocess.run(
+        [sys.executable, "-m", "pagemove", "run", "--limit", "8MiB", *options, "program.py"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_line_that_faulted_most_comes_first(tmp_path):
+    done = ran(
+        tmp_path,
+        """
+import numpy as np
+def add_up(numbers):
+    return sum(int(numbers[i::16].sum()) for _ in range(6) for i in range(16))
+numbers = np.ones(4 << 20)
+print(add_up(numbers))
+""",
+        "--report",
+        "--spill",
+        ".",
+    )
+    assert int(done.stdout) == 6 * (4 << 20), done.stderr
+    found = re.findall(r"about (\d+)% of faults: (.*):(\d+) in (\S+): (.*)", done.stderr)
+    assert [each[4] for each in found][:1] == [
+        "return sum(int(numbers[i::16].sum()) for _ in range(6) for i in range(16))"
+    ]
+    assert found[0][1:3] == (str(tmp_path / "program.py"), "4")
+    assert "add_up" in found[0][3]
+    shares = [int(each[0]) for each in found]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) <= 102
+
+
+def test_a_program_that_does_not_fault_has_no_such_lines(tmp_path):
+    done = ran(tmp_path, "import numpy as np; print(np.arange(10).sum())", "--report")
+    assert "pagemove: faults: 0" in done.stderr
+    assert "% of faults" not in done.stderr
+
+
+def test_faults_are_shared_out_by_what_each_thread_has_had():
+    """A thread that touches ten times as many pages is charged with most of what was added."""
+    count, ready, go, done = [0], *(threading.Barrier(2) for _ in range(3))
+
+    def other():
+        fresh = np.zeros(40 * _MIB, np.uint8)
+        ready.wait()
+        fresh[::4096] = 1
+        go.wait()
+        done.wait()  # here it is when it is looked at
+
+    looked_at = Lines(lambda: count[0])
+    assert not looked_at.look()
+    count[0] = 1
+    assert looked_at.look()
+    thread = threading.Thread(target=other)
+    thread.start()
+    ready.wait()
+    looked_at.look()
+    go.wait()
+    count[0] += 1_000_000
+    assert looked_at.look()
+    done.wait()
+    thread.join()
+    (_, _, function), share = looked_at.most(1)[0]
+    assert "other" in function
+    assert share > 0.5
+    assert sum(share for _, share in looked_at.most(100)) == pytest.approx(1)
+
+
+def test_a_line_of_the_program_rather_than_of_a_library(tmp_path):
+    looked_at, seen = Lines(lambda: 1), []
+
+    def key(value):
+        seen.append(looked_at._line_of(sys._getframe()))
+        return value
+
+    # It is of the standard library, and calls this.
+    json.dumps(object, default=lambda _: key(1))
+    assert seen[0][2].endswith("key")
+    encoder = json.encoder.__file__
+    code = compile("def called(f): return f()", encoder, "exec")
+    names: dict = {}
+    exec(code, names)
+    inner = names["called"](lambda: looked_at._line_of(sys._getframe(1)))
+    assert inner[2].endswith("library")
+
+
+def test_how_a_line_is_shown(tmp_path):
+    (tmp_path / "some.py").write_text("one = 1\n    two = 2\n")
+    path = str(tmp_path / "some.py")
+    assert lines.text_of((path, 2, "spam")) == f"{path}:2 in spam: two = 2"
+    assert lines.text_of(("<string>", 1, "<module>")) == "<string>:1 in <module>"
+    assert lines.faults_of(1 << 30) == 0
+
+
+_INCOMPRESSIBLE = """
+import numpy as np
+random = np.random.default_rng(0)
+arrays = [random.integers(0, 256, 4 << 20, np.uint8) for _ in range(8)]
+print(sum(int(array.sum()) for array in arrays))
+"""
+
+
+_LARGER = """
+import sys
+import numpy as np
+random = np.random.default_rng(0)
+numbers = random.integers(0, 1 << 20, int(sys.argv[1]) << 17)
+for _ in range(2):
+    numbers += 1
+print(int(numbers.sum()))
+"""
+
+
+@pytest.mark.parametrize("where", [[], ["--spill", "."]])
+def test_the_whole_process_has_the_limit_and_what_is_compressed_and_no_more(tmp_path, where):
+    def sizes(megabytes):
+        (tmp_path / "program.py").write_text(_LARGER)
+        command = [sys.executable, "-m", "pagemove", "run", "--limit", "24MiB", "--report", *where]
+        done = subprocess.run(
+            [*command, "program.py", str(megabytes)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        found = re.search(r"process at most (.*)", done.stderr)
+        stored = re.search(r"at most (\S+ \w+) of memory", done.stderr)
+        return nbytes_of(found[1], "peak"), nbytes_of(stored[1], "store") if stored else 0
+
+    nothing, _ = sizes(0)
+    peak, stored = sizes(128)
+    assert peak <= nothing + (24 * _MIB) + stored + 32 * _MIB
+    assert bool(stored) == (not where)
+    assert stored < 100 * _MIB
+
+
+@_COMPRESSED
+def test_what_has_no_room_in_the_store_goes_to_the_directory(tmp_path):
+    plain = subprocess.run(
+        [sys.executable, "-c", _INCOMPRESSIBLE], capture_output=True, text=True, check=True
+    )
+    options = ("--store-limit", "4MiB", "--spill", ".", "--report")
+    done = ran(tmp_path, _INCOMPRESSIBLE, *options)
+    assert (done.returncode, done.stdout) == (0, plain.stdout), done.stderr
+    assert re.search(r"at most .* of memory", done.stderr)
+
+
+@_COMPRESSED
+def test_a_store_that_is_full_is_said(tmp_path):
+    done = ran(tmp_path, _INCOMPRESSIBLE, "--store-limit", "4MiB")
+    assert done.returncode == -signal.SIGBUS
+    assert "store_limit is full" in done.stderr
+    assert "the arrays of pagemove.paged_allocations" in done.stderr
+
+
+@_COMPRESSED
+def test_the_store_keeps_to_its_limit(tmp_path):
+    random = np.random.default_rng(0)
+    with pagemove.paged_allocations("4MiB", store_limit="4MiB", spill=tmp_path) as arena:
+        halves = [random.integers(0, 4, 4 * _MIB, np.uint8) for _ in range(6)]
+        wholes = [random.integers(0, 256, 4 * _MIB, np.uint8) for _ in range(2)]
+    kept = arena.stats().paging.store
+    random = np.random.default_rng(0)
+    for array in halves:
+        assert (array == random.integers(0, 4, 4 * _MIB, np.uint8)).all()
+    for array in wholes:
+        assert (array == random.integers(0, 256, 4 * _MIB, np.uint8)).all()
+    assert kept["memory_nbytes"] <= kept["peak_memory_nbytes"] <= 4 * _MIB
+    assert kept["spilled_blocks"] > 0
+    assert kept["compressed_blocks"] > 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "kind"), [(0, ValueError), ("-1", ValueError), ("much", ValueError), (1.5, TypeError)]
+)
+def test_a_wrong_store_limit(limit, kind):
+    with pytest.raises(kind, match="store_limit"):
+        pagemove.paged_allocations("8MiB", store_limit=limit)
