@@ -25,12 +25,14 @@ def without_comments(text: str) -> str:
     return re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
 
 
+def texts() -> dict[str, str]:
+    """Return every file of the pager, by its path from pager/ on."""
+    files = sorted(PAGER.rglob("*.[ch]"))
+    return {path.relative_to(PAGER).as_posix(): path.read_text() for path in files}
+
+
 def sources() -> dict[str, str]:
-    """Return the code of every file of the pager, by its path from pager/ on."""
-    return {
-        path.relative_to(PAGER).as_posix(): without_comments(path.read_text())
-        for path in sorted(PAGER.rglob("*.[ch]"))
-    }
+    return {name: without_comments(text) for name, text in texts().items()}
 
 
 def floor_of(name: str) -> int:
@@ -129,6 +131,12 @@ def test_every_file_is_on_a_floor():
             continue
         declared = re.findall(r"^(?!typedef)[a-z][\w \t*]*?\b(pg_\w+)\([^{}]*?\);", code, re.M)
         assert set(declared) <= everywhere, name
+
+
+def test_no_file_grows_beyond_what_one_reads_at_once():
+    """One that has more than one reason to change is split by them."""
+    long = {name: text.count("\n") for name, text in texts().items()}
+    assert {name: lines for name, lines in long.items() if lines > 420} == {}
 
 
 #: A function on each floor, and one that is inline.

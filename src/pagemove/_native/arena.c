@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "extents.h"
+#include "guard.h"
 #include "process.h"
 
 /* What is larger is left to the kernel to clear, when it is touched. */

@@ -1,4 +1,4 @@
-/* Between moves.c and many.c: a move by a caller that has looked already. */
+/* Between moves.c, many.c and guard.c: a move by a caller that has looked already. */
 #ifndef PAGEMOVE_KNOWN_H
 #define PAGEMOVE_KNOWN_H
 
@@ -26,5 +26,11 @@ struct pm_known {
 /* pm_move with what is known beforehand; NULL: nothing. */
 int64_t pm_move_with(struct pm_process *process, const struct pm_known *known, uint64_t dst,
                      uint64_t src, uint64_t length, unsigned flags, int wait);
+
+/* The call itself, repeated while the kernel asks for that. Bytes, or -errno of the first page. */
+int64_t pm_kernel_move(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length);
+
+/* Whether both ranges lie within one mapping each, asked when the kernel is shown only a part. */
+int pm_inside_mappings(struct pm_process *process, uint64_t dst, uint64_t src, uint64_t length);
 
 #endif

@@ -18,6 +18,8 @@ cdef extern from "Python.h":
 cdef extern from "process.h" nogil:
     enum:
         PM_DEFECT_REFUSE
+
+cdef extern from "guard.h" nogil:
     uint32_t pm_running_defects()
 
 cdef extern from "paged.h" nogil:

@@ -6,10 +6,10 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "descriptors.h"
+#include "guard.h"
 #include "uapi.h"
 
 enum { FRESH = 0, OPENING = 1, READY = 2 };
@@ -76,56 +76,6 @@ static int all_ours(void)
         if (inherited[i].fd >= 0 && !is_ours(i))
             return 0;
     return 1;
-}
-
-uint32_t pm_defects_of(const char *release)
-{
-    int major = 0, minor = 0, patch = 0, parsed = 0, kept_at_zero;
-    uint32_t defects = 0;
-
-    /* "6.12.0-55.el10": a distribution that stays at .0 and says nothing of the fixes it has. */
-    kept_at_zero = sscanf(release, "%d.%d.%d%n", &major, &minor, &patch, &parsed) == 3 &&
-                   patch == 0 && release[parsed] == '-' && release[parsed + 1] >= '0' &&
-                   release[parsed + 1] <= '9';
-#define AT_LEAST(a, b) (major > (a) || (major == (a) && minor >= (b)))
-#define SERIES(a, b) (major == (a) && minor == (b))
-    if (!AT_LEAST(6, 8) || (SERIES(6, 8) && patch < 8))
-        defects |= PM_DEFECT_REFUSE;
-    if (SERIES(6, 16) || SERIES(6, 17) || (SERIES(6, 18) && patch < 20) ||
-        (SERIES(6, 19) && patch < 10) || kept_at_zero)
-        defects |= PM_DEFECT_HUGE_ZERO;
-    /* This and the next are fixed in the releases named at the latest; of others in the same
-     * series it is not known. */
-    if (kept_at_zero || (AT_LEAST(6, 18) && !((SERIES(7, 2) && patch >= 6) || AT_LEAST(7, 3))))
-        defects |= PM_DEFECT_STALE_EAGAIN;
-    if (!(defects & PM_DEFECT_REFUSE) &&
-        (kept_at_zero ||
-         !((SERIES(6, 18) && patch >= 44) || (SERIES(7, 3) && patch >= 4) || AT_LEAST(7, 4))))
-        defects |= PM_DEFECT_SPLIT_SPIN;
-#undef AT_LEAST
-#undef SERIES
-    return defects;
-}
-
-/* Ubuntu's releases stay at x.y.0 whatever fixes they have; their signature ends with the stable
- * release that they have caught up with. */
-uint32_t pm_running_defects(void)
-{
-    char signature[256] = "";
-    struct utsname name;
-    FILE *file = fopen("/proc/version_signature", "re");
-    int major, minor, patch;
-    char *last;
-
-    if (file) {
-        if (!fgets(signature, sizeof signature, file))
-            signature[0] = 0;
-        fclose(file);
-    }
-    last = strrchr(signature, ' ');
-    if (last && sscanf(last, "%d.%d.%d", &major, &minor, &patch) == 3)
-        return pm_defects_of(last + 1);
-    return uname(&name) ? PM_DEFECT_REFUSE : pm_defects_of(name.release);
 }
 
 static uint64_t read_huge_page_size(void)

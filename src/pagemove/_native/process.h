@@ -46,10 +46,6 @@ void pm_process_reopen(void);
 /* Set the defects by hand: how the tests reach code for kernels other than the running one. */
 int pm_process_set_defects(uint32_t defects);
 
-/* The defects of a kernel release such as "6.18.44-generic". */
-uint32_t pm_defects_of(const char *release);
-uint32_t pm_running_defects(void);
-
 /* Lock, or unlock, the stripes of both ranges. Lock with `wait` 0 may return -EBUSY. */
 uint64_t pm_stripes_of(uint64_t start, uint64_t length);
 int pm_stripes_lock(struct pm_process *process, uint64_t stripes, int wait);

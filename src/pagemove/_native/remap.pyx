@@ -16,11 +16,13 @@ cdef extern from "process.h" nogil:
     int pm_process_get(pm_process **process)
     void pm_process_reopen()
     int pm_process_set_defects(uint32_t defects)
-    uint32_t pm_defects_of(const char *release)
     int PM_DEFECT_STALE_EAGAIN
     int PM_DEFECT_HUGE_ZERO
     int PM_DEFECT_REFUSE
     int PM_DEFECT_SPLIT_SPIN
+
+cdef extern from "guard.h" nogil:
+    uint32_t pm_defects_of(const char *release)
 
 cdef extern from "moves.h" nogil:
     struct pm_many:

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "pager/mechanisms/checksum.h"
-#include "pager/mechanisms/codec.h"
+#include "pager/mechanisms/coders.h"
 #include "pager/mechanisms/slabs.h"
 
 /* How a block is kept. What was never written is the word 0. */
@@ -23,21 +23,15 @@ struct kept {
     uint8_t kind, filter;
 };
 
-/* A coder that no thread uses at the moment. */
-struct idle {
-    struct pg_coder *coder;
-    struct idle *next;
-};
-
 struct pg_compressed {
     pthread_mutex_t lock;
     uint64_t nbytes, block_size, limit;
     uint32_t blocks;
-    int dumped, spill;
+    int spill;
     char *spill_name;
     struct kept *kept;
     struct pg_slabs *slabs;
-    struct idle *idle;
+    struct pg_coders coders;
     uint64_t counts[KINDS], packed; /* blocks of each kind, but for zeros; bytes of compressed */
     uint64_t peak;                  /* bytes of memory that they took at most */
 };
@@ -66,7 +60,7 @@ int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uin
     memory->block_size = block_size;
     memory->limit = wanted->limit ? wanted->limit : UINT64_MAX;
     memory->blocks = (uint32_t)((nbytes + block_size - 1) / block_size);
-    memory->dumped = dumped;
+    pg_coders_init(&memory->coders, block_size, dumped);
     memory->spill = -1;
     memory->spill_name = strdup(wanted->spill ? wanted->spill : "");
     memory->slabs = pg_slabs_new(block_size, dumped, note_moved, memory);
@@ -85,13 +79,7 @@ int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uin
 
 void pg_compressed_close(struct pg_compressed *memory)
 {
-    struct idle *idle = memory->idle, *next;
-
-    for (; idle; idle = next) {
-        next = idle->next;
-        pg_coder_free(idle->coder);
-        free(idle);
-    }
+    pg_coders_free(&memory->coders);
     pg_slabs_free(memory->slabs);
     if (memory->kept)
         munmap(memory->kept, table_bytes(memory));
@@ -99,36 +87,6 @@ void pg_compressed_close(struct pg_compressed *memory)
         close(memory->spill);
     free(memory->spill_name);
     free(memory);
-}
-
-/* A coder for this thread alone, or NULL: no memory. */
-static struct idle *borrow(struct pg_compressed *memory)
-{
-    struct idle *idle;
-
-    pthread_mutex_lock(&memory->lock);
-    idle = memory->idle;
-    if (idle)
-        memory->idle = idle->next;
-    pthread_mutex_unlock(&memory->lock);
-    if (idle)
-        return idle;
-    idle = malloc(sizeof *idle);
-    if (!idle)
-        return NULL;
-    idle->coder = pg_coder_new(memory->block_size, memory->dumped);
-    if (idle->coder)
-        return idle;
-    free(idle);
-    return NULL;
-}
-
-static void give_back(struct pg_compressed *memory, struct idle *idle)
-{
-    pthread_mutex_lock(&memory->lock);
-    idle->next = memory->idle;
-    memory->idle = idle;
-    pthread_mutex_unlock(&memory->lock);
 }
 
 /* Reading. */
@@ -390,7 +348,7 @@ static int transfer(struct pg_compressed *memory, struct pg_coder *coder, uint64
 static int transfer_all(struct pg_compressed *memory, uint64_t offset, const struct iovec *vector,
                         size_t count, int writing, int nowait, char text[PG_TEXT])
 {
-    struct idle *idle = borrow(memory);
+    struct pg_idle *idle = pg_borrow(&memory->coders);
     int error = idle ? 0 : -ENOMEM;
 
     text[0] = 0;
@@ -399,7 +357,7 @@ static int transfer_all(struct pg_compressed *memory, uint64_t offset, const str
         offset += vector[i].iov_len;
     }
     if (idle)
-        give_back(memory, idle);
+        pg_give_back(&memory->coders, idle);
     return error;
 }
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "pager/mechanisms/copies.h"
+#include "pager/mechanisms/guard.h"
 #include "pager/mechanisms/trouble.h"
 #include "uapi.h"
 
@@ -163,14 +164,6 @@ static int64_t move_some(const struct pg_uffd *uffd, enum pg_kernel_call call, u
     }
 }
 
-/* The kernel's stale EAGAIN: it has moved a page and then says EEXIST, or ENOENT of a huge page.
- * Who knows that the page was at the source and the destination empty can tell. */
-static int has_moved(const struct pg_uffd *uffd, int64_t error, uint64_t dst, uint64_t src)
-{
-    return (error == -EEXIST || error == -ENOENT) && !pg_is_there(uffd, src) &&
-           pg_is_there(uffd, dst);
-}
-
 int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
 {
     int error = pg_protect(uffd, start, length, 1);
@@ -187,7 +180,7 @@ void pg_empty_pages(uint64_t address, uint64_t length)
 /* What becomes of a page that UFFDIO_MOVE has refused. 0: it is in the region, and only there. */
 static int move_otherwise(const struct pg_uffd *uffd, int error, uint64_t dst, uint64_t src)
 {
-    if (has_moved(uffd, error, dst, src))
+    if (pg_has_moved(uffd, error, dst, src))
         return 0;
     if (error == -EBUSY)
         error = pg_copy_in(uffd, dst, src, uffd->page_size, uffd->read_only);
@@ -238,7 +231,7 @@ int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t lengt
         int64_t moved = move_some(uffd, PG_CALL_MOVE_OUT, dst + done, src + done, length - done);
         int there = moved > 0;
         if (moved < 0) {
-            there = has_moved(uffd, moved, dst + done, src + done);
+            there = pg_has_moved(uffd, moved, dst + done, src + done);
             /* A hole: the user has discarded it. EFAULT: a page that could not be read again. */
             if (!there && moved != -ENOENT && moved != -EFAULT)
                 return (int)moved;
