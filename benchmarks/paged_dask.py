@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import pagemove
-from benchmarks._measure import Effort, Finding, Unmeasurable, free
+from benchmarks._measure import Effort, Finding, Unmeasurable, free, fresh
 from benchmarks._paging import Way, in_turn, speed
 from benchmarks._report import run_alone
 
@@ -63,19 +65,17 @@ def _seconds(lazy: Any, expected: float, path: Path, *, cold: bool) -> float:
     return float(took)
 
 
-def measure(effort: Effort) -> list[Finding]:
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise Unmeasurable(f"dask.distributed is not installed: {error}") from None
+def summed(nbytes: int, passes: int) -> list[dict[str, list[float]]]:
+    """Return nanoseconds of each way, cached and cold: for an interpreter of its own."""
     import pickle
+
+    from distributed import Client, LocalCluster
 
     from pagemove.dask import from_array
 
-    nbytes = 2 * effort.long_file
     count = nbytes // 8
     chunk = min(_CHUNK, nbytes // 4) // 8
-    with tempfile.TemporaryDirectory() as folder, free():
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "numbers")
         with path.open("wb") as file:
             for at in range(0, count, chunk):
@@ -89,29 +89,36 @@ def measure(effort: Effort) -> list[Finding]:
         with LocalCluster(**options) as cluster, Client(cluster):
             paged, mapped = from_array(array, chunks=chunk), _mapped(path, count, chunk)
             assert len(pickle.dumps(paged.dask)) < _LARGEST_GRAPH
-            findings = [
-                _compared(paged, mapped, expected, path, max(effort.passes // 2, 2), cold=cold)
+            found = [
+                in_turn(
+                    [
+                        Way("paged", partial(_seconds, paged, expected, path, cold=cold)),
+                        Way("mapped", partial(_seconds, mapped, expected, path, cold=cold)),
+                    ],
+                    passes,
+                )
                 for cold in (False, True)
             ]
             resident = paged.map_blocks(_resident, chunks=(1,), dtype=np.int64).compute()
             assert 0 < resident.max() <= _LIMIT
         assert pagemove.region_of(array).stats().bytes_read == 0
+        return found
+
+
+def measure(effort: Effort) -> list[Finding]:
+    if importlib.util.find_spec("distributed") is None:
+        raise Unmeasurable("dask.distributed is not installed")
+    nbytes = 2 * effort.long_file
+    with free():
+        found = fresh("benchmarks.paged_dask", "summed", nbytes, max(effort.passes // 2, 2))
+    findings = []
+    for state, samples in zip(("cached", "cold"), found, strict=True):
+        processes = f"{_WORKERS} processes of {_LIMIT >> 20} MiB"
+        subject = f"sum of {nbytes >> 20} MiB, {state}, {processes}"
+        baseline = "numpy.memmap in each task"
+        named = {subject: samples["paged"], baseline: samples["mapped"]}
+        findings.append(speed(named, subject, baseline, _TARGET))
     return findings
-
-
-def _compared(
-    paged: Any, mapped: Any, expected: float, path: Path, passes: int, *, cold: bool
-) -> Finding:
-    state = "cold" if cold else "cached"
-    subject = (
-        f"sum of {paged.nbytes >> 20} MiB, {state}, {_WORKERS} processes of {_LIMIT >> 20} MiB"
-    )
-    baseline = "numpy.memmap in each task"
-    ways = [
-        Way(subject, lambda: _seconds(paged, expected, path, cold=cold)),
-        Way(baseline, lambda: _seconds(mapped, expected, path, cold=cold)),
-    ]
-    return speed(in_turn(ways, passes), subject, baseline, _TARGET)
 
 
 if __name__ == "__main__":

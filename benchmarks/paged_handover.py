@@ -129,11 +129,12 @@ def _hand_over(giver: _Giver, touches: list[float], opened: list[float]) -> floa
     for number in range(1, _TOUCHES + 1):
         at = len(array) - number * len(array) // 16
         touched = time.perf_counter_ns()
-        assert array[at] == np.uint64(at) * _FACTOR
+        word = int(array[at])
         now = time.perf_counter_ns()
         touches.append((now - touched) / 1e6)
         if number == 1:
             opened.append((now - began) / 1e6)
+        assert word == at * int(_FACTOR) % 2**64, "another word"
     stats = giver.hear()
     took = time.perf_counter_ns() - began
     assert stats["missing_bytes"] == 0
