@@ -1,8 +1,9 @@
 """Array programs under `pagemove run` at parts of the memory that they need, against no limit.
 
 Not one of `python -m benchmarks`: it takes minutes. All ways to run a program are interleaved, and
-what is compared are medians. ``--memopro PYTHON`` names an interpreter with memopro 0.1.10, for the
-same limits by it; ``--zram`` measures the kernel's swap on zram in a memory control group, as root.
+what is compared are medians, with and without what it takes to start (an empty program, run the
+same way). ``--memopro PYTHON`` names an interpreter with memopro 0.1.10, for the same limits by it;
+``--zram`` measures the kernel's swap on zram in a memory control group, as root.
 """
 
 from __future__ import annotations
@@ -89,6 +90,17 @@ class Ways:
         self.beside = empty.size(r"process at most ([\d.]+ \w+)") + _BESIDE
         plain = run([sys.executable], _OWN_MEMORY, options.megabytes)
         self.own = plain.size(r"RssAnon:\s*(\d+ kB)")
+        starts: dict[str, list[tuple[float, float]]] = {}
+        for _ in range(2 * options.passes + 1):
+            for way, (command, _) in self.of(64 << 20).items():
+                starts.setdefault(_kind(way), []).append(
+                    run(command, "end([])", options.megabytes)[:2]
+                )
+        self._starts = {way: _medians(some) for way, some in starts.items()}
+
+    def start(self, way: str) -> tuple[float, float]:
+        """Return what an empty program takes that is run this way."""
+        return self._starts[_kind(way)]
 
     def of(self, need: int) -> dict[str, tuple[list[str], int]]:
         """Return the ways to run what needs so many bytes, by name, each with a group's limit."""
@@ -133,7 +145,7 @@ def main() -> None:
             if options.only in name:
                 measure(name, program, ways, options, ratios)
     for way, some in ratios.items():
-        elapsed, cpu = (statistics.median(column) for column in zip(*some, strict=True))
+        elapsed, cpu = _medians(some)
         worst, most = (max(column) for column in zip(*some, strict=True))
         print(
             f"all, {way}: median {elapsed:.2f} x elapsed, {cpu:.2f} x CPU; "
@@ -155,30 +167,50 @@ def measure(
     for _ in range(options.passes):
         for way, (command, limit) in ways.of(need).items():
             costs.setdefault(way, []).append(run(command, program, options.megabytes, limit))
-    medians = {
-        way: (
-            statistics.median(each.elapsed for each in some),
-            statistics.median(each.cpu for each in some),
-        )
-        for way, some in costs.items()
-    }
+    medians = {way: _medians([each[:2] for each in some]) for way, some in costs.items()}
     print(f"{name} ({text_of(need)})")
     plain = medians.pop("none")
     print(f"    no limit: {plain[0]:.2f} s, {plain[1]:.2f} s of CPU")
-    for way, (elapsed, cpu) in medians.items():
+    computing = {way: _less(some, ways.start(way)) for way, some in medians.items()}
+    plain_computing = _less(plain, ways.start("none"))
+    for way in medians:
         others = {each.printed for each in costs[way]}
         assert others == {costs["none"][0].printed}, f"{name}, {way}: other results"
-        ratio = elapsed / plain[0], cpu / plain[1]
+        ratio = _ratio(medians[way], plain)
+        only = _ratio(computing[way], plain_computing)
         ratios.setdefault(way, []).append(ratio)
-        print(f"    {way}: {ratio[0]:.2f} x elapsed, {ratio[1]:.2f} x CPU", flush=True)
+        ratios.setdefault(f"{way}, started", []).append(only)
+        print(
+            f"    {way}: {ratio[0]:.2f} x elapsed, {ratio[1]:.2f} x CPU; "
+            f"started: {only[0]:.2f} x, {only[1]:.2f} x",
+            flush=True,
+        )
     for share in _SHARES:
         for one in costs[f"{share} %"]:
             check_memory(one, need * share // 100, ways.beside, name)
         for other in ("memopro", "zram"):
             if f"{other} {share} %" in medians:
-                mine, its = medians[f"{share} %"], medians[f"{other} {share} %"]
-                both = mine[0] / its[0], mine[1] / its[1]
-                ratios.setdefault(f"against {other} at {share} %", []).append(both)
+                for when, costing in (("", medians), (", started", computing)):
+                    both = _ratio(costing[f"{share} %"], costing[f"{other} {share} %"])
+                    ratios.setdefault(f"against {other} at {share} %{when}", []).append(both)
+
+
+def _kind(way: str) -> str:
+    first = way.split()[0]
+    return {"none": "plain", "zram": "plain", "memopro": "memopro"}.get(first, "paged")
+
+
+def _medians(some: list[tuple[float, float]]) -> tuple[float, float]:
+    elapsed, cpu = (statistics.median(column) for column in zip(*some, strict=True))
+    return elapsed, cpu
+
+
+def _less(cost: tuple[float, float], start: tuple[float, float]) -> tuple[float, float]:
+    return max(cost[0] - start[0], 1e-3), max(cost[1] - start[1], 1e-3)
+
+
+def _ratio(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return one[0] / other[0], one[1] / other[1]
 
 
 def check_memory(cost: Cost, limit: int, beside: int, name: str) -> None:
