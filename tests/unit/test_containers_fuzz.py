@@ -74,7 +74,7 @@ for number in range(count):
             if kind == "npy":
                 found = {"": read_header(store)}
                 if found[""] is None or found[""].offset + found[""].nbytes > len(data):
-                    raise ValueError("cut short")
+                    raise ValueError("truncated")
             else:
                 contents = contents_of(Reading(store))
                 found = {}
