@@ -328,7 +328,7 @@ class TestSafetensors:
             ({"x": {"dtype": "F8", "shape": [1], "data_offsets": [0, 1]}}, b"a", "not known"),
             ({"x": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}, b"a", "takes 2"),
             ({"x": {"dtype": "U8", "shape": [-1], "data_offsets": [0, 1]}}, b"a", "can be"),
-            ({"x": {"dtype": "U8", "shape": [9], "data_offsets": [0, 9]}}, b"a", "cut short"),
+            ({"x": {"dtype": "U8", "shape": [9], "data_offsets": [0, 9]}}, b"a", "truncated"),
             ({"x": {"dtype": "U8", "shape": [True], "data_offsets": [0, 1]}}, b"a", "can be"),
             ({"x": {"dtype": "U8", "shape": [1] * 65, "data_offsets": [0, 1]}}, b"a", "65 axes"),
             ({"x": {"dtype": "F64", "shape": [2**62, 2**62, 0], "data_offsets": [0, 0]}}, b"a",

@@ -60,8 +60,8 @@ class TestGguf:
         ("body", "message"),
         [
             (struct.pack("<IQQ", 1, 0, 0), "version 1"),
-            (struct.pack("<IQQ", 3, 2**60, 0), "cut short"),
-            (struct.pack("<IQQQ", 3, 0, 1, 2**62), "cut short"),
+            (struct.pack("<IQQ", 3, 2**60, 0), "truncated"),
+            (struct.pack("<IQQQ", 3, 0, 1, 2**62), "truncated"),
             (struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<I", 77), "type 77"),
             (struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IIQ", 9, 4, 2**61), "goes on"),
             (struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQQIQ", 2, 2**62, 4, 0, 0),

@@ -64,7 +64,7 @@ def read(reading: Reading) -> Known:
     except (ValueError, OSError, KeyError, TypeError, NotImplementedError, OverflowError) as error:
         raise ValueError(
             f"{what} begins like an Arrow file, but its metadata cannot be read: "
-            f"{str(error)[:300]}; it was cut short or damaged, write it again"
+            f"{str(error)[:300]}; it was truncated or damaged, write it again"
         ) from None
     found: dict[str, Callable[[], Layout]] = {}
     spans, places = [], []
@@ -97,13 +97,13 @@ def _footer(reading: Reading) -> Table:
 def _batches(reading: Reading, footer: Table) -> Iterator[_Batch]:
     for offset, metadata, _ in footer.structs(3, _BLOCK):
         if offset < 0 or metadata < 8:
-            raise ValueError("a record batch cannot be where it is said to be")
+            raise ValueError("the footer has an impossible place for a record batch")
         text = reading.read(offset, metadata, "the metadata of a record batch")
         # Four bytes that say that the length follows; older files have the length alone.
         message = Table.root(text[8:] if text[:4] == b"\xff\xff\xff\xff" else text[4:])
         header = message.table(2)
         if message.number(1, "B") != _RECORD_BATCH or header is None:
-            raise ValueError("what is said to be a record batch is none")
+            raise ValueError("what the footer names as a record batch is none")
         yield _Batch(
             header.number(0, "q"),
             offset + metadata,
@@ -245,6 +245,6 @@ def _layout(arrow: Any, reading: Reading, batch: _Batch, column: _Column, what: 
     if offset < 0 or length < nbytes or batch.body + offset + nbytes > reading.nbytes:
         raise ValueError(
             f"{what} has {length} bytes from byte {batch.body + offset} on, and needs {nbytes}: it "
-            "was cut short or damaged; write it again"
+            "was truncated or damaged; write it again"
         )
     return Layout(column.dtype, shape, fortran=False, offset=batch.body + offset)

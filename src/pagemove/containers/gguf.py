@@ -86,7 +86,7 @@ class _Cursor:
         if self.at + nbytes > self._reading.nbytes:
             raise ValueError(
                 f"{self._reading.what} has {self._reading.nbytes} bytes, and its GGUF header goes "
-                f"on to byte {self.at + nbytes}: it was cut short, or is damaged"
+                f"on to byte {self.at + nbytes}: it was truncated, or is damaged"
             )
         self.at += nbytes
 
@@ -185,7 +185,7 @@ def _known(
         if nbytes and first + nbytes > reading.nbytes:
             raise ValueError(
                 f"{tensor} ends at byte {first + nbytes}, and the file has {reading.nbytes}: it "
-                "was cut short; copy or download it again"
+                "was truncated; copy or download it again"
             )
         places.append((first, first + nbytes, name))
         found[name] = partial(_layout, make, sizes, first if nbytes else 0)

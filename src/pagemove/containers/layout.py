@@ -164,7 +164,7 @@ def check_apart(what: str, places: Iterable[tuple[int, int, str]]) -> None:
         if first < before:
             raise ValueError(
                 f"{what}: arrays {last!r} and {name!r} overlap at byte {first}: the header is "
-                "damaged, or was made to mislead; write the file again"
+                "damaged or malicious; write the file again"
             )
         before, last = end, name
 

@@ -42,7 +42,7 @@ class Archive:
                 raise
             raise ValueError(
                 f"{what} begins like a zip archive, but its directory cannot be read: "
-                f"{str(error)[:200]}; it was cut short or damaged, write it again"
+                f"{str(error)[:200]}; it was truncated or damaged, write it again"
             ) from None
         for info in infos:
             if info.filename.endswith("/"):  # not is_dir, which an empty name makes raise
@@ -85,7 +85,7 @@ class Archive:
         if layout.offset + layout.nbytes > info.file_size:
             raise ValueError(
                 f"{member} has {info.file_size} bytes, and shape {layout.shape} of {layout.dtype} "
-                f"needs {layout.offset + layout.nbytes}: it was cut short; write it again"
+                f"needs {layout.offset + layout.nbytes}: it was truncated; write it again"
             )
         found = layout._replace(offset=start + layout.offset)
         self._layouts[name] = found
@@ -120,7 +120,7 @@ class Archive:
         if start + info.compress_size > self._reading.nbytes:
             raise ValueError(
                 f"{member} ends at byte {start + info.compress_size}, and the file has "
-                f"{self._reading.nbytes}: it was cut short; write or copy it again"
+                f"{self._reading.nbytes}: it was truncated; write or copy it again"
             )
         return start
 
@@ -130,7 +130,7 @@ class Archive:
         ):
             raise ValueError(
                 f"{member} is said to have {info.file_size} bytes, and {info.compress_size} "
-                "deflated ones cannot be that many: it is damaged, or was made to mislead"
+                "deflated ones cannot be that many: it is damaged or malicious"
             )
 
         def pieces() -> Iterator[bytes]:

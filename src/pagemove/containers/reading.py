@@ -40,7 +40,7 @@ class Reading:
         if offset + nbytes > self.nbytes:
             raise ValueError(
                 f"{self.what} has {self.nbytes} bytes, and {of} needs {nbytes} from byte {offset} "
-                "on: it was cut short, or it is not such a file; copy or write it again"
+                "on: it was truncated, or it is not such a file; copy or write it again"
             )
         if nbytes > HEADER_MOST:
             raise ValueError(

@@ -60,7 +60,7 @@ def read(reading: Reading) -> Known:
         if start + end > reading.nbytes:
             raise ValueError(
                 f"{tensor} ends at byte {start + end}, and the file has {reading.nbytes}: it was "
-                "cut short; copy or download it again"
+                "truncated; copy or download it again"
             )
         places.append((start + first, start + end, name))
         if kind in _NARROW:

@@ -75,8 +75,8 @@ def open_arrays(
     Raises
     ------
     ValueError
-        The file is of no format that is known, cut short, or has a header that is damaged: arrays
-        that overlap, lengths that cannot be. Mode ``"r+"`` of an ``.npz``, whose checksums would be
+        The file is of no format that is known, truncated, or has a header that is damaged: arrays
+        that overlap, impossible lengths. Mode ``"r+"`` of an ``.npz``, whose checksums would be
         wrong then.
     ImportError
         What reads the format, or opens the URL, is not installed.

@@ -169,14 +169,14 @@ def _wanted(dtype: npt.DTypeLike, mode: str, offset: int, shape: Any, order: str
             f"dtype {kind} holds Python objects, which are pointers, and mean nothing in a file"
         )
     if start < 0:
-        raise ValueError(f"offset must not be negative, as {start} is")
+        raise ValueError(f"offset must not be negative, not {start}")
     sizes = None
     if shape is not None:
         with contextlib.suppress(TypeError):
             shape = (operator.index(shape),)
         sizes = tuple(operator.index(size) for size in shape)
         if min(sizes, default=0) < -1 or sizes.count(-1) > 1:
-            raise ValueError(f"shape {shape} has lengths that cannot be; one of them may be -1")
+            raise ValueError(f"shape {shape} has negative lengths; only one of them may be -1")
     if short == "w+" and (sizes is None or -1 in sizes):
         raise ValueError("shape must be given, and no length of it -1, if mode is 'w+'")
     return _Wanted(kind, short, start, sizes, order in ("F", "f"))

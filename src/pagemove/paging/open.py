@@ -273,7 +273,7 @@ def _array(
     if needed > store.nbytes:
         raise ValueError(
             f"{store!r} has {store.nbytes} bytes, and an array of shape {layout.shape} of "
-            f"{layout.dtype} from byte {layout.offset} on needs {needed}: it was cut short, or it "
+            f"{layout.dtype} from byte {layout.offset} on needs {needed}: it was truncated, or it "
             "is not such an array"
         )
     region = PagedMemory(store, **paging)

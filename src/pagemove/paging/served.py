@@ -68,7 +68,7 @@ def begin(
         raise ValueError("ssl is for TCP: a Unix socket stays within this machine")
     if key is None and ssl is None and not place.is_local():
         raise ValueError(
-            f"whoever reaches {place.host}:{place.port} could take the array: pass secret= (and "
+            f"any process that reaches {place.host}:{place.port} could take it: pass secret= (and "
             "ssl= where others can read along), or serve at 127.0.0.1 or a Unix socket"
         )
     region = region_of(array)
@@ -82,7 +82,7 @@ def begin(
         other = _serving.get(region, lambda: None)()
         if other is not None and not other._closed:
             raise ValueError(
-                f"of the region of this array one is being handed over already, at {other.url}: "
+                f"an array of the same region is being handed over already, at {other.url}: "
                 "close that first; an array has one owner"
             )
         with limits.named():
@@ -171,8 +171,8 @@ class Served:
         ...         try:
         ...             served.wait(timeout=0.01)
         ...         except TimeoutError:
-        ...             "nobody has come"
-        'nobody has come'
+        ...             "no process has connected"
+        'no process has connected'
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         given = self._given
@@ -193,7 +193,8 @@ class Served:
                     raise TimeoutError(
                         errno.ETIMEDOUT,
                         f"{self.url}: {given.missing_bytes} of {given.nbytes} bytes are not yet "
-                        "with the other process" + ("" if self.taken else ", which has not come"),
+                        "with the other process"
+                        + ("" if self.taken else ", which has not connected"),
                     )
                 given.changed.wait(min(self._patience / 4, 1.0 if left is None else left))
 

@@ -196,7 +196,7 @@ def _load(path: Path) -> tuple[Any, Any, Any, Any]:
     ):
         end = at + count * dtype.itemsize
         if not count or end > len(data):
-            raise ValueError(f"{os.fspath(path)!r} is cut short: {len(data)} bytes")
+            raise ValueError(f"{os.fspath(path)!r} is truncated: {len(data)} bytes")
         parts.append(data[at:end].view(dtype))
         at = end
     threads, regions, events = parts

@@ -45,7 +45,7 @@ def cause_of(error: BaseException) -> str:
     try:
         text = str(error)
     except Exception as failure:
-        text = f"{type(error).__name__}, whose text cannot be had ({type(failure).__name__})"
+        text = f"{type(error).__name__}, whose text cannot be read ({type(failure).__name__})"
     # obstore adds what its own developers want to know.
     text = text.partition("\n\nDebug source")[0].strip() or type(error).__name__
     return text.encode("utf-8", "backslashreplace").decode()

@@ -344,7 +344,7 @@ class CompressedStore(Store):
         except (OSError, zstandard.ZstdError) as error:
             raise self._failure(error, operation, place) from error
         if len(data) != length:
-            raise self._failure(OSError(errno.EIO, f"block {block} is cut short"), operation, place)
+            raise self._failure(OSError(errno.EIO, f"block {block} is truncated"), operation, place)
         return data
 
     def _used(self, operation: str, offset: int | None) -> _Shelf | BlockLog:

@@ -134,7 +134,7 @@ class Handles:
     def read(self, start: int, view: memoryview, seconds: float) -> None:
         """Read from an open file, if there is one that need not be read from its beginning."""
         if not self._lock.acquire(timeout=min(seconds, self._seconds)):
-            raise TimeoutError(errno.ETIMEDOUT, "others that read from it have not come to an end")
+            raise TimeoutError(errno.ETIMEDOUT, "other reads of it have not ended")
         try:
             file = self._chosen(start)
             try:

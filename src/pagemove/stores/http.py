@@ -162,7 +162,7 @@ async def look(filesystem: Any, url: str) -> Resource:
     FileNotFoundError
         There is nothing.
     ValueError
-        It has no bytes, or they cannot be had by ranges.
+        It is empty, or its server does not serve ranges.
     aiohttp.ClientError, OSError
         The server cannot be asked, or has a failure.
     """

@@ -278,7 +278,7 @@ def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
         raise RefusedError(code, data.decode(errors="replace"))
     if not hmac.compare_digest(proof, _proof(secret, b"giver", theirs, mine, data)):
         raise RefusedError(
-            errno.EACCES, "the giver does not have the secret: it may be somebody else"
+            errno.EACCES, "the giver does not have the secret: it may be another program"
         )
     text = data.decode(errors="replace")
     if code in (errno.EAGAIN, errno.EINPROGRESS):

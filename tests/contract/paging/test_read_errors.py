@@ -204,7 +204,7 @@ def _heals(path: Path, mode: str, how: str, block: int) -> tuple[str | None, str
 
 
 def paged_whole(path: Path, mode: str, block: int):
-    """Open a region of eight blocks over a file that has been cut short since it was opened."""
+    """Open a region of eight blocks over a file that has been truncated since it was opened."""
     cut = path.stat().st_size
     os.truncate(path, 8 * block)
     context = paged(path, mode, block_size=block, store_timeout=_TIMEOUT)

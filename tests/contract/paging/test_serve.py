@@ -324,7 +324,7 @@ def test_a_giver_that_is_killed_says_what_is_missing(tmp_path: Path) -> None:
 def test_a_taker_that_is_gone_leaves_the_array_with_the_giver(tmp_path: Path) -> None:
     numbers = made(tmp_path)
     with pagemove.serve(numbers, HERE, store_timeout=0.3) as served:
-        with pytest.raises(TimeoutError, match="has not come"):
+        with pytest.raises(TimeoutError, match="has not connected"):
             served.wait(0.05)
         store = HandedStore(served.url)
         store._taken("read", 0)._thread = threading.current_thread()

@@ -173,7 +173,7 @@ class TestOtherFiles:
             "objects",
             "empty",
             "text",
-            "cut short",
+            "truncated",
             "zip",
             "more than there can be",
             "shorter than it says",
