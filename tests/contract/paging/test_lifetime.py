@@ -340,7 +340,7 @@ def test_what_is_changed_while_close_waits_is_saved(tmp_path, monkeypatch):
         slept.append(seconds)
         memory.asarray(np.uint64)[len(slept)] = 42
 
-    monkeypatch.setattr(PagedMemory, "is_called", property(lambda _: called.pop(0)))
+    monkeypatch.setattr(PagedMemory, "_is_called", property(lambda _: called.pop(0)))
     monkeypatch.setattr(region, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     memory.close()
     assert memory.closed
