@@ -8,7 +8,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 PACKAGE := $(shell find src -name __pycache__ -prune -o -type f -print)
-SOURCES := $(wildcard src/pagemove/_native/*.pyx src/pagemove/_native/*.pxd)
+SOURCES := $(wildcard $(addprefix src/pagemove/_native/*.,pyx pxi pxd))
 C_FILES := $(shell find src tests benchmarks docs -name _build -prune -o -name "*.[ch]" -print)
 # What the environment is made with: another PYTHON gets another one.
 INTERPRETER := $(shell $(PYTHON) -c "import sys; print(sys.base_prefix, *sys.version_info[:3])" 2>/dev/null)

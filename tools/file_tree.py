@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "contributing" / "map.md"
-KINDS = (".py", ".pyx", ".pxd", ".c", ".h")
+KINDS = (".py", ".pyx", ".pxi", ".pxd", ".c", ".h")
 #: Whose files each have a line; of the others the folder alone.
 FOLDERS = {
     "tests/unit": "one file a module; the documents (test_docs.py)",

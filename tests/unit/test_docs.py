@@ -248,9 +248,9 @@ def test_the_map_of_the_sources_is_true() -> None:
         path = stack[-1][1] / line["path"]
         assert path.exists(), path
         stack.append((indent, path))
-        named += path.suffix in (".py", ".pyx", ".c")
+        named += path.suffix in (".py", ".pyx", ".pxi", ".c")
     package = ROOT / "src" / "pagemove"
-    assert named == sum(1 for p in package.rglob("*") if p.suffix in (".py", ".pyx", ".c"))
+    assert named == sum(1 for p in package.rglob("*") if p.suffix in (".py", ".pyx", ".pxi", ".c"))
     _run([sys.executable, str(ROOT / "tools" / "file_tree.py"), "--check"], ROOT)
 
 

@@ -106,7 +106,8 @@ def test_no_modules_import_each_other():
 
 
 def test_the_native_modules_import_no_python():
-    for path in (ROOT / "pagemove" / "_native").glob("*.pyx"):
+    core = ROOT / "pagemove" / "_native"
+    for path in (*core.glob("*.pyx"), *core.glob("*.pxi")):
         code = path.read_text()
         found = re.findall(r"^\s*(?:from|import|cimport) (pagemove[\w.]*)", code, re.M)
         assert all(name.startswith("pagemove._native.") for name in found), path.name

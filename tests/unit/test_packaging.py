@@ -71,7 +71,7 @@ def test_wheel_is_abi3_typed_and_holds_nothing_else(dist: Path) -> None:
     assert {name.split("/")[0] for name in names if not name.startswith("pagemove-")} == {
         "pagemove"
     }
-    assert not [name for name in names if name.endswith((".c", ".h", ".pyx"))]
+    assert not [name for name in names if name.endswith((".c", ".h", ".pyx", ".pxi"))]
     of_tests = {name for name in names if "test" in name}
     ours = ("__init__", "contract", "faulty")
     assert of_tests == {f"pagemove/testing/{name}.py" for name in ours}

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import time
-import warnings
-from typing import Any, Self
+from typing import Any
 
 from pagemove import limits
 from pagemove.paging import forking, hosts, refusals, registry, sigterm, trace, working_set
 from pagemove.paging.available import promise
-from pagemove.paging.blocks import Blocks
 from pagemove.paging.budget import Budget
+from pagemove.paging.closing import Closing
 from pagemove.paging.compression import CompressedMemory
-from pagemove.paging.exits import save_at_exit, tell
+from pagemove.paging.exits import save_at_exit
 from pagemove.paging.options import (
     MODES,
     Checked,
@@ -33,8 +31,6 @@ from pagemove.stores.base import Store
 from pagemove.views import Viewable
 
 # What a kernel that lacks something, or does not permit it, answers.
-# Seconds that close waits for calls of other threads.
-_CALLED = 0.2
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _OF_THE_PAGER = frozenset(
@@ -64,7 +60,7 @@ _OF_THE_PAGER = frozenset(
 )
 
 
-class PagedMemory(Blocks, Viewable):
+class PagedMemory(Closing, Viewable):
     """A region of memory whose blocks are read from a store when they are first touched.
 
     To everything that uses it, NumPy, C extensions, system calls, it is ordinary private memory
@@ -294,9 +290,9 @@ class PagedMemory(Blocks, Viewable):
             promise(self, options.limit or store.nbytes)
         self._told = 0  # sequence number of the first failure that no flush has told of
         registry.enter(self)
-        self._unsaved = False  # whether that was said already, at the end of it all
+        self._unsaved = False
         self._origin: Any = None  # of the array that was opened, where one was
-        self._forgettable = False  # no ResourceWarning if it is never closed
+        self._forgettable = False
         # What ends with the process is not to be saved before that.
         self._saves = mode == "r+" and not isinstance(store, CompressedMemory)
         if self._saves:
@@ -405,84 +401,6 @@ class PagedMemory(Blocks, Viewable):
         """What it shares its limit with others by; None: the limit is its own."""
         return self._budget
 
-    def close(self) -> None:
-        """Flush, and free the memory. Twice is fine.
-
-        Raises
-        ------
-        StoreError
-            Changes could not be saved. The region stays open, with all of them: fix the store and
-            close it again.
-        BufferError
-            Arrays or memoryviews of it are still in use.
-
-        Examples
-        --------
-        >>> import pagemove
-        >>> region = pagemove.PagedMemory(nbytes=1 << 20)
-        >>> region.close()
-        >>> region.closed
-        True
-        """
-        if self.closed:
-            return
-        patience = time.monotonic() + _CALLED
-        while True:
-            if self._saves:
-                with memoryview(self):
-                    self._save_before_close()
-            if self._record is not None:
-                working_set.save(self._record, self.recorded(), self.block_size)
-            if not self._is_called or time.monotonic() > patience:
-                break
-            # Whoever looks at a budget is in a call for some microseconds. Saved again after it:
-            # that thread may change something when it returns.
-            time.sleep(0.001)
-        try:
-            super().close()
-        finally:
-            hosts.prune()
-            # Also when Control-C has come: it has been flushed, so nothing is being written.
-            if self.closed and self._file_lock is not None:
-                self._file_lock.close()
-
-    def _save_or_tell(self) -> None:
-        """Save changes, or say on standard error that it cannot be done. For the end of it all."""
-        if self.closed or not self._saves:
-            return
-        try:
-            self._save()
-        except Exception as error:
-            self._tell_unsaved(str(error))
-        except BaseException as reason:
-            # The caller does not want to wait any longer; the finaliser need not try again.
-            self._unsaved = True
-            self._tell_unsaved(f"saving them was interrupted ({type(reason).__name__})")
-            raise
-
-    def _tell_unsaved(self, why: str) -> None:
-        tell(
-            f"changes of {self._label} could not be saved, {self.counters()['dirty']} bytes of "
-            f"them are in memory only: {why}"
-        )
-
-    def _save_before_close(self) -> None:
-        """Save: that a region is lost is no reason not to close it."""
-        self._save()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._forgettable = True  # it may stay open: that is no ResourceWarning
-        try:
-            self.close()
-        except BufferError:
-            # The traceback of what went wrong keeps arrays in use, and is what the caller needs to
-            # see. Changes are flushed; the region goes with the last array.
-            if exception[0] is None:
-                raise
-
     def __repr__(self) -> str:
         if not hasattr(self, "_label"):
             return "<PagedMemory that was never opened>"
@@ -498,11 +416,3 @@ class PagedMemory(Blocks, Viewable):
         if limit and not self._chosen:
             most += " (by default: half of the memory available)"
         return f"<PagedMemory of {text_of(self.nbytes)} {over}, mode {self._mode!r}{most}>"
-
-    def __del__(self) -> None:
-        if not hasattr(self, "_label") or self.closed:
-            return
-        if not self._unsaved:
-            self._save_or_tell()
-        if not self._forgettable:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)

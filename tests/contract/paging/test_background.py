@@ -263,6 +263,7 @@ def _tries(path: Path, faults: list[Fault]) -> int:
         FaultyStore(path, writable=True, faults=faults),
         mode="r+",
         writeback_interval=0.01,
+        store_timeout=0.1,  # for the end of the region, which tries to save
     )
     array = words(memory)
     array[0] += np.uint64(1)

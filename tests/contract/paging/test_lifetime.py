@@ -17,7 +17,7 @@ import pytest
 
 import pagemove
 from pagemove import PagedMemory
-from pagemove.paging import region
+from pagemove.paging import closing
 from pagemove.stores import FileStore
 from support import child, vmas_in, wait_for
 from support.paging import (
@@ -341,7 +341,7 @@ def test_what_is_changed_while_close_waits_is_saved(tmp_path, monkeypatch):
         memory.asarray(np.uint64)[len(slept)] = 42
 
     monkeypatch.setattr(PagedMemory, "_is_called", property(lambda _: called.pop(0)))
-    monkeypatch.setattr(region, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    monkeypatch.setattr(closing, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     memory.close()
     assert memory.closed
     assert np.fromfile(path, np.uint64, 3)[1:].tolist() == [42, 42]

@@ -1,4 +1,4 @@
-"""paging/region.py: how a PagedMemory ends: closed, forgotten, with views of it; who owns it."""
+"""paging/closing.py: how a PagedMemory ends: closed, forgotten, with views of it; who owns it."""
 
 from __future__ import annotations
 

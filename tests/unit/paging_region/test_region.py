@@ -238,7 +238,7 @@ class TestUnsupported:
             def require(self, *names):
                 raise UnsupportedError(errno.EPERM, f"{names}: the remedy")
 
-        monkeypatch.setattr(region_module.Blocks, "__init__", refuse, raising=False)
+        monkeypatch.setattr(region_module.Closing, "__init__", refuse, raising=False)
         monkeypatch.setattr(region_module, "features", features)
         with pytest.raises(UnsupportedError, match=r"paging.*the remedy"):
             opened(path)

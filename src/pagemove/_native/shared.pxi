@@ -1,0 +1,96 @@
+"""What any number of regions share: a limit, a helper process.
+
+Part of pager.pyx, which includes it.
+"""
+
+
+cdef int _raise_if_signalled(int status) except -1:
+    return -1 if status == -PG_INTERRUPTED and PyErr_Occurred() != NULL else 0
+
+
+cdef class SharedLimit:
+    """A limit for any number of regions. Integers in, integers out: `pagemove.Budget`.
+
+    In a child made by fork it is one that no region shares yet.
+    """
+
+    cdef pg_budget *_budget
+    cdef uint64_t _born
+    cdef uint64_t _total
+    cdef object __weakref__
+
+    def __cinit__(self, *args, **kwargs):
+        self._budget = NULL
+
+    def __init__(self, uint64_t total):
+        if self._budget != NULL:
+            raise ValueError("this limit is set already")
+        self._total = total
+        self.here()
+
+    def __dealloc__(self):
+        if self._budget != NULL and self._born == pm_generation_known():
+            pg_budget_release(self._budget)
+
+    cdef pg_budget *here(self) except NULL:
+        if self._budget != NULL and self._born == pm_generation():
+            return self._budget
+        # Not freed: a thread of the parent may have been about to change it.
+        self._budget = pg_budget_new(self._total)
+        self._born = pm_generation()
+        if self._budget == NULL:
+            raise MemoryError
+        return self._budget
+
+    def change_total(self, uint64_t total, uint64_t patience_ns):
+        """Change the limit, and wait for regions to return memory, so many nanoseconds at most.
+
+        0; -1: the regions need more, and nothing has changed; or ETIMEDOUT.
+        """
+        cdef pg_budget *budget = self.here()
+        cdef int status
+        with nogil:
+            status = pg_budget_resize(budget, total, patience_ns, pg_may_wait_no_longer)
+        if status == -PG_NO_ROOM:
+            return -1
+        self._total = total
+        _raise_if_signalled(status)
+        return 0 if status == -PG_INTERRUPTED else -status
+
+    def counters(self):
+        """Return all counters by name."""
+        cdef pg_budget_counters counters
+        cdef pg_budget *budget = self.here()
+        with nogil:
+            pg_budget_counters_of(budget, &counters)
+        return {
+            "total": counters.total,
+            "leased": counters.leased,
+            "floors": counters.floors,
+            "grown": counters.grown,
+            "returned": counters.returned,
+            "moved": counters.moved,
+            "refused": counters.refused,
+            "members": counters.members,
+        }
+
+
+cdef class Host:
+    """What is known of a helper process that any number of regions share."""
+
+    cdef pg_host *_host
+    cdef object __weakref__
+
+    def __cinit__(self):
+        self._host = pg_host_new()
+        if self._host == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self._host != NULL:
+            pg_host_release(self._host)
+
+    @property
+    def members(self):
+        """How many regions share it now."""
+        return pg_host_members(self._host)
