@@ -7,7 +7,7 @@ the batch to say so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def _batches(reading: Reading, footer: Table) -> Iterator[_Batch]:
         )
 
 
-def _columns(arrow: Any, schema: Any, order: str) -> Iterator[_Column]:
+def _columns(arrow: Any, schema: Any, order: Literal["<", ">"]) -> Iterator[_Column]:
     """List the columns, with the numbers that their nodes and buffers have in every batch."""
     node = buffer = 0
     after = ""
