@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pagemove.containers.hdf5 import dataset_in
 from pagemove.containers.layout import missing
@@ -22,8 +23,10 @@ from pagemove.stores.sliced import SlicedStore
 from pagemove.stores.urls import without_secret
 
 if TYPE_CHECKING:
-    from pagemove.paging.options import PagingOptions
+    from pagemove.paging.options import ModelessOptions, PagingOptions
     from pagemove.paging.sources import Source
+
+_Options = TypeVar("_Options", bound="ModelessOptions")
 
 _BLOCK = 64 << 10
 _FEWEST_BLOCKS, _MANY_BLOCKS = 4, 256
@@ -79,20 +82,22 @@ def decoded_store(source: Source, name: str | None, *, writable: bool) -> Sliced
     return store
 
 
-def with_room(store: SlicedStore, paging: PagingOptions) -> PagingOptions:
+def with_room(store: SlicedStore, paging: _Options) -> _Options:
     """Have what a store keeps decoded count against the limit of its region.
 
     Of a limit that is a size it takes half at most, and of a budget that was made for the arrays of
     one file half of what these have left of its half: unless two chunks are more. A `Budget` of the
     user's is that of regions alone.
     """
-    limit = paging.get("resident_limit")
-    block = nbytes_of(paging.get("block_size", _BLOCK), "block_size")
+    asked: ModelessOptions = paging
+    limit = asked.get("resident_limit")
+    block = nbytes_of(asked.get("block_size", _BLOCK), "block_size")
     if is_size(limit):
         whole = nbytes_of(limit, "resident_limit")
         left = whole - store._keep_at_most(whole // 2)
-        return {**paging, "resident_limit": max(left, min(_FEWEST_BLOCKS * block, whole))}
-    if isinstance(limit, Budget) and limit._spare:
+        paging = copy.copy(paging)
+        paging["resident_limit"] = max(left, min(_FEWEST_BLOCKS * block, whole))
+    elif isinstance(limit, Budget) and limit._spare:
         kept = store._keep_at_most(limit._spare // 2)
         left = limit.limit - kept
         # Not where other regions may soon need all there is.
