@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -115,6 +116,23 @@ def test_a_line_of_the_program_rather_than_of_a_library(tmp_path):
     exec(code, names)
     inner = names["called"](lambda: looked_at._line_of(sys._getframe(1)))
     assert inner[2].endswith("library")
+
+
+def test_no_frame_is_held_while_other_threads_may_run(monkeypatch):
+    """One that has returned would keep its arrays."""
+    held = []
+
+    def tasks():
+        values = sys._getframe(1).f_locals.values()
+        within = [each for value in values if isinstance(value, dict) for each in value.values()]
+        held.extend(each for each in (*values, *within) if isinstance(each, FrameType))
+        called.append(True)
+        return {}
+
+    called: list = []
+    monkeypatch.setattr(lines, "tasks", tasks)
+    assert Lines(lambda: 1).look()
+    assert (called, held) == ([True], [])
 
 
 def test_how_a_line_is_shown(tmp_path):
