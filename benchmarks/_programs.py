@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -75,8 +76,14 @@ def run(command: list[str], program: str, megabytes: int, limit: int = 0) -> Cos
             out.seek(0)
             said.seek(0)
             cost = Cost(elapsed, used.ru_utime + used.ru_stime, out.read(), said.read())
+    if limit and child.returncode == -signal.SIGKILL:
+        raise Killed
     assert child.returncode == 0, f"{command} ended with {child.returncode}: {cost.said}"
     return cost
+
+
+class Killed(Exception):  # noqa: N818 (what a run came to, and no error of this program)
+    """A program had more than its control group may have."""
 
 
 class Ways:
@@ -164,9 +171,17 @@ def measure(
     first = run([*ways.paged, "--limit", _NO_LIMIT], program, options.megabytes)
     need = first.size(r"at most ([\d.]+ \w+) at a time")
     costs: dict[str, list[Cost]] = {}
+    killed: set[str] = set()
     for _ in range(options.passes):
         for way, (command, limit) in ways.of(need).items():
-            costs.setdefault(way, []).append(run(command, program, options.megabytes, limit))
+            try:
+                cost = run(command, program, options.megabytes, limit)
+            except Killed:
+                killed.add(way)
+            else:
+                costs.setdefault(way, []).append(cost)
+    for way in killed:
+        costs.pop(way, None)
     medians = {way: _medians([each[:2] for each in some]) for way, some in costs.items()}
     print(f"{name} ({text_of(need)})")
     plain = medians.pop("none")
@@ -185,6 +200,8 @@ def measure(
             f"started: {only[0]:.2f} x, {only[1]:.2f} x",
             flush=True,
         )
+    for way in sorted(killed):
+        print(f"    {way}: killed by the kernel, for want of memory")
     for share in _SHARES:
         for one in costs[f"{share} %"]:
             check_memory(one, need * share // 100, ways.beside, name)

@@ -126,5 +126,10 @@ DOCSTRINGS = {
         "statsmodels.nonparametric.kde",
         "statsmodels.regression.linear_model",
     ],
-    "pandas": ["pandas.DataFrame.groupby", "pandas.cut", "pandas.Series.rolling"],
+    "pandas": [
+        "pandas.api.typing.DataFrameGroupBy",
+        "pandas.api.typing.Rolling",
+        "pandas.cut",
+        "pandas.merge",
+    ],
 }

@@ -55,9 +55,10 @@ class Ran(NamedTuple):
         return self.size(r"VmHWM:\s*(\d+ kB)")
 
 
-def ran(*command):
+def ran(*command, directory=None):
     done = subprocess.run(
         [sys.executable, *command],
+        cwd=directory,
         env={**os.environ, **_ONE_THREAD},
         capture_output=True,
         text=True,
@@ -68,9 +69,10 @@ def ran(*command):
     return Ran(done.stdout, done.stderr)
 
 
-def under(limit, *command, **options):
+def under(limit, *command, directory=None, **options):
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return ran("-m", "pagemove", "run", "--report", "--limit", str(limit), *words, *command)
+    command = ("-m", "pagemove", "run", "--report", "--limit", str(limit), *words, *command)
+    return ran(*command, directory=directory)
 
 
 @functools.cache
@@ -106,11 +108,13 @@ def test_an_application_at_a_part_of_its_memory(folder, name, share):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.needs(name)) for name in DOCSTRINGS]
 )
-def test_examples_of_docstrings_at_half_their_memory(name):
+def test_examples_of_docstrings_at_half_their_memory(tmp_path, name):
     """The libraries' own, as they are installed; nearly every array of theirs is in the arena."""
-    command, small = (_DOCSTRINGS, *DOCSTRINGS[name]), {"min-size": 64}
-    plain, needed = ran(*command), under(64 << 30, *command, **small).needed
-    paged = under(max(needed // 2, 1 << 16), *command, **small)
+    command = (_DOCSTRINGS, *DOCSTRINGS[name])
+    small = {"min-size": 64, "directory": tmp_path}
+    plain = ran(*command, directory=tmp_path)
+    needed = under(64 << 30, *command, **small).needed
+    paged = under(max(needed // 2, 1 << 14), *command, **small)
     assert paged.printed == plain.printed
     assert len(plain.printed.splitlines()) >= 5
     assert re.search(r"evicted: [1-9]", paged.said), paged.said

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -117,6 +120,23 @@ def test_a_line_of_the_program_rather_than_of_a_library(tmp_path):
     assert inner[2].endswith("library")
 
 
+def test_no_frame_is_held_while_other_threads_may_run(monkeypatch):
+    """One that has returned would keep its arrays."""
+    held = []
+
+    def tasks():
+        values = sys._getframe(1).f_locals.values()
+        within = [each for value in values if isinstance(value, dict) for each in value.values()]
+        held.extend(each for each in (*values, *within) if isinstance(each, FrameType))
+        called.append(True)
+        return {}
+
+    called: list = []
+    monkeypatch.setattr(lines, "tasks", tasks)
+    assert Lines(lambda: 1).look()
+    assert (called, held) == ([True], [])
+
+
 def test_how_a_line_is_shown(tmp_path):
     (tmp_path / "some.py").write_text("one = 1\n    two = 2\n")
     path = str(tmp_path / "some.py")
@@ -166,6 +186,62 @@ def test_the_whole_process_has_the_limit_and_what_is_compressed_and_no_more(tmp_
     assert peak <= nothing + (24 * _MIB) + stored + 32 * _MIB
     assert bool(stored) == (not where)
     assert stored < 100 * _MIB
+
+
+@pytest.fixture
+def group():
+    """Make a control group with a limit of memory, by whichever version is mounted."""
+    made = None
+    for root, name in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+        made = Path("/sys/fs/cgroup", root, f"pagemove-tests-{os.getpid()}")
+        try:
+            made.mkdir()
+        except OSError:
+            continue
+        if (made / name).exists():
+            break
+        made.rmdir()
+    else:
+        pytest.skip("no control group of memory can be made here")
+    yield made, made / name
+    made.rmdir()
+
+
+def in_group(made, nbytes, command, directory):
+    group, limit = made
+    limit.write_text(str(nbytes))
+    enter = f'echo $$ >"{group}/cgroup.procs"; exec "$@"'
+    return subprocess.run(
+        ["sh", "-c", enter, "sh", sys.executable, "-m", "pagemove", "run", *command],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.needs("root")
+def test_auto_is_half_of_what_the_control_group_leaves(tmp_path, group):
+    command = ["--limit", "auto", "--report", "-c", "import numpy"]
+    done = in_group(group, 1 << 30, command, tmp_path)
+    found = re.search(r"memory: limit (\S+ \w+),", done.stderr)
+    assert found, done.stderr
+    assert (1 << 30) * 0.4 < nbytes_of(found[1], "limit") <= 1 << 29
+
+
+@pytest.mark.needs("root")
+def test_the_kernel_kills_nothing_in_a_group_of_limit_and_32_mib(tmp_path, group):
+    (tmp_path / "program.py").write_text(_LARGER)
+    command = ["--limit", "24MiB", "--spill", ".", "--report", "program.py"]
+    nothing = in_group(group, 1 << 30, [*command, "0"], tmp_path)
+    beside = nbytes_of(re.search(r"process at most (.*)", nothing.stderr)[1], "peak")
+    done = in_group(group, beside + 56 * _MIB, [*command, "160"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    plain = subprocess.run(
+        [sys.executable, tmp_path / "program.py", "160"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == plain.stdout
 
 
 @_COMPRESSED
