@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import linecache
 import os
 import pkgutil
 import sys
+import textwrap
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import CodeType, ModuleType
@@ -48,11 +50,18 @@ def execute(kind: str, target: str, arguments: list[str], note: Callable[[Any], 
 def _execute(kind: str, target: str, arguments: list[str]) -> None:
     main = ModuleType("__main__")
     names = main.__dict__
-    names.update(__annotations__={}, __builtins__=sys.modules["builtins"])
+    names["__builtins__"] = sys.modules["builtins"]
+    if sys.version_info < (3, 14):  # from then on annotations are made when they are asked for
+        names["__annotations__"] = {}
     sys.argv[:] = [{"script": target, "module": "-m", "code": "-c"}[kind], *arguments]
     if kind == "code":
         _search_first("")
+        if sys.version_info >= (3, 14):
+            target = textwrap.dedent(target)
         code = _compiled(target, "<string>")
+        if sys.version_info >= (3, 13):  # from then on its tracebacks have the lines of ``-c``
+            lines = target.splitlines(keepends=True)
+            linecache.cache["<string>"] = (len(target), None, lines, "<string>")
     elif kind == "module":
         code = _in_module(target, names)
     elif target == "-":

@@ -230,3 +230,12 @@ def test_the_console_script_does_the_same(tmp_path):
     paged = ran([script, "run", "--limit", "8MiB", "--spill", ".", "-c", "1/0"], tmp_path)
     plain = ran([sys.executable, "-c", "1/0"], tmp_path)
     assert (paged.returncode, paged.stderr) == (plain.returncode, plain.stderr)
+
+
+def test_code_that_is_indented_is_what_the_interpreter_makes_of_it(tmp_path):
+    """An error before Python 3.14, which removes what all lines begin with."""
+    code = "\n    print(1)\n    print(2)\n"
+    paged = ran([*_PAGED, "-c", code], tmp_path)
+    plain = ran([sys.executable, "-c", code], tmp_path)
+    assert (paged.returncode, paged.stdout) == (plain.returncode, plain.stdout)
+    assert plain.stdout == ("1\n2\n" if sys.version_info >= (3, 14) else "")
