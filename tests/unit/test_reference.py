@@ -62,6 +62,7 @@ def test_completion_of_a_region_shows_what_the_reference_lists() -> None:
     assert shown == set(listed.split(", "))
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_parameter_of_a_function_is_documented(name: str) -> None:
     function = getattr(pagemove, name)
