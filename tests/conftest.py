@@ -39,6 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(watchdog)
     config.addinivalue_line("markers", "slow: takes longer than its like; not in the lean suite")
     config.addinivalue_line("markers", "lean: in the lean suite, though it needs a server")
+    config.addinivalue_line(
+        "markers", "each: every value of its parameters is in the lean suite (a name, an example)"
+    )
     config.addinivalue_line("markers", "alone: changes the machine; runs beside no other test")
     config.addinivalue_line(
         "markers",

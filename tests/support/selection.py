@@ -1,8 +1,9 @@
 """Which tests run: the lean suite of `make test`, or all of `make test-all`.
 
 The lean suite has one instance of every behaviour: of a test with parameters as few sets as show
-each value of each parameter, and of state machines a few runs. It leaves out the stress tests, what
-is marked `slow` or to run `alone`, and what needs a server unless it is marked `lean`. The whole
+each value of each parameter, though not of every long list (`MOST_SETS`, and the mark `each`), and
+of state machines a few runs. It leaves out the stress tests, what is marked `slow` or to run
+`alone`, and what needs a server unless it is marked `lean`. The whole
 suite has every pair of values of a product. Without ``--sets``, pytest runs each set of parameters
 there is.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import collections
 import itertools
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,8 +48,8 @@ WORKS_WITH = frozenset(
 )
 #: What changes the machine for all that runs on it, by the names in `needs.py`.
 ALONE = frozenset(("swap", "ksm", "hugetlb"))
-#: The most sets of parameters of one test in the lean suite: a list that was written down by hand
-#: is one parameter to pytest, however many things differ in it.
+#: The most sets of parameters of one test in the lean suite, unless it is marked `each`: a list
+#: that was written down by hand is one parameter to pytest, however many things differ in it.
 MOST_SETS = 5
 #: The same of paged memory, where each forks, opens a region and makes a file: a page, 64 KiB and
 #: 2 MiB of the block sizes.
@@ -121,6 +123,13 @@ def in_lean(item: pytest.Item) -> bool:
     return wanted and "stress" not in item.path.parts
 
 
+def most_sets(item: pytest.Item) -> int:
+    """Return how many sets of parameters of a test the lean suite has at most."""
+    if item.get_closest_marker("each"):
+        return sys.maxsize
+    return MOST_SETS_PAGING if "paging" in item.path.parts else MOST_SETS
+
+
 def choose(items: Sequence[pytest.Item], sets: str) -> set[pytest.Item]:
     """Choose the tests to run from all that were collected; `sets` is one of `SETS`."""
     if sets == "all":
@@ -133,8 +142,7 @@ def choose(items: Sequence[pytest.Item], sets: str) -> set[pytest.Item]:
     for variants in tests.values():
         numbers = cover([_values(item) for item in variants], 1 if sets == "lean" else 2)
         if sets == "lean":
-            paging = "paging" in variants[0].path.parts
-            numbers = spread(numbers, MOST_SETS_PAGING if paging else MOST_SETS)
+            numbers = spread(numbers, most_sets(variants[0]))
         chosen.update(variants[number] for number in numbers)
     return chosen
 

@@ -103,6 +103,7 @@ def _run(command: list[str], directory: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.each
 @pytest.mark.parametrize(
     "page", _marked([page for page in PAGES if any(b.is_session for b in blocks(page))])
 )
@@ -119,6 +120,7 @@ def test_sessions_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
     _run([sys.executable, "-W", "error", "-m", "doctest", *options, text.name], tmp_path)
 
 
+@pytest.mark.each
 @pytest.mark.parametrize(
     "block",
     [
@@ -153,6 +155,7 @@ def test_run_on_redis_runs_as_printed(tmp_path: Path) -> None:
         assert server.say_whole("DBSIZE").strip() != b"0"
 
 
+@pytest.mark.each
 @pytest.mark.needs("move")
 @pytest.mark.parametrize("name", ["pagemove", *MODULES])
 def test_docstring_examples_run(name: str) -> None:
@@ -164,6 +167,7 @@ def test_docstring_examples_run(name: str) -> None:
     assert not runner.failures, "".join(said)
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("name", sorted(pagemove.__all__))
 def test_every_public_name_is_in_the_reference_and_has_a_docstring(name: str) -> None:
     reference = "".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
@@ -210,6 +214,7 @@ def _commands(program: str) -> list[object]:
     ]
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("arguments", _commands("pagemove"))
 def test_commands_exist_with_their_options(arguments: list[str]) -> None:
     words = [word for word in arguments if re.fullmatch(r"[a-z]+", word)][:1]
@@ -220,6 +225,7 @@ def test_commands_exist_with_their_options(arguments: list[str]) -> None:
     assert all(option in done.output for option in options)
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("arguments", _commands("make"))
 def test_make_targets_exist(arguments: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text()
@@ -228,6 +234,7 @@ def test_make_targets_exist(arguments: list[str]) -> None:
             assert re.search(rf"^{word}\b.*:", makefile, re.MULTILINE), word
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("page", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in PAGES])
 def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):

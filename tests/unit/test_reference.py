@@ -169,6 +169,7 @@ def test_the_reference_has_functions_and_methods() -> None:
     assert len(DOCUMENTED) > 100
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("name", sorted(DOCUMENTED))
 def test_the_reference_says_what_is_taken_returned_and_raised(name: str) -> None:
     function = DOCUMENTED[name]

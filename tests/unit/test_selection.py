@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.selection import cover, few, in_lean, spread
+from support.selection import MOST_SETS, choose, cover, few, in_lean, spread
 
 _ROWS = st.lists(
     st.fixed_dictionaries({name: st.integers(0, 4) for name in "abc"}), min_size=1, max_size=60
@@ -54,6 +57,30 @@ def test_what_is_tried_again_is_tried_less_often_in_the_lean_suite(monkeypatch):
     assert few(30, 6) == 30
     monkeypatch.setenv("PAGEMOVE_TEST_LEAN", "1")
     assert few(30, 6) == 6
+
+
+class _Item:
+    """As much of a test with parameters as is looked at."""
+
+    def __init__(self, name: str, number: int, marks: tuple[str, ...]) -> None:
+        self.nodeid = f"{name}[{number}]"
+        self.path = Path("tests/unit/test_x.py")
+        self.callspec = SimpleNamespace(params={"number": object()})
+        self._marks = marks
+
+    def get_closest_marker(self, name: str) -> str | None:
+        return name if name in self._marks else None
+
+    def iter_markers(self, _: str) -> list[Any]:
+        return []
+
+
+def test_of_a_long_list_some_are_in_the_lean_suite_and_all_of_what_is_marked_each():
+    some, every = ([_Item("x", n, marks) for n in range(30)] for marks in ((), ("each",)))
+    chosen: Any = choose(some, "lean")
+    assert len(chosen) == MOST_SETS
+    assert {some[0], some[-1]} <= chosen
+    assert choose(every, "lean") == set(every)
 
 
 class TestInLean:

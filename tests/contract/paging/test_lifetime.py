@@ -30,6 +30,7 @@ from support.paging import (
     words,
     wrong_words,
 )
+from support.selection import few
 from support.threads import passing_threads
 
 pytestmark = pytest.mark.needs("paging")
@@ -313,7 +314,7 @@ class TestRanges:
 def _left(path: Path, mode: str) -> list[list[str]]:
     """Return threads and descriptors before and after regions have come and gone."""
     before = passing_threads(), sorted(os.listdir("/proc/self/fd"))
-    for _ in range(10):
+    for _ in range(few(10, 4)):
         with paged(path, mode, block_size=_BLOCK, resident_limit=4 * _BLOCK) as memory:
             contents(memory)
             if mode != "r":
