@@ -106,6 +106,8 @@ class Given:
             EBUSY: it has an owner; EINPROGRESS: it is still being written back, ask again.
         """
         self._check_free(None)
+        if self._preparing is None and not self._changes()[0]:
+            return describe(self._offer)
         with self._describing:
             thread = self._preparing
             if thread is None:
