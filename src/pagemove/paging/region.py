@@ -9,6 +9,7 @@ from typing import Any
 from pagemove import limits
 from pagemove.paging import forking, hosts, refusals, registry, sigterm, trace, working_set
 from pagemove.paging.available import promise
+from pagemove.paging.blocks import Blocks
 from pagemove.paging.budget import Budget
 from pagemove.paging.closing import Closing
 from pagemove.paging.compression import CompressedMemory
@@ -366,7 +367,7 @@ class PagedMemory(Closing, Viewable):
                 registry.warn_of_kernel_faults()
             except Warning:
                 # It is to be an error: no region then.
-                super().close()
+                Blocks.close(self)  # nothing is to be saved yet
                 raise
 
     def _begin_again(self) -> None:
