@@ -331,7 +331,7 @@ static void say(const char *line)
     fflush(stdout);
 }
 
-/* Ends the process: a block that is absent cannot be written. */
+/* Ends the process: a block that is mapped cannot be under way to the store. */
 static void test_lost_track(void)
 {
     pg_entry entry;

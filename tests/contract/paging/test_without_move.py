@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pagemove import features, lowlevel
+from pagemove import features, lowlevel, vmas
 from pagemove._native import pager
-from pagemove.introspect import count_vmas
 from support import child, paging
 from support.helpers import touch
 from support.paging import (
@@ -102,17 +101,23 @@ def _flush(path: Path) -> None:
 
 
 def test_the_number_of_mappings_is_bounded(path):
-    first, later = without_move(_mappings, path)
-    assert later <= first + 1
+    """A frame that a block has left by mremap may be a mapping of its own; nothing else splits."""
+    opened, most = without_move(_mappings, path)
+    assert most <= opened + 2 * (_LIMIT // _BLOCK)
 
 
 def _mappings(path: Path) -> tuple[int, int]:
-    counts = []
     with paged(path, "r+", block_size=_BLOCK, resident_limit=_LIMIT) as memory:
-        for turn in range(12):
+        opened = most = _served()
+        for turn in range(40):
             words(memory)[:] = turn
-            counts.append(count_vmas())
-    return max(counts[:6]), max(counts[6:])
+            most = max(most, _served())
+    return opened, most
+
+
+def _served() -> int:
+    """Count the mappings whose missing pages a userfaultfd serves: not the heaps of threads."""
+    return sum("um" in each.flags for each in vmas())
 
 
 def test_an_unreadable_block_raises_sigbus_until_evicted(path):

@@ -73,11 +73,13 @@ static int forget(struct pg_region *region, struct pg_call *call)
 
 int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length)
 {
-    struct pg_call wanted = {.function = forget, .offset = offset, .length = length};
     int stored, error = pg_drop_blocks(region, offset, length, &stored);
 
+    if (error || !stored)
+        return error;
     /* Signal handlers are not run: the caller may be freeing an object. */
-    return error || !stored ? error : pg_run_call(region, &wanted, NULL, 0);
+    return pg_run_call(
+        region, &(struct pg_call){.function = forget, .offset = offset, .length = length}, NULL, 0);
 }
 
 static int engage(struct pg_region *region, struct pg_call *call)

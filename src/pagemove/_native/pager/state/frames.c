@@ -11,12 +11,12 @@ int pg_frames_init(struct pg_frames *frames, uint64_t block_size, uint16_t outgo
 {
     size_t slots = (size_t)outgoing_slots + incoming_slots;
 
-    frames->block_size = block_size;
-    frames->outgoing_slots = frames->empty_outgoing = outgoing_slots;
-    frames->incoming_slots = frames->empty_incoming = incoming_slots;
     frames->stack = calloc(2 * slots, sizeof *frames->stack);
     if (!frames->stack)
         return -ENOMEM;
+    frames->block_size = block_size;
+    frames->outgoing_slots = frames->empty_outgoing = outgoing_slots;
+    frames->incoming_slots = frames->empty_incoming = incoming_slots;
     for (size_t i = 0; i < slots; i++)
         frames->stack[i] = (uint16_t)i;
     return 0;
