@@ -107,7 +107,7 @@ def _read(kind: str, data: bytes, path: Path) -> Found | None:
             if kind == "npy":
                 layout = read_header(store)
                 if layout is None or layout.offset + layout.nbytes > len(data):
-                    raise ValueError(f"{path} was cut short")
+                    raise ValueError(f"{path} was truncated")
                 return {"": layout}
             contents = contents_of(Reading(store))
         except (ValueError, TypeError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pagemove import open_array, open_arrays
+from pagemove.containers.hdf5 import dataset_in
 from pagemove.paging.sources import Source
 from pagemove.stores import FileStore
 from support.containers import ARRAYS, same
@@ -142,6 +143,28 @@ class TestHdf5:
                 arrays["link"]
             with pytest.raises(ValueError, match="'raw' is in other files: open those"):
                 arrays["raw"]
+
+    def test_a_path_through_another_file_is_not_taken_for_one_in_this(self, tmp_path):
+        h5py = pytest.importorskip("h5py")
+        path, other = tmp_path / "x.h5", tmp_path / "other.h5"
+        with h5py.File(other, "w") as file:
+            file["a"] = ARRAYS["a"] + 1
+        with h5py.File(path, "w") as file:
+            file["a"] = ARRAYS["a"]
+            file["there"] = h5py.ExternalLink("other.h5", "/")
+            file["soft"] = h5py.SoftLink("/there/a")
+            layout = h5py.VirtualLayout(ARRAYS["a"].shape, "f8")
+            layout[...] = h5py.VirtualSource("other.h5", "a", ARRAYS["a"].shape)
+            file.create_virtual_dataset("virtual", layout)
+        with open_arrays(path) as arrays:
+            same(arrays["a"], ARRAYS["a"])
+            with pytest.raises(ValueError, match="'soft' is a link that leads to another file"):
+                arrays["soft"]
+        with FileStore(path) as store:
+            assert (dataset_in(store, "a")[...] == ARRAYS["a"]).all()
+            for name, why in (("soft", "leads to another file"), ("virtual", "in other files")):
+                with pytest.raises(ValueError, match=rf"'{name}' is .*{why}"):
+                    dataset_in(store, name)
 
 
 class TestArrow:

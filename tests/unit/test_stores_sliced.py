@@ -16,6 +16,8 @@ import pytest
 
 import pagemove
 from pagemove import StoreError
+from pagemove.paging.arrays import under_one_limit
+from pagemove.paging.decoded import with_room
 from pagemove.paging.sources import Source
 from pagemove.stores import SlicedStore
 from pagemove.stores.boxes import boxes, parts, tile_of
@@ -230,6 +232,32 @@ def test_what_is_kept_decoded_of_several_counts_against_the_limit_of_all(tmp_pat
     array = pagemove.open_array(f"{tmp_path}/x.zarr#a", resident_limit=own, store_timeout=60)
     assert array.sum() == values.sum()
     assert own.limit == limit
+
+
+class Kept:
+    """What `with_room` asks of a store: to keep so many bytes at most, two chunks at least."""
+
+    def _keep_at_most(self, nbytes: int) -> int:
+        self.most = max(nbytes, 2 << 20)
+        return self.most
+
+
+def test_many_arrays_of_a_file_keep_what_their_limit_has(monkeypatch):
+    paging = under_one_limit({"resident_limit": "64MiB"})
+    budget: Any = paging["resident_limit"]
+    stores = [Kept() for _ in range(12)]
+    for store in stores:
+        with_room(store, paging)
+    assert budget.limit + sum(store.most for store in stores) == 64 << 20
+    assert stores[-1].most == 2 << 20
+
+    def resize(*_: Any) -> None:
+        raise ValueError("less than what is pinned")
+
+    monkeypatch.setattr(pagemove.Budget, "resize", resize)
+    before = budget.limit
+    assert with_room(Kept(), paging) == paging
+    assert budget.limit == before
 
 
 def counted(values: Any, calls: list[Any]) -> Any:

@@ -36,6 +36,7 @@ def read(reading: Reading) -> Known:
             thing = file.get(link)
             if not isinstance(thing, h5py.Dataset):  # or a link that leads nowhere
                 return
+            _check_in(h5py, file, thing, what)
             layout = _layout(h5py, thing, what, reading.nbytes)
         except _H5PY_RAISES as error:
             found[name] = _refused(what, error)
@@ -56,15 +57,40 @@ def read(reading: Reading) -> Known:
     except _H5PY_RAISES as error:
         raise ValueError(
             f"{reading.what} begins like an HDF5 file, and h5py cannot read it: "
-            f"{str(error)[:300]}; it was cut short or damaged, write it again"
+            f"{str(error)[:300]}; it was truncated or damaged, write it again"
         ) from None
     return Known("hdf5", reading.what, found, spans, has_chunks=bool(chunked))
 
 
 def dataset_in(store: Store, name: str) -> Any:
-    """Open a data set of a file in a store, to be sliced; it closes the file with itself."""
+    """Open a dataset of a file in a store, to be sliced; it closes the file with itself.
+
+    Raises
+    ------
+    ValueError
+        Its items are in other files, by a link or as a virtual dataset.
+    """
     h5py = needed("h5py", "hdf5")
-    return h5py.File(ReadingFile(Reading(store)), "r")[name]
+    reading = Reading(store)
+    file = h5py.File(ReadingFile(reading), "r")
+    dataset, what = file[name], f"{reading.what}: dataset {name!r}"
+    if isinstance(dataset, h5py.Dataset):
+        _check_in(h5py, file, dataset, what)
+        if dataset.is_virtual and any(part.file_name != "." for part in dataset.virtual_sources()):
+            raise ValueError(
+                f"{what} is virtual, of datasets in other files: download all of them, and open it "
+                "by its path"
+            )
+    return dataset
+
+
+def _check_in(h5py: Any, file: Any, dataset: Any, what: str) -> None:
+    """Refuse what a link leads to through another file: h5py was given this one as an object.
+
+    It takes that object for the other file as well, and a dataset of the same name for the other's.
+    """
+    if h5py.h5o.get_info(dataset.id).fileno != h5py.h5o.get_info(file.id).fileno:
+        raise ValueError(f"{what} is a link that leads to another file: open the dataset in that")
 
 
 def _refused(what: str, error: Exception) -> Callable[[], Layout]:
@@ -110,8 +136,8 @@ def _layout(h5py: Any, dataset: Any, what: str, nbytes: int) -> Layout:
         )
     if offset + needed_nbytes > nbytes:
         raise ValueError(
-            f"{what} ends at byte {offset + needed_nbytes}, and the file has {nbytes}: it was cut "
-            "short; copy or download it again"
+            f"{what} ends at byte {offset + needed_nbytes}, and the file has {nbytes}: it was "
+            "truncated; copy or download it again"
         )
     return Layout(plain, shape, fortran=False, offset=offset)
 

@@ -135,8 +135,8 @@ class Budget(SharedLimit):
     (True, 3, True)
     """
 
-    #: Bytes of it that what is kept decoded for its regions may take, where nobody else has it.
-    _spare = 0
+    #: Bytes of it that what is kept decoded for its regions may take; None: it is the user's.
+    _spare: int | None = None
 
     def __init__(self, limit: SupportsIndex | str) -> None:
         super().__init__(_checked(limit))

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _Options = TypeVar("_Options", bound="ModelessOptions")
 
 _BLOCK = 64 << 10
-_FEWEST_BLOCKS, _MANY_BLOCKS = 4, 256
+_FEWEST_BLOCKS, _MANY_BLOCKS = 4, 64
+_sparing = threading.Lock()
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,8 +87,9 @@ def with_room(store: SlicedStore, paging: _Options) -> _Options:
     """Have what a store keeps decoded count against the limit of its region.
 
     Of a limit that is a size it takes half at most, and of a budget that was made for the arrays of
-    one file half of what these have left of its half: unless two chunks are more. A `Budget` of the
-    user's is that of regions alone.
+    one file half of what these have left of its half: unless two chunks are more. A budget of less
+    than 128 blocks stays as it is, and what is kept comes on top. A `Budget` of the user's is that
+    of regions alone.
     """
     asked: ModelessOptions = paging
     limit = asked.get("resident_limit")
@@ -97,14 +99,16 @@ def with_room(store: SlicedStore, paging: _Options) -> _Options:
         left = whole - store._keep_at_most(whole // 2)
         paging = copy.copy(paging)
         paging["resident_limit"] = max(left, min(_FEWEST_BLOCKS * block, whole))
-    elif isinstance(limit, Budget) and limit._spare:
-        kept = store._keep_at_most(limit._spare // 2)
-        left = limit.limit - kept
-        # Not where other regions may soon need all there is.
-        if kept <= limit._spare and left >= _MANY_BLOCKS * block:
-            limit._spare -= kept
-            with contextlib.suppress(TimeoutError):  # it is in force
-                limit.resize(left)
+    elif isinstance(limit, Budget) and limit._spare is not None:
+        with _sparing:
+            kept = store._keep_at_most(limit._spare // 2)
+            limit._spare = max(limit._spare - kept, 0)
+            left = limit.limit - kept
+            # Not where other regions may soon need all there is.
+            if left >= _MANY_BLOCKS * block:
+                # It is in force all the same; or what is pinned needs it now.
+                with contextlib.suppress(TimeoutError, ValueError):
+                    limit.resize(left)
     return paging
 
 

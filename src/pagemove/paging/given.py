@@ -28,6 +28,8 @@ _ROUNDS = 3
 _LOOK_AGAIN = 0.002
 # Who waits for that hears every so many seconds that it goes on; it may not have much patience.
 _LONGEST_SILENCE = 0.2
+# Of who has not asked again for so long somebody else need not hear what failed.
+_GONE_SECONDS = 2.0
 
 
 class Given:
@@ -72,6 +74,7 @@ class Given:
         self._describing = threading.Lock()
         self._preparing: threading.Thread | None = None
         self._unprepared: OSError | None = None
+        self._prepared_at = 0.0
         self._as_switched: tuple[int, int] | None = None
         # What was writeable before the switch, and whether the region was frozen.
         self._before: tuple[list[npt.NDArray[Any]], bool] = [], False
@@ -110,6 +113,9 @@ class Given:
             return describe(self._offer)
         with self._describing:
             thread = self._preparing
+            ended = thread is not None and not thread.is_alive()
+            if ended and time.monotonic() - self._prepared_at > _GONE_SECONDS:
+                thread = None
             if thread is None:
                 self._unprepared = None
                 thread = threading.Thread(
@@ -134,6 +140,8 @@ class Given:
                     self._write_back()
         except OSError as error:
             self._unprepared = error
+        finally:
+            self._prepared_at = time.monotonic()
 
     def take(self, key: str, owner: str) -> None:
         """Make the process that asks the owner, if there is none yet.
@@ -213,9 +221,11 @@ class Given:
             # A store that had begun goes on for a moment, in a thread without the GIL.
             deadline = begin + self._patience / 2
             while True:
-                self._write_back()
+                self._settle()
                 found = self._changes()
                 time.sleep(_LOOK_AGAIN if self._region.mode != "r" else 0)
+                # A write that began meanwhile ends in this, and is counted.
+                self._settle()
                 if found == self._changes() and found[0] == 0:
                     break
                 if time.monotonic() > deadline:
@@ -229,6 +239,13 @@ class Given:
             self._thaw()
             raise
         self.switch_seconds = time.monotonic() - begin
+
+    def _settle(self) -> None:
+        """Write back, and wait for writes that are under way: theirs are no longer dirty."""
+        if self._region.mode == "r+":
+            self._region._save()
+        else:
+            self._write_back()
 
     def _write_back(self) -> None:
         """Have all blocks be clean: only of those the pager sees who writes them."""

@@ -42,6 +42,7 @@ class Lines:
         self._faults = faults
         self._counts: collections.defaultdict[Line, float] = collections.defaultdict(float)
         self._seen = 0
+        self._looking = _thread.allocate_lock()
         self._known: dict[int, int] = {}  # of each thread
         self._libraries = tuple(
             {sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")}
@@ -61,7 +62,18 @@ class Lines:
             never = 0 if self.look() else never + 1
 
     def look(self) -> bool:
-        """Charge what was added since the last look; say whether there was anything."""
+        """Charge what was added since the last look; say whether there was anything.
+
+        A signal handler that comes while another thread looks leaves it to that one.
+        """
+        if not self._looking.acquire(blocking=False):
+            return False
+        try:
+            return self._charge()
+        finally:
+            self._looking.release()
+
+    def _charge(self) -> bool:
         added = self._faults() - self._seen
         if not added:
             return False
@@ -70,11 +82,13 @@ class Lines:
         # another thread may run.
         lines = {thread: self._line_of(frame) for thread, frame in sys._current_frames().items()}
         threads = tasks()
-        known = {task: faults_of(task) for task in threads}
+        counts = {task: faults_of(task) for task in threads}
+        # Without those that have ended meanwhile.
+        known = {task: count for task, count in counts.items() if count is not None}
         shares = {
-            thread: known[task] - self._known.get(task, 0)
-            for task, thread in threads.items()
-            if thread in lines
+            threads[task]: max(count - self._known.get(task, 0), 0)
+            for task, count in known.items()
+            if threads[task] in lines
         }
         self._known = known
         # Where all were those of threads without Python, somebody waits for these.
@@ -115,13 +129,13 @@ def tasks() -> dict[int, int]:
     }
 
 
-def faults_of(task: int) -> int:
-    """Return how many faults a thread of this process has had, of all kinds; 0 if it has ended."""
+def faults_of(task: int) -> int | None:
+    """Return how many faults a thread has had, of all kinds; None if it has ended."""
     try:
         with open(f"/proc/self/task/{task}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
-        return 0
+        return None
     return sum(int(fields[place]) for place in _FAULTS)
 
 

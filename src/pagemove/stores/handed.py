@@ -6,6 +6,7 @@ import ast
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -29,6 +30,7 @@ _LARGEST_UNIT = 2 << 20
 # A byte of memory each: at the largest units as much as a process can map.
 _MOST_UNITS = 1 << 26
 _FEW_UNITS = 1 << 24
+_PAUSE_SECONDS = 0.02
 
 
 class Offer(NamedTuple):
@@ -80,6 +82,7 @@ class Handover(NamedTuple):
             except BlockingIOError as error:
                 if error.errno != errno.EINPROGRESS:
                     raise
+                time.sleep(_PAUSE_SECONDS)
 
 
 class HandedStore(Store):

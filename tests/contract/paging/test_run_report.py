@@ -142,7 +142,35 @@ def test_how_a_line_is_shown(tmp_path):
     path = str(tmp_path / "some.py")
     assert lines.text_of((path, 2, "spam")) == f"{path}:2 in spam: two = 2"
     assert lines.text_of(("<string>", 1, "<module>")) == "<string>:1 in <module>"
-    assert lines.faults_of(1 << 30) == 0
+    assert lines.faults_of(1 << 30) is None
+
+
+def test_threads_that_end_while_they_are_looked_at_have_no_share(monkeypatch):
+    faults, counts = [0], {1: 100, 2: 50}
+    monkeypatch.setattr(lines, "tasks", lambda: dict.fromkeys((1, 2), threading.get_ident()))
+    monkeypatch.setattr(lines, "faults_of", counts.get)
+    looked_at = Lines(lambda: faults[0])
+    # The one of 100 ends; the number of the other is given to a new thread.
+    for known in ({1: 100, 2: 50}, {2: 60}, {2: 5}, {}):
+        counts.clear()
+        counts.update(known)
+        faults[0] += 10
+        assert looked_at.look()
+    shares = [share for _, share in looked_at.most(10)]
+    assert min(shares) > 0
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_a_handler_leaves_to_the_sampler_what_it_is_looking_at():
+    inner = []
+
+    def faults():
+        inner.append(looked_at.look())
+        return 1
+
+    looked_at = Lines(faults)
+    assert looked_at.look()
+    assert inner == [False]
 
 
 _INCOMPRESSIBLE = """

@@ -23,6 +23,7 @@ import pagemove
 from pagemove.paging import given
 from pagemove.stores import wire
 from pagemove.stores.handed import HandedStore
+from pagemove.testing import Fault, FaultyStore
 from support.cutting import CuttingProxy
 from support.handing import HERE, WORDS, all_of, made, until
 
@@ -94,6 +95,52 @@ def _written(store: HandedStore) -> bool:
         store.write(8 * 1000, np.arange(30_000).tobytes())
         return True
     return False
+
+
+def test_a_write_that_is_under_way_at_the_switch_is_none_after_it(tmp_path: Path) -> None:
+    """A block whose copy is being written is clean, and its bytes are counted when that ends."""
+    path = tmp_path / "numbers"
+    np.arange(WORDS).tofile(path)
+    slow = [Fault("write", delay=0.3), Fault("read", delay=0.05, count=0)]
+    with FaultyStore(path, writable=True, faults=slow) as store:
+        numbers = pagemove.open_array(store, dtype=np.int64, mode="r+", resident_limit="256KiB")
+        region = pagemove.region_of(numbers)
+        numbers[5] = -1
+        flush = threading.Thread(target=region.flush)
+        flush.start()
+        until(lambda: region.stats().dirty_nbytes == 0)
+        with pagemove.serve(numbers, HERE) as served, HandedStore(served.url) as taken:
+            found = all_of(taken)
+            served.wait(60)
+        flush.join()
+    assert found[5] == -1
+    assert np.array_equal(np.delete(found, 5), np.delete(np.arange(WORDS), 5))
+
+
+def test_what_failed_for_one_taker_is_not_said_to_a_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(given, "_GONE_SECONDS", 0.0)
+    monkeypatch.setattr(given, "_LONGEST_SILENCE", 0.01)
+    asked, fails = threading.Event(), [True]
+
+    def write_back(_: given.Given) -> None:
+        assert asked.wait(30)
+        if fails:
+            raise OSError(errno.EIO, "the device is gone")
+
+    monkeypatch.setattr(given.Given, "_write_back", write_back)
+    numbers = made(tmp_path)
+    with pagemove.serve(numbers, HERE) as served:
+        numbers[0] = 7
+        with pytest.raises(OSError, match="being written back") as found:
+            served._given.describe()
+        assert found.value.errno == errno.EINPROGRESS
+        asked.set()
+        until(lambda: not served._given._preparing.is_alive())
+        fails.clear()
+        pagemove.region_of(numbers).flush()
+        assert "nbytes" in served._given.describe()
 
 
 def test_one_owner(tmp_path: Path) -> None:
