@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -139,3 +140,21 @@ with pagemove.paged_allocations("16MiB"):
 
 def test_arrays_below_the_limit_outlive_all_descriptors():
     assert _run(_DESCRIPTORS_CLOSED).stderr == ""
+
+
+_CLOSED_BEYOND = """
+import os, time
+import numpy as np, pagemove
+with pagemove.paged_allocations("16MiB"):
+    arrays = [np.full(1 << 20, i, np.uint64) for i in range(6)]
+    os.closerange(3, 1024)
+    while arrays[0][0] == 0:
+        time.sleep(0.01)
+"""
+
+
+def test_arrays_beyond_it_do_not():
+    with pytest.raises(subprocess.CalledProcessError) as found:
+        _run(_CLOSED_BEYOND)
+    assert found.value.returncode == -signal.SIGSEGV
+    assert "the program has closed the descriptors of paged memory" in found.value.stderr

@@ -5,6 +5,7 @@
  * its limit, it is registered with the userfaultfd, and what is there by then becomes resident. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
@@ -12,6 +13,7 @@
 #include "pager/engine/choice.h"
 #include "pager/life.h"
 #include "pager/pager.h"
+#include "pager/shared.h"
 #include "uapi.h"
 
 enum { FOUND = 128 };
@@ -120,6 +122,15 @@ static void evict_excess(struct pg_region *region)
         ;
 }
 
+/* Whether the program has closed its descriptors, though the event loop may not know it yet: to
+ * the program the region is ordinary memory until now. */
+static int is_let_go(const struct pg_region *region)
+{
+    struct pollfd polled = {region->engine ? region->engine->watched : region->watched, 0, 0};
+
+    return poll(&polled, 1, 0) > 0;
+}
+
 int pg_do_engage(struct pg_region *region)
 {
     int error = 0;
@@ -128,8 +139,10 @@ int pg_do_engage(struct pg_region *region)
     pthread_mutex_lock(&region->lock);
     if (region->plain) {
         error = engage(region);
-        if (!error)
+        if (!error) {
+            region->let_go = is_let_go(region);
             __atomic_store_n(&region->plain, 0, __ATOMIC_RELEASE);
+        }
     }
     pthread_mutex_unlock(&region->lock);
     pg_release_forks();

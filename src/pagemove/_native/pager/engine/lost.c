@@ -169,8 +169,8 @@ void pg_lose(struct pg_region *region, int error)
     if (pg_is_lost(region))
         return; /* for the other reason there is: it is said, and being saved */
     pthread_mutex_lock(&region->lock);
-    if (region->plain && !error) {
-        /* Nothing of it goes through what was closed, nor will. */
+    if ((region->plain || region->let_go) && !error) {
+        /* Nothing of it went through what was closed, nor will. */
         pthread_mutex_unlock(&region->lock);
         return;
     }

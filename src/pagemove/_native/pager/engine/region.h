@@ -197,6 +197,7 @@ struct pg_region {
     struct pm_identity sentinel_identity;
     int watched; /* in the pager's, the reading end */
     int lost, has_saver;
+    int let_go; /* the program closed its descriptors while it was plain */
     pthread_t saver;
 
     struct pg_region *next, **link; /* of all regions, for fork */
