@@ -201,7 +201,7 @@ def _not_unpickled(folder: Path) -> None:
             with pytest.raises(OSError, match="no such place"):
                 PagedMemory(Broken(folder / "broken"))
         assert helpers() == [pid]
-        assert len(os.listdir(f"/proc/{pid}/fd")) == before
+        wait_for(lambda: len(os.listdir(f"/proc/{pid}/fd")) == before)
         touch(region.address)
         assert region.counters()["restarts"] == 0
 
