@@ -211,6 +211,7 @@ class Given:
 
     def _switch(self) -> None:
         """Keep the contents from changing; EAGAIN if a thread goes on writing."""
+        self._settle()  # while threads can still write
         begin = time.monotonic()
         frozen = [each for each in _arrays_behind(self._array) if each.flags.writeable]
         self._before = frozen, self._region._frozen
@@ -221,10 +222,9 @@ class Given:
             # A store that had begun goes on for a moment, in a thread without the GIL.
             deadline = begin + self._patience / 2
             while True:
-                self._settle()
                 found = self._changes()
                 time.sleep(_LOOK_AGAIN if self._region.mode != "r" else 0)
-                # A write that began meanwhile ends in this, and is counted.
+                # Writes that are under way end in this, and are counted.
                 self._settle()
                 if found == self._changes() and found[0] == 0:
                     break
