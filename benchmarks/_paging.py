@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from benchmarks._baselines import Words
-from benchmarks._measure import Finding, free, pinned, spread
+from benchmarks._measure import Finding, Unmeasurable, free, pinned, spread
 from pagemove._native.pager import Pager
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "compared",
     "cost",
     "in_turn",
+    "opened_directly",
     "paged",
     "places",
     "speed",
@@ -83,6 +85,19 @@ def cached_file(nbytes: int) -> Iterator[CachedFile]:
         while file.readinto(buffer):
             pass
         yield CachedFile(file.fileno(), nbytes, total % 2**64)
+
+
+@contextmanager
+def opened_directly(path: str | Path) -> Iterator[int]:
+    """Open a file past the page cache; a descriptor."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    except OSError as error:
+        raise Unmeasurable(f"no direct I/O where temporary files go: {error}") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 class Memory(Protocol):

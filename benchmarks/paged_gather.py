@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 import pagemove
 from benchmarks._baselines import Words, read_by_threads
-from benchmarks._measure import Effort, Finding, Unmeasurable, free
-from benchmarks._paging import Way, in_turn, speed
+from benchmarks._measure import Effort, Finding, free
+from benchmarks._paging import Way, in_turn, opened_directly, speed
 from benchmarks._report import run_alone
 from benchmarks._stores import Instant, warmed
 from pagemove import PAGE_SIZE, PagedMemory
@@ -60,14 +60,8 @@ def _file(nbytes: int) -> Iterator[_File]:
             os.fsync(file.fileno())
         fd = os.open(path, os.O_RDONLY)
         try:
-            try:
-                direct = os.open(path, os.O_RDONLY | os.O_DIRECT)
-            except OSError as error:
-                raise Unmeasurable(f"no direct I/O on files in {folder}: {error}") from None
-            try:
+            with opened_directly(path) as direct:
                 yield _File(path, fd, direct, count)
-            finally:
-                os.close(direct)
         finally:
             os.close(fd)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks._measure import Effort, Finding, Unmeasurable, pinned
-from benchmarks._paging import Way, cached_file, cost, in_turn
+from benchmarks._paging import Way, cached_file, cost, in_turn, opened_directly
 from benchmarks._report import run_alone
 
 #: linux/fs.h, of Linux 6.14; the headers of distributions are often older.
@@ -42,13 +42,6 @@ class _Reader:
             return (clock() - began) / self._reads
 
 
-def _direct(fd: int) -> int:
-    try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT)
-    except OSError as error:
-        raise Unmeasurable(f"no direct I/O where temporary files go: {error}") from None
-
-
 def _check_uncached(fd: int) -> None:
     try:
         os.preadv(fd, [bytearray(1)], 0, _RWF_DONTCACHE)
@@ -62,8 +55,7 @@ def measure(effort: Effort) -> list[Finding]:
     found = []
     with cached_file(effort.file) as file, pinned():
         _check_uncached(file.fd)
-        direct = _direct(file.fd)
-        try:
+        with opened_directly(f"/proc/self/fd/{file.fd}") as direct:
             for size in _SIZES:
                 reads = min(effort.pages, effort.file // size)
                 readers = {
@@ -80,8 +72,6 @@ def measure(effort: Effort) -> list[Finding]:
                     ]
                     samples = in_turn(ways, effort.passes)
                     found.append(cost(samples, ways[0].name, ways[1].name, 1, clock))
-        finally:
-            os.close(direct)
     return found
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from pagemove._native import arena as native
 from pagemove._native.mapping import generation
 from pagemove.paging.arenas import ArenaMemory, directory_of, limit_of, new_arena
+from pagemove.paging.compression import store_limit_of
 from pagemove.paging.options import Limit, Size
 from pagemove.paging.sizes import nbytes_of, text_of
 from pagemove.paging.stats import PagingStats
@@ -87,12 +88,7 @@ class PagedAllocations:
             raise ValueError(f"min_size must be positive, not {min_size!r}")
         self._limit = limit_of(limit)
         self._spill = directory_of(spill)
-        self._store_limit = None if store_limit is None else nbytes_of(store_limit, "store_limit")
-        if self._store_limit is not None and self._store_limit < 1:
-            raise ValueError(
-                f"store_limit must be a positive number of bytes, or None for no limit, not "
-                f"{store_limit!r}"
-            )
+        self._store_limit = store_limit_of(store_limit)
         self._making, self._process = threading.Lock(), generation()
         self._made: tuple[native.Arena, ArenaMemory] | None = None
 

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from pagemove.paging.options import Size
 
 
+def store_limit_of(store_limit: Size | None) -> int | None:
+    """Return the bytes of memory that compressed blocks may take; ValueError, TypeError."""
+    if store_limit is None:
+        return None
+    found = nbytes_of(store_limit, "store_limit")
+    if not 0 < found < 2**63:
+        raise ValueError(
+            f"store_limit must be a positive number of bytes, or None for no limit, not "
+            f"{store_limit!r}"
+        )
+    return found
+
+
 class CompressedMemory(Store):
     """Blocks compressed by the pager's own threads, in the memory of this process.
 
@@ -45,12 +58,7 @@ class CompressedMemory(Store):
         spill: str | os.PathLike[str] | None = None,
     ) -> None:
         self._nbytes = ranges.checked_length(nbytes)
-        self.store_limit = None if store_limit is None else nbytes_of(store_limit, "store_limit")
-        if self.store_limit is not None and not 0 < self.store_limit < 2**63:
-            raise ValueError(
-                f"store_limit must be a positive number of bytes, or None for no limit, not "
-                f"{store_limit!r}"
-            )
+        self.store_limit = store_limit_of(store_limit)
         self.spill = None if spill is None else os.path.abspath(os.fspath(spill))
         if self.spill is not None and not stat.S_ISDIR(os.stat(self.spill).st_mode):
             raise NotADirectoryError(f"spill must be a directory, and {self.spill} is none")

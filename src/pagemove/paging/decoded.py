@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _Options = TypeVar("_Options", bound="ModelessOptions")
 
+# As `PagedMemory` has it.
 _BLOCK = 64 << 10
 _FEWEST_BLOCKS, _MANY_BLOCKS = 4, 64
 _sparing = threading.Lock()
@@ -87,9 +88,9 @@ def with_room(store: SlicedStore, paging: _Options) -> _Options:
     """Have what a store keeps decoded count against the limit of its region.
 
     Of a limit that is a size it takes half at most, and of a budget that was made for the arrays of
-    one file half of what these have left of its half: unless two chunks are more. A budget of less
-    than 128 blocks stays as it is, and what is kept comes on top. A `Budget` of the user's is that
-    of regions alone.
+    one file half of what these have left of its half: unless two chunks are more. A budget that
+    would have less than 64 blocks left stays as it is, and what is kept comes on top. A `Budget` of
+    the user's is that of regions alone.
     """
     asked: ModelessOptions = paging
     limit = asked.get("resident_limit")
