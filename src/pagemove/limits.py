@@ -109,8 +109,8 @@ def _explain(error: OSError | MemoryError) -> None:
     try:
         behind_it = behind(error)
     except MemoryError:
-        # Looking takes memory, and there is none.
-        behind_it = (*_set(_ADDRESSES, None), *_set(_DATA, None))
+        # Looking takes memory, and there is none: only what takes next to nothing.
+        behind_it = (*_set(_ADDRESSES, None), *_set(_DATA, None), *_mappings())
     found = [limit for limit in behind_it if limit.name not in said]
     if not found:
         return

@@ -83,7 +83,7 @@ class TestBehind:
         make_tree(root, {f"proc/{os.getpid()}/status": own})
         assert named(OSError(errno.EAGAIN, "x")) == ["RLIMIT_AS"]
 
-    def test_no_memory_to_look_for_what_it_was(self, rlimits, monkeypatch):
+    def test_no_memory_to_look_for_what_it_was(self, rlimits, root, monkeypatch):
         """As where the stack of a thread was one mapping too many: the list of processes is too."""
 
         def count() -> None:
@@ -91,10 +91,12 @@ class TestBehind:
 
         rlimits[resource.RLIMIT_AS] = (1 << 30, 1 << 30)
         monkeypatch.setattr(limits, "_threads_of_user", count)
+        make_tree(root, {"proc/sys/vm/max_map_count": "1000", "proc/self/maps": "a\n" * 999})
         error = OSError(errno.EAGAIN, "no thread")
         assert limits.explain(error) is error
         assert error.strerror.startswith(
-            f"no thread; the process may have {1 << 30} bytes of addresses (RLIMIT_AS); to raise it"
+            f"no thread; the process may have {1 << 30} bytes of addresses (RLIMIT_AS); the "
+            "process has 999 mappings of at most 1000 (vm.max_map_count); to raise it"
         )
         assert "ulimit -v unlimited" in error.strerror
 

@@ -118,7 +118,8 @@ def _overtaken(folder: Path, block: int, done: int) -> dict[str, Any]:
 def _others_first(folder: Path) -> dict[str, Any]:
     count = 64
     store = unruly(folder, numbered(count * 4 * K))
-    how = {"mode": "r+", "prefetch": "off", "store_timeout": 2}
+    # Of the touches none may wait that long, also while other tests take the processors.
+    how = {"mode": "r+", "prefetch": "off", "store_timeout": 6}
     with PagedMemory(store, block_size=4 * K, resident_limit=32 * 4 * K, **how) as region:
         array = region.asarray(np.uint64)
         blocks = array[:: 4 * K // 8]
