@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from pathlib import Path
 
@@ -11,13 +10,14 @@ import pytest
 
 import pagemove
 from pagemove.paging import available
-from pagemove.paging.available import LEAST, SHARE, default_limit
+from pagemove.paging.available import LEAST, SHARE, automatic
 from pagemove.paging.sizes import text_of
 from pagemove.stores import FileStore
+from support import child
 from support.paging import expected, make_file
 from support.trees import make_tree
 
-MIB, GIB = 1 << 20, 1 << 30
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 MACHINE = {"proc/meminfo": f"MemTotal: {16 << 20} kB\nMemAvailable: {8 << 20} kB\nCached: 1 kB\n"}
 V1_ENDLESS = str(2**63 - 4096)
 
@@ -93,8 +93,10 @@ class TestAvailable:
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch):
-    """Say how much memory there is."""
+    """Say how much memory there is, to a process without regions."""
     monkeypatch.setattr(available, "_promised", type(available._promised)())
+    monkeypatch.setattr(available, "_automatic", None)
+    monkeypatch.setattr(available, "_granted", 0)
 
     def say(nbytes: int | None) -> None:
         monkeypatch.setattr(available, "available", lambda: nbytes)
@@ -102,19 +104,38 @@ def memory(monkeypatch: pytest.MonkeyPatch):
     return say
 
 
+def _limit_for(nbytes: int, least: int = 0) -> int:
+    """Ask for the limit, not for what was granted without a look."""
+    available._granted = 0
+    return available._limit_for(nbytes, least)
+
+
 class TestDefault:
     def test_only_where_the_store_is_larger(self, memory):
         memory(GIB)
-        assert default_limit(GIB // SHARE, 0) == 0
-        assert default_limit(GIB // SHARE + 1, 0) == GIB // SHARE
+        assert _limit_for(GIB // SHARE) == 0
+        assert _limit_for(GIB // SHARE + 1) == GIB // SHARE
         memory(None)
-        assert default_limit(1 << 50, 0) == 0
+        assert _limit_for(1 << 50) == 0
+        assert automatic(1 << 50, 0) is None
 
     def test_at_any_amount(self, memory):
         memory(0)
-        assert default_limit(LEAST, 0) == 0
-        assert default_limit(GIB, 0) == LEAST
-        assert default_limit(GIB, 2 * LEAST) == 2 * LEAST
+        assert _limit_for(1) == LEAST
+        assert _limit_for(GIB) == LEAST
+        assert _limit_for(GIB, 2 * LEAST) == 2 * LEAST
+
+    def test_small_ones_are_granted_a_part_without_a_look(self, memory):
+        memory(GIB)
+        assert automatic(MIB, 0) is None
+        memory(0)
+        granted = 0
+        while automatic(MIB, 0) is None:
+            granted += MIB
+        assert 0 < granted <= GIB // SHARE // 8
+        available._granted_at -= 1
+        available._granted = GIB
+        assert automatic(MIB, 0) is not None
 
     def test_a_region_has_it_and_says_so(self, memory, tmp_path):
         memory(2 * LEAST)
@@ -123,7 +144,10 @@ class TestDefault:
         array = pagemove.open_array(path, dtype=np.uint64)
         region = pagemove.region_of(array)
         assert region.resident_limit == LEAST
-        said = f"at most {text_of(LEAST)} resident (by default: half of the memory available)"
+        said = (
+            f"at most {text_of(LEAST)} resident with all others of its budget (by default: half of "
+            "the memory available)"
+        )
         assert said in repr(region)
         assert np.array_equal(array, expected(nbytes))
         stats = region.stats()
@@ -159,24 +183,34 @@ class TestDefault:
             assert "at most 1 MiB resident" in repr(region)
             assert "default" not in repr(region)
 
-    def test_what_others_may_still_take_is_not_there(self, memory, tmp_path):
-        """Each of many takes half of what is left, so that together they never take all."""
-        memory(8 * LEAST)
-        path = make_file(tmp_path / "file", 5 * LEAST)
-        with FileStore(path) as store:
-            first = pagemove.PagedMemory(store)
-            assert first.resident_limit == 4 * LEAST
-            second = pagemove.PagedMemory(store)
-            assert second.resident_limit == 2 * LEAST
-            # What it has taken is not available, so it is not counted twice.
-            second.prefetch(0, LEAST, wait=True)
-            assert default_limit(GIB, 0) == (8 - 4 - 1) * LEAST // SHARE
-            second.close()
-            assert default_limit(GIB, 0) == 2 * LEAST
-            first.close()
-            del first, second
-            gc.collect()
-            assert default_limit(GIB, 0) == 4 * LEAST
+    def test_many_small_ones_have_a_limit_together(self, memory, tmp_path):
+        """Of which each alone would fit."""
+        memory(4 * LEAST)
+        path = make_file(tmp_path / "file", LEAST - MIB)
+        arrays = [pagemove.open_array(path, dtype=np.uint64) for _ in range(6)]
+        budgets = [array.region.budget for array in arrays]
+        assert budgets[:2] == [None, None]
+        assert len(set(budgets[2:])) == 1
+        assert budgets[2] is not None
+        for array in arrays:
+            assert np.array_equal(array, expected(LEAST - MIB))
+        assert budgets[2].limit == LEAST + MIB
+        assert sum(array.region.stats().resident_nbytes for array in arrays[2:]) <= LEAST + MIB
+
+    def test_there_is_always_room_for_the_next(self, memory, tmp_path):
+        memory(0)
+        path = make_file(tmp_path / "file", MIB)
+        count = LEAST // (4 * 64 * KIB) + 6
+        arrays = [pagemove.open_array(path, dtype=np.uint64) for _ in range(count)]
+        assert {array.region.resident_limit for array in arrays} == {count * 4 * 64 * KIB}
+        assert all(int(array[-1]) == int(expected(MIB)[-1]) for array in arrays)
+
+    def test_a_forked_child_has_a_budget_of_its_own(self, memory, tmp_path):
+        memory(0)
+        path = make_file(tmp_path / "file", LEAST + MIB)
+        array = pagemove.open_array(path, dtype=np.uint64)
+        assert array.region.budget is not None
+        assert child(_own_budget, path, array.region.budget, deadline=60) == (True, LEAST)
 
     def test_memory_without_a_store(self, memory):
         memory(2 * LEAST)
@@ -190,10 +224,6 @@ class TestDefault:
 
 
 class TestAutomatic:
-    @pytest.fixture(autouse=True)
-    def _alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(available, "_automatic", None)
-
     def test_all_share_one_half(self, memory, tmp_path):
         memory(8 * LEAST)
         path = make_file(tmp_path / "file", 5 * LEAST)
@@ -210,13 +240,17 @@ class TestAutomatic:
                 )
                 assert said in repr(second)
                 # What they may still take is promised once.
-                assert default_limit(GIB, 0) == (8 * LEAST - 4 * LEAST) // SHARE + (
+                assert _limit_for(GIB) == (8 * LEAST - 4 * LEAST) // SHARE + (
                     first.budget.stats().leased_nbytes // SHARE
                 )
             memory(6 * LEAST)
             with pagemove.PagedMemory(store, resident_limit="auto") as third:
                 assert third.resident_limit == 3 * LEAST
-            # Without the word each has its own.
-            with pagemove.PagedMemory(store) as own:
-                assert own.budget is None
-                assert own.resident_limit == 3 * LEAST
+                # It is the default.
+                with pagemove.PagedMemory(store) as fourth:
+                    assert fourth.budget is third.budget
+
+
+def _own_budget(path: Path, parents: pagemove.Budget) -> tuple[bool, int | None]:
+    own = pagemove.open_array(path, dtype=np.uint64).region
+    return own.budget is not None and own.budget is not parents, own.resident_limit

@@ -1,4 +1,4 @@
-"""How much memory a region without a limit of its own may take: a share of what is available.
+"""How much memory regions without a limit of their own may take: a share of what is available.
 
 A control group that runs out of memory has its processes killed by the kernel, so it is looked at
 first: a container of 200 MiB on a machine of 64 GiB has 200 MiB.
@@ -26,6 +26,8 @@ SHARE = 2
 LEAST = 16 << 20
 #: Seconds without a region until the thread that adjusts the automatic budget ends.
 IDLE = 60.0
+# Seconds for which what was found available is still believed.
+_FRESH = 1.0
 
 # What the kernel takes back before it kills, by version. Version 1 has numbers of the group alone
 # beside those of what is in it.
@@ -46,10 +48,12 @@ _lock = threading.Lock()
 
 
 def _in_child() -> None:
-    # A thread that is not here may have had it.
-    global _lock, _watched
+    # A thread that is not here may have had the lock, and what the budget has is the parent's.
+    global _lock, _watched, _automatic, _watcher, _granted
     _lock = threading.Lock()
     _watched = False
+    _automatic = _watcher = None
+    _granted = 0
 
 
 os.register_at_fork(after_in_child=_in_child)
@@ -58,6 +62,8 @@ _automatic: Budget | None = None
 _watcher: Watcher | None = None  # of that budget
 _asked = 0.0  # when a region last asked for it
 _watched = False  # whether a thread looks after it
+_granted = 0  # bytes that regions may have without a look
+_granted_at = 0.0
 #: What each may take in the end. It is not available any more, though it may not be used yet.
 _promised: weakref.WeakKeyDictionary[Region, int] = weakref.WeakKeyDictionary()
 
@@ -101,33 +107,28 @@ def _in_machine(root: Path) -> int | None:
     return None
 
 
-def default_limit(nbytes: int, least: int) -> int:
-    """Choose the limit of a region over so many bytes whose user has not; 0: it needs none.
+def automatic(nbytes: int, least: int) -> Budget | None:
+    """Return the budget of all regions whose user has not chosen a limit, for one of `nbytes`.
 
-    `least` is what it cannot do with less than.
-    """
-    if nbytes <= max(LEAST, least):
-        return 0  # whatever is available; and that takes reading a dozen files
-    memory = available()
-    if memory is None:
-        return 0
-    share = max((memory - _outstanding()) // SHARE, LEAST, least)
-    return share if nbytes > share else 0
+    None: it needs no limit, since all such regions together fit the share of what is available.
+    `least` is what it cannot do with less than: if the budget has no room for that, it grows.
 
-
-def automatic(limit: int) -> Budget:
-    """Return the budget of all regions of the process whose limit is ``"auto"``.
-
-    It is made, or made anew, with such a limit where no region has it. A thread looks after it
-    while regions share it: it shrinks while others need memory (`pagemove.paging.pressure`).
+    The budget is made, or made anew, where no region has it. A thread looks after it while regions
+    share it: it shrinks while others need memory (`pagemove.paging.pressure`).
     """
     global _automatic, _watcher, _asked, _watched
     with _lock:
+        limit = _limit_for(nbytes, least)
+        if not limit:
+            return None
+        counters = {} if _automatic is None else _automatic.counters()
         if _automatic is None or _watcher is None:
             _automatic = Budget(limit)
             _watcher = Watcher(_automatic, available)
-        elif not _automatic.counters()["members"]:
+        elif not counters["members"]:
             _automatic.resize(limit)
+        elif counters["floors"] + least > counters["total"]:
+            _automatic.resize(counters["floors"] + least)
         _asked = time.monotonic()
         if not _watched:
             threading.Thread(
@@ -138,6 +139,27 @@ def automatic(limit: int) -> Budget:
             ).start()
             _watched = True
         return _automatic
+
+
+def _limit_for(nbytes: int, least: int) -> int:
+    """Choose the limit of the automatic budget for one more region; 0: the region needs none."""
+    global _granted, _granted_at
+    now = time.monotonic()
+    if nbytes <= _granted and now - _granted_at < _FRESH:
+        _granted -= nbytes
+        return 0
+    memory = available()
+    if memory is None:
+        return 0
+    promised, taken = _promises()
+    # Others may take what they were promised, and what they have of it is not available already.
+    room = (memory + taken) // SHARE - promised
+    if nbytes <= room:
+        # The next small ones need not look: that reads a dozen files.
+        _granted, _granted_at = (room - nbytes) // 8, now
+        return 0
+    _granted = 0
+    return max((memory + taken - promised) // SHARE, LEAST, least)
 
 
 def _watch(watcher: Watcher) -> None:
@@ -157,26 +179,23 @@ def _watch(watcher: Watcher) -> None:
         raise
 
 
-def _unused() -> int:
-    """Count what regions may still take of the automatic budget."""
-    counters = {} if _automatic is None else _automatic.counters()
-    return max(counters["total"] - counters["leased"], 0) if counters.get("members") else 0
-
-
 def promise(region: Region, nbytes: int) -> None:
-    """Keep for a region without a limit of its own what it may take in the end."""
+    """Keep for a region without any limit what it may take in the end."""
     with _lock:
         _promised[region] = nbytes
 
 
-def _outstanding() -> int:
-    """Count what regions were promised and have not taken."""
-    with _lock:
-        promised = list(_promised.items())
-    total = _unused()
-    for region, nbytes in promised:
+def _promises() -> tuple[int, int]:
+    """Count what regions without a limit of their own were promised, and have of it: bytes."""
+    promised = taken = 0
+    counters = {} if _automatic is None else _automatic.counters()
+    if counters.get("members"):
+        promised, taken = counters["total"], min(counters["leased"], counters["total"])
+    for region, nbytes in list(_promised.items()):
         try:
-            total += max(nbytes - region.counters()["resident"], 0)
+            resident = region.counters()["resident"]
         except ValueError:  # closed, or the parent's
             continue
-    return total
+        promised += nbytes
+        taken += min(resident, nbytes)
+    return promised, taken

@@ -83,8 +83,8 @@ def open_array(
         Keywords that `PagedMemory` has too; all are optional.
 
         - `resident_limit`, int or str: the most bytes in memory at any moment, as a number or as
-          ``"256MiB"``. By default half of the memory available, where the file is larger than
-          that, else no limit; ``"unlimited"``: none.
+          ``"256MiB"``. By default all arrays without a limit of their own have half of the
+          memory available together, and no limit as long as they fit it; ``"unlimited"``: none.
         - `block_size`, int or str: bytes that are read and written at once, a power of two from
           the page size to 2 MiB. Small for random touches, large for sequences.
         - `mode`, str: ``"r"`` (the default), read only; ``"r+"``, changes go to the file; ``"c"``,

@@ -16,7 +16,7 @@ from pagemove._native.mapping import Mapping as OwnedMapping
 from pagemove._native.pager import Pager
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import checked_name
-from pagemove.paging.available import automatic, default_limit
+from pagemove.paging.available import automatic
 from pagemove.paging.budget import Budget
 from pagemove.paging.sizes import nbytes_of, text_of
 from pagemove.stores.base import Store
@@ -35,7 +35,7 @@ FEWEST_BLOCKS = 4
 _MOST_BLOCKS = 2**32 - 1
 _MOST_SECONDS = 2**63 / 1e9 - 1
 _LARGEST_LIMIT = 2**63 - 1
-#: What the resident limit can be besides a size. None: chosen as by AUTO, for one region alone.
+#: What the resident limit can be besides a size. None: as AUTO.
 AUTO, UNLIMITED = "auto", "unlimited"
 _SHORTEST_INTERVAL = 10**7  # ns; more often is for nothing
 
@@ -179,9 +179,9 @@ def checked(
     budget = resident_limit if isinstance(resident_limit, Budget) else None
     word = resident_limit.strip().lower() if isinstance(resident_limit, str) else ""
     chosen = resident_limit is not None and word != AUTO
-    if resident_limit is None or not chosen:
-        limit = default_limit(nbytes, FEWEST_BLOCKS * block)
-        budget = automatic(limit) if limit and word == AUTO else None
+    if not chosen:
+        budget = automatic(nbytes, FEWEST_BLOCKS * block)
+        limit = budget.limit if budget else 0
     elif word == UNLIMITED:
         limit = 0
     else:

@@ -88,9 +88,8 @@ class PagedMemory(Closing, Viewable):
     resident_limit : int, str or Budget, optional
         The most bytes that are in memory at any moment, blocks on their way in and out included:
         ``"256MiB"``, ``"1.5 GiB"``, ``"100kB"``, or a number. At least four blocks. A `Budget`:
-        all regions that are given it have so much together. None: if the store is larger than half
-        of the memory that is available when the region is made, that half; see Notes. ``"auto"``:
-        the same, but all regions that say so share one half, in one budget. ``"unlimited"``: none.
+        all regions that are given it have so much together. ``"auto"``, or None: all regions of the
+        process with that share half of the memory available; see Notes. ``"unlimited"``: none.
     block_size : int or str
         What is read and evicted as one: a power of two from the page size to 2 MiB. Large for
         sequential access, small where single items are picked at random.
@@ -201,11 +200,11 @@ class PagedMemory(Closing, Viewable):
     **The limit by default.** Available is the least of MemAvailable of the machine and of what
     memory.max and memory.high leave of each control group that the process is in; what the kernel
     can take back, such as page cache, counts as available, and what earlier regions without a
-    limit of their own may still take does not. Half of that, at least 16 MiB, is the limit where
-    the store is larger; a smaller one has none. `resident_limit` and the repr say what it is. It
-    stays as it is when others take memory later. That of ``"auto"`` is computed for the first
-    region, and anew once all have gone; in between it yields. Once a second a thread looks at what
-    is available and at how long tasks waited for memory (pressure stall information, of the
+    limit of their own may still take does not. Regions that fit half of that together have no
+    limit. Those opened beyond that share one budget: half of what is left then, at least 16 MiB,
+    and four blocks for each. `resident_limit`, `budget` and the repr say what it is. It is computed
+    for the first region, and anew once all have gone; in between it yields. Once a second a thread
+    looks at what is available and at how long tasks waited for memory (pressure stall information, of the
     machine and of control groups of version 2): the budget shrinks by an eighth while less than an
     eighth of it is left to others, or tasks wait a tenth of the time and less than half of it is
     left; after ten seconds without that it grows again, up to what it was.
