@@ -204,10 +204,10 @@ class PagedMemory(Closing, Viewable):
     limit. Those opened beyond that share one budget: half of what is left then, at least 16 MiB,
     and four blocks for each. `resident_limit`, `budget` and the repr say what it is. It is computed
     for the first region, and anew once all have gone; in between it yields. Once a second a thread
-    looks at what is available and at how long tasks waited for memory (pressure stall information, of the
-    machine and of control groups of version 2): the budget shrinks by an eighth while less than an
-    eighth of it is left to others, or tasks wait a tenth of the time and less than half of it is
-    left; after ten seconds without that it grows again, up to what it was.
+    looks at what is available and at how long tasks waited for memory (pressure stall information,
+    of the machine and of control groups of version 2): the budget shrinks by an eighth while less
+    than an eighth of it is left to others, or tasks wait a tenth of the time and less than half of
+    it is left; after ten seconds without that it grows again, up to what it was.
 
     A fault costs some microseconds and the read. Making a region over a file costs a mapping and a
     descriptor, since all such regions share their threads; neither depends on the length of the
