@@ -44,7 +44,6 @@ cdef extern from "handler.h" nogil:
         void *below_object
     void pa_fill_handler(pa_use *use)
     void pa_replace(pa_handler *own, pa_use *use)
-    void pa_bypass(int change)
 
 prepare()
 
@@ -93,11 +92,6 @@ def swap_handler(handler):
 def current_handler():
     """Return the data handler of this context, a capsule."""
     return (<_get_handler> _table()[_GET_HANDLER])()
-
-
-def bypass(bint begin):
-    """Have this thread's arrays made outside of arenas, until it is called again with False."""
-    pa_bypass(1 if begin else -1)
 
 
 cdef void _end_use(object capsule) noexcept:

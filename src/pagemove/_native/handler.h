@@ -40,7 +40,4 @@ void pa_fill_handler(struct pa_use *use);
  * frees as before. Never undone: objects of the arena may be anywhere. */
 void pa_replace(struct pa_handler *own, struct pa_use *use);
 
-/* Whether this thread wants ordinary memory for a while; calls nest. */
-void pa_bypass(int change);
-
 #endif

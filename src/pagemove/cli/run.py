@@ -98,7 +98,7 @@ def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 def main(arguments: list[str]) -> None:
     """Run the program; its exit status, signals and tracebacks are its own."""
     options, kind, target, rest = _parsed(arguments)
-    arena = _arena(options)
+    arena = _arena(options, bounced.has_begun_anew())
     if options.report:
         _report_on(arena)
 
@@ -113,7 +113,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(_MISUSED if kind == "script" else _FAILED)
 
 
-def _arena(options: argparse.Namespace) -> PagedAllocations:
+def _arena(options: argparse.Namespace, anew: bool) -> PagedAllocations:
     try:
         arena = PagedAllocations(
             options.limit,
@@ -130,11 +130,15 @@ def _arena(options: argparse.Namespace) -> PagedAllocations:
         sys.stderr.write(f"pagemove: {error}\n")
         sys.exit(_MISUSED if isinstance(error, ValueError | NotADirectoryError) else _FAILED)
     if not served:
-        bounced.install()
+        region = arena._arena()[1]
+        bounces = bounced.install(region.address, region.nbytes)
+        if not bounces and not anew:
+            bounced.begin_anew()
+        what = "other calls than reads and writes of files and sockets" if bounces else "they"
         sys.stderr.write(
             "pagemove: this process may not serve faults of system calls: on large arrays "
-            "numpy.load, save and fromfile work, other calls that read or write files or sockets "
-            "need pagemove.pinned(array), or fail with EFAULT; pagemove doctor says what to allow\n"
+            f"{what} need pagemove.pinned(array), or fail with EFAULT; pagemove doctor says what "
+            "to allow\n"
         )
     arena._everywhere()
     return arena

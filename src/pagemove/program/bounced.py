@@ -1,81 +1,54 @@
-"""Files of NumPy where system calls do not reach arrays that are not resident.
+"""Reads and writes of files and sockets where the kernel does not reach paged arrays.
 
-The kernel reports faults of user code alone there. So these read and write by way of ordinary
-memory, a piece at a time.
+It reports the faults of user code alone there. So a library that is loaded before all others stands
+before the C library's read, write, recv, fread ... and copies through ordinary memory what is paged
+(`_native/bounce`). That is loaded as a program begins: so the interpreter begins anew, as the same
+process.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
+import ctypes
 import os
-import stat
+import sys
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pagemove._native
 
-from pagemove._native import arena as native
+_PRELOAD = "LD_PRELOAD"
+# What LD_PRELOAD was before, for the time until it is that again.
+_BEFORE = "PAGEMOVE_PRELOAD_BEFORE"
 
-PIECE = 1 << 20
+
+def has_begun_anew() -> bool:
+    """Say so, and have processes that are started from here on load what they would have."""
+    before = os.environ.pop(_BEFORE, None)
+    if before:
+        os.environ[_PRELOAD] = before
+    elif before is not None:
+        os.environ.pop(_PRELOAD, None)
+    return before is not None
 
 
-def install() -> None:
-    """Have `numpy.load`, `save`, `savez` and `fromfile` do so, for all of the program."""
-    module: Any
+def install(address: int, nbytes: int) -> bool:
+    """Have calls on so many bytes at an address copy; False if that cannot be here."""
     try:
-        module = importlib.import_module("numpy.lib._format_impl")
-    except ImportError:  # before NumPy 2.3
-        module = importlib.import_module("numpy.lib.format")
-    # What is no file is read and written by its own methods, in pieces.
-    module.isfileobj = _is_no_file
-    np.fromfile = _from_file(np.fromfile)
+        bounce: Any = ctypes.CDLL(None).pagemove_bounce
+    except AttributeError:
+        return False
+    bounce.argtypes, bounce.restype = (ctypes.c_size_t, ctypes.c_size_t), None
+    bounce(address, address + nbytes)
+    return True
 
 
-def _is_no_file(file: object) -> bool:
-    return False
-
-
-def _from_file(original: Any) -> Any:
-    @functools.wraps(original)
-    def fromfile(
-        file: Any,
-        dtype: Any = float,
-        count: int = -1,
-        sep: str = "",
-        offset: int = 0,
-        **options: Any,
-    ) -> Any:
-        if sep or options or isinstance(file, str | bytes | os.PathLike):
-            if sep or options:
-                return original(file, dtype, count, sep, offset, **options)
-            with open(file, "rb") as opened:
-                return fromfile(opened, dtype, count, sep, offset)
-        kind = np.dtype(dtype)
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) and count >= 0:
-            most = count  # a device, say, which has no size
-        else:
-            there = status.st_size - file.tell() - offset
-            most = max(there, 0) // kind.itemsize if kind.itemsize else 0
-        total = most if count < 0 else min(count, most)
-        if total * kind.itemsize <= PIECE or kind.hasobject:
-            return original(file, kind, count, sep, offset)
-        file.seek(offset, os.SEEK_CUR)
-        result, done = np.empty(total, kind), 0
-        while done < total:
-            piece = _ordinary(original, file, kind, min(total - done, PIECE // kind.itemsize or 1))
-            if not len(piece):
-                break
-            result[done : done + len(piece)] = piece
-            done += len(piece)
-        return result[:done]
-
-    return fromfile
-
-
-def _ordinary(original: Any, file: Any, kind: Any, count: int) -> Any:
-    native.bypass(True)
-    try:
-        return original(file, kind, count)
-    finally:
-        native.bypass(False)
+def begin_anew() -> None:
+    """Begin the interpreter anew with the library; return if that cannot be."""
+    library = str(Path(pagemove._native.__file__).with_name("bounce.so.1"))
+    before = os.environ.get(_PRELOAD, "")
+    # The loader takes a space and a colon for the end of a name.
+    if not sys.executable or {" ", ":"} & {*library} or not os.path.exists(library):
+        return
+    preload = f"{library}:{before}" if before else library
+    environment = {**os.environ, _PRELOAD: preload, _BEFORE: before}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -164,27 +164,123 @@ def test_a_report_on_sigusr1(tmp_path):
     assert said.count("pagemove: arrays: at most 0 B at a time") == 2
 
 
-_FILES = """
+_CALLS = """
+import mmap, os, pickle, socket, threading
+from multiprocessing import Pipe
 import numpy as np
 from pagemove.paging.registry import region_at
+
 numbers = np.arange(1_000_000)
-np.save("numbers.npy", numbers)
-np.savez("both.npz", numbers=numbers, half=numbers[::2])
-for found in (
-    np.load("numbers.npy"),
-    np.load("both.npz")["numbers"],
-    np.fromfile("numbers.npy", np.int64, offset=128),
-    np.fromfile(open("numbers.npy", "rb"), np.int64, count=2_000_000, offset=128),
-):
+whole, count = numbers.nbytes, numbers.size
+
+def paged():
+    array = np.zeros(count, np.int64)
+    assert region_at(array.ctypes.data, array.nbytes) is not None
+    return array
+
+def evicted(array):
+    region_at(array.ctypes.data, array.nbytes).evict()
+    return array
+
+def check(found):
     assert (found == numbers).all()
-    assert region_at(found.ctypes.data, found.nbytes) is not None
+
+def beside(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+# NumPy's own files.
+np.save("numbers.npy", evicted(numbers))
+np.savez("both.npz", numbers=numbers, half=numbers[::2])
+check(np.load("numbers.npy"))
+check(np.load("both.npz")["numbers"])
+check(np.fromfile("numbers.npy", np.int64, offset=128))
+check(np.fromfile(open("numbers.npy", "rb"), np.int64, count=2_000_000, offset=128))
 assert np.fromfile("numbers.npy", np.int64, count=5, offset=128).tolist() == [0, 1, 2, 3, 4]
-print("all")
+evicted(numbers).tofile("numbers.raw")
+assert os.stat("numbers.raw").st_size == whole
+check(np.fromfile("numbers.raw", np.int64))
+
+# Files of Python: buffered and not, vectors, at an offset, past the page cache.
+with open("file", "wb") as file:
+    assert file.write(evicted(numbers)) == whole
+with open("file", "rb") as file:
+    array = paged()
+    assert file.readinto(evicted(array)) == whole
+    check(array)
+with open("file", "rb", buffering=0) as file:
+    array = paged()
+    assert file.readinto(evicted(array)) == whole
+    check(array)
+    assert file.readinto(array) == 0
+descriptor = os.open("file", os.O_RDWR)
+parts = evicted(numbers)[: count // 2], evicted(numbers)[count // 2 :]
+assert os.writev(descriptor, parts) == whole
+assert os.lseek(descriptor, 0, os.SEEK_CUR) == whole
+array = paged()
+assert os.preadv(descriptor, [evicted(array)[:10], array[10:]], 0) == whole
+check(array)
+assert os.pwritev(descriptor, [evicted(numbers)], 8) == whole
+assert os.pread(descriptor, 8, 8) == bytes(8)
+assert os.pwrite(descriptor, evicted(numbers), 0) == whole
+array = paged()
+os.lseek(descriptor, 0, os.SEEK_SET)
+assert os.readv(descriptor, [evicted(array)]) == whole
+check(array)
+os.close(descriptor)
+try:
+    os.write(descriptor, evicted(numbers))
+except OSError as error:
+    assert error.errno == 9
+else:
+    raise AssertionError
+with open("pickled", "wb") as file:
+    pickle.dump(evicted(numbers), file, protocol=5)
+with open("pickled", "rb") as file:
+    check(pickle.load(file))
+
+# Sockets and pipes: all of it, what is there, messages as they are.
+ours, theirs = socket.socketpair()
+thread = beside(lambda: ours.sendall(evicted(numbers)))
+array = paged()
+assert theirs.recv_into(evicted(array), whole, socket.MSG_WAITALL) == whole
+check(array)
+thread.join()
+ours.sendall(b"12345678")
+assert theirs.recv_into(evicted(array)) == 8
+assert bytes(array[:1]) == b"12345678"
+beside_it = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"\\0" * 4)]
+assert ours.sendmsg([b"", evicted(numbers)[:1000]], beside_it) == 8000
+got, beside_it, flags, _ = theirs.recvmsg_into([evicted(array)], 64)
+assert (array[:1000] == numbers[:1000]).all()
+assert (got, len(beside_it)) == (8000, 1)
+ours.close(), theirs.close()
+ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)
+for size in (1, 1000, 100_000):
+    ours.send(evicted(numbers)[:size].view("u1")[:size])
+    array = paged()
+    assert theirs.recv_into(evicted(array)) == size
+    assert bytes(array.view("u1")[:size]) == bytes(numbers.view("u1")[:size])
+a, b = Pipe()
+thread = beside(lambda: a.send_bytes(evicted(numbers)))
+array = paged()
+assert b.recv_bytes_into(evicted(array)) == whole
+check(array)
+thread.join()
+print("all", os.environ.get("LD_PRELOAD"), os.environ.get("PAGEMOVE_PRELOAD_BEFORE"))
 """
 
 
-def test_numpys_files_work_where_system_calls_do_not_reach_arrays(tmp_path):
-    (tmp_path / "program.py").write_text(_FILES)
+@pytest.mark.parametrize("before", [None, "/no/such/library.so"])
+def test_files_and_sockets_work_where_system_calls_do_not_reach_arrays(
+    tmp_path, monkeypatch, before
+):
+    if before is None:
+        monkeypatch.delenv("LD_PRELOAD", raising=False)
+    else:
+        monkeypatch.setenv("LD_PRELOAD", before)
+    (tmp_path / "program.py").write_text(_CALLS)
     code = """
 import sys
 from pagemove._native.pager import set_kernel_faults
@@ -194,8 +290,8 @@ from pagemove.cli import main
 main()
 """
     paged = ran([sys.executable, "-c", code], tmp_path)
-    assert paged.stdout.split() == ["all"], paged.stderr
-    assert "may not serve faults of system calls" in paged.stderr
+    assert paged.stdout.split() == ["all", str(before), "None"], paged.stderr
+    assert "other calls than reads and writes of files and sockets need" in paged.stderr
 
 
 @pytest.mark.parametrize(
