@@ -166,11 +166,15 @@ def _open_array() -> Iterator[Callable[[], object]]:
             array = pagemove.open_array(path, mode=mode, resident_limit=4 * _BLOCK)
             raw = pagemove.memmap(path, mode="r", resident_limit=4 * _BLOCK)
             assert raw.flush() is None
-            del raw
             assert array[::1000].sum() >= 0
             if mode != "r":
                 array[1:][::500] += 1
                 pagemove.region_of(array[5:]).flush()
+            view = array[5:]
+            with raw, pagemove.pinned(array[:10]):
+                fails(array.close)
+            array.close()
+            assert view.closed
         fails(pagemove.open_array, path, dtype="u1")
         fails(pagemove.open_array, path, dtype="u1", offset=1 << 40)
         fails(pagemove.open_array, path.parent)

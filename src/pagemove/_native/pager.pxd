@@ -91,12 +91,17 @@ cdef extern from "pager/pager.h" nogil:
         uint64_t offset, tries
     struct pg_region:
         pass
+    struct pg_stone:
+        pass
     struct pg_run:
         uint32_t first, count
     void pg_ask_while_waiting(int (*may_wait_no_longer)() noexcept)
     int pg_may_wait_no_longer() noexcept
     int pg_open(const pg_config *config, pg_region **region, char *text)
     int pg_close(pg_region *region)
+    int pg_seal(pg_region *region, int saves)
+    pg_stone *pg_grave(const pg_region *region)
+    void pg_leave_closed(pg_stone *stone)
     void pg_drop(pg_region *region, int waiting)
     uint64_t pg_address(const pg_region *region)
     int pg_kernel_faults(const pg_region *region)

@@ -23,6 +23,7 @@ cdef class Region:
     cdef pg_region *_region
     cdef const pg_region *_origin
     cdef pg_heir *_heir
+    cdef pg_stone *_grave
     cdef uint64_t _address
     cdef uint64_t _nbytes
     cdef uint64_t _block_size
@@ -38,6 +39,7 @@ cdef class Region:
     def __cinit__(self, *args, **kwargs):
         self._region = NULL
         self._heir = NULL
+        self._grave = NULL
         self._born = pm_generation()
 
     def __init__(self, int fd, uint64_t nbytes, bytes label, *, int mode, uint64_t block_size,
@@ -149,14 +151,24 @@ cdef class Region:
         # In a forked child there is nothing to close, and there are no threads to wait for.
         # Whoever did not wait for the store before does not here, where nothing can be raised.
         if pm_generation_known() and self._is_here():
+            if self._region != NULL:
+                self._grave = pg_grave(self._region)
             if self._heir != NULL:
                 pm_paged_leave(self._address)
                 pg_heir_drop(self._heir, not self._interrupted)
             elif self._region != NULL:
                 pm_paged_leave(self._address)
                 pg_drop(self._region, not self._interrupted)
+            self._leave_grave()
         self._heir = NULL
         self._region = NULL
+
+    cdef void _leave_grave(self):
+        """Give the addresses of what was closed back: nobody leads there any more."""
+        cdef pg_stone *grave = self._grave
+        self._grave = NULL
+        if grave != NULL:
+            pg_leave_closed(grave)
 
     cdef bint _is_here(self):
         """Whether it is of this process; in a child made by fork it may have become so."""
@@ -170,6 +182,7 @@ cdef class Region:
             return False
         # What the parent had is not freed: its locks may be held by threads that are not here.
         self._heir = heir
+        self._grave = NULL
         self._region = NULL
         self._born = pm_generation()
         self._calls = 0
@@ -274,9 +287,6 @@ cdef class Region:
 
         If a signal handler raises meanwhile it is closed all the same, by its own threads.
         """
-        cdef pg_region *region
-        cdef pg_heir *heir
-        cdef int status
         if self.closed:
             return
         if self._exports:
@@ -284,18 +294,50 @@ cdef class Region:
                 f"cannot close {type(self).__name__}: {self._exports} buffers of it (arrays, "
                 "memoryviews) are still in use; delete them first"
             )
+        self._end()
+
+    def _seal(self, bint saves):
+        """Have a touch be SIGSEGV from now on, with a message, and save what is changed.
+
+        0; or -errno: nothing has happened; or an errno: saving failed, and may be tried again.
+        """
+        cdef pg_region *region = self._open()
+        cdef int status
+        self._calls += 1
+        try:
+            with nogil:
+                status = pg_seal(region, saves)
+            self._raise_if_interrupted(status)
+        finally:
+            self._calls -= 1
+        return status if status and not pg_lost(region) else _errno_of(status)
+
+    def _close_sealed(self):
+        """As `close`, also with buffers in use: the addresses stay reserved until they are not."""
+        if not self.closed:
+            self._open()
+            self._end()
+
+    cdef int _end(self) except -1:
+        cdef pg_region *region = self._region
+        cdef pg_heir *heir = self._heir
+        cdef int status
         if self._calls > 0:
             raise BufferError(
                 f"cannot close {type(self).__name__}: another thread is in a call of it; wait for "
                 "that first"
             )
-        region, heir = self._region, self._heir
+        if region != NULL:
+            self._grave = pg_grave(region)
         self._region = NULL
         self._heir = NULL
         pm_paged_leave(self._address)
         with nogil:
             status = pg_close(region) if heir == NULL else pg_heir_close(heir)
+        if not self._exports:
+            self._leave_grave()
         self._raise_if_interrupted(status)
+        return 0
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         self._check_open()
@@ -307,3 +349,5 @@ cdef class Region:
 
     def __releasebuffer__(self, Py_buffer *view):
         self._exports -= 1
+        if not self._exports and self._grave != NULL and self._born == pm_generation_known():
+            self._leave_grave()

@@ -6,20 +6,23 @@ import contextlib
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pagemove.paging import gather
-from pagemove.paging.pins import pinned
+from pagemove.paging.by_value import Reduced, by_value
 from pagemove.paging.places import place_of, runs_of
 from pagemove.paging.region import PagedMemory
-from pagemove.paging.saving import PIECE, pieces, tofile
+from pagemove.paging.saving import tofile
 from pagemove.views import owner_behind
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _getitem = np.ndarray.__getitem__
 
@@ -39,6 +42,9 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     work piece by piece, within the limit and without privileges, where NumPy's hand the memory of
     the whole array to the kernel. For everything else that does, there is `pagemove.pinned`.
     `numpy.save` is NumPy's: use `pagemove.save`.
+
+    The region ends with the last array that leads there, or with `close`. A context manager closes
+    at its end.
 
     It pickles as its `pagemove.reference`, in a few hundred bytes: unpickled it is a view of a
     region of the other process over the same store, for reading. So processes of multiprocessing,
@@ -91,6 +97,93 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     def _origin(self) -> Origin | None:
         region = self.region
         return None if region is None else region._origin
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: touching it then ends the process. False of a copy.
+
+        Also True where it is the parent's, in a child made by fork.
+        """
+        region = self.region
+        return region is not None and (region.closed or region._has_left(self._at))
+
+    def close(self) -> None:
+        """Flush, and free memory, descriptors and threads at once. Twice is fine.
+
+        For this array and all others over the same memory: those it is a view of, its own views,
+        and what others made of them. Nothing for a copy.
+
+        Raises
+        ------
+        StoreError
+            Changes could not be saved. It stays open, with all of them: fix the store and close it
+            again.
+        BufferError
+            Blocks of it are `pinned`, or it is being handed over (`serve`), or another thread is in
+            a call of its region; it stays open.
+
+        Notes
+        -----
+        **Touching it afterwards is SIGSEGV**, which ends the process, after a message on standard
+        error that names the file, and says that it was closed; a system call fails with EFAULT. So
+        it is for a thread that touches it at this moment: what it has stored is either saved, or it
+        gets the signal. The addresses stay reserved, without memory, until the last array has gone,
+        so nobody finds other data there. To be told so, the process has a handler for SIGSEGV until
+        then, which leaves the signal to what was there before; one that is set later, as by
+        ``faulthandler.enable``, replaces it, and the message. Deleting the array (``del``) closes
+        as well, as soon as no other array leads there, and has none of these dangers; but it cannot
+        raise, so what could not be saved is reported on standard error.
+
+        `open_arrays` has one region for all arrays of a file. Closing one of these flushes, and
+        drops its blocks; it can still be touched, and is read again. When the last one that was
+        taken out of the mapping is closed, the region is, as above. Arrays that were unpickled, or
+        opened by `Reference.open`, share a region that ends with the last of them: closing one of
+        these drops its blocks.
+
+        Where all was saved, and a thread stores while it closes, what that has stored may be what
+        cannot be saved. Then the array raises StoreError as above, and cannot be touched any more
+        all the same; closing it again saves it.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import numpy as np, pagemove
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "numbers.npy")
+        ...     with pagemove.create_array(path, 1000, "f8") as numbers:
+        ...         numbers[5] = 5
+        ...     numbers, float(np.load(path)[5])
+        (<closed PagedArray, shape (1000,), float64>, 5.0)
+        """
+        region = self.region
+        if region is not None:
+            region._close_for(self._at)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def _at(self) -> int:
+        """The address of its first item."""
+        address: int = self.__array_interface__["data"][0]
+        return address
+
+    def __repr__(self) -> str:
+        return self._closed_text or super().__repr__()
+
+    def __str__(self) -> str:
+        return self._closed_text or super().__str__()
+
+    @property
+    def _closed_text(self) -> str:
+        """What is shown instead of items that are not there."""
+        region = self.region
+        if region is None or not region.closed:
+            return ""
+        return f"<closed {type(self).__name__}, shape {self.shape}, {self.dtype}>"
 
     def flush(self) -> None:
         """Make changes durable, of the whole region; as `PagedMemory.flush`. Nothing for a copy.
@@ -265,7 +358,7 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         with contextlib.ExitStack() as stack:
             if not hasattr(file, "write"):
                 file = stack.enter_context(open(os.fspath(file), "wb"))
-            pickle.dump(_Reduced(*by_value(self, 5)), file, protocol=5)
+            pickle.dump(Reduced(*by_value(self, 5)), file, protocol=5)
 
     def dumps(self) -> bytes:
         """Pickle by value; as `numpy.ndarray.dumps`.
@@ -291,7 +384,7 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         >>> pickle.loads(array.dumps()).tolist()
         [0, 1, 2]
         """
-        return pickle.dumps(_Reduced(*by_value(self, 5)), protocol=5)
+        return pickle.dumps(Reduced(*by_value(self, 5)), protocol=5)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by reference; a copy as what it is."""
@@ -330,69 +423,6 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     def flatten(self, order: Any = "C") -> Any:
         """Copy into a plain array of one dimension; as `numpy.ndarray.flatten`."""
         return _plain(super().flatten(order))
-
-
-class _Reduced:
-    """What is pickled as something else: a call, and the items of a list as they come."""
-
-    def __init__(self, *reduced: object) -> None:
-        self._reduced = reduced
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self._reduced
-
-
-class _Lent:
-    """Bytes of a region that are pinned from when they are pickled until the next ones are.
-
-    Picklers take items of a list before they are due: that of C two, that of Python a thousand.
-    """
-
-    def __init__(self, piece: npt.NDArray[Any], held: contextlib.ExitStack) -> None:
-        self._piece = piece
-        self._held = held
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        self._held.close()
-        lent: Any = None
-        # The pickler of Python cannot take a buffer of a byte, or of none, twice.
-        if len(self._piece) > 1:
-            with contextlib.suppress(ValueError):  # others have pinned too much
-                self._held.enter_context(pinned(self._piece))
-                lent = pickle.PickleBuffer(self._piece.data)
-        return memoryview, (self._piece.tobytes() if lent is None else lent,)
-
-
-def by_value(array: npt.NDArray[Any], protocol: Any) -> tuple[Any, ...]:
-    """Reduce an array to its items, a piece at a time: unpickled it is plain."""
-    plain = np.asarray(array)
-    region = owner_behind(array, PagedMemory)
-    if region is None or not plain.nbytes:
-        return tuple(plain.__reduce_ex__(protocol))
-    build = np.empty(0).__reduce_ex__(5)[0]  # NumPy's own, of what is contiguous
-    fortran = plain.flags.f_contiguous and not plain.flags.c_contiguous
-    order = "F" if fortran else "C"
-    parts = pieces(plain, order)
-    if protocol >= 5 and (plain.flags.c_contiguous or plain.flags.f_contiguous):
-        parts = _pinned_pieces(plain.ravel("K"), region)
-    joined = _Reduced(bytearray.join, (bytearray(), _Reduced(list, (), None, parts)))
-    return build, (joined, plain.dtype, plain.shape, order)
-
-
-def _pinned_pieces(flat: npt.NDArray[Any], region: PagedMemory) -> Iterator[Any]:
-    """Lend the bytes of an array some at a time, each pinned while it is pickled."""
-    whole = flat.view(np.uint8)
-    whole.flags.writeable = False
-    # Any piece has a part of one block more.
-    most = region.pinnable // 2 - region.block_size
-    size = min(max(PIECE, region.block_size), most)
-    if size < region.block_size:
-        yield from pieces(whole, "C")
-        return
-    held = contextlib.ExitStack()
-    for at in range(0, len(whole), size):
-        yield _Lent(whole[at : at + size], held)
-    yield _Lent(whole[:0], held)  # which ends the last one's pin
 
 
 def _has_plain_results(array: Any) -> bool:

@@ -15,6 +15,7 @@ from pagemove.containers.npy import read_header
 from pagemove.containers.reading import Reading
 from pagemove.paging.array import PagedArray
 from pagemove.paging.budget import Budget
+from pagemove.paging.closing import is_gone
 from pagemove.paging.members import (
     Deflated,
     array_in,
@@ -159,7 +160,8 @@ class PagedArrays(Mapping[str, PagedArray]):
     """The arrays of a file by their names, as `open_arrays` returns them.
 
     An array keeps its region alive, also without the mapping. `close` closes the regions; a
-    context manager does at its end. Each access makes a view: keep what is used often.
+    context manager does at its end. `PagedArray.close` closes one array, and with the last one that
+    was accessed the region. Each access makes a view: keep what is used often.
 
     Attributes
     ----------
@@ -283,7 +285,7 @@ class _File:
                 return self._from_chunks(name, self._source)
             if isinstance(found, Packed):
                 return self._from_packed(name, found)
-            if self._region is None:
+            if self._region is None or is_gone(self._region):
                 spans = list(self._contents.spans())
                 first = best_shift(spans) if spans else found.offset % max(found.dtype.alignment, 1)
                 part = Part(self._store, first, self._store.nbytes - first)
@@ -291,7 +293,10 @@ class _File:
                 self._first = first
                 self._region._forgettable = True
                 self._region._origin = origin_of(self._store, first, self._region)
-            return array_in(self._region, self._first, found)
+                self._region._shares = set()
+            array = array_in(self._region, self._first, found)
+            self._region._share(max(found.offset - self._first, 0), found.nbytes)
+            return array
 
     def _from_chunks(self, name: str, source: Source) -> PagedArray:
         if self._decoded is None:
@@ -303,7 +308,7 @@ class _File:
 
     def _from_packed(self, name: str, packed: Packed) -> PagedArray:
         region = self._unpacked.get(name)
-        if region is None:
+        if region is None or is_gone(region):
             with unpacked(self._store, name, packed, self._deflated) as kept:
                 region = PagedMemory(kept, **self._paging)
             region._forgettable = True

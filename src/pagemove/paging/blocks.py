@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
-from typing import Any, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 from pagemove._native.pager import Pager
 from pagemove.paging import failures, gather
@@ -22,6 +22,7 @@ class Blocks(Pager):
     _store: Store
     _told: int  # sequence number of the first failure that no flush has told of
     _record: str | os.PathLike[str] | None
+    _sealed: bool  # it is being closed, or saving has failed then
 
     # The pager's methods take ranges as they are; these are what callers should be asked for.
     def prefetch(  # type: ignore[override]
@@ -136,7 +137,7 @@ class Blocks(Pager):
         """
         with memoryview(self):
             if not self._save():
-                failures.throw_lost(self._label, self.counters()["dirty"])
+                self._throw_lost()
             first, self._told = self._told, failures.next_sequence(self)
             reads = [each for each in failures.noted(self, first) if each.operation == "read"]
             if reads:
@@ -227,7 +228,12 @@ class Blocks(Pager):
         code = super().flush()
         if code < 0:
             return False
-        if code and self.lost:
-            failures.throw_lost(self._label, self.counters()["dirty"], saved=False)
+        if code and self.lost and not self._sealed:
+            self._throw_lost(saved=False)
         failures.check_saved(self, code, first, "flush", self._label)
         return True
+
+    def _throw_lost(self, saved: bool = True) -> NoReturn:
+        if self._sealed:
+            failures.throw_sealed(self._label)
+        failures.throw_lost(self._label, self.counters()["dirty"], saved=saved)

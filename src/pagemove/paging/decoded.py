@@ -15,6 +15,7 @@ from pagemove.containers.hdf5 import dataset_in
 from pagemove.containers.layout import missing
 from pagemove.paging.array import PagedArray
 from pagemove.paging.budget import Budget
+from pagemove.paging.closing import is_gone
 from pagemove.paging.options import is_size
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sizes import nbytes_of
@@ -137,7 +138,7 @@ class Decoded:
     def array(self, name: str) -> PagedArray:
         """Return an array; its region is made the first time."""
         with self._making:
-            if name not in self._regions:
+            if name not in self._regions or is_gone(self._regions[name][0]):
                 writable = self._paging.get("mode") == "r+"
                 with decoded_store(self._source, name, writable=writable) as store:
                     region = PagedMemory(store, **with_room(store, self._paging))

@@ -167,6 +167,14 @@ def throw_lost(store: str, dirty: int, saved: bool = True) -> NoReturn:
     )
 
 
+def throw_sealed(store: str) -> NoReturn:
+    """Raise that a region is being closed, and what was to be done cannot be."""
+    raise ValueError(
+        f"paged memory over {store} was closed by PagedArray.close(), which could not save all "
+        "changes, or has not ended yet: close it again"
+    )
+
+
 def throw(failures: Iterable[Failure], code: int, operation: str, store: str) -> NoReturn:
     """Raise one `StoreError` of all: the first, with the others as notes.
 

@@ -87,7 +87,7 @@ def read_together(region: Blocks, runs: Runs, wait: bool) -> None:
         else:
             code = Pager.gather(region, runs.tobytes(), wait)
         if code and region.lost:
-            failures.throw_lost(region._label, region.counters()["dirty"])
+            region._throw_lost()
         if wait:
             failures.check_read(region, code, first, range(start, end), region._label)
 

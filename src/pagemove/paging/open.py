@@ -98,10 +98,10 @@ def open_array(
     -------
     PagedArray
         A `numpy.ndarray` in the order of axes and of bytes that the file has, writeable unless the
-        mode is ``"r"``. It keeps its region alive: nothing has to be closed. `region_of` returns
-        the region, to flush it or to read its statistics. When the last view of the array goes,
-        changes are flushed; what cannot be saved then is reported on standard error, so flush where
-        it matters.
+        mode is ``"r"``. It keeps its region alive: nothing has to be closed, but can be
+        (`PagedArray.close`). `region_of` returns the region, to flush it or to read its statistics.
+        When the last view of the array goes, changes are flushed; what cannot be saved then is
+        reported on standard error, so flush, or close, where it matters.
 
     Raises
     ------

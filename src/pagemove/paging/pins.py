@@ -61,9 +61,9 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
     writes changed ones, but has them stay as changed as they were, since system calls may change
     them unseen; of what is stored just then it may write a part, and the rest the next time.
 
-    The region cannot be closed meanwhile: BufferError. In a child made by fork it is not there, and
-    the end of the block does nothing. A thread that discards pinned memory (MADV_DONTNEED) takes
-    it away.
+    The region cannot be closed meanwhile, nor the array: BufferError. In a child made by fork it is
+    not there, and the end of the block does nothing. A thread that discards pinned memory
+    (MADV_DONTNEED) takes it away.
 
     Pinning costs the reads, and for each block some microseconds.
 
@@ -96,12 +96,14 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
     with memoryview(region):  # which keeps it open
         runs = runs_of(place, region.address, region.block_size)
         _pin(region, runs, writes, place)
-        born = generation()
+        born, key = generation(), object()
+        region._pins[key] = place.start - region.address, place.nbytes
         try:
             yield view
         finally:
             # In a child made by fork nothing is pinned.
             if generation() == born:
+                del region._pins[key]
                 region.unpin_blocks(runs.tobytes())
 
 
@@ -111,7 +113,7 @@ def _pin(region: PagedMemory, runs: Runs, write: bool, place: Place) -> None:
     if code < 0:
         _throw_too_large(region, int(runs[:, 1].sum()))
     if code and region.lost:
-        failures.throw_lost(region._label, region.counters()["dirty"])
+        region._throw_lost()
     start = place.start - region.address
     blocks = range(start - region.block_size + 1, start + place.nbytes)
     failures.check_read(region, code, first, blocks, region._label)

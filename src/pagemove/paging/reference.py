@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemove import limits
-from pagemove.paging.array import PagedArray, by_value
+from pagemove.paging.array import PagedArray
 from pagemove.paging.budget import Budget
+from pagemove.paging.by_value import by_value
 from pagemove.paging.open import region_of
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sizes import text_of
@@ -239,6 +240,7 @@ class _Where:
         with contextlib.closing(store):
             region = PagedMemory(store, **asked)
         region._forgettable = True
+        region._is_common = True
         register()
         return region
 

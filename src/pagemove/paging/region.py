@@ -293,6 +293,10 @@ class PagedMemory(Closing, Viewable):
         self._unsaved = False
         self._origin: Any = None  # of the array that was opened, where one was
         self._forgettable = False
+        self._sealed = self._is_common = False
+        self._shares = None
+        self._pins = {}
+        self._lent_to = lambda: None
         # What ends with the process is not to be saved before that.
         self._saves = mode == "r+" and not isinstance(store, CompressedMemory)
         if self._saves:
@@ -373,6 +377,7 @@ class PagedMemory(Closing, Viewable):
         """In a child made by fork: forget what is the parent's."""
         self._record = None  # for the parent to write down
         self._told = 0
+        self._pins = {}
 
     def __dir__(self) -> list[str]:
         # For completion: what the pager has for this class alone is left out.

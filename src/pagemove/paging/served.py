@@ -87,7 +87,7 @@ def begin(
             )
         with limits.named():
             served = Served(given, place, key, ssl, store_timeout)
-        _serving[region] = weakref.ref(served)
+        region._lent_to = _serving[region] = weakref.ref(served)
     return served
 
 

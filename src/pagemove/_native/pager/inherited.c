@@ -1,7 +1,8 @@
-/* A child made by fork has no memory where its parent has paged memory: a touch is SIGSEGV. So that
- * it does not end without a word, the child gets a handler that says which region it was, and then
- * leaves the signal to whatever was there before. Only such a child gets one, and exec undoes it.
- */
+/* A child made by fork has no memory where its parent has paged memory: a touch is SIGSEGV. And
+ * there is none where a region was closed that arrays still lead to. So that the process does not
+ * end without a word, it gets a handler that says which region it was, and then leaves the signal
+ * to whatever was there before. Only such a child gets one, and who closes a region so, until its
+ * last array has gone; exec undoes it. */
 #define _GNU_SOURCE
 #include "pager/inherited.h"
 
@@ -20,6 +21,11 @@ struct pg_stone {
     uint64_t base, length;
     int kept;
     int reserved; /* nothing else can be mapped there */
+    int closed;   /* its region was closed by this process */
+    int at_rest;  /* which will not touch the addresses any more */
+    int left;     /* nothing of the program leads there any more */
+    int forever;  /* a helper that cannot be ended may write there */
+    int spare;    /* for the next that is closed */
     struct pg_stone *next;
     char line[LONGEST]; /* the whole message: the handler only writes */
 };
@@ -55,6 +61,15 @@ void pg_graves_forked(void)
         stone->reserved = stone->reserved && stone->length && reserve(stone->base, stone->length);
 }
 
+static void add(struct pg_stone *stone)
+{
+    if (!stone->kept) {
+        stone->next = graves;
+        __atomic_store_n(&graves, stone, __ATOMIC_RELEASE);
+    }
+    stone->kept = 1;
+}
+
 void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
                    int mode, int hold)
 {
@@ -84,11 +99,7 @@ void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const
     /* At once, or the stack of a thread is there. */
     if (hold && !stone->reserved)
         stone->reserved = reserve(base, length);
-    if (!stone->kept) {
-        stone->next = graves;
-        graves = stone;
-    }
-    stone->kept = 1;
+    add(stone);
 }
 
 void pg_explain_grave(struct pg_stone *stone, const char *why)
@@ -109,6 +120,57 @@ void pg_remove_grave(struct pg_stone *stone)
     stone->length = 0;
 }
 
+struct pg_stone *pg_spare_stone(void)
+{
+    struct pg_stone *stone = graves;
+
+    while (stone && !stone->spare)
+        stone = stone->next;
+    return stone;
+}
+
+void pg_mark_closed(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
+                    int mode)
+{
+    static const char *const modes[] = {"r", "r+", "c"};
+
+    snprintf(stone->line, sizeof stone->line,
+             "pagemove: paged memory over %.600s, mode '%s', was closed by PagedArray.close(), and "
+             "an array of it is still in use: it raises SIGSEGV on access; close it after the last "
+             "use, or copy what is needed later (numpy.array)\n",
+             label ? label : "", modes[mode]);
+    stone->closed = stone->reserved = 1;
+    stone->at_rest = stone->left = stone->forever = stone->spare = 0;
+    stone->base = base;
+    __atomic_store_n(&stone->length, length, __ATOMIC_RELEASE);
+    add(stone);
+}
+
+/* Who reads the list meanwhile touches something else. */
+static void clear(struct pg_stone *stone)
+{
+    if (!stone->forever)
+        munmap((void *)(uintptr_t)stone->base, stone->length);
+    __atomic_store_n(&stone->length, 0, __ATOMIC_RELEASE);
+    stone->spare = 1;
+    pg_watch_graves();
+}
+
+void pg_rest(struct pg_stone *stone, int forever)
+{
+    stone->at_rest = 1;
+    stone->forever = forever;
+    if (stone->left)
+        clear(stone);
+}
+
+void pg_leave_grave(struct pg_stone *stone)
+{
+    stone->left = 1;
+    if (stone->at_rest)
+        clear(stone);
+}
+
 static void on_segv(int number, siginfo_t *info, void *context)
 {
     uint64_t address = (uint64_t)(uintptr_t)info->si_addr;
@@ -116,8 +178,9 @@ static void on_segv(int number, siginfo_t *info, void *context)
     (void)context;
     /* Where something else is mapped by now it is not ours. */
     if (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR)
-        for (const struct pg_stone *stone = graves; stone; stone = stone->next)
-            if (address - stone->base < stone->length &&
+        for (const struct pg_stone *stone = __atomic_load_n(&graves, __ATOMIC_ACQUIRE); stone;
+             stone = stone->next)
+            if (address - stone->base < __atomic_load_n(&stone->length, __ATOMIC_ACQUIRE) &&
                 stone->reserved == (info->si_code == SEGV_ACCERR)) {
                 pg_write_line(stone->line, strlen(stone->line));
                 break;
@@ -128,13 +191,27 @@ static void on_segv(int number, siginfo_t *info, void *context)
         raise(number); /* nothing was touched: somebody has sent it */
 }
 
+/* Those of a fork may get a region again, or never: they are watched as long as there are any. */
+static int any_to_watch(void)
+{
+    const struct pg_stone *stone = graves;
+
+    while (stone && stone->spare)
+        stone = stone->next;
+    return stone != NULL;
+}
+
 void pg_watch_graves(void)
 {
     struct sigaction action = {.sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_ONSTACK}, now;
+    int ours;
 
     if (!graves || sigaction(SIGSEGV, NULL, &now))
         return;
-    if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_segv)
+    ours = now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_segv;
+    if (!any_to_watch() && ours)
+        sigaction(SIGSEGV, &before, NULL);
+    if (!any_to_watch() || ours)
         return;
     sigemptyset(&action.sa_mask);
     before = now;

@@ -1,4 +1,4 @@
-/* What a forked child says of memory that it does not have. */
+/* What is said of memory that is not there: in a forked child, and after a region was closed. */
 #ifndef PAGEMOVE_PAGER_INHERITED_H
 #define PAGEMOVE_PAGER_INHERITED_H
 
@@ -24,10 +24,26 @@ int pg_is_reserved(const struct pg_stone *stone);
 /* The region is there again. The stone may be marked once more. */
 void pg_remove_grave(struct pg_stone *stone);
 
+/* What follows is of regions that this process closes; it wants the lock of all regions. */
+
+/* One that was left, or NULL: stones that were marked are not freed. */
+struct pg_stone *pg_spare_stone(void);
+
+/* From now on a touch that raises SIGSEGV there says that the region is closed. */
+void pg_mark_closed(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
+                    int mode);
+
+/* Nothing but PROT_NONE is mapped there, and the pager leaves it alone. It is unmapped when the
+ * program has left it too, but never if it is to be so `forever`. */
+void pg_rest(struct pg_stone *stone, int forever);
+
+/* No array leads there any more. */
+void pg_leave_grave(struct pg_stone *stone);
+
 /* In the child, before any is marked: those of its parent hold their addresses here too. */
 void pg_graves_forked(void);
 
-/* In the child, when all are marked. */
+/* When some were marked, or left. */
 void pg_watch_graves(void);
 
 #endif

@@ -55,6 +55,12 @@ void pg_note_saved(struct pg_saving *saving, const struct pg_region *region, int
 /* In the child of a fork SIGTERM does what it does without us. */
 void pg_ending_forked(void);
 
+/* closed.c: have whoever touches the region from now on, and gets SIGSEGV, learn that it is closed;
+ * and then leave its addresses to PROT_NONE, as they are already. The second may be called when the
+ * helper has ended, or cannot be ended. */
+int pg_dig(struct pg_region *region);
+void pg_bury(struct pg_region *region, int is_ended);
+
 /* forks.c: no child is forked in between, by one who knows. Before the lock of a region. */
 void pg_hold_forks(void);
 void pg_release_forks(void);

@@ -20,6 +20,7 @@
 #include "pager/state/terms.h"
 
 struct pg_region;
+struct pg_stone;
 
 /* Where the helper can say why it could not start, `text` does. */
 int pg_open(const struct pg_config *config, struct pg_region **region, char text[PG_TEXT]);
@@ -28,7 +29,20 @@ int pg_open(const struct pg_config *config, struct pg_region **region, char text
  * region is not there for the program any more also if -PG_INTERRUPTED is returned. */
 int pg_close(struct pg_region *region);
 
-/* The same without asking whether to wait. */
+/* What comes before pg_close where arrays are left. From here on whoever touches the region gets
+ * SIGSEGV, after a message that it was closed, and with `saves` all that was stored before is
+ * saved. After pg_close it is still so, until pg_leave_closed. -errno: it is not closed; if
+ * pg_lost, all but what could not be saved is done, and it may be tried again. -EBUSY: it is plain.
+ */
+int pg_seal(struct pg_region *region, int saves);
+
+/* What is left there of one that was sealed; or NULL. */
+struct pg_stone *pg_grave(const struct pg_region *region);
+
+/* The last array has gone. In the process that has closed it. */
+void pg_leave_closed(struct pg_stone *stone);
+
+/* The same as pg_close without asking whether to wait. */
 void pg_drop(struct pg_region *region, int waiting);
 
 /* Read blocks of a range ahead; with `wait`, return when all are there or have failed:

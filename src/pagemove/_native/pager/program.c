@@ -100,6 +100,23 @@ int pg_flush(struct pg_region *region)
     return run(region, &(struct pg_call){.function = flush}, NULL);
 }
 
+/* What was stored since the last flush, and until now, is saved too. */
+static int seal(struct pg_region *region, struct pg_call *call)
+{
+    int error = pg_shut(region);
+
+    if (!error && call->write)
+        error = pg_save_lost(region);
+    return error == -PG_LOST ? 0 : error;
+}
+
+int pg_seal(struct pg_region *region, int saves)
+{
+    int error = pg_is_plain(region) ? -EBUSY : pg_dig(region);
+
+    return error ? error : run(region, &(struct pg_call){.function = seal, .write = saves}, NULL);
+}
+
 static int shrink(struct pg_region *region, struct pg_call *call)
 {
     (void)call;

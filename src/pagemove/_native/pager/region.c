@@ -80,12 +80,21 @@ static void unmap_region(struct pg_region *region)
     void *base = (void *)(uintptr_t)region->base;
 
     if (region->base) {
-        int kept = mmap(base, region->length, PROT_NONE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == base;
+        int kept, ended;
+        /* A child that was forked in between would have it, and not reserve it. */
+        pg_hold_forks();
+        kept = mmap(base, region->length, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == base;
+        if (kept)
+            madvise(base, region->length, MADV_DONTFORK);
+        pg_release_forks();
         /* A thread still waiting for a page learns that there is none: SIGSEGV. */
         if (kept)
             pg_wake(&region->uffd, region->base, region->length);
-        if (!pg_store_end(&region->store) && !is_left_to_heir(region))
+        ended = !pg_store_end(&region->store);
+        if (region->grave)
+            pg_bury(region, ended);
+        else if (ended && !is_left_to_heir(region))
             munmap(base, region->length);
         if (!kept)
             pg_wake(&region->uffd, region->base, region->length);

@@ -28,6 +28,10 @@ uint64_t pg_next_lift(const struct pg_region *region);
  * faults cannot be received. */
 void pg_lose(struct pg_region *region, int error);
 
+/* The same, silently: the program closes it while there are arrays. 0 or -errno: it is there as
+ * before. Needs no lock, but the descriptors. */
+int pg_shut(struct pg_region *region);
+
 /* Save what is dirty. -PG_LOST when all is saved, or why it is not. Needs no lock. */
 int pg_save_lost(struct pg_region *region);
 

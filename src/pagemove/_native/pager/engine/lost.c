@@ -1,5 +1,5 @@
 /* Somebody has closed the descriptors of the program's that he did not know, and the end of the
- * pipe by which the pager notices that.
+ * pipe by which the pager notices that. Or the program closes the region while there are arrays.
  *
  * Its own are out of reach (table.c), so nothing is lost by it. But the program means to have
  * nothing open that it has not opened since: from here on the region is not there for it. */
@@ -162,6 +162,27 @@ static void *save(void *region)
     return NULL;
 }
 
+/* From now on the region is not there for the program. */
+static void note_lost(struct pg_region *region)
+{
+    __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
+    /* Threads that wait for a page find out. */
+    pg_wake(&region->uffd, region->base, region->length);
+}
+
+int pg_shut(struct pg_region *region)
+{
+    int error = 0;
+
+    pthread_mutex_lock(&region->lock);
+    if (!pg_is_lost(region))
+        error = protect(region->base, region->length, PROT_NONE);
+    if (!error)
+        note_lost(region);
+    pthread_mutex_unlock(&region->lock);
+    return error;
+}
+
 void pg_lose(struct pg_region *region, int error)
 {
     const char *saving = region->mode == PG_WRITE ? ", changes are being saved" : "";
@@ -186,9 +207,7 @@ void pg_lose(struct pg_region *region, int error)
                "after that\n",
                region->store.label, saving);
     protect(region->base, region->length, PROT_NONE);
-    __atomic_store_n(&region->lost, 1, __ATOMIC_RELEASE);
-    /* Threads that wait for a page find out. */
-    pg_wake(&region->uffd, region->base, region->length);
+    note_lost(region);
     if (region->mode == PG_WRITE &&
         (!region->engine || region->above->post_flush(region) == -ENOMEM)) {
         pg_begin_work(region);
