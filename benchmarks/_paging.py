@@ -27,6 +27,7 @@ __all__ = [
     "Place",
     "Way",
     "cached_file",
+    "chill",
     "compared",
     "cost",
     "in_turn",
@@ -87,6 +88,11 @@ def cached_file(nbytes: int) -> Iterator[CachedFile]:
         yield CachedFile(file.fileno(), nbytes, total % 2**64)
 
 
+def chill(fd: int) -> None:
+    """Drop what the page cache has of a file, and nobody has mapped."""
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 @contextmanager
 def opened_directly(path: str | Path) -> Iterator[int]:
     """Open a file past the page cache; a descriptor."""
@@ -128,7 +134,14 @@ class Paged:
 
 
 @contextmanager
-def paged(file: CachedFile, block_size: int, *, limit: int = 0, mode: str = "r") -> Iterator[Paged]:
+def paged(
+    file: CachedFile,
+    block_size: int,
+    *,
+    limit: int = 0,
+    mode: str = "r",
+    direct: bool = False,
+) -> Iterator[Paged]:
     """Page a file as `PagedMemory` does by default."""
     pager = Pager(
         file.fd,
@@ -140,6 +153,7 @@ def paged(file: CachedFile, block_size: int, *, limit: int = 0, mode: str = "r")
         timeout_ns=_STORE_TIMEOUT_NS,
         read_ahead=True,
         spill_directory=os.fsencode(tempfile.gettempdir()),
+        direct=direct,
     )
     try:
         yield Paged(pager)

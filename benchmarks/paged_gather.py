@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pagemove
 from benchmarks._baselines import Words, read_by_threads
 from benchmarks._measure import Effort, Finding, free
-from benchmarks._paging import Way, in_turn, opened_directly, speed
+from benchmarks._paging import Way, chill, in_turn, opened_directly, speed
 from benchmarks._report import run_alone
 from benchmarks._stores import Instant, warmed
 from pagemove import PAGE_SIZE, PagedMemory
@@ -42,10 +42,6 @@ class _File:
     fd: int
     direct: int
     rows: int
-
-    def chill(self) -> None:
-        """Drop what the page cache has of it."""
-        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @contextmanager
@@ -90,7 +86,7 @@ class _Rows:
     def _next(self) -> Words:
         if not self._cold:
             return self._fixed
-        self._file.chill()
+        chill(self._file.fd)
         return self._draw()
 
     def take(self, memory: PagedMemory) -> float:

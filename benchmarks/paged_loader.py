@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 import pagemove
 from benchmarks._measure import Effort, Finding, free
-from benchmarks._paging import Way, in_turn, speed
+from benchmarks._paging import Way, chill, in_turn, speed
 from benchmarks._report import run_alone
 from pagemove import PAGE_SIZE
 
@@ -59,7 +59,7 @@ class _Loader:
     def run(self, table: Table, load: Load) -> float:
         """Return the nanoseconds of a row, by workers that are forked for it."""
         fd = os.open(self._path, os.O_RDONLY)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        chill(fd)
         os.close(fd)
         parts = self._random.integers(
             self._rows, size=(_WORKERS, self._batches // _WORKERS, _BATCH)

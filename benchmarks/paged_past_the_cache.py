@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks._measure import Effort, Finding, Unmeasurable, pinned
-from benchmarks._paging import Way, cached_file, cost, in_turn, opened_directly
+from benchmarks._paging import Way, cached_file, chill, cost, in_turn, opened_directly
 from benchmarks._report import run_alone
 
 #: linux/fs.h, of Linux 6.14; the headers of distributions are often older.
@@ -31,7 +31,7 @@ class _Reader:
 
     def read(self, clock: Callable[[], int]) -> float:
         """Return nanoseconds a read."""
-        os.posix_fadvise(self._cached, 0, 0, os.POSIX_FADV_DONTNEED)
+        chill(self._cached)
         blocks = self._random.choice(self._blocks, self._reads, replace=False)
         with mmap.mmap(-1, self._size) as memory:
             memory.write(bytes(self._size))

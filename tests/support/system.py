@@ -28,6 +28,7 @@ _SYS_MLOCK2 = 325 if _X86 else 284
 _SYS_USERFAULTFD = 323 if _X86 else 282
 _AUDIT_ARCH = 0xC000003E if _X86 else 0xC00000B7
 _SYS_IO_URING_SETUP = 425
+_SYS_IO_URING_ENTER = 426
 _SYS_IO_URING_REGISTER = 427
 _SYS_CACHESTAT = 451
 
@@ -175,9 +176,9 @@ def refuse_userfaultfd(code: int) -> None:
     _refuse(_SYS_USERFAULTFD, code)
 
 
-def refuse_io_uring(code: int) -> None:
-    """The same of io_uring_setup(2)."""
-    _refuse(_SYS_IO_URING_SETUP, code)
+def refuse_io_uring(code: int, *, setup: bool = True) -> None:
+    """The same of io_uring_setup(2), or of io_uring_enter(2)."""
+    _refuse(_SYS_IO_URING_SETUP if setup else _SYS_IO_URING_ENTER, code)
 
 
 def _refuse(call: int, code: int) -> None:

@@ -29,11 +29,12 @@ _COUNT = 256
 # The last block is a part of one, and no multiple of what a disk reads.
 _NBYTES = _COUNT * _BLOCK - 1000
 _RINGS = "io_uring", "threads", "refused"
+_TOUCHING = 16
 
 
 def _by(queue: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call it in a child whose regions read in one of the ways."""
-    if queue == "io_uring" and pager.try_ring():
+    if queue in ("io_uring", "dead") and pager.try_ring():
         pytest.skip(f"no io_uring: {os.strerror(pager.try_ring())}")
     paging.build()
     return child(_in_child, queue, function, arguments, deadline=60)
@@ -42,6 +43,8 @@ def _by(queue: str, function: Callable[..., Any], *arguments: Any) -> Any:
 def _in_child(queue: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     if queue == "refused":
         refuse_io_uring(errno.EPERM)
+    elif queue == "dead":
+        refuse_io_uring(errno.EPERM, setup=False)
     elif queue == "threads":
         pager.set_rings(False)
     return function(*arguments)
@@ -76,7 +79,7 @@ def _touch(memory: PagedMemory, threads: int) -> list[bytes]:
 
 def _read(path: Path, mode: str, direct: bool, limit: str) -> tuple[list[bytes], bytes, bytes, Any]:
     with _opened(path, mode, direct, resident_limit=limit) as memory:
-        found = _touch(memory, 8)
+        found = _touch(memory, _TOUCHING)
         # Not first, so that it comes to a frame that another block has left.
         memory.evict()
         chill(path)
@@ -95,6 +98,8 @@ def _read(path: Path, mode: str, direct: bool, limit: str) -> tuple[list[bytes],
         ("io_uring", "c", True, "unlimited"),
         ("threads", "r+", True, "128KiB"),
         ("refused", "r", False, "128KiB"),
+        ("dead", "r", False, "unlimited"),
+        ("dead", "r+", True, "128KiB"),
     ],
 )
 def test_what_is_read_is_what_the_file_has(path, queue, mode, direct, limit):
@@ -107,7 +112,8 @@ def test_what_is_read_is_what_the_file_has(path, queue, mode, direct, limit):
     assert stats.faults >= _COUNT
     if not stats.io:
         pytest.skip("this file system keeps files in memory")
-    assert stats.io["queue"].startswith("io_uring" if queue == "io_uring" else "threads: ")
+    opened = queue in ("io_uring", "dead")
+    assert stats.io["queue"].startswith("io_uring" if opened else "threads: ")
     if queue == "refused":
         assert "not permitted" in stats.io["queue"]
     if direct:

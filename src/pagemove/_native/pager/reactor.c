@@ -51,8 +51,7 @@ static uint64_t next_due(struct pg_engine *engine)
     pthread_mutex_lock(&engine->lock);
     /* There may have been no thread when one was wanted. */
     pg_pool_spare(engine);
-    engine->asleep = !engine->armed_count && !engine->flights.ring.under_way &&
-                     !engine->flights.ring.queued && engine->threads &&
+    engine->asleep = !engine->armed_count && !engine->flights.ring.under_way && engine->threads &&
                      engine->threads == engine->idle;
     if (!engine->asleep) {
         due = pg_now() + TICKING;

@@ -61,7 +61,8 @@ int pg_flights_start(struct pg_region *region, struct pg_flights *shared);
 /* Whether a block is to be had by pg_take_off, without looking for it in the page cache. */
 int pg_is_cold(const struct pg_region *region);
 
-/* Have a FILLING block read into its slot, without waiting. -PG_NOT_NOW: by a worker. */
+/* Have a FILLING block read into its slot, without waiting. -PG_NOT_NOW: by a worker. Drops the
+ * lock. */
 int pg_take_off(struct pg_region *region, struct pg_job job, int fresh);
 
 /* ahead.c */

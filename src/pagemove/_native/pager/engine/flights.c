@@ -14,6 +14,10 @@
 #include "pager/engine/work.h"
 #include "pager/mechanisms/trace.h"
 
+/* Reads that are taken at once: threads that go on meanwhile have faults, whose reads are to be
+ * under way before the rest is put into place. Fewer cost more in looks for those. */
+enum { LANDINGS = 4 };
+
 /* Not so many that little is left for what is resident, of a limit that pins and a budget change.
  */
 static uint32_t most_now(const struct pg_region *region)
@@ -141,20 +145,23 @@ int pg_take_off(struct pg_region *region, struct pg_job job, int fresh)
                                                 .length = place.length,
                                                 .wanted = place.wanted,
                                                 .fresh = fresh,
-                                                .round = flights->round,
                                                 .traced = pg_trace_begin()};
     region->flying++;
     pg_begin_work(region);
+    /* Alone: the device works while the next fault is looked at. */
+    pthread_mutex_unlock(&region->lock);
+    flights->flight[which].cached = pg_ring_submit(&flights->ring, which);
+    pthread_mutex_lock(&region->lock);
     return 0;
 }
 
 /* Drops the lock. */
-static void land(struct pg_region *region, const struct pg_flight *flight, int result, int cold)
+static void land(struct pg_region *region, const struct pg_flight *flight, int result)
 {
     struct pg_job job = flight->job;
 
     region->flying--;
-    region->cold = cold;
+    region->cold = !flight->cached;
     pg_end_work(region);
     if (flight->traced)
         pg_trace_since(region->base, PG_TRACE_READ, job.number * region->block_size,
@@ -179,14 +186,16 @@ static void take_landed(struct pg_flights *flights)
     uint64_t which;
     int result;
 
-    while (pg_ring_take(&flights->ring, &which, &result)) {
+    /* Of those that were refused the ring's descriptor does not tell. */
+    for (int i = 0; (i < LANDINGS || flights->ring.refused_count) &&
+                    pg_ring_take(&flights->ring, &which, &result);
+         i++) {
         struct pg_flight flight = flights->flight[which];
         struct pg_region *region = flight.region;
 
         flights->idle[flights->idle_count++] = (uint16_t)which;
         pthread_mutex_lock(&region->lock);
-        /* What has ended as soon as it was submitted was in the page cache. */
-        land(region, &flight, result, flight.round != flights->round);
+        land(region, &flight, result);
         pthread_mutex_unlock(&region->lock);
         if (region->engine)
             region->above->release(region);
@@ -195,13 +204,8 @@ static void take_landed(struct pg_flights *flights)
 
 void pg_fly(struct pg_flights *flights)
 {
-    if (flights->ring.queued)
-        pg_ring_enter(&flights->ring, 0);
-    if (!flights->ring.under_way && !flights->ring.refused_count)
-        return;
-    if (pg_ring_has_ended(&flights->ring))
+    if (flights->state == 1 && pg_ring_has_ended(&flights->ring))
         take_landed(flights);
-    flights->round++;
 }
 
 void pg_ground(struct pg_flights *flights)
@@ -209,7 +213,7 @@ void pg_ground(struct pg_flights *flights)
     if (flights->state != 1)
         return;
     /* They land as others do: whoever saves a lost region may wait for one. */
-    while (flights->ring.queued || flights->ring.under_way || flights->ring.refused_count) {
+    while (flights->ring.under_way || flights->ring.refused_count) {
         pg_ring_enter(&flights->ring, 1);
         take_landed(flights);
     }

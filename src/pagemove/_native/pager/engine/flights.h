@@ -12,7 +12,7 @@ struct pg_flight {
     struct pg_job job; /* its slot is being read into */
     uint64_t length, wanted;
     int fresh;
-    uint32_t round; /* in which it began */
+    int cached; /* it ended as it was submitted: it was in the page cache */
     uint64_t traced;
 };
 
@@ -23,13 +23,13 @@ struct pg_flights {
     int state; /* 0: not tried yet; 1: the ring is open; -errno: refused */
     struct pg_flight *flight;
     uint16_t idle[PG_RING];
-    uint32_t idle_count, round;
+    uint32_t idle_count;
 };
 
 /* For the thread that is to use it. */
 void pg_flights_init(struct pg_flights *flights);
 
-/* Submit what has taken off, and take what has ended. Wants no region's lock. */
+/* Take some of what has ended: the ring stays readable if there is more. Wants no region's lock. */
 void pg_fly(struct pg_flights *flights);
 
 /* Wait for what is under way, and take that too. */

@@ -210,6 +210,18 @@ void pg_ring_enter(struct pg_ring *ring, unsigned wait)
     } while (ring->queued);
 }
 
+int pg_ring_submit(struct pg_ring *ring, uint64_t tag)
+{
+    uint32_t from = __atomic_load_n(ring->cq_tail, __ATOMIC_ACQUIRE), end;
+
+    pg_ring_enter(ring, 0);
+    end = __atomic_load_n(ring->cq_tail, __ATOMIC_ACQUIRE);
+    while (from != end)
+        if (ring->cqes[from++ & ring->cq_mask].user_data == tag)
+            return 1;
+    return 0;
+}
+
 int pg_ring_take(struct pg_ring *ring, uint64_t *tag, int *result)
 {
     uint32_t head = *ring->cq_head;

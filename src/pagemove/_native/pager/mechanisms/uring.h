@@ -43,6 +43,9 @@ int pg_ring_read(struct pg_ring *ring, int fd, const struct iovec *vector, size_
  * have ended, or a signal comes. */
 void pg_ring_enter(struct pg_ring *ring, unsigned wait);
 
+/* Submit what is queued; whether the read with that tag has ended on the way. */
+int pg_ring_submit(struct pg_ring *ring, uint64_t tag);
+
 /* Whether pg_ring_take has something. */
 int pg_ring_has_ended(const struct pg_ring *ring);
 
