@@ -373,6 +373,11 @@ int pg_compressed_write(struct pg_compressed *memory, uint64_t offset, const str
     return transfer_all(memory, offset, vector, count, 1, 0, text);
 }
 
+int pg_compressed_is_same(const struct pg_compressed *memory, uint32_t block)
+{
+    return memory->kept[block].kind == SAME;
+}
+
 void pg_compressed_discard(struct pg_compressed *memory, uint32_t first, uint64_t count)
 {
     for (uint64_t block = first; block < first + count && block < memory->blocks; block++)

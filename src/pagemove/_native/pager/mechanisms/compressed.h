@@ -26,6 +26,9 @@ int pg_compressed_read(struct pg_compressed *memory, uint64_t offset, const stru
 int pg_compressed_write(struct pg_compressed *memory, uint64_t offset, const struct iovec *vector,
                         size_t count, char text[PG_TEXT]);
 
+/* Whether a block is one word, repeated. It is not written meanwhile. */
+int pg_compressed_is_same(const struct pg_compressed *memory, uint32_t block);
+
 /* Forget blocks: they are zeros, and their memory is free. */
 void pg_compressed_discard(struct pg_compressed *memory, uint32_t first, uint64_t count);
 
