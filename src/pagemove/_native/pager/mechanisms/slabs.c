@@ -120,6 +120,14 @@ char *pg_slabs_at(const struct pg_slabs *slabs, pg_place place)
     return object_at(slabs, (int64_t)(place / SLABS), (unsigned)(place % SLABS));
 }
 
+void pg_slabs_own(struct pg_slabs *slabs, pg_place place, uint32_t owner)
+{
+    int64_t slab = (int64_t)(place / SLABS);
+
+    arena_of(slabs, slab)
+        ->owners[(size_t)(slab % SLABS) * slabs->objects + (unsigned)(place % SLABS)] = owner;
+}
+
 static unsigned count_used(const struct pg_slabs *slabs, int64_t slab)
 {
     return (unsigned)__builtin_popcountll(arena_of(slabs, slab)->used[slab % SLABS]);

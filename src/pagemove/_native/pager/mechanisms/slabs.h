@@ -34,6 +34,9 @@ int pg_slabs_put(struct pg_slabs *slabs, uint32_t owner, const void *bytes, size
 
 void pg_slabs_drop(struct pg_slabs *slabs, pg_place place);
 
+/* Have an object be that of another block. */
+void pg_slabs_own(struct pg_slabs *slabs, pg_place place, uint32_t owner);
+
 char *pg_slabs_at(const struct pg_slabs *slabs, pg_place place);
 
 /* Bytes of memory that all slabs take. */
