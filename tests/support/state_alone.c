@@ -189,6 +189,17 @@ static void test_streams(void)
     EXPECT(forwards != backwards && forwards->stride == 1 && backwards->stride == -1);
     EXPECT(forwards->run == 4 && backwards->run == 4);
 
+    /* One stores to what it reads; the other has done so, and is farther now. */
+    pg_note_written(&streams, forwards->last);
+    pg_note_written(&streams, backwards->last);
+    pg_note_written(&streams, 120); /* by neither */
+    EXPECT(pg_is_written(forwards) && pg_is_written(backwards));
+    for (int64_t i = 0; i < 16; i++)
+        backwards = pg_follow(&streams, &blocks, backwards->last - 1);
+    EXPECT(pg_is_written(backwards));
+    backwards = pg_follow(&streams, &blocks, backwards->last - 1);
+    EXPECT(pg_is_written(forwards) && !pg_is_written(backwards));
+
     /* Pairs of neighbours that go no further: each is forgotten, and then more has to be seen. */
     streams = (struct pg_streams){0};
     for (int64_t i = 0; i < 40; i++) {

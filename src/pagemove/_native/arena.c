@@ -17,6 +17,8 @@
 #define HUGE_FROM (UINT64_C(4) << 20)
 #define HUGE_SIZE (UINT64_C(2) << 20)
 
+enum { SHIFTED_FROM = 4 /* blocks */ };
+
 static uint32_t blocks_of(const struct pa_arena *arena, uint64_t nbytes)
 {
     uint64_t blocks = nbytes / arena->block_size + (nbytes % arena->block_size != 0);
@@ -93,9 +95,9 @@ static int is_plain(const struct pa_arena *arena)
     return arena->memory.limit && __atomic_load_n(arena->memory.plain, __ATOMIC_ACQUIRE);
 }
 
-static int is_beyond_limit(const struct pa_arena *arena)
+static int is_beyond_limit(const struct pa_arena *arena, uint64_t more)
 {
-    return arena->counters.used + arena->counters.kept > arena->memory.limit;
+    return arena->counters.used + arena->counters.kept + more > arena->memory.limit;
 }
 
 /* The youngest that is as large, or a little larger. Wants the lock. */
@@ -128,20 +130,21 @@ static int keep(struct pa_arena *arena, uint32_t first)
     return 1;
 }
 
-/* 0, or -errno: there is more in it than may be resident, and it cannot be evicted. */
-static int hold_limit(struct pa_arena *arena)
+/* Before there are so many bytes more. 0, or -errno: that is more than may be resident, and it
+ * cannot be evicted. */
+static int hold_limit(struct pa_arena *arena, uint64_t more)
 {
     int beyond;
 
     pthread_mutex_lock(&arena->lock);
-    while (arena->kept_count && is_beyond_limit(arena)) {
+    while (arena->kept_count && is_beyond_limit(arena, more)) {
         uint32_t first = take_kept(arena, 0);
 
         pthread_mutex_unlock(&arena->lock);
         discard_extent(arena, first);
         pthread_mutex_lock(&arena->lock);
     }
-    beyond = is_beyond_limit(arena);
+    beyond = is_beyond_limit(arena, more);
     pthread_mutex_unlock(&arena->lock);
     return beyond && is_plain(arena) ? arena->memory.engage(arena->memory.region) : 0;
 }
@@ -156,10 +159,22 @@ static void advise(const struct pa_arena *arena, uint32_t first, uint32_t blocks
         madvise((void *)(uintptr_t)start, end - start, MADV_HUGEPAGE);
 }
 
-/* Wants the lock. */
-static uint32_t find_room(struct pa_arena *arena, uint32_t blocks, uint32_t times)
+/* As far into a huge page as `like`, if that is none of NONE, so that huge pages can move there.
+ * Wants the lock. */
+static uint32_t take(struct pa_arena *arena, uint32_t blocks, uint32_t used, uint32_t like)
 {
-    uint32_t first = pa_take(arena, with_room(arena, blocks, times), blocks);
+    uint32_t huge = (uint32_t)(HUGE_SIZE / arena->block_size), first;
+
+    if (like == NONE || huge < 2)
+        return pa_take(arena, blocks, used);
+    first = pa_take(arena, blocks + huge - 1, used);
+    return first == NONE ? NONE : pa_cut_head(arena, first, (like - first) % huge);
+}
+
+/* Wants the lock. */
+static uint32_t find_room(struct pa_arena *arena, uint32_t blocks, uint32_t times, uint32_t like)
+{
+    uint32_t first = take(arena, with_room(arena, blocks, times), blocks, like);
 
     if (first == NONE)
         first = pa_take(arena, blocks, blocks);
@@ -168,46 +183,47 @@ static uint32_t find_room(struct pa_arena *arena, uint32_t blocks, uint32_t time
     return first;
 }
 
-static void *allocate(struct pa_arena *arena, uint64_t nbytes, uint32_t times, int zeros)
+/* The same, also where something is in the way that is kept. */
+static uint32_t make_room(struct pa_arena *arena, uint32_t blocks, uint32_t times, uint32_t like)
 {
-    uint32_t blocks = blocks_of(arena, nbytes), first = NONE;
-    int clears = 0;
-    void *object;
+    uint32_t first, old;
 
     pthread_mutex_lock(&arena->lock);
-    if (blocks != NONE && (!zeros || nbytes <= CLEARED_AT_MOST))
-        first = reuse(arena, blocks);
-    clears = zeros && first != NONE;
-    if (blocks != NONE && first == NONE)
-        first = find_room(arena, blocks, times);
-    /* What is kept is in the way. */
-    while (first == NONE && blocks != NONE && arena->kept_count) {
-        uint32_t old = take_kept(arena, 0);
-
+    first = find_room(arena, blocks, times, like);
+    while (first == NONE && arena->kept_count) {
+        old = take_kept(arena, 0);
         pthread_mutex_unlock(&arena->lock);
         discard_extent(arena, old);
         pthread_mutex_lock(&arena->lock);
-        first = find_room(arena, blocks, times);
+        first = find_room(arena, blocks, times, like);
     }
-    if (first == NONE) {
-        arena->counters.refused++;
-    } else {
-        arena->counters.reserved += arena->extents[first].blocks * arena->block_size;
-        arena->counters.objects++;
-        arena->counters.allocated++;
-        count_used(arena, arena->extents[first].used);
-    }
+    arena->counters.refused += first == NONE;
     pthread_mutex_unlock(&arena->lock);
-    if (first == NONE)
-        return NULL;
-    object = address_of(arena, first);
-    if (hold_limit(arena)) {
-        pa_release(arena, object);
-        return NULL;
-    }
-    if (clears)
-        memset(object, 0, nbytes);
-    return object;
+    return first;
+}
+
+static void refuse(struct pa_arena *arena)
+{
+    pthread_mutex_lock(&arena->lock);
+    arena->counters.refused++;
+    pthread_mutex_unlock(&arena->lock);
+}
+
+/* An extent has become an object. Wants the lock. */
+static void count_object(struct pa_arena *arena, uint32_t first)
+{
+    arena->counters.reserved += arena->extents[first].blocks * arena->block_size;
+    arena->counters.objects++;
+    arena->counters.allocated++;
+    count_used(arena, arena->extents[first].used);
+}
+
+/* An object is none any more. Wants the lock. */
+static void discount_object(struct pa_arena *arena, uint32_t first)
+{
+    count_used(arena, -(int64_t)arena->extents[first].used);
+    arena->counters.reserved -= arena->extents[first].blocks * arena->block_size;
+    arena->counters.objects--;
 }
 
 struct pa_arena *pa_new(const struct pa_memory *memory)
@@ -243,7 +259,34 @@ int pa_has(const struct pa_arena *arena, const void *object)
 
 void *pa_allocate(struct pa_arena *arena, uint64_t nbytes, int zeros)
 {
-    return allocate(arena, nbytes, 2, zeros);
+    uint32_t blocks = blocks_of(arena, nbytes), first = NONE;
+    int clears;
+    void *object;
+
+    if (blocks == NONE) {
+        refuse(arena);
+        return NULL;
+    }
+    pthread_mutex_lock(&arena->lock);
+    if (!zeros || nbytes <= CLEARED_AT_MOST)
+        first = reuse(arena, blocks);
+    pthread_mutex_unlock(&arena->lock);
+    clears = zeros && first != NONE;
+    if (first == NONE)
+        first = make_room(arena, blocks, 2, NONE);
+    if (first == NONE)
+        return NULL;
+    pthread_mutex_lock(&arena->lock);
+    count_object(arena, first);
+    pthread_mutex_unlock(&arena->lock);
+    object = address_of(arena, first);
+    if (hold_limit(arena, 0)) {
+        pa_release(arena, object);
+        return NULL;
+    }
+    if (clears)
+        memset(object, 0, nbytes);
+    return object;
 }
 
 /* Without the lock, which another thread may have had when this process was forked. Nobody else
@@ -272,7 +315,7 @@ static int resize_here(struct pa_arena *arena, uint32_t first, uint32_t wanted)
     extent->used = wanted;
     count_used(arena, (int64_t)wanted - used);
     pthread_mutex_unlock(&arena->lock);
-    if (wanted > used && hold_limit(arena)) {
+    if (wanted > used && hold_limit(arena, 0)) {
         pthread_mutex_lock(&arena->lock);
         extent->used = used;
         count_used(arena, (int64_t)used - wanted);
@@ -282,37 +325,65 @@ static int resize_here(struct pa_arena *arena, uint32_t first, uint32_t wanted)
     return 1;
 }
 
+/* Have the blocks of an object be those of an extent. Bytes, from the first on, of which that is
+ * true. A few are copied in less time than it takes to ask. */
+static uint64_t shift(struct pa_arena *arena, uint32_t to, uint32_t from, uint32_t blocks)
+{
+    int done = 0;
+
+    if (blocks >= SHIFTED_FROM)
+        done = arena->memory.shift(arena->memory.region, to * arena->block_size,
+                                   from * arena->block_size, (uint64_t)blocks * arena->block_size);
+    return done > 0 ? (uint64_t)done * arena->block_size : 0;
+}
+
+/* Have an object be elsewhere, where it can have so many blocks. */
+static void *move(struct pa_arena *arena, uint32_t first, uint32_t wanted)
+{
+    uint64_t used = arena->extents[first].used * arena->block_size, done;
+    uint32_t to = make_room(arena, wanted, 8, first);
+
+    if (to == NONE)
+        return NULL;
+    done = hold_limit(arena, wanted * arena->block_size - used)
+               ? 0
+               : shift(arena, to, first, arena->extents[first].used);
+    /* There are both while it is copied. */
+    if (done < used && hold_limit(arena, wanted * arena->block_size) && !done) {
+        discard_extent(arena, to);
+        return NULL;
+    }
+    memcpy((char *)address_of(arena, to) + done, (char *)address_of(arena, first) + done,
+           used - done);
+    pthread_mutex_lock(&arena->lock);
+    arena->counters.moved += used - done;
+    discount_object(arena, first);
+    count_object(arena, to);
+    pthread_mutex_unlock(&arena->lock);
+    discard_extent(arena, first);
+    return address_of(arena, to);
+}
+
 void *pa_resize(struct pa_arena *arena, void *object, uint64_t nbytes)
 {
     uint32_t first = number_of(arena, object), wanted = blocks_of(arena, nbytes);
-    uint64_t room = pa_room(arena, object);
-    void *moved;
-
     int done = wanted == NONE ? 0 : resize_here(arena, first, wanted);
 
     if (done)
         return done > 0 ? object : NULL;
-    moved = allocate(arena, nbytes, 8, 0);
-    if (!moved)
-        return NULL;
-    memcpy(moved, object, room < nbytes ? room : nbytes);
-    pthread_mutex_lock(&arena->lock);
-    arena->counters.moved += room;
-    pthread_mutex_unlock(&arena->lock);
-    pa_release(arena, object);
-    return moved;
+    if (wanted != NONE)
+        return move(arena, first, wanted);
+    refuse(arena);
+    return NULL;
 }
 
 void pa_release(struct pa_arena *arena, void *object)
 {
     uint32_t first = number_of(arena, object);
-    struct extent *extent = &arena->extents[first];
     int kept;
 
     pthread_mutex_lock(&arena->lock);
-    count_used(arena, -(int64_t)extent->used);
-    arena->counters.reserved -= extent->blocks * arena->block_size;
-    arena->counters.objects--;
+    discount_object(arena, first);
     kept = keep(arena, first);
     pthread_mutex_unlock(&arena->lock);
     if (!kept)

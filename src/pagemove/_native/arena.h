@@ -3,9 +3,9 @@
  * What is free is discarded, so an arena that is full of holes takes address space and no memory.
  * Only while the kernel alone serves the region some extents that were freed last are kept as they
  * are, for the next of their size: nothing of them can have left, or be pinned. All bookkeeping is
- * outside of the arena: nothing here touches a page of it but to copy an object that moves, or to
- * clear one that was kept. Never includes Python.h. Any thread may call these at any time, but for
- * a child made by fork: it may call pa_has and pa_room. */
+ * outside of the arena: nothing here touches a page of it but to copy an object whose pages cannot
+ * move, or to clear one that was kept. Never includes Python.h. Any thread may call these at any
+ * time, but for a child made by fork: it may call pa_has and pa_room. */
 #ifndef PAGEMOVE_ARENA_H
 #define PAGEMOVE_ARENA_H
 
@@ -18,6 +18,10 @@ typedef int (*pa_discard)(void *region, uint64_t offset, uint64_t length);
 /* There is more than the limit now: have the pager serve the region. 0, or -errno: it cannot. */
 typedef int (*pa_engage)(void *region);
 
+/* Have whole blocks become others, which are zeros. How many of them, from the first on; the rest
+ * is where it was. Or -errno: all of them. */
+typedef int (*pa_shift)(void *region, uint64_t to, uint64_t from, uint64_t length);
+
 /* The region: [base, base + length), all zeros now. */
 struct pa_memory {
     uint64_t base, length, block_size;
@@ -25,6 +29,7 @@ struct pa_memory {
     const int *plain; /* whether the kernel alone serves it, which it does at first if at all */
     pa_discard discard;
     pa_engage engage;
+    pa_shift shift;
     void *region;
 };
 

@@ -11,11 +11,13 @@ from pagemove._native.core cimport pm_generation, prepare
 cdef extern from "arena.h" nogil:
     ctypedef int (*pa_discard)(void *region, uint64_t offset, uint64_t length)
     ctypedef int (*pa_engage)(void *region)
+    ctypedef int (*pa_shift)(void *region, uint64_t to, uint64_t start, uint64_t length)
     struct pa_memory:
         uint64_t base, length, block_size, limit
         const int *plain
         pa_discard discard
         pa_engage engage
+        pa_shift shift
         void *region
     struct pa_arena:
         pass
@@ -117,11 +119,11 @@ cdef class Arena:
         self._arena = NULL
 
     def __init__(self, region, uint64_t limit=0):
-        cdef uint64_t discard, engage, plain, argument
+        cdef uint64_t discard, engage, shift, plain, argument
         cdef pa_memory memory
         if self._arena != NULL:
             raise ValueError("this arena has a region already")
-        discard, engage, plain, argument = region.for_arenas()
+        discard, engage, shift, plain, argument = region.for_arenas()
         memory.base, memory.length, memory.block_size = (
             region.address, region.nbytes, region.block_size
         )
@@ -129,6 +131,7 @@ cdef class Arena:
         memory.plain = <const int *> <uintptr_t> plain
         memory.discard = <pa_discard> <uintptr_t> discard
         memory.engage = <pa_engage> <uintptr_t> engage
+        memory.shift = <pa_shift> <uintptr_t> shift
         memory.region = <void *> <uintptr_t> argument
         self._arena = pa_new(&memory)
         if self._arena == NULL:

@@ -139,6 +139,19 @@ uint32_t pa_take(struct pa_arena *arena, uint32_t blocks, uint32_t used)
     return first;
 }
 
+uint32_t pa_cut_head(struct pa_arena *arena, uint32_t first, uint32_t blocks)
+{
+    uint32_t rest = first + blocks;
+
+    if (!blocks)
+        return first;
+    split(arena, first, blocks);
+    arena->extents[rest].state = USED;
+    arena->extents[rest].used = arena->extents[first].used;
+    pa_put_back(arena, first);
+    return rest;
+}
+
 void pa_extend(struct pa_arena *arena, uint32_t first, uint32_t wanted)
 {
     struct extent *extent = &arena->extents[first];

@@ -47,6 +47,9 @@ void pa_end_extents(struct pa_arena *arena);
 /* A free extent of so many blocks, of which so many are used; NONE if there is none. */
 uint32_t pa_take(struct pa_arena *arena, uint32_t blocks, uint32_t used);
 
+/* Have the first blocks of an extent that is in use be free; the others are an extent in use. */
+uint32_t pa_cut_head(struct pa_arena *arena, uint32_t first, uint32_t blocks);
+
 /* Have an extent that is on no list be free, together with those beside it. */
 void pa_put_back(struct pa_arena *arena, uint32_t first);
 

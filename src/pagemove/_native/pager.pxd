@@ -114,6 +114,7 @@ cdef extern from "pager/pager.h" nogil:
     uint64_t pg_gatherable(pg_region *region)
     int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
     int pg_engage(pg_region *region)
+    int pg_shift(pg_region *region, uint64_t to, uint64_t start, uint64_t length)
     const int *pg_plain_flag(const pg_region *region)
     int pg_discard_blocks(pg_region *region, uint64_t offset, uint64_t length)
     int pg_pin(pg_region *region, const pg_run *runs, size_t count, int write)

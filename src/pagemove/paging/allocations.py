@@ -47,7 +47,8 @@ class AllocationStats:
     allocations : int
         Arrays that were made, so far.
     moved_nbytes : int
-        Bytes that were copied because an array grew (`ndarray.resize`) and had no room.
+        Bytes that were copied because an array grew (`ndarray.resize`), had no room where it was,
+        and its pages could not move: a forked child shares them, or they are in a file.
     refused : int
         Arrays that were not made, for want of address space: each was a MemoryError.
     space_nbytes, largest_free_nbytes : int
@@ -304,7 +305,8 @@ def paged_allocations(
 
     Arrays begin at a block of 128 KiB (less where `min_size` or `limit` is small), and take whole
     blocks. They are zeros without being touched. Freeing one drops its blocks, wherever they are.
-    One that grows does so where it is, as long as there is address space behind it.
+    One that grows does so where it is, as long as there is address space behind it; else its pages
+    move, and what is compressed of it stays as it is.
 
     As long as all of them fit `limit`, and it is no `Budget`, they are ordinary memory that costs
     what it always does, also in children made by fork and for system calls. The first that does not

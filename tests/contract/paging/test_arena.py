@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,60 @@ def test_what_was_freed_is_not_read_from_the_store_again(tmp_path):
     assert not content.any()
     assert memory.stats().bytes_read == before
     arena.release(address)
+
+
+def _grown_past_another(
+    limit: int, nbytes: int, served: bool, spill: Path | None = None
+) -> dict[str, int]:
+    """Have an object grow that has another behind it; look at all of it before and after."""
+    arena, memory = new_arena(limit, _MIB, spill)
+    if served:
+        _served(memory)
+    whole = np.frombuffer(memory, np.uint64)
+    first, behind = arena.allocate(nbytes), arena.allocate(_MIB)
+    content = whole[(first - memory.address) // 8 :][: nbytes // 8]
+    numbers = np.arange(len(content), dtype=np.uint64)
+    # Blocks that were never touched, of one value, that shrink and that do not.
+    content[len(content) // 4 :] = numbers[len(content) // 4 :]
+    content[len(content) // 3 : len(content) // 2] = 7
+    random = np.random.default_rng(2).integers(0, 2**64, len(content) // 8, np.uint64)
+    content[: len(random)] = random
+    expected = content.copy()
+    expected[-1] = content[-1] = 5
+    moved = arena.resize(first, 3 * nbytes)
+    assert moved not in (0, first)
+    content = whole[(moved - memory.address) // 8 :][: nbytes // 8]
+    for _ in range(2):  # the second time nothing of it is where it was
+        assert (content == expected).all()
+        if served:
+            memory.evict()
+    content += np.uint64(1)
+    memory.evict()
+    assert (content == expected + np.uint64(1)).all()
+    assert not whole[(moved - memory.address + nbytes) // 8 :][: nbytes // 8].any()
+    counters = arena.counters()
+    arena.release(behind)
+    arena.release(moved)
+    if not arena.counters()["kept"]:
+        assert arena.counters()["largest"] == memory.nbytes
+    again = arena.allocate(nbytes, True)
+    assert not whole[(again - memory.address) // 8 :][: nbytes // 8].any()
+    return counters
+
+
+@pytest.mark.parametrize("limit", [4 * _MIB, 64 * _MIB])
+def test_what_grows_moves_and_is_not_copied(limit):
+    counters = _grown_past_another(limit, 16 * _MIB, served=True)
+    assert counters["moved"] == 0
+    assert counters["objects"] == 2
+
+
+def test_what_grows_within_the_limit_moves_too():
+    counters = _grown_past_another(256 * _MIB, 16 * _MIB, served=False)
+    assert counters["moved"] in (0, 16 * _MIB)  # copied where the kernel's moves are not safe
+    assert counters["used"] == 49 * _MIB == counters["peak"] or counters["moved"]
+
+
+def test_what_is_in_a_file_is_copied_as_it_grows(tmp_path):
+    counters = _grown_past_another(4 * _MIB, 16 * _MIB, served=True, spill=tmp_path)
+    assert 0 < counters["moved"] <= 16 * _MIB

@@ -77,6 +77,21 @@ def test_every_kind_of_contents_comes_back(block):
     assert kept["stored_nbytes"] < kept["memory_nbytes"] < 12 * block + MIB
 
 
+def test_what_is_one_value_is_stored_to_without_a_second_fault():
+    with PagedMemory(nbytes=64 * _BLOCK, resident_limit=16 * _BLOCK, block_size=_BLOCK) as region:
+        words = region.asarray("u8")
+        words[:] = 7
+        region.evict()
+        for first in range(0, 64 * _BLOCK // 8, _BLOCK // 8):
+            block = words[first : first + _BLOCK // 8]
+            assert (block == 7).all()
+            block += np.uint64(first)
+        assert region.stats().write_faults == 0
+        expected = np.repeat(np.arange(64, dtype="u8") * (_BLOCK // 8) + 7, _BLOCK // 8)
+        assert (words == expected).all()
+        del block, words
+
+
 def test_numbers_are_put_together_by_their_bytes():
     """Without that LZ4 halves integers that count up, at most."""
     with PagedMemory(nbytes=4 * MIB, resident_limit=MIB) as region:

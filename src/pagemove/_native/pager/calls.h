@@ -13,7 +13,7 @@ struct pg_call {
     int (*function)(struct pg_region *region, struct pg_call *call);
     /* What takes back a call that has been made for nobody, or NULL. */
     void (*undo)(struct pg_region *region, struct pg_call *call);
-    uint64_t offset, length;
+    uint64_t offset, length, to;
     struct pg_run *runs; /* to be pinned or read; its own */
     size_t run_count;
     int write, result, done, called_off;

@@ -58,6 +58,12 @@ int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length);
  * pinned, or the helper may still write to it; others may be zeros then. */
 int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length);
 
+/* Have whole blocks of a region that was opened blank become others, which are zeros: their pages
+ * and what the store has of them go there, and nothing is read. Nobody is to use either meanwhile.
+ * Runs no signal handlers, and may be called with the interpreter's lock. How many, from the first
+ * on; others are where they were, for they cannot leave, or are in a file. Or -errno. */
+int pg_shift(struct pg_region *region, uint64_t to, uint64_t from, uint64_t length);
+
 /* Serve a region that was opened `plain`, and evict from it, from now on; what is in it counts as
  * changed. Nothing if it is served already. Runs no signal handlers, and may be called with the
  * interpreter's lock. 0, or -errno: it is ordinary memory as before. */

@@ -33,7 +33,8 @@ static void ask(struct pg_region *region, struct pg_stream *stream)
         .count = (uint32_t)count,
         .marker = stream->ahead -
                   (count <= stream->window / 2 ? count - 1 : stream->window / 2) * stream->stride,
-        .sequential = 1};
+        .sequential = 1,
+        .written = region->store.compressed && pg_is_written(stream)};
     pg_call_worker(region);
 }
 
@@ -47,6 +48,10 @@ int pg_note_touch(struct pg_region *region, uint32_t number)
     return stream->run >= region->policy.scan_run;
 }
 
+/* Of blocks that are likely to be stored to one in so many is write-protected nevertheless, which
+ * shows whether they are. */
+enum { TRIED = 8 };
+
 /* Blocks that follow each other in the store, on their way into slots. */
 struct chunk {
     pg_entry entries[PG_PIECES];
@@ -58,7 +63,7 @@ struct chunk {
 /* Begin a block at either end of the chunk. 0, or -1: the chunk is to end before it.
  * Drops the lock. */
 static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t number,
-                       int sequential)
+                       const struct pg_request *request)
 {
     uint16_t slot = region->jobs.starving ? PG_NO_SLOT : pg_slot_for_block(region);
     pg_entry entry;
@@ -73,8 +78,10 @@ static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t n
         return -1;
     }
     pg_record_needed(&region->record, number);
-    if (sequential)
+    if (request->sequential)
         region->blocks.at[entry].flags |= PG_SEQUENCE;
+    if (request->written && number % TRIED)
+        region->blocks.at[entry].flags |= PG_WRITE_WANTED;
     if (chunk->count && number < chunk->first) {
         for (size_t i = chunk->count; i; i--) {
             chunk->entries[i] = chunk->entries[i - 1];
@@ -118,7 +125,7 @@ static void collect(struct pg_region *region, struct pg_request *request, struct
         known |= request->sequential && !known && pg_is_blank(region, number);
         if (chunk->count && (known || !is_beside(region, chunk, number)))
             return;
-        if (!known && begin_block(region, chunk, number, request->sequential)) {
+        if (!known && begin_block(region, chunk, number, request)) {
             /* No memory for it now, or another thread has begun it. */
             if (pg_find(&region->blocks, number) == PG_NONE)
                 request->count = 0;
@@ -146,7 +153,7 @@ static void arrived(struct pg_region *region, pg_entry entry, uint16_t slot, int
         pthread_cond_broadcast(&region->changed);
     } else if (!pg_install(region, entry, &slot, unshown)) {
         pg_enlist(region, entry, sequential);
-    } else if (block->flags & PG_WANTED) {
+    } else if (block->flags & (PG_WANTED | PG_DIRTY)) {
         job.slot = slot;
         pg_put_off(region, job, ENOMEM, pg_backoff(1), 0);
     } else {

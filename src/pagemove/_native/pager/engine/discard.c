@@ -29,7 +29,7 @@ void pg_note_stored(struct pg_region *region, uint32_t number)
     __atomic_fetch_or(&region->spilled[number / 64], UINT64_C(1) << number % 64, __ATOMIC_RELEASE);
 }
 
-static void note_forgotten(struct pg_region *region, uint32_t number)
+void pg_note_forgotten(struct pg_region *region, uint32_t number)
 {
     __atomic_fetch_and(&region->spilled[number / 64], ~(UINT64_C(1) << number % 64),
                        __ATOMIC_RELEASE);
@@ -99,7 +99,7 @@ static int discard_some(struct pg_region *region, uint32_t first, uint32_t end, 
         pg_entry entry = pg_find(&region->blocks, number);
         /* Together with the block: read-ahead would bring back what the store still has. */
         if (pg_is_noted(region, number)) {
-            note_forgotten(region, number);
+            pg_note_forgotten(region, number);
             *stored = 1;
         }
         if (entry == PG_NONE)

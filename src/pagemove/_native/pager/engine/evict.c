@@ -28,8 +28,7 @@ static void drop(struct pg_region *region, pg_entry entry)
     pg_become(&region->blocks, entry, PG_ABSENT);
 }
 
-/* Move a resident block out. 0, or -errno: it is resident as before. */
-static int take_out(struct pg_region *region, pg_entry entry, struct pg_out *out)
+int pg_take_out(struct pg_region *region, pg_entry entry, struct pg_out *out)
 {
     struct pg_block *block = &region->blocks.at[entry];
     int error;
@@ -93,7 +92,7 @@ static unsigned evict_some(struct pg_region *region, unsigned most, int write)
         pg_entry entry = pg_victim(region, write, !left);
         if (entry == PG_NONE)
             break;
-        error = take_out(region, entry, out);
+        error = pg_take_out(region, entry, out);
         if (error == -PG_NOT_NOW)
             break;
         if (error) {
@@ -119,7 +118,7 @@ static unsigned evict_some(struct pg_region *region, unsigned most, int write)
 int pg_write_itself(struct pg_region *region, pg_entry entry)
 {
     struct pg_out out;
-    int error = take_out(region, entry, &out);
+    int error = pg_take_out(region, entry, &out);
 
     if (error)
         return error;
@@ -183,7 +182,7 @@ static int evict_one(struct pg_region *region, pg_entry entry)
     }
     if (block->state == PG_RESIDENT) {
         pg_look_at_merging(region);
-        error = take_out(region, entry, &out);
+        error = pg_take_out(region, entry, &out);
         if (error)
             return error;
         if (block->flags & PG_DIRTY) {

@@ -64,6 +64,7 @@ static void fault_protected(struct pg_region *region, pg_entry entry, uint64_t a
         return;
     }
     region->counters.write_faults++;
+    pg_note_written(&region->streams, block->number);
     pg_set_dirty(&region->blocks, entry, 1);
     pg_protect(&region->uffd, pg_block_address(region, block->number), region->block_size, 0);
 }

@@ -6,6 +6,7 @@
 #include "pager/engine/faults.h"
 #include "pager/engine/leaving.h"
 #include "pager/engine/work.h"
+#include "pager/mechanisms/compressed.h"
 #include "pager/mechanisms/copies.h"
 #include "pager/mechanisms/trace.h"
 
@@ -128,11 +129,20 @@ static void installed(struct pg_region *region, pg_entry entry)
     pthread_cond_broadcast(&region->changed);
 }
 
+/* Whether a block is to be there without write-protection, as if it had been stored to. What is
+ * compressed to one word is found to be the same in less time than a protected copy takes. */
+static int is_to_be_dirty(const struct pg_region *region, const struct pg_block *block)
+{
+    return block->flags & PG_WRITE_WANTED ||
+           (region->store.compressed &&
+            pg_compressed_is_same(region->store.compressed, block->number));
+}
+
 static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slot, int *unshown)
 {
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number);
-    int writable = pg_writable(region), stored = writable && block->flags & PG_WRITE_WANTED, error;
+    int writable = pg_writable(region), stored = writable && is_to_be_dirty(region, block), error;
 
     if (block->flags & PG_DIRTY)
         /* What is in the slot is newer than the store; a part may be in the region already. */

@@ -32,6 +32,9 @@ unsigned pg_write_out(struct pg_region *region);
  * -PG_NOT_NOW, there is no slot. Drops the lock. */
 int pg_write_itself(struct pg_region *region, pg_entry entry);
 
+/* Move a resident block out, which is STAGED then. 0, or -errno: it is resident as before. */
+int pg_take_out(struct pg_region *region, pg_entry entry, struct pg_out *out);
+
 /* A block's contents are not in memory any more. */
 void pg_note_dropped(struct pg_region *region, pg_entry entry);
 
@@ -50,6 +53,12 @@ static inline int pg_is_whole(const struct pg_region *region, const struct pg_pa
             return 0;
     return 1;
 }
+
+/* shift.c */
+
+/* Have blocks become others, which are absent and zeros: how many, from the first on. Of a region
+ * that was opened blank. Drops the lock. */
+uint32_t pg_shift_blocks(struct pg_region *region, uint32_t to, uint32_t from, uint32_t count);
 
 /* writeback.c */
 
@@ -92,6 +101,7 @@ void pg_blank_slots(const struct pg_region *region, const uint16_t *slots, size_
 /* The bits of `spilled`. */
 int pg_is_noted(const struct pg_region *region, uint32_t number);
 void pg_note_stored(struct pg_region *region, uint32_t number);
+void pg_note_forgotten(struct pg_region *region, uint32_t number);
 
 /* merging.c */
 

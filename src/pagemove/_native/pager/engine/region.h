@@ -46,6 +46,7 @@ struct pg_request {
     uint32_t count;
     int64_t marker; /* left in its slot, so that its touch shows how far the reader has come */
     int sequential; /* a guess of the pager; else the user has asked */
+    int written;    /* a guess too: they are stored to as soon as they are there */
     const uint32_t *list;       /* blocks in an order of their own: `next` counts these */
     struct pg_awaited *awaited; /* by a thread that waits */
 };

@@ -44,8 +44,8 @@ void pg_frame_available(struct pg_region *region)
     pg_call_worker(region);
 }
 
-/* As many as are to be on standby. One worker at a time: if the store keeps it waiting, the other
- * still reads. */
+/* As many as are to be on standby, frames included that are to be recycled: those of sequences
+ * never stand by. One worker at a time: if the store keeps it waiting, the other still reads. */
 static void write_out(struct pg_region *region)
 {
     unsigned left;
@@ -58,7 +58,8 @@ static void write_out(struct pg_region *region)
         if (left)
             pg_frame_available(region);
     } while (left && region->blocks.dirty &&
-             region->blocks.length[PG_STANDBY] < region->policy.standby_wanted);
+             region->blocks.length[PG_STANDBY] + region->frames.full <
+                 region->policy.standby_wanted);
     region->write_busy = 0;
 }
 

@@ -2,7 +2,6 @@
 #include "pager/mechanisms/compressed.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,31 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "pager/mechanisms/checksum.h"
-#include "pager/mechanisms/coders.h"
-#include "pager/mechanisms/slabs.h"
-
-/* How a block is kept. What was never written is the word 0. */
-enum kind { SAME, PACKED, RAW, SPILLED, KINDS };
-
-struct kept {
-    uint64_t word;   /* the repeated one; a place in slabs; the checksum of what is in the file */
-    uint32_t length; /* of what is packed */
-    uint8_t kind, filter;
-};
-
-struct pg_compressed {
-    pthread_mutex_t lock;
-    uint64_t nbytes, block_size, limit;
-    uint32_t blocks;
-    int spill;
-    char *spill_name;
-    struct kept *kept;
-    struct pg_slabs *slabs;
-    struct pg_coders coders;
-    uint64_t counts[KINDS], packed; /* blocks of each kind, but for zeros; bytes of compressed */
-    uint64_t peak;                  /* bytes of memory that they took at most */
-};
+#include "pager/mechanisms/kept.h"
 
 static size_t table_bytes(const struct pg_compressed *memory)
 {
@@ -103,31 +78,6 @@ static void repeat(void *to, uint64_t word, uint64_t length)
         words[i] = word;
 }
 
-static int read_spilled(struct pg_compressed *memory, uint32_t block, uint64_t checksum, char *to,
-                        char text[PG_TEXT])
-{
-    uint64_t size = memory->block_size;
-
-    for (uint64_t done = 0; done < size;) {
-        ssize_t got = pread(memory->spill, to + done, size - done, (off_t)(block * size + done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0) {
-            snprintf(text, PG_TEXT, "the unnamed file of spilled blocks in %.1000s cannot be read",
-                     memory->spill_name);
-            return got ? -errno : -EIO;
-        }
-        done += (uint64_t)got;
-    }
-    if (pg_checksum(to, size) == checksum)
-        return 0;
-    snprintf(text, PG_TEXT,
-             "the block has changed in the unnamed file of spilled blocks in %.1000s: check the "
-             "device, and compute it again",
-             memory->spill_name);
-    return -EIO;
-}
-
 /* A whole block. Of one that is compressed the bytes are copied first, for when another thread
  * frees something they may be moved. */
 static int read_block(struct pg_compressed *memory, struct pg_coder *coder, uint32_t block,
@@ -150,7 +100,7 @@ static int read_block(struct pg_compressed *memory, struct pg_coder *coder, uint
         snprintf(text, PG_TEXT, "its compressed bytes have changed in memory");
         return -EIO;
     } else if (kept.kind == SPILLED) {
-        return nowait ? -PG_NOT_NOW : read_spilled(memory, block, kept.word, to, text);
+        return nowait ? -PG_NOT_NOW : pg_spilled_read(memory, block, kept.word, to, text);
     }
     return 0;
 }
@@ -199,8 +149,7 @@ static void note_outside(struct pg_compressed *memory, uint32_t block, struct ke
         pg_slabs_drop(memory->slabs, before.word);
     pthread_mutex_unlock(&memory->lock);
     if (before.kind == SPILLED && kept.kind != SPILLED)
-        fallocate(memory->spill, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                  (off_t)(block * memory->block_size), (off_t)memory->block_size);
+        pg_spilled_free(memory, block);
 }
 
 /* Keep the bytes of a block in memory. 0, -ENOSPC: there is no room, or -ENOMEM. */
@@ -220,28 +169,19 @@ static int keep(struct pg_compressed *memory, uint32_t block, struct kept kept, 
         memory->peak = pg_slabs_bytes(memory->slabs);
     pthread_mutex_unlock(&memory->lock);
     if (!error && before.kind == SPILLED)
-        fallocate(memory->spill, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                  (off_t)(block * memory->block_size), (off_t)memory->block_size);
+        pg_spilled_free(memory, block);
     return error;
 }
 
 /* Write a block to the file, as it is. */
 static int spill(struct pg_compressed *memory, uint32_t block, const char *bytes)
 {
-    struct kept kept = {.kind = SPILLED, .word = pg_checksum(bytes, memory->block_size)};
-    uint64_t size = memory->block_size;
+    struct kept kept = {.kind = SPILLED};
+    int error = pg_spilled_write(memory, block, bytes, &kept.word);
 
-    for (uint64_t done = 0; done < size;) {
-        ssize_t put =
-            pwrite(memory->spill, bytes + done, size - done, (off_t)(block * size + done));
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return put ? -errno : -EIO;
-        done += (uint64_t)put;
-    }
-    note_outside(memory, block, kept);
-    return 0;
+    if (!error)
+        note_outside(memory, block, kept);
+    return error;
 }
 
 static int explain(struct pg_compressed *memory, int error, int spilled, char text[PG_TEXT])
@@ -371,6 +311,29 @@ int pg_compressed_write(struct pg_compressed *memory, uint64_t offset, const str
                         size_t count, char text[PG_TEXT])
 {
     return transfer_all(memory, offset, vector, count, 1, 0, text);
+}
+
+int pg_compressed_shift(struct pg_compressed *memory, uint32_t to, uint32_t from)
+{
+    struct kept *kept = memory->kept;
+    int error = 0;
+
+    pthread_mutex_lock(&memory->lock);
+    if (kept[from].kind == SPILLED || kept[to].kind != SAME || kept[to].word) {
+        error = -ENOTSUP;
+    } else {
+        kept[to] = kept[from];
+        kept[from] = (struct kept){.kind = SAME};
+        if (is_in_slabs(&kept[to]))
+            pg_slabs_own(memory->slabs, kept[to].word, to);
+    }
+    pthread_mutex_unlock(&memory->lock);
+    return error;
+}
+
+int pg_compressed_is_same(const struct pg_compressed *memory, uint32_t block)
+{
+    return memory->kept[block].kind == SAME;
 }
 
 void pg_compressed_discard(struct pg_compressed *memory, uint32_t first, uint64_t count)

@@ -26,6 +26,12 @@ int pg_compressed_read(struct pg_compressed *memory, uint64_t offset, const stru
 int pg_compressed_write(struct pg_compressed *memory, uint64_t offset, const struct iovec *vector,
                         size_t count, char text[PG_TEXT]);
 
+/* Have a block be another, which is zeros. 0, or -ENOTSUP: it is in the file. */
+int pg_compressed_shift(struct pg_compressed *memory, uint32_t to, uint32_t from);
+
+/* Whether a block is one word, repeated. It is not written meanwhile. */
+int pg_compressed_is_same(const struct pg_compressed *memory, uint32_t block);
+
 /* Forget blocks: they are zeros, and their memory is free. */
 void pg_compressed_discard(struct pg_compressed *memory, uint32_t first, uint64_t count);
 

@@ -29,6 +29,7 @@ struct class {
     int64_t partial; /* slabs with free places */
     int32_t roomy;   /* arenas with blank slabs */
     uint64_t free;   /* free places of slabs that are not blank */
+    uint64_t used;   /* objects */
 };
 
 struct pg_slabs {
@@ -117,6 +118,14 @@ static char *object_at(const struct pg_slabs *slabs, int64_t slab, unsigned obje
 char *pg_slabs_at(const struct pg_slabs *slabs, pg_place place)
 {
     return object_at(slabs, (int64_t)(place / SLABS), (unsigned)(place % SLABS));
+}
+
+void pg_slabs_own(struct pg_slabs *slabs, pg_place place, uint32_t owner)
+{
+    int64_t slab = (int64_t)(place / SLABS);
+
+    arena_of(slabs, slab)
+        ->owners[(size_t)(slab % SLABS) * slabs->objects + (unsigned)(place % SLABS)] = owner;
 }
 
 static unsigned count_used(const struct pg_slabs *slabs, int64_t slab)
@@ -289,6 +298,7 @@ static pg_place take(struct pg_slabs *slabs, struct class *class, int64_t but, u
     arena->used[slab % SLABS] |= UINT64_C(1) << object;
     arena->owners[(size_t)(slab % SLABS) * slabs->objects + object] = owner;
     class->free--;
+    class->used++;
     if (arena->used[slab % SLABS] == all)
         unlist(slabs, class, slab);
     return place_of(slab, object);
@@ -318,6 +328,7 @@ static void compact(struct pg_slabs *slabs, struct class *class)
         memcpy(pg_slabs_at(slabs, place), object_at(slabs, slab, object), class->object_size);
         *used &= *used - 1;
         class->free++;
+        class->used--;
         slabs->moved(slabs->context, owner, place);
     }
     close_slab(slabs, class, slab);
@@ -336,9 +347,11 @@ void pg_slabs_drop(struct pg_slabs *slabs, pg_place place)
 
     arena->used[slab % SLABS] &= ~(UINT64_C(1) << place % SLABS);
     class->free++;
+    class->used--;
     if (!arena->listed[slab % SLABS])
         list(slabs, class, slab);
-    if (class->free > slabs->objects)
+    /* Of a size that no block has any more not even one slab is kept. */
+    if (class->free > slabs->objects || !class->used)
         compact(slabs, class);
 }
 
@@ -354,7 +367,7 @@ int pg_slabs_put(struct pg_slabs *slabs, uint32_t owner, const void *bytes, size
     } else {
         if (class->partial == NONE) {
             uint64_t after = slabs->bytes + class->slab_size;
-            if (old && old->free + 1 > slabs->objects)
+            if (old && (old->free + 1 > slabs->objects || old->used == 1))
                 after -= old->slab_size;
             if (after > most)
                 return -ENOSPC;

@@ -4,7 +4,8 @@
  * A slab of class i is i pages, or i sixty-fourths of a block where those are larger, so that
  * objects fill it whatever their size. Objects know whose they are, and may be moved: as soon as
  * the free places of a class would make a slab, the emptiest is emptied and its pages are returned
- * to the kernel. So what is lost to free places is less than two slabs of each class in use.
+ * to the kernel. So what is lost to free places is less than two slabs of each class in use, and
+ * nothing of others.
  *
  * The caller has a lock for all of it.
  */
@@ -32,6 +33,9 @@ int pg_slabs_put(struct pg_slabs *slabs, uint32_t owner, const void *bytes, size
                  uint64_t most, int has_before, pg_place before, pg_place *place);
 
 void pg_slabs_drop(struct pg_slabs *slabs, pg_place place);
+
+/* Have an object be that of another block. */
+void pg_slabs_own(struct pg_slabs *slabs, pg_place place, uint32_t owner);
 
 char *pg_slabs_at(const struct pg_slabs *slabs, pg_place place);
 

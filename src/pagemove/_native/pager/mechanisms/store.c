@@ -366,6 +366,11 @@ int pg_store_forget(struct pg_store *store, uint64_t offset, uint64_t length, ui
     return 0;
 }
 
+int pg_store_shift(struct pg_store *store, uint32_t to, uint32_t from)
+{
+    return store->compressed ? pg_compressed_shift(store->compressed, to, from) : -ENOTSUP;
+}
+
 int pg_store_sync(struct pg_store *store)
 {
     uint64_t shorten;

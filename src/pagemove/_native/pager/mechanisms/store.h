@@ -82,6 +82,9 @@ int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piec
  */
 int pg_store_forget(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t block_size);
 
+/* Have a block of compressed memory be another, which is zeros. 0, or -ENOTSUP: it is in a file. */
+int pg_store_shift(struct pg_store *store, uint32_t to, uint32_t from);
+
 /* Whether a helper still has to answer an earlier write of some of these bytes that was given up.
  */
 int pg_write_is_late(const struct pg_store *store, uint64_t offset, uint64_t length);

@@ -146,6 +146,13 @@ static void release(struct pg_blocks *blocks, pg_entry entry)
     blocks->count--;
 }
 
+void pg_renumber(struct pg_blocks *blocks, pg_entry entry, uint32_t number)
+{
+    remove_from_table(blocks, blocks->at[entry].number);
+    blocks->at[entry].number = number;
+    blocks->table[seek(blocks, number)] = entry;
+}
+
 /* The process ends, for it would lose data. */
 __attribute__((format(printf, 1, 2), noreturn)) static void lost_track(const char *format, ...)
 {

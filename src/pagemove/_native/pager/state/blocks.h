@@ -69,6 +69,9 @@ pg_entry pg_find(const struct pg_blocks *blocks, uint32_t number);
 /* Give an absent block an entry, which is FILLING. PG_NONE: no memory. */
 pg_entry pg_begin(struct pg_blocks *blocks, uint32_t number);
 
+/* Have the entry be that of another block, which is absent. */
+void pg_renumber(struct pg_blocks *blocks, pg_entry entry, uint32_t number);
+
 /* Says why the process ends; set by who can speak (voice.c). */
 extern void (*pg_last_words)(const char *line);
 

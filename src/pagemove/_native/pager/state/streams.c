@@ -2,12 +2,16 @@
 
 #include <stdlib.h>
 
+/* Farther away than any block. */
+#define NEVER (INT64_C(1) << 40)
+
 enum {
     FARTHEST_STRIDE =
         64,           /* blocks; farther apart, two touches have nothing to do with each other */
     MOST_SKIPPED = 8, /* blocks */
     DOUBTFUL = 2,
     MOST_DOUBT = 18,
+    NEAR = 16, /* steps */
 };
 
 /* Whether a reader may have come from one block to another without a fault in between. */
@@ -115,6 +119,7 @@ struct pg_stream *pg_follow(struct pg_streams *streams, const struct pg_blocks *
     if (stream) {
         stream->stride = number - stream->last;
         stream->last = stream->ahead = number;
+        stream->written = -NEVER;
         stream->run = 2;
         return stream;
     }
@@ -122,4 +127,29 @@ struct pg_stream *pg_follow(struct pg_streams *streams, const struct pg_blocks *
     note_begun(streams, stream, 0);
     *stream = (struct pg_stream){.last = number, .ahead = number, .run = 1};
     return stream;
+}
+
+/* Steps from one block of a stream to another. */
+static int64_t between(const struct pg_stream *stream, int64_t from, int64_t to)
+{
+    return (to - from) / stream->stride;
+}
+
+void pg_note_written(struct pg_streams *streams, int64_t number)
+{
+    for (int i = 0; i < PG_STREAMS; i++) {
+        struct pg_stream *stream = &streams->at[i];
+        int64_t distance, covered;
+        if (stream->run < 2)
+            continue;
+        distance = between(stream, stream->last, number);
+        covered = between(stream, stream->last, stream->ahead);
+        if (distance >= -NEAR && distance <= (covered > 0 ? covered : 0))
+            stream->written = number;
+    }
+}
+
+int pg_is_written(const struct pg_stream *stream)
+{
+    return llabs(between(stream, stream->written, stream->last)) <= NEAR;
 }

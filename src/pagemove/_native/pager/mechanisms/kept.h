@@ -1,0 +1,47 @@
+/* What compressed memory keeps of its blocks. Included by compressed.c and spilled.c alone. */
+#ifndef PAGEMOVE_PAGER_MECHANISMS_KEPT_H
+#define PAGEMOVE_PAGER_MECHANISMS_KEPT_H
+
+#include <pthread.h>
+#include <stdint.h>
+
+#include "pager/mechanisms/coders.h"
+#include "pager/mechanisms/compressed.h"
+#include "pager/mechanisms/slabs.h"
+
+/* How a block is kept. What was never written is the word 0. */
+enum kind { SAME, PACKED, RAW, SPILLED, KINDS };
+
+struct kept {
+    uint64_t word;   /* the repeated one; a place in slabs; the checksum of what is in the file */
+    uint32_t length; /* of what is packed */
+    uint8_t kind, filter;
+};
+
+struct pg_compressed {
+    pthread_mutex_t lock;
+    uint64_t nbytes, block_size, limit;
+    uint32_t blocks;
+    int spill;
+    char *spill_name;
+    struct kept *kept;
+    struct pg_slabs *slabs;
+    struct pg_coders coders;
+    uint64_t counts[KINDS], packed; /* blocks of each kind, but for zeros; bytes of compressed */
+    uint64_t peak;                  /* bytes of memory that they took at most */
+};
+
+/* spilled.c: blocks in the unnamed file. */
+
+/* 0, or -errno, and `text` says why. */
+int pg_spilled_read(struct pg_compressed *memory, uint32_t block, uint64_t checksum, char *to,
+                    char text[PG_TEXT]);
+
+/* 0 and the checksum, or -errno. */
+int pg_spilled_write(struct pg_compressed *memory, uint32_t block, const char *bytes,
+                     uint64_t *checksum);
+
+/* The block is not in the file any more. */
+void pg_spilled_free(struct pg_compressed *memory, uint32_t block);
+
+#endif
