@@ -14,6 +14,7 @@ cdef extern from "arena.h" nogil:
     struct pa_memory:
         uint64_t base, length, block_size, limit
         const int *plain
+        const uint64_t *carried_in
         pa_discard discard
         pa_engage engage
         void *region
@@ -123,16 +124,17 @@ cdef class Arena:
         self._arena = NULL
 
     def __init__(self, region, uint64_t limit=0):
-        cdef uint64_t discard, engage, plain, argument
+        cdef uint64_t discard, engage, plain, carried_in, argument
         cdef pa_memory memory
         if self._arena != NULL:
             raise ValueError("this arena has a region already")
-        discard, engage, plain, argument = region.for_arenas()
+        discard, engage, plain, carried_in, argument = region.for_arenas()
         memory.base, memory.length, memory.block_size = (
             region.address, region.nbytes, region.block_size
         )
         memory.limit = limit
         memory.plain = <const int *> <uintptr_t> plain
+        memory.carried_in = <const uint64_t *> <uintptr_t> carried_in
         memory.discard = <pa_discard> <uintptr_t> discard
         memory.engage = <pa_engage> <uintptr_t> engage
         memory.region = <void *> <uintptr_t> argument

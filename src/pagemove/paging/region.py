@@ -267,7 +267,8 @@ class PagedMemory(Closing, Viewable):
         # Before anything is opened: it may be refused.
         order = working_set.load(replay, store.nbytes, options.block_size) if replay else b""
         self._payload = b""
-        self._open(store, options, again=fork == "reopen" and mode == "r")
+        inherits = mode == "r" or isinstance(store, CompressedMemory)
+        self._open(store, options, again=fork == "reopen" and inherits)
         self._store = store
         self._label = self._known_as or label_of(store)
         self._asked = {
@@ -329,7 +330,7 @@ class PagedMemory(Closing, Viewable):
                 store, options.block_size, options.limit, writes=writes, isolated=options.isolated
             ) as found:
                 served, payload = found
-                again = again and bool(payload or "path" in served)
+                again = again and bool(payload or "path" in served or "compression" in served)
                 lanes = served["helper"][3] if served["helper"] else 0
                 if self._known_as:
                     served["label"] = os.fsencode(self._known_as)

@@ -89,6 +89,22 @@ void pg_compressed_close(struct pg_compressed *memory)
     free(memory);
 }
 
+void pg_compressed_hold(struct pg_compressed *memory)
+{
+    pthread_mutex_lock(&memory->lock);
+}
+
+void pg_compressed_release(struct pg_compressed *memory)
+{
+    pthread_mutex_unlock(&memory->lock);
+}
+
+void pg_compressed_forked(struct pg_compressed *memory)
+{
+    pthread_mutex_init(&memory->lock, NULL);
+    pg_coders_forked(&memory->coders);
+}
+
 /* Reading. */
 
 static void repeat(void *to, uint64_t word, uint64_t length)

@@ -19,6 +19,11 @@ int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uin
                        int dumped, int spill, struct pg_compressed **opened);
 void pg_compressed_close(struct pg_compressed *memory);
 
+/* Around a fork: nobody changes anything meanwhile. In the child that goes on with it. */
+void pg_compressed_hold(struct pg_compressed *memory);
+void pg_compressed_release(struct pg_compressed *memory);
+void pg_compressed_forked(struct pg_compressed *memory);
+
 /* As pg_store_read and pg_store_write, of what lies within the store. Of one block there is one
  * call at a time. `text` says why it failed, where more is known than the errno says. */
 int pg_compressed_read(struct pg_compressed *memory, uint64_t offset, const struct iovec *vector,
