@@ -7,7 +7,8 @@
  * block that is not resident.
  *
  * So that the child finds each block either resident or in the store, the fork waits until none is
- * on its way from one to the other with changes, and none begins to leave meanwhile. */
+ * on its way from one to the other with changes, and then a thread of the pager keeps all locks
+ * that a change of either takes. It is not the thread that forks, to be able to give up. */
 #define _GNU_SOURCE
 #include "pager/carried.h"
 
@@ -17,6 +18,7 @@
 
 #include "generation.h"
 #include "paged.h"
+#include "pager/calls.h"
 #include "pager/engine/choice.h"
 #include "pager/engine/work.h"
 #include "pager/inherited.h"
@@ -27,6 +29,10 @@
 
 /* ns that a fork waits for blocks on their way; what takes longer the child does not have. */
 #define PATIENCE UINT64_C(5000000000)
+
+/* ns that a region is held until the kernel forks. Other libraries' handlers of a fork may wait for
+ * their threads, which may wait for a fault: then the child does not have the region. */
+#define LONGEST UINT64_C(1000000000)
 
 static void *at(const struct pg_region *region)
 {
@@ -62,39 +68,111 @@ const uint64_t *pg_carried_in(const struct pg_region *region)
     return &region->carried_in;
 }
 
-void pg_carry(struct pg_region *region)
+/* Wants the lock of calls. */
+static void become(struct pg_region *region, enum pg_holding holding)
+{
+    region->holding = holding;
+    pthread_cond_broadcast(&region->held);
+}
+
+static int is_asked(struct pg_region *region)
+{
+    int asked;
+
+    pthread_mutex_lock(&region->calls_lock);
+    asked = region->holding == PG_HOLD_ASKED;
+    pthread_mutex_unlock(&region->calls_lock);
+    return asked;
+}
+
+/* Wants the region's lock. */
+static int can_be_held(struct pg_region *region)
 {
     uint64_t until = pg_now() + PATIENCE;
 
-    region->carried = 0;
-    if (!region->carries)
-        return;
+    while (can_carry(region) && is_half_way(region) && is_asked(region) &&
+           !pg_wait_changed(region, until))
+        ;
+    return can_carry(region) && !is_half_way(region) && is_asked(region) &&
+           !madvise(at(region), region->length, MADV_DOFORK);
+}
+
+/* Hold the region as it is, until the process has been forked. */
+static int hold(struct pg_region *region, struct pg_call *call)
+{
+    pthread_mutex_t *memory = pg_compressed_lock(region->store.compressed);
+    uint64_t until;
+
+    (void)call;
+    if (!is_asked(region))
+        return 0; /* the fork has not waited for it, or an earlier call has done it */
     pthread_mutex_lock(&region->lock);
     region->staying = 1;
-    while (can_carry(region) && is_half_way(region) && !pg_wait_changed(region, until))
-        ;
-    if (can_carry(region) && !is_half_way(region) &&
-        !madvise(at(region), region->length, MADV_DOFORK)) {
-        pg_compressed_hold(region->store.compressed);
+    if (can_be_held(region)) {
         /* Until then a page that cannot move is pinned. */
         region->uffd.forked = 1;
-        region->carried = 1;
-        return;
+        pthread_mutex_lock(memory);
+        pthread_mutex_lock(&region->calls_lock);
+        if (region->holding == PG_HOLD_ASKED)
+            become(region, PG_HELD);
+        until = pg_now() + LONGEST;
+        while (region->holding == PG_HELD && pg_now() < until)
+            pg_sleep_until(&region->held, &region->calls_lock, until);
+        pthread_mutex_unlock(&region->calls_lock);
+        /* Also for what is cloned without us, and would read zeros where a block is missing. This
+         * waits for a fork that copies memory now, so either the child has all of it as it was
+         * while it was held, or nothing. */
+        madvise(at(region), region->length, MADV_DONTFORK);
+        pthread_mutex_unlock(memory);
     }
     region->staying = 0;
+    pg_frame_available(region);
     pthread_mutex_unlock(&region->lock);
+    pthread_mutex_lock(&region->calls_lock);
+    become(region, PG_NOT_HELD);
+    pthread_mutex_unlock(&region->calls_lock);
+    return 0;
+}
+
+void pg_carry(struct pg_region *region)
+{
+    uint64_t until = pg_now() + 2 * PATIENCE;
+
+    region->carried = 0;
+    if (!__atomic_load_n(&region->carries, __ATOMIC_ACQUIRE) || pg_is_plain(region))
+        return;
+    pthread_mutex_lock(&region->calls_lock);
+    region->holding = PG_HOLD_ASKED;
+    pthread_mutex_unlock(&region->calls_lock);
+    if (pg_post_call(region, &(struct pg_call){.function = hold, .posted = 1}))
+        until = 0;
+    pthread_mutex_lock(&region->calls_lock);
+    while (region->holding == PG_HOLD_ASKED && pg_now() < until)
+        pg_sleep_until(&region->held, &region->calls_lock, until);
+    region->carried = region->holding == PG_HELD;
+    if (region->holding == PG_HOLD_ASKED)
+        become(region, PG_NOT_HELD);
+    pthread_mutex_unlock(&region->calls_lock);
 }
 
 void pg_carry_back(struct pg_region *region)
 {
     if (!region->carried)
         return;
-    region->carried = region->staying = 0;
-    pg_compressed_release(region->store.compressed);
-    /* What is cloned without us would read zeros where a block is missing. */
-    madvise(at(region), region->length, MADV_DONTFORK);
-    pg_frame_available(region);
-    pthread_mutex_unlock(&region->lock);
+    region->carried = 0;
+    pthread_mutex_lock(&region->calls_lock);
+    if (region->holding == PG_HELD)
+        become(region, PG_LET_GO);
+    while (region->holding == PG_LET_GO)
+        pthread_cond_wait(&region->held, &region->calls_lock);
+    pthread_mutex_unlock(&region->calls_lock);
+}
+
+int pg_is_carried(const struct pg_region *region)
+{
+    unsigned char there;
+
+    return region->carried && !mincore(at(region), region->uffd.page_size, &there);
 }
 
 int pg_clear_carried(const struct pg_region *region)

@@ -4,11 +4,13 @@
 
 #include "pager/engine/region.h"
 
-/* forks.c, around a fork, with the lock of all regions. Before it: have no block half-way, and the
- * child have the region's memory. Sets `carried`, and keeps the region's lock then, until it is
- * taken back in the parent. */
+/* forks.c, around a fork, with the lock of all regions. Before it: have no block half-way, the
+ * child have the region's memory, and nobody change it, until it is taken back in the parent. */
 void pg_carry(struct pg_region *region);
 void pg_carry_back(struct pg_region *region);
+
+/* forks.c, in the child: whether it has that. */
+int pg_is_carried(const struct pg_region *region);
 
 /* forks.c, in the child, without the lock: the region goes on there, with threads and descriptors
  * of its own. Or it is there no more, and a touch says so. */

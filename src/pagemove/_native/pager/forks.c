@@ -44,7 +44,7 @@ static struct pg_region *take_leave(void)
             pg_engine_close_sentinel(region->engine);
         else
             pm_close(region->sentinel, region->sentinel_identity);
-        if (region->carried) {
+        if (pg_is_carried(region)) {
             *last = region;
             last = &region->next;
             continue;

@@ -31,6 +31,7 @@ static void init_locks(struct pg_region *region)
     pthread_mutex_init(&region->calls_lock, NULL);
     pthread_cond_init(&region->called, &monotonic);
     pthread_cond_init(&region->answered, &monotonic);
+    pthread_cond_init(&region->held, &monotonic);
     pthread_condattr_destroy(&monotonic);
 }
 

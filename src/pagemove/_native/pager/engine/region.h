@@ -92,10 +92,8 @@ struct pg_region {
     int blank;           /* blocks without that bit are zeros (discard.c) */
     int plain;           /* the kernel alone serves it (plain.c); with the lock, atomically */
     int forked;          /* while it was plain: a child may share its pages */
-    int carries;         /* a child made by fork is to have it too (carried.c); the lock of all
-                          * regions for `carried`: the next one has */
-    int carried;
-    int staying; /* no block is to leave now */
+    int carries;         /* a child made by fork is to have it too (carried.c), atomically */
+    int staying;         /* no block is to leave now */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* the state of a block, or a frame is free */
@@ -213,6 +211,9 @@ struct pg_region {
      * process it was, atomically; 0: in the first. */
     struct pg_region *former;
     uint64_t carried_in;
+    int carried; /* the child that is being forked is to have it; with the lock of all regions */
+    enum pg_holding { PG_NOT_HELD, PG_HOLD_ASKED, PG_HELD, PG_LET_GO } holding;
+    pthread_cond_t held; /* that changes, with the lock of calls */
 };
 
 /* Wait for the state of a block to change, for a slice of time at most: look again. 0, or

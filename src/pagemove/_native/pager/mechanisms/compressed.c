@@ -89,14 +89,9 @@ void pg_compressed_close(struct pg_compressed *memory)
     free(memory);
 }
 
-void pg_compressed_hold(struct pg_compressed *memory)
+pthread_mutex_t *pg_compressed_lock(struct pg_compressed *memory)
 {
-    pthread_mutex_lock(&memory->lock);
-}
-
-void pg_compressed_release(struct pg_compressed *memory)
-{
-    pthread_mutex_unlock(&memory->lock);
+    return &memory->lock;
 }
 
 void pg_compressed_forked(struct pg_compressed *memory)

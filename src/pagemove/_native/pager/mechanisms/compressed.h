@@ -6,6 +6,7 @@
 #ifndef PAGEMOVE_PAGER_MECHANISMS_COMPRESSED_H
 #define PAGEMOVE_PAGER_MECHANISMS_COMPRESSED_H
 
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -19,9 +20,9 @@ int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uin
                        int dumped, int spill, struct pg_compressed **opened);
 void pg_compressed_close(struct pg_compressed *memory);
 
-/* Around a fork: nobody changes anything meanwhile. In the child that goes on with it. */
-void pg_compressed_hold(struct pg_compressed *memory);
-void pg_compressed_release(struct pg_compressed *memory);
+/* Who has this while the process is forked sees to it that the child can go on with it, which calls
+ * the other. */
+pthread_mutex_t *pg_compressed_lock(struct pg_compressed *memory);
 void pg_compressed_forked(struct pg_compressed *memory);
 
 /* As pg_store_read and pg_store_write, of what lies within the store. Of one block there is one
