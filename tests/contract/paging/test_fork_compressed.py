@@ -425,3 +425,53 @@ def test_a_handler_that_waits_for_a_fault_ends_and_the_child_has_nothing(tmp_pat
     done = _run(program)
     assert done.stdout.split() == [str(-signal.SIGSEGV), "True", "0"], done.stderr
     assert re.search("paged memory over the arrays .* is not there", done.stderr)
+
+
+_PINNED = """
+class Vector(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+def frame(address):
+    with open("/proc/self/pagemap", "rb", buffering=0) as file:
+        return int.from_bytes(os.pread(file.fileno(), 8, address // 4096 * 8), "little")
+
+def mappings():
+    start, end = region.address, region.address + region.nbytes
+    lines = [line.split()[0].split("-") for line in open("/proc/self/maps")]
+    return sum(int(low, 16) < end and int(high, 16) > start for low, high in lines)
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+SETUP, REGISTER = 425, 427
+BLOCK = 65536
+region = pagemove.PagedMemory(nbytes=64 * BLOCK, resident_limit=32 * BLOCK, block_size=BLOCK)
+words = region.asarray(np.uint64)
+words[: 8 * BLOCK // 8] = np.arange(8 * BLOCK // 8)
+before = mappings()
+assert ended(forked(lambda: 0)) == 0
+ring = libc.syscall(SETUP, 2, (ctypes.c_char * 120)())
+assert ring >= 0
+address = region.address + BLOCK + 5 * 4096
+vector = Vector(address, 2 * 4096)
+assert libc.syscall(REGISTER, ring, 0, ctypes.byref(vector), 1) == 0, ctypes.get_errno()
+pinned = frame(address), frame(address + 4096)
+try:
+    region.evict(0, 8 * BLOCK)
+    print("left")
+except OSError as error:
+    print(type(error).__name__)
+print(frame(address) == pinned[0], frame(address + 4096) == pinned[1])
+print(region.stats().evicted == 7, mappings() == before)
+words[BLOCK // 8 + 3] = 77
+print((words[: 8 * BLOCK // 8] == np.arange(8 * BLOCK // 8)).sum() == BLOCK - 1)
+assert libc.syscall(REGISTER, ring, 1, None, 0) == 0
+os.close(ring)
+region.evict(0, 8 * BLOCK)
+print(region.stats().evicted, (words[: 8 * BLOCK // 8] == np.arange(8 * BLOCK // 8)).sum())
+"""
+
+
+@pytest.mark.skipif(pager.try_ring() != 0, reason="io_uring is refused here")
+def test_a_page_that_is_pinned_for_io_stays_though_a_child_has_had_it():
+    found = _run(_PINNED).stdout.split()
+    assert found[1:] == ["True"] * 5 + ["15", str(65536 - 1)], found
