@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "extents.h"
+#include "generation.h"
 #include "guard.h"
 #include "process.h"
 
@@ -226,6 +227,50 @@ static void discount_object(struct pa_arena *arena, uint32_t first)
     arena->counters.objects--;
 }
 
+/* All arenas of this process: nobody changes one while it is forked, for the child may have it. */
+static pthread_mutex_t arenas_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct pa_arena *arenas;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&arenas_lock);
+    for (struct pa_arena *arena = arenas; arena; arena = arena->next)
+        pthread_mutex_lock(&arena->lock);
+}
+
+static void after_fork(void)
+{
+    for (struct pa_arena *arena = arenas; arena; arena = arena->next)
+        pthread_mutex_unlock(&arena->lock);
+    pthread_mutex_unlock(&arenas_lock);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, after_fork);
+}
+
+static void enter(struct pa_arena *arena)
+{
+    pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&arenas_lock);
+    arena->next = arenas;
+    arenas = arena;
+    pthread_mutex_unlock(&arenas_lock);
+}
+
+static void leave(const struct pa_arena *arena)
+{
+    struct pa_arena **at = &arenas;
+
+    pthread_mutex_lock(&arenas_lock);
+    while (*at != arena)
+        at = &(*at)->next;
+    *at = arena->next;
+    pthread_mutex_unlock(&arenas_lock);
+}
+
 struct pa_arena *pa_new(const struct pa_memory *memory)
 {
     struct pa_arena *arena = calloc(1, sizeof *arena);
@@ -242,11 +287,13 @@ struct pa_arena *pa_new(const struct pa_memory *memory)
         return NULL;
     }
     pthread_mutex_init(&arena->lock, NULL);
+    enter(arena);
     return arena;
 }
 
 void pa_free_arena(struct pa_arena *arena)
 {
+    leave(arena);
     pa_end_extents(arena);
     pthread_mutex_destroy(&arena->lock);
     free(arena);
@@ -255,6 +302,13 @@ void pa_free_arena(struct pa_arena *arena)
 int pa_has(const struct pa_arena *arena, const void *object)
 {
     return (uint64_t)(uintptr_t)object - arena->base < arena->memory.length;
+}
+
+int pa_is_carried(const struct pa_arena *arena)
+{
+    uint64_t generation = __atomic_load_n(arena->memory.carried_in, __ATOMIC_ACQUIRE);
+
+    return generation && generation == pm_generation_known();
 }
 
 void *pa_allocate(struct pa_arena *arena, uint64_t nbytes, int zeros)

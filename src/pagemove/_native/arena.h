@@ -5,7 +5,7 @@
  * are, for the next of their size: nothing of them can have left, or be pinned. All bookkeeping is
  * outside of the arena: nothing here touches a page of it but to copy an object whose pages cannot
  * move, or to clear one that was kept. Never includes Python.h. Any thread may call these at any
- * time, but for a child made by fork: it may call pa_has and pa_room. */
+ * time, but for a child made by fork that does not have the region: it may call pa_has and pa_room. */
 #ifndef PAGEMOVE_ARENA_H
 #define PAGEMOVE_ARENA_H
 
@@ -27,6 +27,7 @@ struct pa_memory {
     uint64_t base, length, block_size;
     uint64_t limit;   /* bytes that may be resident; 0: not known */
     const int *plain; /* whether the kernel alone serves it, which it does at first if at all */
+    const uint64_t *carried_in; /* the pm_generation() of a forked child that has it too, or 0 */
     pa_discard discard;
     pa_engage engage;
     pa_shift shift;
@@ -51,6 +52,9 @@ struct pa_arena *pa_new(const struct pa_memory *memory);
 void pa_free_arena(struct pa_arena *arena);
 
 int pa_has(const struct pa_arena *arena, const void *object);
+
+/* Whether this is a forked child that has the region, and may call all of these. */
+int pa_is_carried(const struct pa_arena *arena);
 
 /* At a multiple of the block size, and with `zeros` zeros. NULL: there is no extent. */
 void *pa_allocate(struct pa_arena *arena, uint64_t nbytes, int zeros);

@@ -38,6 +38,7 @@ struct pa_arena {
     uint64_t classes[CLASSES / 64]; /* a bit for each that has an extent */
     uint32_t head[CLASSES];
     struct pa_counters counters;
+    struct pa_arena *next; /* of all */
 };
 
 /* One free extent of all blocks. 0 or -ENOMEM. */

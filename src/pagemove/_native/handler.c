@@ -5,10 +5,10 @@
 
 #include "generation.h"
 
-/* A child made by fork has no arena, only what was in it while the kernel alone served it. */
+/* A child made by fork may have no arena, only what was in it while the kernel alone served it. */
 static int is_here(const struct pa_use *use)
 {
-    return pm_generation_known() == use->born;
+    return pm_generation_known() == use->born || pa_is_carried(use->arena);
 }
 
 static int is_ours(const struct pa_use *use, uint64_t nbytes)

@@ -59,11 +59,14 @@ cdef extern from "pager/pager.h" nogil:
         int operation, kind
         uint64_t first, count
         int64_t value
+    struct pg_compressed:
+        pass
     struct pg_heir:
         pass
     struct pg_config:
         const pg_helper *helper
         const pg_compression *compression
+        pg_compressed *kept
         int fd
         pm_identity[3] identities
         uint64_t offset, nbytes
@@ -116,6 +119,7 @@ cdef extern from "pager/pager.h" nogil:
     int pg_engage(pg_region *region)
     int pg_shift(pg_region *region, uint64_t to, uint64_t start, uint64_t length)
     const int *pg_plain_flag(const pg_region *region)
+    const uint64_t *pg_carried_in(const pg_region *region)
     int pg_discard_blocks(pg_region *region, uint64_t offset, uint64_t length)
     int pg_pin(pg_region *region, const pg_run *runs, size_t count, int write)
     void pg_unpin(pg_region *region, const pg_run *runs, size_t count)

@@ -102,7 +102,7 @@ cdef class Region:
             config.path = NULL if path is None else <const char *> path
             config.modified = modified
             config.helper = NULL
-            config.compression = NULL
+            config.compression, config.kept = NULL, NULL
             if compression is not None:
                 memory.limit, spill = compression
                 memory.spill = NULL if spill is None else <const char *> spill
@@ -177,6 +177,11 @@ cdef class Region:
             return True
         if self._region == NULL and self._heir == NULL:
             return False
+        if self._region != NULL and self._heir == NULL:
+            if pg_carried_in(self._region)[0] == pm_generation():
+                self._born = pm_generation()
+                self._calls = 0
+                return True
         heir = pg_heir_of(self._origin, False)
         if heir == NULL:
             return False

@@ -30,6 +30,9 @@ def _in_child() -> None:
         log: Log | None = None
         for region in list(_heirs):
             if not region.inherited:
+                # Compressed memory is there already (carried.c); or it was closed.
+                if not region.closed:
+                    region._begin_again()
                 continue
             region._begin_again()
             helper = None

@@ -110,7 +110,8 @@ class PagedMemory(Closing, Viewable):
     replay : path-like, optional
         A file that `record` has made: its blocks are read ahead in that order.
     fork : {"reopen", "message"}
-        What a child made by `os.fork` has of a region of mode ``"r"``; see Notes.
+        What a child made by `os.fork` has of a region of mode ``"r"``, or of compressed memory; see
+        Notes.
     isolated : bool
         Whether the store is to have a helper process of its own; by default it shares one with
         others, see Notes. Of a file that the pager reads itself it changes nothing.
@@ -180,7 +181,9 @@ class PagedMemory(Closing, Viewable):
     before unshare(CLONE_NEWUSER). So it is with other modes, with stores that cannot be opened
     again, and in a child that is not forked by Python: the region is not there, touching it is
     SIGSEGV, after a message that names it, the object refuses new buffers, and closing it does
-    nothing.
+    nothing. Compressed memory is there with the contents of the moment, in any child, unless it has
+    `spill`, a `Budget` or the helper process: resident pages and compressed blocks are shared
+    copy-on-write, each process has the limits for itself, and nothing is pinned in the child.
 
     Where the process may open userfaultfd for user mode only, `kernel_faults` is False, and a
     system call on memory that is not resident fails with EFAULT: `pinned` and `save` are for that,
@@ -266,7 +269,8 @@ class PagedMemory(Closing, Viewable):
         # Before anything is opened: it may be refused.
         order = working_set.load(replay, store.nbytes, options.block_size) if replay else b""
         self._payload = b""
-        self._open(store, options, again=fork == "reopen" and mode == "r")
+        inherits = mode == "r" or isinstance(store, CompressedMemory)
+        self._open(store, options, again=fork == "reopen" and inherits)
         self._store = store
         self._label = self._known_as or label_of(store)
         self._asked = {
@@ -332,7 +336,7 @@ class PagedMemory(Closing, Viewable):
                 store, options.block_size, options.limit, writes=writes, isolated=options.isolated
             ) as found:
                 served, payload = found
-                again = again and bool(payload or "path" in served)
+                again = again and bool(payload or "path" in served or "compression" in served)
                 lanes = served["helper"][3] if served["helper"] else 0
                 if self._known_as:
                     served["label"] = os.fsencode(self._known_as)

@@ -8,12 +8,16 @@ import threading
 import numpy as np
 import pytest
 
+from pagemove._native import pager
 from pagemove.paging.arenas import new_arena
+
+from .test_fork_storm import forked
 
 pytestmark = pytest.mark.needs("paging")
 
 _THREADS = 16
 _STEPS = 60
+_FORKING = 3  # threads that fork
 _LARGEST = 4 << 30
 _PLACES = 12  # bytes of an object that are looked at
 _BLOCK = 64 << 10
@@ -26,6 +30,7 @@ class Objects:
         self.arena, self.random = arena, random.Random(seed)
         self.base, self.bytes = memory.address, np.frombuffer(memory, np.uint8)
         self.known: dict[int, tuple[int, dict[int, int]]] = {}
+        self.refused = 0
 
     def size(self):
         return int(_LARGEST ** self.random.random()) if self.random.random() > 0.05 else 0
@@ -49,8 +54,10 @@ class Objects:
         what = self.random.random()
         if what < 0.5 or not self.known:
             nbytes = self.size()
-            address = self.arena.allocate(nbytes)
-            assert address
+            address = self.arena.allocate(nbytes, True)
+            if not address:
+                self.refused += 1  # no address space is left
+                return
             assert address not in self.known
             self.write(address, nbytes, {})
             return
@@ -62,43 +69,76 @@ class Objects:
             return
         # Copying what has no room to grow takes the time that gigabytes take.
         wanted = min(self.size(), 8 << 20) if what < 0.9 else nbytes // 2
-        address = self.arena.resize(address, wanted)
-        assert address
+        grown = self.arena.resize(address, wanted)
+        if not grown:
+            self.refused += 1
+            self.known[address] = nbytes, values
+            return
+        address = grown
         least = min(wanted, nbytes)
         kept = {at: value for at, value in values.items() if at < least}
         self.check(address, wanted, kept)
         self.known[address] = wanted, kept
 
 
+def _go_on(every):
+    """Of what all threads have, in a child: check it, free a part, and go on with the rest."""
+    for objects in every:
+        for address, (nbytes, values) in objects.known.items():
+            objects.check(address, nbytes, values)
+    for objects in every[::4]:
+        for _ in range(4):
+            objects.step()
+    return 0
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("spills", [True, False])
-def test_contents_are_kept_and_nothing_leaks(tmp_path, spills):
-    arena, memory = new_arena(16 << 20, 8 * _BLOCK, tmp_path if spills else None)
+@pytest.mark.parametrize("how", ["spills", "compresses", "forks"])
+def test_contents_are_kept_and_nothing_leaks(tmp_path, how):
+    if how == "forks" and pager.codec() is None:
+        pytest.skip("no liblz4.so.1 nor libzstd.so.1")
+    arena, memory = new_arena(16 << 20, 8 * _BLOCK, tmp_path if how == "spills" else None)
     failed: list[BaseException] = []
     together = threading.Barrier(_THREADS)
+    every = [Objects(arena, memory, seed) for seed in range(_THREADS)]
 
-    def work(seed):
+    def work(objects):
         try:
-            objects = Objects(arena, memory, seed)
             together.wait()
-            for _ in range(_STEPS):
-                objects.step()
-            for address, (nbytes, values) in objects.known.items():
-                objects.check(address, nbytes, values)
-                arena.release(address)
+            for _ in range(4 if how == "forks" else 1):
+                for _ in range(_STEPS):
+                    objects.step()
+                while objects.known:
+                    address, (nbytes, values) = objects.known.popitem()
+                    objects.check(address, nbytes, values)
+                    arena.release(address)
         except BaseException as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(_THREADS)]
-    for thread in threads:
+    threads = [threading.Thread(target=work, args=(objects,)) for objects in every]
+    forks = []
+
+    def fork(seed):
+        while any(thread.is_alive() for thread in threads) and not failed:
+            # Before that it is ordinary memory, of which a child has no arena.
+            if not memory.stats().evicted or not any(objects.known for objects in every):
+                continue
+            forks.append(seed)
+            if forked(lambda _: _go_on(every), seed):
+                failed.append(AssertionError(f"child of {seed}"))
+
+    forking = [threading.Thread(target=fork, args=(seed,)) for seed in range(_FORKING)]
+    for thread in threads + forking * (how == "forks"):
         thread.start()
-    for thread in threads:
+    for thread in threads + forking * (how == "forks"):
         thread.join()
     assert not failed, failed
+    assert how != "forks" or len(set(forks)) == _FORKING
     counters, stats = arena.counters(), memory.stats()
     assert (counters["used"], counters["reserved"], counters["objects"]) == (0, 0, 0)
     assert counters["free"] == counters["largest"] == memory.nbytes
-    assert (counters["lost"], counters["refused"]) == (0, 0)
+    refused = sum(objects.refused for objects in every)
+    assert (counters["lost"], counters["refused"]) == (0, refused)
     assert (stats.resident_nbytes, stats.dirty_nbytes, stats.errors) == (0, 0, 0)
     assert not stats.store.get("stored_nbytes")
 

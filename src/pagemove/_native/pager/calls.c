@@ -39,6 +39,7 @@ static int wait_a_little(struct pg_region *region, const int *done)
 
 int pg_await(struct pg_region *region, const int *done, int asking)
 {
+    uint64_t process = region->carried_in;
     int is_done;
 
     for (;;) {
@@ -50,7 +51,7 @@ int pg_await(struct pg_region *region, const int *done, int asking)
         if (asking && pg_may_wait_no_longer())
             return -PG_INTERRUPTED;
         /* It may have forked: nobody answers here, and the lock is as it was at that moment. */
-        if (region->inherited)
+        if (region->inherited || region->carried_in != process)
             return -PG_INTERRUPTED;
     }
 }
@@ -229,6 +230,7 @@ static struct pg_call *copy_call(const struct pg_call *wanted)
 int pg_run_call(struct pg_region *region, const struct pg_call *wanted, char *text, int asking)
 {
     struct pg_call *call = copy_call(wanted);
+    uint64_t process = region->carried_in;
     int result;
 
     if (!call)
@@ -237,7 +239,7 @@ int pg_run_call(struct pg_region *region, const struct pg_call *wanted, char *te
     put(region, call);
     pthread_mutex_unlock(&region->calls_lock);
     if (pg_await(region, &call->done, asking)) {
-        if (!region->inherited)
+        if (!region->inherited && region->carried_in == process)
             call_off(region, call);
         return -PG_INTERRUPTED;
     }

@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "pager/carried.h"
 #include "pager/heirs.h"
 #include "pager/inherited.h"
 #include "pager/mechanisms/trace.h"
@@ -18,25 +19,36 @@ static struct pg_region *regions;
 static void before_fork(void)
 {
     pthread_mutex_lock(&regions_lock);
+    for (struct pg_region *region = regions; region; region = region->next)
+        pg_carry(region);
     pg_heirs_before_fork();
 }
 
 static void after_fork(void)
 {
-    for (struct pg_region *region = regions; region; region = region->next)
+    for (struct pg_region *region = regions; region; region = region->next) {
         region->forked |= region->plain;
+        pg_carry_back(region);
+    }
     pg_heirs_after_fork();
     pthread_mutex_unlock(&regions_lock);
 }
 
-static void in_child(void)
+/* What the child has of the parent's regions, but for those that are carried, in their order. */
+static struct pg_region *take_leave(void)
 {
-    pg_graves_forked();
-    pg_heirs_forked();
-    pg_clock_forked();
-    pg_trace_forked();
-    pg_ending_forked();
+    struct pg_region *carried = NULL, **last = &carried;
+
     for (struct pg_region *region = regions; region; region = region->next) {
+        if (region->engine)
+            pg_engine_close_sentinel(region->engine);
+        else
+            pm_close(region->sentinel, region->sentinel_identity);
+        if (pg_is_carried(region)) {
+            *last = region;
+            last = &region->next;
+            continue;
+        }
         region->inherited = 1;
         /* What is ordinary memory the child has. */
         if (!region->plain)
@@ -44,16 +56,30 @@ static void in_child(void)
                           region->mode, region->mode == PG_READ || region->blank);
         pg_inherit(region);
         region->stone = NULL;
-        if (region->engine)
-            pg_engine_close_sentinel(region->engine);
-        else
-            pm_close(region->sentinel, region->sentinel_identity);
     }
+    *last = NULL;
     regions = NULL;
+    return carried;
+}
+
+static void in_child(void)
+{
+    struct pg_region *carried, *next;
+
+    pg_graves_forked();
+    pg_heirs_forked();
+    pg_clock_forked();
+    pg_trace_forked();
+    pg_ending_forked();
+    carried = take_leave();
     pg_engine_forked();
     pg_watch_graves();
     pg_voice_forget();
     pthread_mutex_unlock(&regions_lock);
+    for (; carried; carried = next) {
+        next = carried->next;
+        pg_carry_on(carried);
+    }
 }
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;

@@ -76,7 +76,8 @@ void pg_inherit(struct pg_region *region)
     for (const struct pg_heir *heir = estate ? estate->heirs : NULL; heir; heir = heir->next)
         if (heir->origin == origin)
             return;
-    if (region->base && region->opening && region->opening->config.again)
+    if (region->base && region->opening && region->opening->config.again &&
+        !region->opening->config.compression)
         add(origin, region->opening, region->stone, region->base, region->length);
 }
 

@@ -13,6 +13,12 @@ struct pg_heir;
 int pg_open_as(const struct pg_config *config, struct pg_heir *heir, struct pg_region **opened,
                char text[PG_TEXT]);
 
+/* region.c, for one that is made anew in a forked child: as it is before it is opened; open it,
+ * with its opening, 0 or -errno; and free what it was in the parent. */
+void pg_begin_region(struct pg_region *region, const struct pg_config *config);
+int pg_open_region(struct pg_region *region);
+void pg_forget_region(struct pg_region *region);
+
 /* setup.c: all that a region consists of, and its threads. */
 int pg_set_up(struct pg_region *region, struct pg_opening *opening);
 

@@ -72,6 +72,10 @@ int pg_engage(struct pg_region *region);
 /* Not 0 until then; to be loaded atomically. */
 const int *pg_plain_flag(const struct pg_region *region);
 
+/* The pm_generation() of the forked process that the region goes on in; 0 in the first, and in a
+ * child that does not have it. To be loaded atomically. */
+const uint64_t *pg_carried_in(const struct pg_region *region);
+
 /* Bring blocks in and have them stay until they are unpinned, as often as they were pinned. With
  * `write` a system call can write into them without a fault, and they count as dirty. -PG_NO_ROOM:
  * the limit does not allow it; -EIO: one cannot be read. Then nothing is pinned. */

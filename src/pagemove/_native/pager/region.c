@@ -31,6 +31,7 @@ static void init_locks(struct pg_region *region)
     pthread_mutex_init(&region->calls_lock, NULL);
     pthread_cond_init(&region->called, &monotonic);
     pthread_cond_init(&region->answered, &monotonic);
+    pthread_cond_init(&region->held, &monotonic);
     pthread_condattr_destroy(&monotonic);
 }
 
@@ -68,9 +69,9 @@ static void join_threads(struct pg_region *region)
 }
 
 /* Where an inherited region cannot be opened its addresses stay taken: there are arrays there. */
-static int is_left_to_heir(const struct pg_region *region)
+static int is_left_to_others(const struct pg_region *region)
 {
-    return region->origin && region->opening && region->opening->error;
+    return (region->origin || region->former) && region->opening && region->opening->error;
 }
 
 /* A helper that is late may still copy a block to where the region was. So the addresses are given
@@ -94,7 +95,7 @@ static void unmap_region(struct pg_region *region)
         ended = !pg_store_end(&region->store);
         if (region->grave)
             pg_bury(region, ended);
-        else if (ended && !is_left_to_heir(region))
+        else if (ended && !is_left_to_others(region))
             munmap(base, region->length);
         if (!kept)
             pg_wake(&region->uffd, region->base, region->length);
@@ -113,7 +114,7 @@ static void tear_down(struct pg_region *region)
 
 /* What is left when its threads have ended, and it is in the list of all regions no more: who goes
  * through that needs the name of its store. */
-static void forget(struct pg_region *region)
+void pg_forget_region(struct pg_region *region)
 {
     pg_free_opening(region->opening);
     pg_record_free(&region->record);
@@ -170,7 +171,7 @@ int pg_finish(struct pg_region *region)
     pthread_cond_broadcast(&region->answered);
     pthread_mutex_unlock(&region->calls_lock);
     if (abandoned)
-        forget(region);
+        pg_forget_region(region);
     return abandoned;
 }
 
@@ -218,7 +219,7 @@ static void abandon(struct pg_region *region)
     pthread_mutex_unlock(&region->calls_lock);
     if (ended) {
         join_last(region);
-        forget(region);
+        pg_forget_region(region);
     } else if (!shares) {
         pthread_detach(root);
     }
@@ -261,7 +262,7 @@ static int open_with_others(struct pg_region *region)
 }
 
 /* Start its threads. The same. */
-static int open_region(struct pg_region *region)
+int pg_open_region(struct pg_region *region)
 {
     int error, interrupted = 0;
 
@@ -277,7 +278,7 @@ static int open_region(struct pg_region *region)
         /* The program closes its files when this returns. */
         pg_await(region, &region->opening->has_files, 0);
         /* Who opens an inherited one has no signal handlers to run. */
-        interrupted = pg_await(region, &region->opening->ended, !region->origin);
+        interrupted = pg_await(region, &region->opening->ended, !region->origin && !region->former);
         if (region->inherited)
             return interrupted;
         error = interrupted ? 0 : region->opening->error;
@@ -293,6 +294,33 @@ static int open_region(struct pg_region *region)
     return interrupted ? interrupted : error;
 }
 
+void pg_begin_region(struct pg_region *region, const struct pg_config *config)
+{
+    *region = (struct pg_region){
+        .uffd = {.region = -1, .staging = -1, .pagemap = -1, .empty = -1, .dumped = config->dumped},
+        .store = {.fd = -1, .direct = {.fd = -1}},
+        .spill = {.fd = -1, .direct = {.fd = -1}},
+        .wakeup = -1,
+        .sentinel = -1,
+        .watched = -1,
+        .above = &pg_above,
+        .block_size = config->block_size,
+        .nbytes = config->nbytes,
+        .nblocks = (uint32_t)((config->nbytes + config->block_size - 1) / config->block_size),
+        .mode = config->mode,
+        .timeout = config->timeout_ns,
+        .read_ahead = config->read_ahead,
+        .writeback_interval = config->mode == PG_WRITE ? config->writeback_ns : 0,
+        .outlives = config->outlives,
+        .blank = config->blank,
+        .dumped = config->dumped,
+    };
+    pg_choice_init(region);
+    if (config->budget)
+        region->budget = pg_budget_hold(config->budget);
+    init_locks(region);
+}
+
 int pg_open_as(const struct pg_config *config, struct pg_heir *heir, struct pg_region **opened,
                char text[PG_TEXT])
 {
@@ -303,35 +331,18 @@ int pg_open_as(const struct pg_config *config, struct pg_heir *heir, struct pg_r
     text[0] = 0;
     if (!region)
         return -ENOMEM;
-    region->uffd = (struct pg_uffd){.region = -1, .staging = -1, .pagemap = -1, .empty = -1};
-    region->store.direct.fd = region->spill.direct.fd = -1;
-    region->store.fd = region->spill.fd = region->wakeup = region->sentinel = region->watched = -1;
-    region->above = &pg_above;
-    pg_choice_init(region);
-    region->block_size = config->block_size;
-    region->nbytes = config->nbytes;
-    region->nblocks = (uint32_t)blocks;
-    region->mode = config->mode;
-    region->timeout = config->timeout_ns;
-    region->read_ahead = config->read_ahead;
-    region->writeback_interval = config->mode == PG_WRITE ? config->writeback_ns : 0;
-    region->outlives = config->outlives;
-    region->blank = config->blank;
-    region->dumped = config->dumped;
+    pg_begin_region(region, config);
     if (heir)
         pg_heir_lend(region, heir);
     region->uffd.dumped = config->dumped;
-    if (config->budget)
-        region->budget = pg_budget_hold(config->budget);
-    init_locks(region);
     region->opening = pg_new_opening(config);
-    error = !region->opening ? -ENOMEM : blocks < UINT32_MAX ? open_region(region) : -EFBIG;
+    error = !region->opening ? -ENOMEM : blocks < UINT32_MAX ? pg_open_region(region) : -EFBIG;
     if (error == -PG_INTERRUPTED)
         return error;
     if (region->opening)
         memcpy(text, region->opening->text, PG_TEXT);
     if (error) {
-        forget(region);
+        pg_forget_region(region);
         return error;
     }
     /* What a child made by fork opens it with. */
@@ -339,6 +350,11 @@ int pg_open_as(const struct pg_config *config, struct pg_heir *heir, struct pg_r
         pg_free_opening(region->opening);
         region->opening = NULL;
     }
+    /* A file that the pager writes has one writer, and a budget is one process's. */
+    __atomic_store_n(&region->carries,
+                     config->again && config->compression && !config->compression->spill &&
+                         !config->budget,
+                     __ATOMIC_RELEASE);
     *opened = region;
     return 0;
 }
@@ -356,7 +372,7 @@ static int end(struct pg_region *region, int how)
 
     /* A forked child has neither the threads nor the mappings. */
     if (region->inherited) {
-        forget(region);
+        pg_forget_region(region);
         return 0;
     }
     pg_call_stop(region);
@@ -370,7 +386,7 @@ static int end(struct pg_region *region, int how)
     }
     join_last(region);
     pg_leave(region);
-    forget(region);
+    pg_forget_region(region);
     return 0;
 }
 

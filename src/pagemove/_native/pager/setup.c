@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "pager/carried.h"
 #include "pager/engine/arriving.h"
 #include "pager/engine/choice.h"
 #include "pager/engine/lease.h"
@@ -32,10 +33,14 @@ static int map_region(struct pg_region *region, const char *name)
     int error = 0;
 
     region->length = region->nblocks * region->block_size;
-    if (!region->origin)
+    if (!region->base)
         region->base = pg_map_aligned(region->length, region->dumped);
     if (!region->base)
         return -errno;
+    if (region->former)
+        error = pg_clear_carried(region);
+    if (error)
+        return error;
     /* Without MADV_HUGEPAGE the touch of a missing page leaves an empty page table, and every huge
      * page that is moved there later is split (6.18.44: a pass over 1 GiB takes a quarter longer).
      */
@@ -53,7 +58,7 @@ static int map_region(struct pg_region *region, const char *name)
         error = madvise((void *)(uintptr_t)region->base, region->length, MADV_DOFORK) ? -errno : 0;
     else if (!error && !region->origin)
         error = pg_register(region->uffd.region, region->base, region->length, mode);
-    if (error || (region->mode != PG_PRIVATE && !region->blank))
+    if (error || region->spilled || (region->mode != PG_PRIVATE && !region->blank))
         return error;
     region->spilled = mmap(NULL, pg_spilled_bytes(region), PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -262,7 +267,8 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
         return -errno;
     count_frames(region, config->limit);
     /* Looking for what is in it takes an ioctl that is about as old as UFFDIO_MOVE. */
-    region->plain = config->plain && region->blank && region->uffd.moves && !region->budget;
+    region->plain =
+        config->plain && region->blank && region->uffd.moves && !region->budget && !region->former;
     region->merging = pg_is_merging();
     error = map_region(region, config->name);
     if (!error && region->mode == PG_PRIVATE)
@@ -272,6 +278,8 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
         error = make_frames(region, opening);
     if (!error)
         error = pg_blocks_init(&region->blocks, region->nblocks);
+    if (!error && region->former)
+        error = pg_adopt_carried(region);
     if (error)
         return error;
     pg_trace_region(region->base, region->length, region->block_size, region->store.label);

@@ -33,6 +33,8 @@ int pg_take_out(struct pg_region *region, pg_entry entry, struct pg_out *out)
     struct pg_block *block = &region->blocks.at[entry];
     int error;
 
+    if (region->staying)
+        return -PG_NOT_NOW;
     *out = (struct pg_out){
         .entry = entry, .number = block->number, .slot = pg_slot_to_move_into(region)};
     if (out->slot == PG_NO_SLOT)

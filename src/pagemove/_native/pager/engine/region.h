@@ -93,6 +93,8 @@ struct pg_region {
     int blank;           /* blocks without that bit are zeros (discard.c) */
     int plain;           /* the kernel alone serves it (plain.c); with the lock, atomically */
     int forked;          /* while it was plain: a child may share its pages */
+    int carries;         /* a child made by fork is to have it too (carried.c), atomically */
+    int staying;         /* no block is to leave now */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* the state of a block, or a frame is free */
@@ -207,6 +209,13 @@ struct pg_region {
     int inherited;                  /* it is the parent's */
     /* Of an inherited one (heirs.c), which is mapped already: what was first opened. Else NULL. */
     const struct pg_region *origin;
+    /* Of a carried one, while it is made anew: what it was in the parent. Else NULL. And in which
+     * process it was, atomically; 0: in the first. */
+    struct pg_region *former;
+    uint64_t carried_in;
+    int carried; /* the child that is being forked is to have it; with the lock of all regions */
+    enum pg_holding { PG_NOT_HELD, PG_HOLD_ASKED, PG_HELD, PG_LET_GO } holding;
+    pthread_cond_t held; /* that changes, with the lock of calls */
 };
 
 /* Wait for the state of a block to change, for a slice of time at most: look again. 0, or

@@ -8,6 +8,11 @@ void pg_coders_init(struct pg_coders *coders, uint64_t block_size, int dumped)
     pthread_mutex_init(&coders->lock, NULL);
 }
 
+void pg_coders_forked(struct pg_coders *coders)
+{
+    pg_coders_init(coders, coders->block_size, coders->dumped);
+}
+
 void pg_coders_free(struct pg_coders *coders)
 {
     struct pg_idle *idle = coders->idle, *next;

@@ -22,6 +22,9 @@ struct pg_coders {
 
 void pg_coders_init(struct pg_coders *coders, uint64_t block_size, int dumped);
 
+/* In a forked child: threads of the parent may have borrowed some, or have the lock. */
+void pg_coders_forked(struct pg_coders *coders);
+
 /* When none is borrowed any more. */
 void pg_coders_free(struct pg_coders *coders);
 

@@ -64,6 +64,17 @@ void pg_compressed_close(struct pg_compressed *memory)
     free(memory);
 }
 
+pthread_mutex_t *pg_compressed_lock(struct pg_compressed *memory)
+{
+    return &memory->lock;
+}
+
+void pg_compressed_forked(struct pg_compressed *memory)
+{
+    pthread_mutex_init(&memory->lock, NULL);
+    pg_coders_forked(&memory->coders);
+}
+
 /* Reading. */
 
 static void repeat(void *to, uint64_t word, uint64_t length)

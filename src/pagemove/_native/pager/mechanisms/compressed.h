@@ -6,6 +6,7 @@
 #ifndef PAGEMOVE_PAGER_MECHANISMS_COMPRESSED_H
 #define PAGEMOVE_PAGER_MECHANISMS_COMPRESSED_H
 
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -18,6 +19,11 @@ struct pg_compressed;
 int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uint64_t block_size,
                        int dumped, int spill, struct pg_compressed **opened);
 void pg_compressed_close(struct pg_compressed *memory);
+
+/* Who has this while the process is forked sees to it that the child can go on with it, which calls
+ * the other. */
+pthread_mutex_t *pg_compressed_lock(struct pg_compressed *memory);
+void pg_compressed_forked(struct pg_compressed *memory);
 
 /* As pg_store_read and pg_store_write, of what lies within the store. Of one block there is one
  * call at a time. `text` says why it failed, where more is known than the errno says. */

@@ -21,6 +21,8 @@ struct pg_injection {
     int64_t value; /* errno; bytes to leave out; nanoseconds */
 };
 
+struct pg_compressed;
+
 /* A process that runs a store written in Python: how to start it, and what it is to get. */
 struct pg_helper {
     const char *const *argv;
@@ -45,6 +47,7 @@ struct pg_compression {
 struct pg_config {
     const struct pg_helper *helper;           /* or NULL: the store is a file, or */
     const struct pg_compression *compression; /* or NULL */
+    struct pg_compressed *kept;               /* of that, what there is already; or NULL */
 
     int fd; /* of the file; duplicated */
     /* What `fd`, or what is handed to the helper, config_fd, log_fd and door_fd, was when it was

@@ -24,8 +24,13 @@ enum { FORGOTTEN = 65536 };
 static int open_memory(struct pg_store *store, const struct pg_config *config, char text[PG_TEXT])
 {
     const char *directory = config->compression->spill;
-    int spill = directory ? pg_open_unnamed(directory) : -1, error;
+    int spill, error;
 
+    if (config->kept) {
+        store->compressed = config->kept;
+        return 0;
+    }
+    spill = directory ? pg_open_unnamed(directory) : -1;
     if (directory && spill < 0) {
         snprintf(text, PG_TEXT,
                  "spill names %.1000s for what does not compress, which takes no unnamed file: %s; "

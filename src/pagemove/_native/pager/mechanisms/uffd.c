@@ -103,6 +103,9 @@ void pg_uffd_close(struct pg_uffd *uffd)
     if (uffd->poisoned)
         munmap(uffd->poisoned, uffd->length / uffd->page_size / 8 + 8);
     uffd->poisoned = NULL;
+    if (uffd->spare)
+        munmap((void *)(uintptr_t)uffd->spare, uffd->spare_length);
+    uffd->spare = 0;
 }
 
 int pg_register(int fd, uint64_t start, uint64_t length, uint64_t mode)
@@ -139,9 +142,9 @@ int pg_pages_in(const struct pg_uffd *uffd, uint64_t address, uint64_t length,
     return 0;
 }
 
-/* One UFFDIO_MOVE, repeated while the kernel asks for that. Bytes, or -errno of the first page. */
-static int64_t move_some(const struct pg_uffd *uffd, enum pg_kernel_call call, uint64_t dst,
-                         uint64_t src, uint64_t length)
+/* One UFFDIO_MOVE, repeated while the kernel asks for that. */
+int64_t pg_move_some(const struct pg_uffd *uffd, enum pg_kernel_call call, uint64_t dst,
+                     uint64_t src, uint64_t length)
 {
     int in = call == PG_CALL_MOVE_IN, trouble = pg_trouble(call);
     int fd = in ? uffd->region : uffd->staging;
@@ -199,7 +202,7 @@ int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
     if (!uffd->moves || uffd->wary)
         return pg_squeeze_in(uffd, dst, src, length, uffd->read_only);
     while (done < length) {
-        int64_t moved = move_some(uffd, PG_CALL_MOVE_IN, dst + done, src + done, length - done);
+        int64_t moved = pg_move_some(uffd, PG_CALL_MOVE_IN, dst + done, src + done, length - done);
         if (moved < 0) {
             error = move_otherwise(uffd, (int)moved, dst + done, src + done);
             if (error)
@@ -228,10 +231,13 @@ int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t lengt
     if (!uffd->moves)
         return pg_remap_out(uffd, dst, src, length, pages);
     while (done < length) {
-        int64_t moved = move_some(uffd, PG_CALL_MOVE_OUT, dst + done, src + done, length - done);
+        int64_t moved = pg_move_some(uffd, PG_CALL_MOVE_OUT, dst + done, src + done, length - done);
         int there = moved > 0;
         if (moved < 0) {
             there = pg_has_moved(uffd, moved, dst + done, src + done);
+            if (moved == -EBUSY && uffd->forked)
+                return pg_part_out(uffd, dst + done, src + done, length - done,
+                                   (unsigned)(done / page), pages);
             /* A hole: the user has discarded it. EFAULT: a page that could not be read again. */
             if (!there && moved != -ENOENT && moved != -EFAULT)
                 return (int)moved;

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "pager/mechanisms/trouble.h"
+
 /* The pages of one block, bit i for page i; 512 pages at most. */
 struct pg_pages {
     uint64_t word[8];
@@ -27,6 +29,9 @@ struct pg_uffd {
     int wary;           /* somebody stores into it all the same: copy, which protects at once */
     uint64_t *poisoned; /* a bit for each page; NULL: none was, or the kernel does it */
     int empty;          /* a file that poisoned pages are mapped from */
+    int forked;         /* a child has, or had, the same pages (parted.c) */
+    uint64_t spare;     /* room for a block of those; 0: none yet */
+    uint64_t spare_length;
 };
 
 /* `moves` 0: do as if the kernel could neither move nor poison; `kernel_faults` 0: as if nobody
@@ -52,7 +57,8 @@ int pg_move_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
 int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
 
 /* Move the pages of a block to an empty outgoing slot, and say which there were. Atomic page by
- * page. -EBUSY: a page is pinned; `pages` says which have moved before. */
+ * page. -EBUSY: a page is pinned; `pages` says which have moved before. What a forked child shares
+ * is copied, if the child still has it. */
 int pg_move_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                 struct pg_pages *pages);
 
@@ -80,7 +86,17 @@ void pg_discard(struct pg_uffd *uffd, uint64_t start, uint64_t length);
 /* Whether a page is there, or swapped out. A poisoned page is there too. */
 int pg_is_there(const struct pg_uffd *uffd, uint64_t address);
 
+/* A move of pages, which may end early. Bytes, or -errno of the first page. */
+int64_t pg_move_some(const struct pg_uffd *uffd, enum pg_kernel_call call, uint64_t dst,
+                     uint64_t src, uint64_t length);
+
+/* parted.c: pg_move_out of pages that may be shared with a child; `pages` keeps what it has. Bit i
+ * is for the page i behind `first`. */
+int pg_part_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, unsigned first,
+                struct pg_pages *pages);
+
 /* without.c: the same in kernels that cannot move or poison. */
+int pg_remap(uint64_t dst, uint64_t src, uint64_t length, uint64_t page);
 int pg_remap_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length,
                  struct pg_pages *pages);
 int pg_map_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length);

@@ -43,7 +43,7 @@ static void note(struct pg_uffd *uffd, uint64_t start, uint64_t length, int pois
 }
 
 /* Remap a range, or where that is not one mapping any more, page by page. */
-static int remap(uint64_t dst, uint64_t src, uint64_t length, uint64_t page)
+int pg_remap(uint64_t dst, uint64_t src, uint64_t length, uint64_t page)
 {
     int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
 
@@ -63,7 +63,7 @@ int pg_remap_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t leng
     int error;
 
     pg_unpoison(uffd, src, length);
-    error = pg_trouble(PG_CALL_MOVE_OUT) ? -EBUSY : remap(dst, src, length, uffd->page_size);
+    error = pg_trouble(PG_CALL_MOVE_OUT) ? -EBUSY : pg_remap(dst, src, length, uffd->page_size);
     if (error)
         return error;
     /* The userfaultfd of a mapping does not go along. */
