@@ -94,3 +94,54 @@ cdef class Host:
     def members(self):
         """How many regions share it now."""
         return pg_host_members(self._host)
+
+
+def mail_bytes():
+    """Bytes that the requests to a helper take behind the buffers of its lanes."""
+    return pg_mail_bytes()
+
+
+cdef class Desk:
+    """Where the threads of a helper that serve one region get their requests.
+
+    `letters` is the address of what `mail_bytes` counts, in memory that `owner` keeps; `region` the
+    descriptor by which blocks are put into the region.
+    """
+
+    cdef pg_desk _desk
+    cdef object _owner
+
+    def __cinit__(self, uint64_t letters, unsigned int generation, int region, object owner):
+        self._owner = owner
+        pg_desk_open(&self._desk, <void *> <uintptr_t> letters, generation, region)
+
+    def wait(self, uint32_t lane):
+        """Wait for a request. Whether one has come: else the region has ended."""
+        cdef int status
+        with nogil:
+            status = pg_desk_wait(&self._desk, lane)
+        return not status
+
+    def request(self, uint32_t lane):
+        """Return the one that has come: operation, offset, length, and whether to place it."""
+        cdef pg_errand *request = &self._desk.letters[lane].request
+        return request.operation, request.offset, request.length, request.address != 0
+
+    def place(self, uint32_t lane, uint64_t source):
+        """Put what was read into the region. Whether the answer is to be sent: else it is given."""
+        cdef int status
+        with nogil:
+            status = pg_desk_place(&self._desk, lane, source)
+        if status < 0:
+            raise OSError(-status, f"UFFDIO_COPY: {os.strerror(-status)}")
+        return bool(status)
+
+    def end(self):
+        """Have all waits return, now and in future."""
+        with nogil:
+            pg_desk_end(&self._desk)
+
+    def leave(self):
+        """Put nothing into the region any more: then its descriptor can be closed."""
+        with nogil:
+            pg_desk_leave(&self._desk)

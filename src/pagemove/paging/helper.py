@@ -10,7 +10,6 @@ import os
 import pickle
 import signal
 import socket
-import struct
 import sys
 import traceback
 from _thread import allocate_lock, get_ident
@@ -19,7 +18,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pagemove import limits, lowlevel
+from pagemove import limits
+from pagemove._native.pager import Desk
 from pagemove.paging.tenants import ANSWER as _ANSWER
 from pagemove.paging.tenants import DONE as _DONE
 from pagemove.paging.tenants import OF_THREADS, House, Tenant, received, say
@@ -36,8 +36,7 @@ preparing = False
 #: How many such processes there are between the program and this one, with this one.
 depth = 0
 
-# As in channel.c: operation, whether to write-protect, offset, length, address to copy to, if any.
-_REQUEST = struct.Struct("=IIQQQ")
+# As in store.h.
 _READ, _WRITE, _FLUSH = 0, 1, 2
 _TEXT = 4000
 _LARGEST_ERRNO = 4095
@@ -215,34 +214,32 @@ def _open(tenant: Tenant) -> None:
     tenant.open(_serve)
 
 
-def _serve(tenant: Tenant, lane: socket.socket, view: memoryview) -> None:
+def _serve(tenant: Tenant, lane: socket.socket, number: int, view: memoryview) -> None:
     """Answer the requests of one lane, one after another."""
     source = np.frombuffer(view, np.uint8).ctypes.data
-    while True:
-        try:
-            request = lane.recv(_REQUEST.size)
-        except MemoryError:
-            continue
-        if not request:
-            return
+    desk = tenant.desk
+    assert desk is not None
+    while desk.wait(number):
         # Whatever is raised is an answer: without one the parent knows nothing, and this lane
         # is lost to it.
         try:
-            answer = _answer(tenant, request, view, source)
+            answer = _answer(tenant, desk, number, view, source)
         except BaseException as error:
             answer = _failure(error)
-        with contextlib.suppress(BrokenPipeError):
-            lane.send(answer)
+        if answer:
+            with contextlib.suppress(BrokenPipeError):
+                lane.send(answer)
 
 
-def _answer(tenant: Tenant, request: bytes, view: memoryview, source: int) -> bytes:
+def _answer(tenant: Tenant, desk: Desk, lane: int, view: memoryview, source: int) -> bytes:
+    """Do what is asked for; return what to send."""
     store = tenant.store
     assert store is not None
-    operation, protect, offset, length, address = _REQUEST.unpack(request)
+    operation, offset, length, placed = desk.request(lane)
     if operation == _READ:
         read_whole(store, offset, view[:length])
-        if address:
-            tenant.put(lowlevel.copy, address, source, length, 2 * protect)
+        if placed and not desk.place(lane, source):
+            return b""
     elif operation == _WRITE:
         write_whole(store, offset, view[:length].toreadonly())
     elif operation == _FLUSH:
