@@ -115,26 +115,35 @@ cdef class Desk:
         self._owner = owner
         pg_desk_open(&self._desk, <void *> <uintptr_t> letters, generation, region)
 
-    def wait(self, uint32_t lane):
-        """Wait for a request. Whether one has come: else the region has ended."""
-        cdef int status
+    def serve(self, uint32_t lane, uint64_t source, object view, object store, object check):
+        """Read what is to be put into the region, until there is something else to do.
+
+        That is: 0, the region has ended; 1, to answer another request; 2, to send that all is well.
+        What the store raises, or `check` of what it has returned, is raised.
+        """
+        cdef pg_errand *request = &self._desk.letters[lane].request
+        cdef int status = 0
+        cdef bint ended
         with nogil:
-            status = pg_desk_wait(&self._desk, lane)
-        return not status
+            ended = pg_desk_wait(&self._desk, lane) != 0
+        while not ended and request.address:
+            result = store.read_into(request.offset, view[:request.length])
+            if result is not None:
+                check(store, "read", request.offset, request.length, result)
+            with nogil:
+                status = pg_desk_place(&self._desk, lane, source)
+                if not status:
+                    ended = pg_desk_wait(&self._desk, lane) != 0
+            if status < 0:
+                raise OSError(-status, f"UFFDIO_COPY: {os.strerror(-status)}")
+            if status:
+                return 2
+        return not ended
 
     def request(self, uint32_t lane):
-        """Return the one that has come: operation, offset, length, and whether to place it."""
+        """Return the other request: operation, offset, length."""
         cdef pg_errand *request = &self._desk.letters[lane].request
-        return request.operation, request.offset, request.length, request.address != 0
-
-    def place(self, uint32_t lane, uint64_t source):
-        """Put what was read into the region. Whether the answer is to be sent: else it is given."""
-        cdef int status
-        with nogil:
-            status = pg_desk_place(&self._desk, lane, source)
-        if status < 0:
-            raise OSError(-status, f"UFFDIO_COPY: {os.strerror(-status)}")
-        return bool(status)
+        return request.operation, request.offset, request.length
 
     def end(self):
         """Have all waits return, now and in future."""

@@ -19,11 +19,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pagemove import limits
-from pagemove._native.pager import Desk
 from pagemove.paging.tenants import ANSWER as _ANSWER
 from pagemove.paging.tenants import DONE as _DONE
 from pagemove.paging.tenants import OF_THREADS, House, Tenant, received, say
-from pagemove.stores.base import Store, read_whole, write_whole
+from pagemove.stores.base import Store, check_count, read_whole, write_whole
 from pagemove.stores.logs import hidden
 
 #: Bytes of the longest log record.
@@ -36,6 +35,8 @@ preparing = False
 #: How many such processes there are between the program and this one, with this one.
 depth = 0
 
+# Of Desk.serve: what was read is in its place, and that is to be said.
+_PLACED = 2
 # As in store.h.
 _READ, _WRITE, _FLUSH = 0, 1, 2
 _TEXT = 4000
@@ -217,29 +218,26 @@ def _open(tenant: Tenant) -> None:
 def _serve(tenant: Tenant, lane: socket.socket, number: int, view: memoryview) -> None:
     """Answer the requests of one lane, one after another."""
     source = np.frombuffer(view, np.uint8).ctypes.data
-    desk = tenant.desk
+    desk, store = tenant.desk, tenant.store
     assert desk is not None
-    while desk.wait(number):
+    assert store is not None
+    while True:
         # Whatever is raised is an answer: without one the parent knows nothing, and this lane
         # is lost to it.
         try:
-            answer = _answer(tenant, desk, number, view, source)
+            found = desk.serve(number, source, view, store, check_count)
+            if not found:
+                return
+            answer = _DONE if found == _PLACED else _answer(store, view, *desk.request(number))
         except BaseException as error:
             answer = _failure(error)
-        if answer:
-            with contextlib.suppress(BrokenPipeError):
-                lane.send(answer)
+        with contextlib.suppress(BrokenPipeError):
+            lane.send(answer)
 
 
-def _answer(tenant: Tenant, desk: Desk, lane: int, view: memoryview, source: int) -> bytes:
-    """Do what is asked for; return what to send."""
-    store = tenant.store
-    assert store is not None
-    operation, offset, length, placed = desk.request(lane)
+def _answer(store: Store, view: memoryview, operation: int, offset: int, length: int) -> bytes:
     if operation == _READ:
         read_whole(store, offset, view[:length])
-        if placed and not desk.place(lane, source):
-            return b""
     elif operation == _WRITE:
         write_whole(store, offset, view[:length].toreadonly())
     elif operation == _FLUSH:
