@@ -111,8 +111,8 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
             error = exchange(channel, lane, 1, pieces, done, part);
         if (!error)
             status = ask(channel, lane,
-                         (struct pg_errand){(uint32_t)operation, 0, offset + done, part, 0},
-                         &error, text);
+                         (struct pg_errand){(uint32_t)operation, 0, offset + done, part, 0}, &error,
+                         text);
         if (!error && !status && operation == PG_OP_READ)
             error = exchange(channel, lane, 0, pieces, done, part);
         if (error || status || done + part >= total)

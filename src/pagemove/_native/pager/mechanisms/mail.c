@@ -29,8 +29,8 @@ static long futex(uint32_t *word, int operation, uint32_t value)
     return syscall(SYS_futex, word, operation, value, NULL, NULL, 0);
 }
 
-uint32_t pg_mail_ask(struct pg_letter *letter, const struct pg_errand *request,
-                     unsigned generation, uint32_t last, int quietly)
+uint32_t pg_mail_ask(struct pg_letter *letter, const struct pg_errand *request, unsigned generation,
+                     uint32_t last, int quietly)
 {
     uint32_t number = (uint32_t)generation << GENERATION | ((last + 2) & 0xfffe);
 

@@ -38,8 +38,8 @@ uint64_t pg_mail_bytes(void);
 
 /* Ask for something, with a number behind the last; returns that. `quietly`: once the block is in
  * the region nothing need come by the socket. */
-uint32_t pg_mail_ask(struct pg_letter *letter, const struct pg_errand *request,
-                     unsigned generation, uint32_t last, int quietly);
+uint32_t pg_mail_ask(struct pg_letter *letter, const struct pg_errand *request, unsigned generation,
+                     uint32_t last, int quietly);
 
 /* Whether that request was answered here, and how far that is: 0, or one of these. */
 enum { PG_WOKEN = 1, PG_PLACED }; /* PG_PLACED: whoever waits for the block may not be woken yet */
