@@ -32,6 +32,21 @@ cdef extern from "pager/mechanisms/host.h" nogil:
     void pg_host_release(pg_host *host)
     unsigned pg_host_members(const pg_host *host)
 
+cdef extern from "pager/mechanisms/mail.h" nogil:
+    struct pg_errand:
+        uint32_t operation, protect
+        uint64_t offset, length, address
+    struct pg_letter:
+        pg_errand request
+    struct pg_desk:
+        pg_letter *letters
+    uint64_t pg_mail_bytes()
+    void pg_desk_open(pg_desk *desk, void *letters, unsigned generation, int region)
+    int pg_desk_wait(pg_desk *desk, uint32_t lane)
+    int pg_desk_place(pg_desk *desk, uint32_t lane, uint64_t source)
+    void pg_desk_end(pg_desk *desk)
+    void pg_desk_leave(pg_desk *desk)
+
 cdef extern from "pager/mechanisms/watch.h" nogil:
     int pg_watch_beats(uint64_t patience_ns)
     void pg_beat(int watched)

@@ -94,3 +94,63 @@ cdef class Host:
     def members(self):
         """How many regions share it now."""
         return pg_host_members(self._host)
+
+
+def mail_bytes():
+    """Bytes that the requests to a helper take behind the buffers of its lanes."""
+    return pg_mail_bytes()
+
+
+cdef class Desk:
+    """Where the threads of a helper that serve one region get their requests.
+
+    `letters` is the address of what `mail_bytes` counts, in memory that `owner` keeps; `region` the
+    descriptor by which blocks are put into the region.
+    """
+
+    cdef pg_desk _desk
+    cdef object _owner
+
+    def __cinit__(self, uint64_t letters, unsigned int generation, int region, object owner):
+        self._owner = owner
+        pg_desk_open(&self._desk, <void *> <uintptr_t> letters, generation, region)
+
+    def serve(self, uint32_t lane, uint64_t source, object view, object store, object check):
+        """Read what is to be put into the region, until there is something else to do.
+
+        That is: 0, the region has ended; 1, to answer another request; 2, to send that all is well.
+        What the store raises, or `check` of what it has returned, is raised.
+        """
+        cdef pg_errand *request = &self._desk.letters[lane].request
+        cdef int status = 0
+        cdef bint ended
+        with nogil:
+            ended = pg_desk_wait(&self._desk, lane) != 0
+        while not ended and request.address:
+            result = store.read_into(request.offset, view[:request.length])
+            if result is not None:
+                check(store, "read", request.offset, request.length, result)
+            with nogil:
+                status = pg_desk_place(&self._desk, lane, source)
+                if not status:
+                    ended = pg_desk_wait(&self._desk, lane) != 0
+            if status < 0:
+                raise OSError(-status, f"UFFDIO_COPY: {os.strerror(-status)}")
+            if status:
+                return 2
+        return not ended
+
+    def request(self, uint32_t lane):
+        """Return the other request: operation, offset, length."""
+        cdef pg_errand *request = &self._desk.letters[lane].request
+        return request.operation, request.offset, request.length
+
+    def end(self):
+        """Have all waits return, now and in future."""
+        with nogil:
+            pg_desk_end(&self._desk)
+
+    def leave(self):
+        """Put nothing into the region any more: then its descriptor can be closed."""
+        with nogil:
+            pg_desk_leave(&self._desk)

@@ -10,7 +10,6 @@ import os
 import pickle
 import signal
 import socket
-import struct
 import sys
 import traceback
 from _thread import allocate_lock, get_ident
@@ -19,11 +18,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pagemove import limits, lowlevel
+from pagemove import limits
 from pagemove.paging.tenants import ANSWER as _ANSWER
 from pagemove.paging.tenants import DONE as _DONE
 from pagemove.paging.tenants import OF_THREADS, House, Tenant, received, say
-from pagemove.stores.base import Store, read_whole, write_whole
+from pagemove.stores.base import Store, check_count, read_whole, write_whole
 from pagemove.stores.logs import hidden
 
 #: Bytes of the longest log record.
@@ -36,8 +35,9 @@ preparing = False
 #: How many such processes there are between the program and this one, with this one.
 depth = 0
 
-# As in channel.c: operation, whether to write-protect, offset, length, address to copy to, if any.
-_REQUEST = struct.Struct("=IIQQQ")
+# Of Desk.serve: what was read is in its place, and that is to be said.
+_PLACED = 2
+# As in store.h.
 _READ, _WRITE, _FLUSH = 0, 1, 2
 _TEXT = 4000
 _LARGEST_ERRNO = 4095
@@ -215,34 +215,29 @@ def _open(tenant: Tenant) -> None:
     tenant.open(_serve)
 
 
-def _serve(tenant: Tenant, lane: socket.socket, view: memoryview) -> None:
+def _serve(tenant: Tenant, lane: socket.socket, number: int, view: memoryview) -> None:
     """Answer the requests of one lane, one after another."""
     source = np.frombuffer(view, np.uint8).ctypes.data
+    desk, store = tenant.desk, tenant.store
+    assert desk is not None
+    assert store is not None
     while True:
-        try:
-            request = lane.recv(_REQUEST.size)
-        except MemoryError:
-            continue
-        if not request:
-            return
         # Whatever is raised is an answer: without one the parent knows nothing, and this lane
         # is lost to it.
         try:
-            answer = _answer(tenant, request, view, source)
+            found = desk.serve(number, source, view, store, check_count)
+            if not found:
+                return
+            answer = _DONE if found == _PLACED else _answer(store, view, *desk.request(number))
         except BaseException as error:
             answer = _failure(error)
         with contextlib.suppress(BrokenPipeError):
             lane.send(answer)
 
 
-def _answer(tenant: Tenant, request: bytes, view: memoryview, source: int) -> bytes:
-    store = tenant.store
-    assert store is not None
-    operation, protect, offset, length, address = _REQUEST.unpack(request)
+def _answer(store: Store, view: memoryview, operation: int, offset: int, length: int) -> bytes:
     if operation == _READ:
         read_whole(store, offset, view[:length])
-        if address:
-            tenant.put(lowlevel.copy, address, source, length, 2 * protect)
     elif operation == _WRITE:
         write_whole(store, offset, view[:length].toreadonly())
     elif operation == _FLUSH:

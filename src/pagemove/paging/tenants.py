@@ -17,8 +17,10 @@ from _thread import allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from pagemove import limits
-from pagemove._native.pager import beat, watch_beats
+from pagemove._native.pager import Desk, beat, mail_bytes, watch_beats
 from pagemove.stores.base import Store
 
 #: Of the answers of `pagemove.paging.helper`: error, length of the text that follows.
@@ -28,7 +30,7 @@ DONE = ANSWER.pack(0, 0)
 # As in host.c: this process is done with a region.
 _LEFT = ANSWER.pack(-1, 0)
 
-_NUMBERS = struct.Struct("=QQQ")
+_NUMBERS = struct.Struct("=QQQQ")
 _FIXED = 4
 _MOST_DESCRIPTORS = 69
 
@@ -90,6 +92,8 @@ class Tenant:
         Descriptors of its pickled store, and of what its log records go to.
     door : int or None
         By which others come.
+    desk : Desk or None
+        Where its requests come, once it is open.
     """
 
     def __init__(self, control: socket.socket) -> None:
@@ -97,7 +101,7 @@ class Tenant:
         message, found = received(control, _NUMBERS.size)
         if not message:
             raise EOFError
-        count, self.nbytes, has_door = _NUMBERS.unpack(message)
+        count, self.nbytes, has_door, self._generation = _NUMBERS.unpack(message)
         if len(found) != _FIXED + count + has_door:
             for each in found:
                 os.close(each)
@@ -107,23 +111,26 @@ class Tenant:
         self.log = _Socket(fileno=log)
         self._lanes = [_Socket(fileno=lane) for lane in lanes]
         self.store: Store | None = None
-        self._gate = allocate_lock()
-        self._gone = False
+        self.desk: Desk | None = None
+        self._leaving, self._gone = allocate_lock(), False
         self._counting, self._running = allocate_lock(), 0
         self._quiet = allocate_lock()
 
-    def open(self, serve: Callable[[Tenant, socket.socket, memoryview], None]) -> None:
+    def open(self, serve: Callable[[Tenant, socket.socket, int, memoryview], None]) -> None:
         """Have a thread serve each lane."""
+        room = self.nbytes * len(self._lanes)
         try:
-            buffers = mmap.mmap(self._memory, self.nbytes * len(self._lanes))
+            buffers = mmap.mmap(self._memory, room + mail_bytes())
         finally:
             os.close(self._memory)
             self._memory = -1
+        letters = np.frombuffer(buffers, np.uint8)[room:].ctypes.data
+        self.desk = Desk(letters, self._generation, self._region, buffers)
         for number, lane in enumerate(self._lanes):
             view = memoryview(buffers)[number * self.nbytes : (number + 1) * self.nbytes]
             self._begin()
             try:
-                start_thread(self._run, (serve, lane, view))
+                start_thread(self._run, (serve, lane, number, view))
             except BaseException:
                 self._finish()
                 raise
@@ -140,21 +147,14 @@ class Tenant:
             if not self._running:
                 self._quiet.release()
 
-    def _run(self, serve: Callable[..., None], lane: socket.socket, view: memoryview) -> None:
+    def _run(self, serve: Callable[..., None], lane: socket.socket, *which: Any) -> None:
         OF_THREADS[get_ident()] = self
         try:
             with lane:
-                serve(self, lane, view)
+                serve(self, lane, *which)
         finally:
             del OF_THREADS[get_ident()]
             self._finish()
-
-    def put(self, copy: Callable[..., object], address: int, source: int, *how: int) -> None:
-        """Copy into the region, which is there until its helper has said that it is done."""
-        with self._gate:
-            if self._gone:
-                raise OSError(errno.ESHUTDOWN, "its region was closed")
-            copy(self._region, address, source, *how)
 
     def wait_for_end(self) -> None:
         """Wait for the region's end, and begin nothing more for it."""
@@ -163,6 +163,8 @@ class Tenant:
         self._hang_up()
 
     def _hang_up(self) -> None:
+        if self.desk is not None:
+            self.desk.end()
         for lane in self._lanes:
             with contextlib.suppress(OSError):  # its thread has ended
                 lane.shutdown(socket.SHUT_RDWR)
@@ -178,10 +180,12 @@ class Tenant:
     def release(self) -> None:
         """Put nothing into the region any more, and forget it."""
         self._hang_up()
-        with self._gate:
+        with self._leaving:
             if self._gone:
                 return
             self._gone = True
+            if self.desk is not None:
+                self.desk.leave()
             for each in (self.config, self._region, self._memory):
                 if each >= 0:
                     os.close(each)

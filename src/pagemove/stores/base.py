@@ -243,6 +243,8 @@ def write_whole(store: Store, offset: int, data: Buffer) -> None:
 
 def check_count(store: Store, operation: str, offset: int, length: int, result: object) -> None:
     """Raise if what `read_into` or `write` has returned says that it did not do all of it."""
+    if result is None:
+        return
     try:
         count = operator.index(result)  # type: ignore[arg-type]
     except TypeError:

@@ -49,6 +49,13 @@ void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began);
 /* The answer to what pg_fill has asked a helper for, or that there is none. Drops the lock. */
 void pg_take_answer(struct pg_region *region);
 
+/* Take the answer if the block is in the region. `wakes`: this thread has the descriptors to wake
+ * who waits for it, should that be left to do. Drops the lock. */
+void pg_look_for_answer(struct pg_region *region, int wakes);
+
+/* Have the answer be heard from now on, not looked for. Drops the lock. */
+void pg_listen(struct pg_region *region);
+
 /* Do a job, or put it off. Drops the lock. */
 void pg_do_job(struct pg_region *region, struct pg_job job);
 

@@ -149,6 +149,7 @@ static int serve_events(struct pg_region *region)
     if (got <= 0)
         return got ? 0 : -EIO;
     pthread_mutex_lock(&region->lock);
+    pg_look_for_answer(region, 1);
     for (size_t i = 0; i < (size_t)got / sizeof messages[0]; i++)
         if (messages[i].event == PM_UFFD_EVENT_PAGEFAULT)
             pg_fault(region, &messages[i], began);
@@ -156,27 +157,39 @@ static int serve_events(struct pg_region *region)
     return 0;
 }
 
-/* When the helper's answer is late; UINT64_MAX: none is awaited, or it is late already. */
+/* When to see whether the helper has answered, which wakes nobody: it saves a switch between
+ * threads where another fault comes before that. Later than the kernel's next tick, since a timer
+ * that is due before that costs a virtual machine more than the switch. ns. */
+#define UNHEARD UINT64_C(10000000)
+
+/* When the helper's answer is to be looked for, or late; UINT64_MAX: none is awaited, or it is late
+ * already. */
 static uint64_t answer_due(const struct pg_region *region)
 {
-    return region->lane && !region->asked_late ? region->asked.began + region->timeout + 1000000
-                                               : UINT64_MAX;
+    uint64_t late = region->asked.began + region->timeout + 1000000, look;
+
+    if (!region->lane || region->asked_late)
+        return UINT64_MAX;
+    look = region->asked.began + UNHEARD;
+    return region->listening || late < look ? late : look;
 }
 
-/* When to look again: when the helper's answer is late, or a job. While others may be in I/O, soon:
- * a file keeps them in the kernel, where they do not tick (clock.h), and this thread does it for
- * them. UINT64_MAX: nothing is awaited. */
-static uint64_t next_due(struct pg_region *region)
+/* When to look again, and at which lane: when the helper's answer is late, or a job. While others
+ * may be in I/O, soon: a file keeps them in the kernel, where they do not tick (clock.h), and this
+ * thread does it for them. UINT64_MAX: nothing is awaited. */
+static uint64_t next_due(struct pg_region *region, struct pollfd *lane)
 {
-    uint64_t until;
+    uint64_t until, answer;
 
     pthread_mutex_lock(&region->lock);
+    lane->fd = region->lane ? pg_lane_descriptor(region->lane) : -1;
+    answer = answer_due(region);
     until = pg_next_expiry(region);
     if (pg_is_working(region) && until > pg_now() + TICKING)
         until = pg_now() + TICKING;
     pthread_mutex_unlock(&region->lock);
     until = pg_next_lift(region) < until ? pg_next_lift(region) : until;
-    return answer_due(region) < until ? answer_due(region) : until;
+    return answer < until ? answer : until;
 }
 
 void pg_look_at_jobs(const struct pg_region *region)
@@ -196,9 +209,10 @@ static void serve_others(struct pg_region *region, struct pollfd *polled, int re
 
     if (polled[1].revents && read(region->wakeup, &woken, sizeof woken) < 0)
         return;
-    if (ready && !polled[2].revents)
-        return;
     pthread_mutex_lock(&region->lock);
+    pg_look_for_answer(region, 1);
+    if (region->lane && !region->listening && pg_now() >= answer_due(region))
+        pg_listen(region);
     if (region->lane && (polled[2].revents || pg_now() >= answer_due(region)))
         pg_take_answer(region);
     if (!ready)
@@ -216,9 +230,8 @@ void pg_serve(struct pg_region *region)
 
     for (;;) {
         int ready, error;
-        polled[2].fd = region->lane ? pg_lane_descriptor(region->lane) : -1;
         polled[4].fd = region->flights ? region->flights->ring.fd : -1;
-        ready = pg_poll_until(polled, 5, next_due(region));
+        ready = pg_poll_until(polled, 5, next_due(region, &polled[2]));
         if (__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
             return;
         if (polled[3].revents) {

@@ -8,6 +8,7 @@
 #include "pager/engine/work.h"
 #include "pager/mechanisms/compressed.h"
 #include "pager/mechanisms/copies.h"
+#include "pager/mechanisms/mail.h"
 #include "pager/mechanisms/trace.h"
 
 /* Below this, copying a new block out of a warm slot is cheaper than having the kernel fault in
@@ -272,6 +273,7 @@ static int ask_helper(struct pg_region *region, struct pg_job job)
     }
     region->frames.total++;
     region->asked = job;
+    region->listening = 0;
     return 0;
 }
 
@@ -295,10 +297,14 @@ void pg_take_answer(struct pg_region *region)
 {
     struct pg_job job = region->asked;
     struct pg_pages pages;
-    int error;
+    int is_there = pg_store_is_there(&region->store, region->lane), error;
 
     if (pg_store_answer(&region->store, region->lane, job.number * region->block_size,
                         region->block_size, &error)) {
+        if (!region->listening) {
+            pg_listen(region);
+            return;
+        }
         region->asked_late = 1;
         pg_put_off(region, job, PG_NO_ANSWER, 0, 0);
         return;
@@ -309,6 +315,9 @@ void pg_take_answer(struct pg_region *region)
         return;
     }
     if (!error) {
+        /* The helper may have ended before it has woken anybody. */
+        if (is_there != PG_WOKEN)
+            pg_wake(&region->uffd, pg_block_address(region, job.number), region->block_size);
         __atomic_add_fetch(&region->bytes_read, region->block_size, __ATOMIC_RELAXED);
         pg_member_missed(&region->member, region->block_size);
         installed(region, job.entry);
@@ -327,6 +336,24 @@ void pg_take_answer(struct pg_region *region)
     job.tries = 1;
     region->counters.retries++;
     pg_put_off(region, job, -error, pg_backoff(1), 0);
+}
+
+void pg_look_for_answer(struct pg_region *region, int wakes)
+{
+    int is_there;
+
+    if (!region->lane || region->asked_late || region->inherited)
+        return;
+    is_there = pg_store_is_there(&region->store, region->lane);
+    if (is_there == PG_WOKEN || (is_there && wakes))
+        pg_take_answer(region);
+}
+
+void pg_listen(struct pg_region *region)
+{
+    region->listening = 1;
+    if (pg_store_listen(&region->store, region->lane))
+        pg_take_answer(region);
 }
 
 void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began)

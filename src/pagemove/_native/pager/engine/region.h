@@ -159,6 +159,7 @@ struct pg_region {
 
     struct pg_lane *lane; /* on which the event loop has asked for a small block, or NULL */
     struct pg_job asked;
+    int listening;    /* its answer comes by the lane's socket, also when all is well */
     int asked_late;   /* it was given up, but the helper may still put it there */
     int stop, wakeup; /* wakeup: an eventfd */
 

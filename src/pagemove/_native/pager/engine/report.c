@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "pager/engine/arriving.h"
 #include "pager/engine/asked.h"
 #include "pager/engine/work.h"
 #include "pager/mechanisms/channel.h"
@@ -62,6 +63,7 @@ void pg_failure_text(struct pg_region *region, uint64_t sequence, char text[PG_T
 void pg_counters(struct pg_region *region, struct pg_counters *counters)
 {
     pthread_mutex_lock(&region->lock);
+    pg_look_for_answer(region, 0);
     *counters = region->counters;
     counters->bytes_read = __atomic_load_n(&region->bytes_read, __ATOMIC_RELAXED);
     counters->resident = region->frames.total * region->block_size;
@@ -99,6 +101,7 @@ int pg_compresses(const struct pg_region *region)
 void pg_histogram(struct pg_region *region, uint64_t counts[PG_BUCKETS])
 {
     pthread_mutex_lock(&region->lock);
+    pg_look_for_answer(region, 0);
     memcpy(counts, region->histogram, sizeof region->histogram);
     pthread_mutex_unlock(&region->lock);
 }

@@ -13,30 +13,36 @@
 #include "pager/mechanisms/clock.h"
 #include "pager/mechanisms/helper.h"
 #include "pager/mechanisms/host.h"
+#include "pager/mechanisms/mail.h"
 #include "pager/mechanisms/store.h"
 
 /* ns: a store that is to be tried once only still needs time to answer. */
 #define LEAST_PATIENCE UINT64_C(1000000000)
 
-/* With an address, what has been read is copied there by the helper itself. */
-struct request {
-    uint32_t operation, protect;
-    uint64_t offset, length, address;
-};
+/* A request that nobody gets any more need not be made: its socket is closed at the other end. */
+static int is_gone(const struct pg_lane *lane)
+{
+    char byte;
+    ssize_t got = recv(lane->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+
+    return !got || (got < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+static void post(struct pg_channel *channel, struct pg_lane *lane, struct pg_errand request,
+                 int quietly)
+{
+    lane->number = pg_mail_ask(&channel->letters[lane - channel->lanes], &request, lane->generation,
+                               lane->number, quietly);
+}
 
 /* 0: `said` is 0 or -errno; else as pg_helper_receive, or -PG_NOT_ASKED. */
-static int ask(struct pg_channel *channel, const struct pg_lane *lane, struct request request,
+static int ask(struct pg_channel *channel, struct pg_lane *lane, struct pg_errand request,
                int *said, char text[PG_TEXT])
 {
-    ssize_t sent;
-
-    do
-        sent = send(lane->socket, &request, sizeof request, MSG_NOSIGNAL);
-    while (sent < 0 && errno == EINTR);
-    if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
+    if (is_gone(lane))
         return -PG_NOT_ASKED;
-    *said = sent < 0 ? -errno : 0;
-    return sent < 0 ? 0 : pg_helper_receive(lane->socket, pg_now() + channel->timeout, said, text);
+    post(channel, lane, request, 0);
+    return pg_helper_receive(lane->socket, pg_now() + channel->timeout, said, text);
 }
 
 /* Where in the memfd a lane's bytes are. */
@@ -104,9 +110,9 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
         if (operation == PG_OP_WRITE)
             error = exchange(channel, lane, 1, pieces, done, part);
         if (!error)
-            status =
-                ask(channel, lane, (struct request){(uint32_t)operation, 0, offset + done, part, 0},
-                    &error, text);
+            status = ask(channel, lane,
+                         (struct pg_errand){(uint32_t)operation, 0, offset + done, part, 0}, &error,
+                         text);
         if (!error && !status && operation == PG_OP_READ)
             error = exchange(channel, lane, 0, pieces, done, part);
         if (error || status || done + part >= total)
@@ -121,22 +127,26 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
 int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length, uint64_t address,
                    int protect, struct pg_lane **asked)
 {
-    struct request request = {PG_OP_READ, (uint32_t)protect, offset, length, address};
-    int error = -PG_NOT_NOW;
+    struct pg_errand request = {PG_OP_READ, (uint32_t)protect, offset, length, address};
 
     *asked = NULL;
     if (length > channel->buffer_size || pthread_mutex_trylock(&channel->lock))
         return -PG_NOT_NOW;
     *asked = pg_free_lane(channel, PG_OP_READ, offset, length);
-    if (*asked) {
-        error = send((*asked)->socket, &request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) < 0
-                    ? -PG_NOT_NOW
-                    : 0;
-        if (error)
-            (*asked)->state = PG_FREE; /* the next to take it finds out why */
-    }
+    if (*asked)
+        post(channel, *asked, request, 1);
     pthread_mutex_unlock(&channel->lock);
-    return error;
+    return *asked ? 0 : -PG_NOT_NOW;
+}
+
+int pg_lane_is_done(const struct pg_channel *channel, const struct pg_lane *lane)
+{
+    return pg_mail_answered(&channel->letters[lane - channel->lanes], lane->number);
+}
+
+int pg_lane_listen(struct pg_channel *channel, const struct pg_lane *lane)
+{
+    return pg_mail_listen(&channel->letters[lane - channel->lanes], lane->number);
 }
 
 int pg_lane_descriptor(const struct pg_lane *lane)
@@ -147,8 +157,15 @@ int pg_lane_descriptor(const struct pg_lane *lane)
 int pg_channel_answer(struct pg_channel *channel, struct pg_lane *lane, int *said,
                       char text[PG_TEXT])
 {
-    int status = pg_helper_receive(lane->socket, 0, said, text);
+    int status;
 
+    if (pg_lane_is_done(channel, lane)) {
+        *said = 0;
+        text[0] = 0;
+        pg_return_lane(channel, lane, 0, lane->offset, lane->length);
+        return 0;
+    }
+    status = pg_helper_receive(lane->socket, 0, said, text);
     explain(status, text);
     if (status == -PG_NO_ANSWER)
         return status;
@@ -227,6 +244,23 @@ static void init_locks(struct pg_channel *channel)
     pthread_condattr_destroy(&monotonic);
 }
 
+/* A store could make the file shorter: then this process would get SIGBUS. */
+static int map_letters(struct pg_channel *channel)
+{
+    uint64_t buffers = pg_channel_bytes(channel);
+    void *letters;
+
+    if (ftruncate(channel->memfd, (off_t)(buffers + pg_mail_bytes())) ||
+        fcntl(channel->memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+        return -errno;
+    letters = mmap(NULL, pg_mail_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, channel->memfd,
+                   (off_t)buffers);
+    if (letters == MAP_FAILED)
+        return -errno;
+    channel->letters = letters;
+    return 0;
+}
+
 static int open_files(struct pg_channel *channel, const struct pg_helper *helper)
 {
     channel->config = fcntl(helper->config_fd, F_DUPFD_CLOEXEC, 3);
@@ -235,10 +269,11 @@ static int open_files(struct pg_channel *channel, const struct pg_helper *helper
     channel->log = fcntl(helper->log_fd, F_DUPFD_CLOEXEC, 3);
     if (channel->log < 0)
         return -errno;
-    channel->memfd = pg_above_standard(memfd_create("pagemove helper", MFD_CLOEXEC));
+    channel->memfd =
+        pg_above_standard(memfd_create("pagemove helper", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (channel->memfd < 0)
         return channel->memfd;
-    return ftruncate(channel->memfd, (off_t)pg_channel_bytes(channel)) ? -errno : 0;
+    return map_letters(channel);
 }
 
 int pg_channel_open(const struct pg_helper *helper, int region, uint64_t timeout_ns,
@@ -335,6 +370,8 @@ void pg_channel_close(struct pg_channel *channel, int inherited)
     if (!inherited)
         pg_channel_end(channel);
     pg_channel_forget(channel);
+    if (channel->letters)
+        munmap(channel->letters, pg_mail_bytes());
     if (channel->memfd >= 0)
         close(channel->memfd);
     if (channel->config >= 0)

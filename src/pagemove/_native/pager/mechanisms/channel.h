@@ -52,8 +52,14 @@ int pg_channel_ask(struct pg_channel *channel, uint64_t offset, uint64_t length,
  * known: that is looked at when a lane is taken. */
 int pg_channel_is_late(struct pg_channel *channel, uint64_t offset, uint64_t length);
 
-/* Readable when the answer is there. */
+/* Readable when an answer has come that was not given in memory. */
 int pg_lane_descriptor(const struct pg_lane *lane);
+
+/* Whether the block that was asked for is in the region: as pg_mail_answered. */
+int pg_lane_is_done(const struct pg_channel *channel, const struct pg_lane *lane);
+
+/* Have the lane be readable also when that is so. Whether it is so already. */
+int pg_lane_listen(struct pg_channel *channel, const struct pg_lane *lane);
 
 /* The answer, and the lane is free again: 0, and `said` is 0 or -errno. -PG_NO_ANSWER: there is
  * none yet. */

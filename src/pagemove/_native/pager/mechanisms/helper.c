@@ -162,7 +162,8 @@ int pg_helper_end(struct pg_channel *channel)
 static int send_descriptors(int control, const struct pg_channel *channel, const int *theirs)
 {
     int has_door = channel->shares && channel->door_is_new;
-    uint64_t numbers[3] = {channel->count, channel->buffer_size, (uint64_t)has_door};
+    uint64_t numbers[4] = {channel->count, channel->buffer_size, (uint64_t)has_door,
+                           channel->generation + 1};
     struct iovec vector = {numbers, sizeof numbers};
     size_t count = channel->count + HANDED - !has_door;
     union {

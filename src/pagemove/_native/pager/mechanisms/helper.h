@@ -13,6 +13,7 @@ enum pg_lane_state { PG_FREE, PG_BUSY, PG_STUCK };
  * still will. It may be used again when the late answer has arrived. */
 struct pg_lane {
     int socket;
+    uint32_t number; /* of its last request (mail.h) */
     unsigned generation;
     enum pg_lane_state state;
     int operation; /* of what it is used for, while it is not free */
@@ -24,7 +25,8 @@ struct pg_channel {
     pthread_mutex_t lock;
     pthread_cond_t freed;
     struct pg_lane *lanes;
-    int *sockets; /* of the present helper, for lanes that still have an older one */
+    struct pg_letter *letters; /* of each lane */
+    int *sockets;              /* of the present helper, for lanes that still have an older one */
     unsigned generation;
     uint32_t count;
     int memfd, config, log, region, control;

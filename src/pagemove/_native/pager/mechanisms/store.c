@@ -225,6 +225,16 @@ int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint6
     return pg_channel_ask(store->channel, store->offset + offset, length, address, protect, lane);
 }
 
+int pg_store_is_there(const struct pg_store *store, const struct pg_lane *lane)
+{
+    return pg_lane_is_done(store->channel, lane);
+}
+
+int pg_store_listen(struct pg_store *store, const struct pg_lane *lane)
+{
+    return pg_lane_listen(store->channel, lane);
+}
+
 int pg_store_answer(struct pg_store *store, struct pg_lane *lane, uint64_t offset, uint64_t length,
                     int *said)
 {

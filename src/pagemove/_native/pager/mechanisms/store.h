@@ -95,6 +95,10 @@ struct pg_lane;
 int pg_store_ask(struct pg_store *store, uint64_t offset, uint64_t length, uint64_t address,
                  int protect, struct pg_lane **lane);
 
+/* Whether it is there; as pg_lane_is_done and pg_lane_listen. */
+int pg_store_is_there(const struct pg_store *store, const struct pg_lane *lane);
+int pg_store_listen(struct pg_store *store, const struct pg_lane *lane);
+
 /* The answer to that: 0, and `said` is 0 or -errno. -PG_NO_ANSWER: there is none yet. */
 int pg_store_answer(struct pg_store *store, struct pg_lane *lane, uint64_t offset, uint64_t length,
                     int *said);
