@@ -190,7 +190,7 @@ def measure(effort: Effort) -> list[Finding]:
             giver.say("make", size_)
             assert giver.hear() == "made"
             stops[size_] = [_stop(giver) for _ in range(2 * passes + 1)][1:]
-    note = "what the file of the taker costs is in it"
+    note = "what the files of the taker cost is in it"
     small, large = (sorted(stops[each]) for each in (nbytes // 4, 4 * nbytes))
     return [
         cost(samples, subject, baseline, _TARGET_ALL, note),
@@ -205,9 +205,8 @@ def measure(effort: Effort) -> list[Finding]:
             "open_array until such a touch has answered",
             "the clock",
             spread(opened),
-            None,
+            _TARGET_TOUCH_MS,
             unit="ms",
-            note="the process that runs the store is started in it",
         ),
         Finding(
             f"the giver stops, {4 * nbytes >> 20} MiB",

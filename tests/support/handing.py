@@ -7,6 +7,7 @@ import itertools
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -57,6 +58,12 @@ def all_of(store: HandedStore) -> Words:
     return found
 
 
+def led_to(store: HandedStore, port: int) -> None:
+    """Have a store take its array by way of another port of this machine."""
+    family, _, rest = store._address[:2], store._address[2:4], store._address[4:]
+    store._address = family + struct.pack("!H", port) + rest
+
+
 def certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
     """Make a certificate for 127.0.0.1; return a giver's context, and what takers are to trust."""
     if not shutil.which("openssl"):
@@ -87,17 +94,24 @@ class Liar:
         self._listener, self._offer, self._answer = listener, offer, answer
         self._secret = secret
         self._thread = threading.Thread(target=self._run)
+        self._lines: list[tuple[wire.Line, threading.Thread]] = []
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                with wire.Line(self._listener.accept()[0]) as line, contextlib.suppress(OSError):
-                    greeted = wire.Greeted(line, self._secret)
-                    if greeted.want["do"] == "describe":
-                        greeted.reply(0, describe(self._offer))
-                    else:
-                        greeted.reply(0, "")
-                        self._answer(line)
+                line = wire.Line(self._listener.accept()[0])
+                thread = threading.Thread(target=self._meet, args=(line,))
+                self._lines.append((line, thread))
+                thread.start()
+
+    def _meet(self, line: wire.Line) -> None:
+        with line, contextlib.suppress(OSError):
+            greeted = wire.Greeted(line, self._secret)
+            if greeted.want["do"] == "describe":
+                greeted.reply(0, describe(self._offer))
+            else:
+                greeted.reply(0, "")
+                self._answer(line)
 
     def __enter__(self) -> Liar:
         self._thread.start()
@@ -107,6 +121,9 @@ class Liar:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()
+        for line, thread in self._lines:
+            line.end()
+            thread.join()
 
 
 def url_of(listener: socket.socket) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import secrets
 import socket
 import threading
 import time
+from pathlib import Path
 
 
 class Network:
-    """Passes bytes on to a port, both ways, as it is told to.
+    """Passes bytes on to a port or Unix socket, both ways, as it is told to; descriptors too.
 
     Attributes
     ----------
     port : int
-        To connect to.
+        To connect to; or with a Unix socket, `path`.
     shares : list of int
         Of the next connections: how many bytes, in either direction, until they are lost. Those
         that none is left for last.
@@ -25,10 +28,19 @@ class Network:
         How many connections were lost.
     """
 
-    def __init__(self, port: int, seed: int = 0) -> None:
-        self._to, self._chance = port, random.Random(seed)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+    def __init__(self, to: int | Path, seed: int = 0) -> None:
+        self._chance = random.Random(seed)
+        self._to: tuple[str, int] | str
+        if isinstance(to, int):
+            self._to, self._family = ("127.0.0.1", to), socket.AF_INET
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.port = self._listener.getsockname()[1]
+        else:
+            self._to, self._family = str(to), socket.AF_UNIX
+            self.path = to.with_name(f"{to.name}.{seed}.{secrets.token_hex(4)}")
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(self.path))
+            self._listener.listen()
         self.shares: list[int] = []
         self.longest_delay = 0.0
         self.losses = 0
@@ -50,9 +62,10 @@ class Network:
         with self._lock:
             said = bytes(self._said[number % len(self._said)]) if self._said else b""
         heard = 0
-        with socket.create_connection(("127.0.0.1", self._to)) as line:
+        with socket.socket(self._family) as line:
             line.settimeout(20)
             with contextlib.suppress(OSError):
+                line.connect(self._to)
                 line.sendall(said)
                 line.shutdown(socket.SHUT_WR)
                 while data := line.recv(1 << 20):
@@ -77,14 +90,14 @@ class Network:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.socket()
+                far = socket.socket(self._family)
                 said = bytearray()
                 with self._lock:
                     left = [self.shares.pop(0) if self.shares else 1 << 60]
                     self._open |= {near, far}
                     self._said.append(said)
                 try:
-                    far.connect(("127.0.0.1", self._to))
+                    far.connect(self._to)
                 except OSError:
                     left = [0]
                 both = threading.Barrier(2)
@@ -100,14 +113,17 @@ class Network:
         both: threading.Barrier,
     ) -> None:
         with contextlib.suppress(OSError):
-            while left[0] > 0 and (data := source.recv(self._chance.choice((1, 40, 70_000)))):
+            while left[0] > 0:
+                data, passed = _received(source, self._chance.choice((1, 40, 70_000)))
+                if not data:
+                    break
                 if self.longest_delay:
                     time.sleep(self.longest_delay * self._chance.random())
                 with self._lock:
                     some = data[: max(left[0], 0)]
                     left[0] -= len(data)
                     self.losses += left[0] <= 0 < left[0] + len(data)
-                sink.sendall(some)
+                _send(sink, some, passed)
                 if said is not None and len(said) < 1 << 20:
                     said += some
         _end(source)
@@ -117,6 +133,23 @@ class Network:
         with self._lock:
             self._open.discard(source)
         source.close()
+
+
+def _received(source: socket.socket, most: int) -> tuple[bytes, list[int]]:
+    if source.family != socket.AF_UNIX:
+        return source.recv(most), []
+    data, passed, _, _ = socket.recv_fds(source, most, 1)
+    return data, passed
+
+
+def _send(sink: socket.socket, data: bytes, passed: list[int]) -> None:
+    try:
+        if passed and data:
+            data = data[socket.send_fds(sink, [data], passed) :]
+    finally:
+        for each in passed:
+            os.close(each)
+    sink.sendall(data)
 
 
 def _end(sock: socket.socket) -> None:

@@ -1,6 +1,6 @@
 """What pager/pager.h declares, for pager.pyx, which Cython includes this in."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "descriptors.h" nogil:
@@ -20,6 +20,25 @@ cdef extern from "pager/mechanisms/budget.h" nogil:
     void pg_budget_counters_of "pg_budget_counters"(
         pg_budget *budget, pg_budget_counters *counters
     )
+
+cdef extern from "pager/mechanisms/taking.h" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct pg_taken:
+        pass
+    int pg_taken_open(const pg_taking *taking, uint64_t nbytes, pg_taken **opened, char *text)
+    void pg_taken_stop(pg_taken *taken)
+    void pg_taken_close(pg_taken *taken)
+    void pg_taken_forget(pg_taken *taken)
+    int pg_taken_read(pg_taken *taken, uint64_t offset, const iovec *vector, size_t count,
+                      uint64_t total, int nowait, char *text)
+    int pg_taken_write(pg_taken *taken, uint64_t offset, const iovec *vector, size_t count,
+                       uint64_t total, char *text)
+    int pg_taken_sync(pg_taken *taken, char *text)
+    void pg_taken_stats(pg_taken *taken, char *text)
+    int pg_taken_go_on(pg_taken *taken)
+    uint64_t pg_taken_bits(pg_taken *taken, uint8_t *bits)
 
 cdef extern from "pager/mechanisms/trace.h" nogil:
     uint64_t pg_trace_bytes()
@@ -69,6 +88,17 @@ cdef extern from "pager/pager.h" nogil:
     struct pg_compression:
         uint64_t limit
         const char *spill
+    struct pg_bytes:
+        const void *at
+        size_t length
+    struct pg_taking:
+        const void *address
+        uint32_t address_length
+        pg_bytes want, secret
+        const char *url
+        const char *backing
+        uint64_t unit, patience_ns, late_ns
+        int quiet
     const char *pg_codec_name()
     struct pg_injection:
         int operation, kind
@@ -82,6 +112,7 @@ cdef extern from "pager/pager.h" nogil:
         const pg_helper *helper
         const pg_compression *compression
         pg_compressed *kept
+        const pg_taking *taking
         int fd
         pm_identity[3] identities
         uint64_t offset, nbytes
@@ -158,6 +189,19 @@ cdef extern from "pager/pager.h" nogil:
     void pg_histogram(pg_region *region, uint64_t *counts)
     uint64_t pg_bucket_limit(size_t bucket)
     uint64_t pg_state_bytes(pg_region *region)
+
+cdef extern from "pager/giving.h" nogil:
+    struct pg_giver:
+        pass
+    pg_giver *pg_giver_new(pg_region *region, uint64_t address, uint64_t nbytes, uint64_t unit)
+    void pg_giver_free(pg_giver *giver)
+    void pg_giver_switched(pg_giver *giver, uint64_t dirty, uint64_t bytes_written)
+    int pg_giver_serve(pg_giver *giver, int fd, int *file, uint64_t patience)
+    uint32_t pg_giver_missing(const pg_giver *giver)
+    uint64_t pg_giver_sent(const pg_giver *giver)
+    int pg_giver_was_asked(const pg_giver *giver)
+    int pg_giver_is_broken(const pg_giver *giver)
+    void pg_giver_acknowledged(pg_giver *giver, uint8_t *units)
 
 cdef extern from "pager/heirs.h" nogil:
     pg_heir *pg_heir_of(const pg_region *origin, int early)

@@ -1,6 +1,8 @@
 """The pager, for Python: starts and stops it, asks it for things, reads its counters."""
 
-from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.exc cimport PyErr_Occurred
 from libc.errno cimport EDOM, EFBIG
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
@@ -43,7 +45,9 @@ pg_ask_while_waiting(_interrupted)
 
 include "overall.pxi"
 include "shared.pxi"
+include "taken.pxi"
 include "region.pxi"
+include "given.pxi"
 
 
 cdef class Pager(Region):

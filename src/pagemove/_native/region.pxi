@@ -48,11 +48,12 @@ cdef class Region:
                  bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
                  object identities=(), SharedLimit budget=None, bint blank=False, bint plain=False,
                  bint again=False, bytes path=None, int64_t modified=0, object compression=None,
-                 bint direct=False, object door=None):
+                 bint direct=False, object door=None, object taking=None):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process
         cdef pg_compression memory
+        cdef pg_taking taken
         cdef const char *arguments[128]
         cdef char text[PG_TEXT]
         cdef int status
@@ -102,11 +103,14 @@ cdef class Region:
             config.path = NULL if path is None else <const char *> path
             config.modified = modified
             config.helper = NULL
-            config.compression, config.kept = NULL, NULL
+            config.compression, config.kept, config.taking = NULL, NULL, NULL
             if compression is not None:
                 memory.limit, spill = compression
                 memory.spill = NULL if spill is None else <const char *> spill
                 config.compression = &memory
+            if taking is not None:
+                _fill_taking(&taken, taking)
+                config.taking = &taken
             if helper is not None:
                 (argv, process.config_fd, process.log_fd, process.lanes, process.buffer_size,
                  process.restarts, process.flush_retryable) = helper
@@ -126,7 +130,7 @@ cdef class Region:
             self._raise_if_interrupted(status)
         finally:
             free(injections)
-        if status == -EFBIG:
+        if status == -EFBIG and not text[0]:
             raise OSError(EFBIG, "more blocks than can be numbered: choose a larger block size")
         if status:
             reason = text.decode(errors="replace") or os.strerror(-status)

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from pagemove._native.pager import Pager
+from pagemove._native.pager import Giver, Pager
 from pagemove.introspect import PAGE_SIZE, PageState, page_states
-from pagemove.paging.pins import pinned
 from pagemove.stores import wire
 from pagemove.stores.handed import Offer, describe, unit_for
 
 if TYPE_CHECKING:
+    import ssl
+
     from pagemove.paging.region import PagedMemory
 
-_PIECE = 1 << 20
 # States of pages take memory, of a large array much.
 _LOOKED_AT = 1 << 30
 # Before the switch it is written back so often while threads go on writing.
 _ROUNDS = 3
 _LOOK_AGAIN = 0.002
+# The same where nobody has written for so long before.
+_LOOK_BRIEFLY = 0.0003
 # Who waits for that hears every so many seconds that it goes on; it may not have much patience.
 _LONGEST_SILENCE = 0.2
 # Of who has not asked again for so long somebody else need not hear what failed.
 _GONE_SECONDS = 2.0
+# What a connection needs the interpreter for: as in pager/giving.h.
+_NEED_ORDER = 1
+_WRITTEN = (
+    "it was written here after the other process had taken it, by a view that was made earlier"
+)
 
 
 class Given:
@@ -61,12 +70,9 @@ class Given:
             wire.new_key(), array.dtype, array.shape, bool(fortran), array.nbytes, self._unit
         )
         self._units = -(-self.nbytes // self._unit)
-        self._acknowledged = np.zeros(self._units, bool)
-        self.missing = self._units
+        self._giver = Giver(region, self._flat.ctypes.data, self.nbytes, self._unit)
         self.changed = threading.Condition()
         self.owner: str | None = None
-        self.broken = ""
-        self.sent = 0
         self.connections = 0
         self.switch_seconds = 0.0
         self._since = time.monotonic()
@@ -75,14 +81,30 @@ class Given:
         self._preparing: threading.Thread | None = None
         self._unprepared: OSError | None = None
         self._prepared_at = 0.0
-        self._as_switched: tuple[int, int] | None = None
+        self._as_switched = 0, 0
+        # What it was when it was described, and since when.
+        self._seen = (-1, -1), 0.0
         # What was writeable before the switch, and whether the region was frozen.
         self._before: tuple[list[npt.NDArray[Any]], bool] = [], False
-        self._is_known = False  # to the owner, that it is
         # What is needed from now on counts as used recently; the program may record for itself.
         if region._record is None:
             with contextlib.suppress(OSError):
                 Pager.record(region)
+
+    @property
+    def missing(self) -> int:
+        """Units that are not acknowledged."""
+        return self._giver.missing
+
+    @property
+    def sent(self) -> int:
+        """Bytes that were sent."""
+        return self._giver.sent
+
+    @property
+    def broken(self) -> str:
+        """Why nothing more is given; empty: it is."""
+        return _WRITTEN if self._giver.broken else ""
 
     @property
     def missing_bytes(self) -> int:
@@ -109,7 +131,10 @@ class Given:
             EBUSY: it has an owner; EINPROGRESS: it is still being written back, ask again.
         """
         self._check_free(None)
-        if self._preparing is None and not self._changes()[0]:
+        found = self._changes()
+        if found != self._seen[0]:
+            self._seen = found, time.monotonic()
+        if self._preparing is None and not found[0]:
             return describe(self._offer)
         with self._describing:
             thread = self._preparing
@@ -157,7 +182,8 @@ class Given:
             self._check_free(owner)
             if self.owner is None:
                 self._switch()
-                self.owner, self._is_known = owner, False
+                self._giver.switched(*self._as_switched)
+                self.owner = owner
             with self.changed:
                 self.connections += 1
                 self.changed.notify_all()
@@ -174,9 +200,9 @@ class Given:
             self._since = time.monotonic()
             self.changed.notify_all()
         with self._switching, self.changed:
-            if self.owner is None or self._is_known or self.connections:
+            if self.owner is None or self._giver.asked or self.connections:
                 return
-            self.owner, self._as_switched = None, None
+            self.owner = None
             self._thaw()
             self.changed.notify_all()
 
@@ -187,13 +213,33 @@ class Given:
 
     def serve(self, line: wire.Line) -> None:
         """Answer the owner on one connection, which `take` has let in, until that ends."""
-        while True:
-            # It may have nothing to ask for long; an answer it has to take.
-            line.sock.settimeout(None)
-            kind, first, count = wire.REQUEST.unpack(line.receive(wire.REQUEST.size))
-            line.sock.settimeout(self._patience)
-            self._is_known = True
-            self._answer(line, kind, first, count)
+        file = -1
+        patience = min(int(self._patience * 1e9), 2**62)
+        with contextlib.ExitStack() as stack:
+            if type(line.sock) is socket.socket:
+                # Who closes the line may not close what is used in C.
+                sock = line.sock.dup()
+            else:
+                from pagemove.stores.tunnels import carried  # and TLS
+
+                sock = carried(cast("ssl.SSLSocket", line.sock))
+                sock.settimeout(self._patience)
+            near = stack.enter_context(wire.Line(sock))
+            try:
+                while True:
+                    need, file = self._giver.serve(sock.fileno(), file, patience)
+                    if need < 0:
+                        return
+                    if need == _NEED_ORDER:
+                        runs = self._order()
+                        head = wire.ANSWER.pack(wire.ORDER, 0, len(runs), 0, runs.nbytes)
+                        near.send(head, runs.tobytes())
+                    else:
+                        with self.changed:
+                            self.changed.notify_all()
+            finally:
+                if file >= 0:
+                    os.close(file)
 
     def end(self) -> None:
         """Wake up who waits, and see that nothing is written back any more."""
@@ -223,7 +269,10 @@ class Given:
             deadline = begin + self._patience / 2
             while True:
                 found = self._changes()
-                time.sleep(_LOOK_AGAIN if self._region.mode != "r" else 0)
+                pause = _LOOK_AGAIN if self._region.mode != "r" else 0
+                if found == self._seen[0] and begin - self._seen[1] >= pause:
+                    pause = min(pause, _LOOK_BRIEFLY)
+                time.sleep(pause)
                 # Writes that are under way end in this, and are counted.
                 self._settle()
                 if found == self._changes() and found[0] == 0:
@@ -261,109 +310,6 @@ class Given:
         counters = self._region.counters()
         return counters["dirty"], counters["bytes_written"]
 
-    def _check_unchanged(self) -> None:
-        if self._changes() != self._as_switched:
-            with self.changed:
-                self.broken = (
-                    "it was written here after the other process had taken it, by a view that was "
-                    "made earlier"
-                )
-                self.changed.notify_all()
-            raise OSError(errno.EBUSY, self.broken)
-
-    # The answers.
-
-    def _answer(self, line: wire.Line, kind: int, first: int, count: int) -> None:
-        if kind == wire.HAVE:
-            self._have(line, count)
-        elif kind == wire.ORDER:
-            runs = self._order()
-            line.send(wire.ANSWER.pack(wire.ORDER, 0, len(runs), 0, runs.nbytes), runs.tobytes())
-        elif kind in (wire.READ, wire.ACKNOWLEDGE):
-            if not 0 < count <= self._units or first > self._units - count:
-                raise wire.WireError(errno.EPROTO, "units that the array does not have")
-            if kind == wire.READ:
-                self._read(line, first, count)
-            else:
-                self._acknowledge(np.s_[first : first + count], True)
-        else:
-            raise wire.WireError(errno.EPROTO, f"a request of kind {kind}")
-
-    def _have(self, line: wire.Line, length: int) -> None:
-        if length != -(-self._units // 8):
-            raise wire.WireError(errno.EPROTO, f"a map of {length} bytes")
-        bits = np.frombuffer(line.receive(length), np.uint8)
-        here = np.unpackbits(bits, count=self._units, bitorder="little").astype(bool)
-        self._acknowledge(here, True)
-        line.send(wire.ANSWER.pack(wire.HAVE, 0, self.missing, 0, 0))
-
-    def _acknowledge(self, units: Any, value: bool) -> None:
-        with self.changed:
-            self._acknowledged[units] = value
-            self.missing = self._units - int(np.count_nonzero(self._acknowledged))
-            if not self.missing:
-                self.changed.notify_all()
-
-    def _read(self, line: wire.Line, first: int, count: int) -> None:
-        """Send units, without a copy of them in between."""
-        start, stop = first * self._unit, min((first + count) * self._unit, self.nbytes)
-        step = self._step()
-        begun = False
-        trouble: OSError | None = None
-        for at in range(start, stop, step):
-            piece = self._flat[at : min(at + step, stop)]
-            try:
-                if trouble is not None:
-                    raise trouble
-                self._check_unchanged()
-                with contextlib.ExitStack() as stack:
-                    data = self._held(piece, stack)
-                    if len(piece) == stop - start and _is_zero(data):
-                        line.send(wire.ANSWER.pack(wire.ZEROS, 0, first, count, 0))
-                        begun = True
-                        continue
-                    if not begun:
-                        line.send(wire.ANSWER.pack(wire.READ, 0, first, count, stop - start))
-                        begun = True
-                    _send(line, data)
-                    self.sent += len(piece)
-            except _BrokenError:
-                raise
-            except OSError as error:
-                text = str(error.strerror or error).encode()[:4000]
-                if not begun:
-                    code = error.errno or errno.EIO
-                    line.send(wire.ANSWER.pack(wire.READ, code, first, count, len(text)), text)
-                    return
-                # The other side waits for so many bytes, and drops them.
-                trouble = trouble or error
-                _send(line, memoryview(bytes(len(piece))))
-        self._judge(line, trouble)
-
-    def _judge(self, line: wire.Line, trouble: OSError | None) -> None:
-        """Say whether what was sent is what the array had at the switch."""
-        if trouble is None:
-            try:
-                self._check_unchanged()
-            except OSError as error:
-                trouble = error
-        text = b"" if trouble is None else str(trouble.strerror or trouble).encode()[:4000]
-        code = 0 if trouble is None else trouble.errno or errno.EIO
-        line.send(wire.VERDICT.pack(code, len(text)), text)
-
-    def _step(self) -> int:
-        """Choose how many bytes are pinned at once: others want to, too."""
-        block = self._region.block_size
-        return int(max(min(_PIECE, self._region.pinnable // 4 - block), PAGE_SIZE))
-
-    def _held(self, piece: npt.NDArray[Any], stack: contextlib.ExitStack) -> memoryview:
-        """Have the blocks of a piece stay while it is sent; copy it where others pin too many."""
-        try:
-            stack.enter_context(pinned(piece, write=False))
-        except ValueError:
-            return memoryview(piece.tobytes())
-        return piece.data
-
     def _order(self) -> npt.NDArray[np.uint64]:
         """Return all units that are not acknowledged, as runs: those in use here first."""
         rank = np.full(self._units, 2**32, np.uint64)
@@ -382,28 +328,11 @@ class Given:
             # What has left memory since comes after what has not.
             rank[units] = np.minimum(rank[units], age + (rank[units] >= 2**32) * 2**31)
         wanted = np.argsort(rank, kind="stable")
-        wanted = wanted[~self._acknowledged[wanted]]
+        acknowledged = np.frombuffer(self._giver.acknowledged(), bool)
+        wanted = wanted[~acknowledged[wanted]]
         starts = np.flatnonzero(np.diff(wanted, prepend=-2) != 1)
         counts = np.diff(starts, append=len(wanted))
         return np.column_stack([wanted[starts], counts]).astype("<u8")
-
-
-class _BrokenError(ConnectionError):
-    """The connection, not the array, has failed."""
-
-
-def _send(line: wire.Line, data: memoryview) -> None:
-    try:
-        line.send(data)
-    except OSError as error:
-        raise _BrokenError from error
-
-
-def _is_zero(data: memoryview) -> bool:
-    # Nearly all that is not zero shows that at once.
-    if any(data[:64]):
-        return False
-    return not np.frombuffer(data, np.uint8).any()
 
 
 def _arrays_behind(array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:

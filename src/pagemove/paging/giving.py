@@ -80,9 +80,10 @@ def serve(
     again and asks for what it does not have. If it does not come back, nothing is lost here: this
     array has all that it had at the switch, but not what the other process has changed.
 
-    The threads that serve are Python's, with one for each connection (as many as the other process
-    has touches under way, up to 8, and one). A thread of this process that keeps the GIL holds
-    them up.
+    There is a thread for each connection: three for touches, and one. They answer without the GIL;
+    a thread of this process that keeps it holds up only new connections, the switch, the order of
+    what comes in the background, and TLS. Over a Unix socket the blocks are written to files that
+    the other process passes, if it is of the same user, or root.
 
     Examples
     --------

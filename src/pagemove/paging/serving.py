@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from pagemove._native.pager import Host
 from pagemove.descriptors import identity_of
@@ -16,6 +16,9 @@ from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
 from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
 from pagemove.stores.parts import whole_of
+
+if TYPE_CHECKING:
+    from pagemove._native.pager import Taking
 
 _LARGEST_REQUEST = 2 << 20
 # Of a store that is pickled: what is kept in memory for children made by fork.
@@ -36,6 +39,7 @@ class Serving(TypedDict):
     compression: NotRequired[tuple[int, bytes | None]]
     direct: NotRequired[bool]
     door: NotRequired[tuple[Host, int, bool] | None]
+    taking: NotRequired[Taking]
 
 
 def is_native(store: Store) -> bool:
@@ -68,6 +72,15 @@ def _in_file(store: Store) -> tuple[int, int] | None:
     from pagemove.stores.fsspec import FsspecStore  # there already, and asyncio with it
 
     return store.in_file() if type(store) is FsspecStore else None
+
+
+def _taking(store: Store) -> Taking | None:
+    """Say what the pager needs of an array that is handed over, where it can take it itself."""
+    if type(store).__module__ != "pagemove.stores.handed":
+        return None
+    from pagemove.stores.handed import HandedStore  # there already, and sockets with it
+
+    return store.taking() if type(store) is HandedStore else None
 
 
 @contextlib.contextmanager
@@ -123,6 +136,12 @@ def serving(
         served = Serving(
             fd=fd, offset=offset, label=label, injection=[], helper=None, identities=known
         )
+        yield served, b""
+        return
+    taking = _taking(whole) if whole is store else None
+    if taking is not None:
+        served = Serving(fd=-1, offset=0, label=label, injection=[], helper=None, identities=())
+        served["taking"] = taking
         yield served, b""
         return
     from pagemove.paging.handover import Helper  # and multiprocessing, which files do not need

@@ -1,17 +1,25 @@
-"""An array that another process hands over, as a store: it is there before its bytes are."""
+"""An array that another process hands over, as a store: it is there before its bytes are.
+
+What brings it in is in C (``_native/pager/mechanisms/taking.h``): here is who is asked for what.
+"""
 
 from __future__ import annotations
 
 import ast
 import errno
+import json
 import os
+import socket
+import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
+from pagemove._native.pager import Taken
 from pagemove.errors import StoreError
 from pagemove.stores import ranges, wire
 from pagemove.stores.base import Store
@@ -20,7 +28,8 @@ from pagemove.stores.descriptors import tell_in_child
 if TYPE_CHECKING:
     import ssl
 
-    from pagemove.stores.pulling import Pull
+    from pagemove._native.pager import Taking
+    from pagemove.stores.tunnels import Tunnel
 
     _Tls: TypeAlias = (
         bool | str | os.PathLike[str] | Mapping[str, Any] | Callable[[], ssl.SSLContext]
@@ -31,6 +40,9 @@ _LARGEST_UNIT = 2 << 20
 _MOST_UNITS = 1 << 26
 _FEW_UNITS = 1 << 24
 _PAUSE_SECONDS = 0.02
+# Of an answer to a touch that is asked for already, before it is asked for again.
+_LATE_SECONDS = 0.05
+_UNIX_FAMILY = struct.pack("=H", socket.AF_UNIX)
 
 
 class Offer(NamedTuple):
@@ -64,15 +76,23 @@ class Handover(NamedTuple):
 
     def call(self, want: Mapping[str, Any]) -> tuple[wire.Line, str]:
         """Open a connection, and say what is wanted; return what the giver says."""
-        context, name = _context(self.tls)
-        line = wire.connect(self.place, context, name, self.patience)
+        line = wire.connect(self.place, *_context(self.tls), self.patience)
         try:
             if self.place.path and self.secret is None:
                 _check_user(wire.user_of(line.sock))
-            return line, wire.greet(line, {"name": self.place.name, **want}, self.secret)
+            return line, wire.greet(line, self.want(want), self.secret)
         except BaseException:
             line.close()
             raise
+
+    def want(self, want: Mapping[str, Any]) -> bytes:
+        """Put what is wanted as it is said."""
+        return json.dumps({"name": self.place.name, **want}).encode()
+
+    def connect_by_tls(self) -> ssl.SSLSocket:
+        """Open a connection on which nothing has been said."""
+        sock: Any = wire.connect(self.place, *_context(self.tls), self.patience).sock
+        return cast("ssl.SSLSocket", sock)
 
     def described(self) -> tuple[wire.Line, str]:
         """Ask what is handed over, for as long as the giver says that it is about to say so."""
@@ -150,13 +170,16 @@ class HandedStore(Store):
         except OSError as error:
             error.add_note(f"{self.url}: the giver cannot be reached; is it serving there?")
             raise
-        line.close()
-        self._offer = _offer(text)
+        with line:
+            self._address = _address_of(line.sock)
+            self._offer = _offer(text)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._pull: Pull | None = None
+        self._taken: Taken | None = None
+        self._tunnel: Tunnel | None = None
         self._closed = False
+        self._quiet = False  # nothing comes in the background: for tests
         tell_in_child(self)
 
     @property
@@ -180,14 +203,11 @@ class HandedStore(Store):
         start = ranges.place(self, self.nbytes, offset, view.nbytes)
         if not view.nbytes:
             return
-        pull = self._taken("read", start)
+        taken = self._begun("read", start)
         try:
-            pull.bring(*self._units(start, view.nbytes))
-            pull.arrivals.read_into(start, view)
-        except wire.RefusedError as error:
-            raise self._failure(error.code, str(error), "read", start) from None
+            taken.read_into(start, view)
         except OSError as error:
-            raise self._lost(error, "read", start) from error
+            raise self._said(error, "read", start) from None
 
     def write(self, offset: int, data: Any) -> None:
         """Write bytes here; of a unit that is not here, and not all written, the rest comes."""
@@ -195,21 +215,19 @@ class HandedStore(Store):
         start = ranges.place(self, self.nbytes, offset, view.nbytes)
         if not view.nbytes:
             return
-        pull = self._taken("write", start)
+        taken = self._begun("write", start)
         try:
-            pull.write(start, view)
-        except wire.RefusedError as error:
-            raise self._failure(error.code, str(error), "write", start) from None
+            taken.write(start, view)
         except OSError as error:
-            raise self._lost(error, "write", start) from error
+            raise self._said(error, "write", start) from None
 
     def flush(self) -> None:
         """See that what was written is in the file; it goes with the process."""
-        if self._pull is not None:
+        if self._taken is not None:
             try:
-                self._pull.arrivals.flush()
+                self._taken.flush()
             except OSError as error:
-                raise self._failure(error.errno or errno.EIO, str(error), "flush", None) from error
+                raise self._said(error, "flush", None) from None
 
     def stats(self) -> dict[str, float]:
         """Return how much is here.
@@ -220,56 +238,79 @@ class HandedStore(Store):
             ``arrived_bytes`` and ``missing_bytes``, and ``connected``: whether the giver is there,
             as long as it is needed.
         """
-        pull = self._pull
-        missing = self.nbytes if pull is None else pull.missing_bytes
-        connected = pull is not None and pull.connected
-        return {
-            "arrived_bytes": self.nbytes - missing,
-            "missing_bytes": missing,
-            "connected": float(connected),
-        }
+        taken = self._taken
+        if taken is None:
+            return {"arrived_bytes": 0, "missing_bytes": self.nbytes, "connected": 0.0}
+        said: dict[str, float] = json.loads(taken.stats())
+        return said
 
     def close(self) -> None:
         """Drop what has arrived. Twice is fine."""
         with self._lock:
-            pull, self._pull, self._closed = self._pull, None, True
-        if pull is not None:
-            pull.close()
+            taken, self._taken, self._closed = self._taken, None, True
+            tunnel, self._tunnel = self._tunnel, None
+        if taken is not None:
+            taken.stop()
+        if tunnel is not None:
+            tunnel.close()
 
-    def _units(self, start: int, nbytes: int) -> tuple[int, int]:
-        unit = self._offer.unit
-        return start // unit, -(-(start + nbytes) // unit)
+    def taking(self) -> Taking | None:
+        """Say it for C, without a helper; None: with TLS, which takes the interpreter.
 
-    def _taken(self, operation: str, offset: int) -> Pull:
-        from pagemove.stores.pulling import Pull
+        Raises
+        ------
+        StoreError
+            EBUSY: this object has taken the array itself.
+        """
+        self._check_not_taken()
+        return None if self._from.tls is not None else self._described(self._address)
 
+    def _described(self, address: bytes) -> Taking:
+        """Say who is asked for what: as the owner by a name of its own."""
+        want = self._from.want({"do": "take", "offer": self._offer.key, "owner": wire.new_key()})
+        folder = tempfile.gettempdir() if self._backing is None else self._backing
+        return (
+            address,
+            want,
+            self._from.secret,
+            self.url.encode(errors="backslashreplace"),
+            None if folder == "memory" else os.fsencode(folder),
+            self._offer.unit,
+            min(int(self._from.patience * 1e9), 2**62),
+            int(_LATE_SECONDS * 1e9),
+            self._quiet,
+        )
+
+    def _begun(self, operation: str, offset: int) -> Taken:
         with self._lock:
             if self._closed:
                 raise self._failure(errno.EBADF, "it is closed", operation, offset)
-            if self._pull is None:
+            if self._taken is None:
                 try:
-                    self._pull = Pull(self._from, self._offer, self._backing)
+                    self._taken = self._begin_to_take()
                 except OSError as error:
                     raise self._failure(
-                        error.errno or errno.EIO,
-                        f"no file for what arrives: {error}; pass storage_options={{'backing': "
-                        "DIRECTORY}",
-                        operation,
-                        offset,
+                        error.errno or errno.EIO, str(error.strerror), operation, offset
                     ) from error
-            return self._pull
+            return self._taken
 
-    def _lost(self, error: OSError, operation: str, offset: int) -> StoreError:
-        pull = self._pull
-        missing = self.nbytes if pull is None else pull.missing_bytes
-        where = "a local failure" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "the giver"
-        return self._failure(
+    def _begin_to_take(self) -> Taken:
+        address = self._address
+        if self._from.tls is not None:
+            from pagemove.stores.tunnels import Tunnel  # and TLS
+
+            self._tunnel = Tunnel(self._from.connect_by_tls)
+            address = _UNIX_FAMILY + self._tunnel.address
+        return Taken(self._described(address), self.nbytes)
+
+    def _said(self, error: OSError, operation: str, offset: int | None) -> StoreError:
+        """Raise what is said in C, with all that there is to say."""
+        return StoreError(
             error.errno or errno.EIO,
-            f"{where}: {error.strerror or error}; {missing} of {self.nbytes} bytes have not "
-            "arrived, and stay with the giver until they have: see that it runs, and can be "
-            "reached",
-            operation,
-            offset,
+            str(error.strerror),
+            store=self.url,
+            operation=operation,
+            offset=offset,
         )
 
     def _failure(self, code: int, why: str, operation: str, offset: int | None) -> StoreError:
@@ -284,18 +325,24 @@ class HandedStore(Store):
 
     def _in_child(self) -> None:
         # What the parent takes is the parent's.
+        taken = self._taken
         self._begin()
         self._closed = True
+        if taken is not None:
+            taken.forget()
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self._pull is not None:
+    def _check_not_taken(self) -> None:
+        if self._taken is not None:
             raise self._failure(
                 errno.EBUSY,
                 "it was taken by this process, and cannot be sent to another: serve it from here",
                 "read",
                 None,
             )
-        kept = ("url", "_from", "_backing", "_offer")
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_not_taken()
+        kept = ("url", "_from", "_backing", "_offer", "_address")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -304,6 +351,18 @@ class HandedStore(Store):
 
     def __repr__(self) -> str:
         return f"HandedStore({self.url!r})"
+
+
+def _address_of(sock: socket.socket) -> bytes:
+    """Return where a connection leads, as connect(2) takes it."""
+    found = sock.getpeername()
+    if sock.family == socket.AF_UNIX:
+        return _UNIX_FAMILY + os.fsencode(found) + b"\0"
+    family, port = struct.pack("=H", sock.family), struct.pack("!H", found[1])
+    if sock.family == socket.AF_INET:
+        return family + port + socket.inet_aton(found[0]) + bytes(8)
+    host = socket.inet_pton(sock.family, found[0].partition("%")[0])
+    return family + port + struct.pack("!I", found[2]) + host + struct.pack("=I", found[3])
 
 
 def _check_user(giver: int) -> None:

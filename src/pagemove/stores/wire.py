@@ -26,7 +26,7 @@ from pagemove.stores.descriptors import tell_in_child
 if TYPE_CHECKING:
     import ssl
 
-VERSION = 1
+VERSION = 2
 _GIVING, _TAKING = b"pagemove giving\n", b"pagemove taking\n"
 # Magic, version, whether a secret is used, a number used once.
 _HELLO = struct.Struct("<16sHH32s")
@@ -34,8 +34,8 @@ _HELLO = struct.Struct("<16sHH32s")
 _WANT = struct.Struct("<16sHH32s32sI")
 # errno, proof, length of the text.
 _REPLY = struct.Struct("<i32sI")
-# Of what is at the other end of a Unix socket: process, user, group.
-_PEER = struct.Struct("=iII")
+#: Of what is at the other end of a Unix socket: process, user, group.
+PEER = struct.Struct("=iII")
 _LARGEST_WANT = 4096
 _LARGEST_TEXT = 1 << 20
 
@@ -46,8 +46,9 @@ ANSWER = struct.Struct("<B3xiQQQ")
 # errno, length of a text: whether the bytes before it are what they should be.
 VERDICT = struct.Struct("<iI")
 READ, ACKNOWLEDGE, HAVE, ORDER = range(1, 5)
-#: Of the answers to READ: all zero, no bytes follow.
-ZEROS = 5
+#: Of the answers to READ: all zero, no bytes follow; and that they are in the taker's file, which
+#: it has passed with a request of kind FILE: no bytes follow either.
+ZEROS, FILE, IN_FILE = range(5, 8)
 
 
 class WireError(ConnectionError):
@@ -192,8 +193,8 @@ class Line:
 
 def user_of(sock: socket.socket) -> int:
     """Return the user that the process at the other end of a Unix socket runs as."""
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return int(_PEER.unpack(data)[1])
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
+    return int(PEER.unpack(data)[1])
 
 
 def quicken(sock: socket.socket, patience: float) -> None:
@@ -233,7 +234,7 @@ def connect(
     return Line(sock)
 
 
-def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
+def greet(line: Line, body: bytes, secret: bytes | None) -> str:
     """Say what a taker wants, and return what the giver says to it.
 
     Raises
@@ -264,7 +265,6 @@ def greet(line: Line, want: dict[str, Any], secret: bytes | None) -> str:
             if asks
             else "the giver has no secret, and this side was given one: serve it with the same",
         )
-    body = json.dumps(want).encode()
     mine = secrets.token_bytes(32)
     proof = _proof(secret, b"taker", theirs, mine, body)
     line.send(_WANT.pack(_TAKING, VERSION, asks, mine, proof, len(body)) + body)

@@ -25,7 +25,7 @@ from pagemove.stores import wire
 from pagemove.stores.handed import HandedStore
 from pagemove.testing import Fault, FaultyStore
 from support.cutting import CuttingProxy
-from support.handing import HERE, WORDS, all_of, made, until
+from support.handing import HERE, WORDS, all_of, led_to, made, until
 
 
 def test_another_process_has_the_array_and_this_one_no_longer(tmp_path: Path) -> None:
@@ -74,8 +74,7 @@ def test_whatever_byte_the_connection_breaks_at(tmp_path: Path, seed: int) -> No
         port = int(served.url.rsplit(":", 1)[1])
         with HandedStore(served.url, secret="s", store_timeout=2) as store:
             proxy = CuttingProxy(port, itertools.chain(shares, itertools.repeat(1 << 40)))
-            place = store._from.place._replace(port=proxy.port)
-            store._from = store._from._replace(place=place)
+            led_to(store, proxy.port)
             with contextlib.suppress(pagemove.StoreError):
                 store.write(8 * 1000, np.arange(30_000).tobytes())
             until(lambda: _written(store))
@@ -330,14 +329,13 @@ def test_a_store_after_the_switch_is_noticed(tmp_path: Path) -> None:
     view = numbers[-1:]
     with pagemove.serve(numbers, HERE) as served, HandedStore(served.url) as store:
         # Nothing in the background: what is asked for is known.
-        store._taken("read", 0)._thread = threading.current_thread()
+        store._quiet = True
         store.read_into(0, bytearray(8))
         view[0] = 0
         with pytest.raises(pagemove.StoreError, match="written here after"):
             store.read_into(8 * WORDS - 8, bytearray(8))
         with pytest.raises(pagemove.StoreError, match="written here after"):
             served.wait(10)
-        store._pull._thread = None  # type: ignore[union-attr]
 
 
 def test_a_giver_that_is_killed_says_what_is_missing(tmp_path: Path) -> None:
@@ -353,7 +351,7 @@ def test_a_giver_that_is_killed_says_what_is_missing(tmp_path: Path) -> None:
         assert it.stdout is not None
         store = HandedStore(it.stdout.readline().strip(), store_timeout=1)
         # Nothing in the background: what is there is known.
-        store._taken("read", 0)._thread = threading.current_thread()
+        store._quiet = True
         some = np.zeros(8192, np.int64)
         store.read_into(0, some)
         os.kill(it.pid, signal.SIGKILL)
@@ -364,7 +362,6 @@ def test_a_giver_that_is_killed_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(pagemove.StoreError, match="983040 of 1048576 bytes have not arrived"):
         store.read_into(65536, some)
     assert np.array_equal(before, some)
-    store._pull._thread = None  # type: ignore[union-attr]
     store.close()
 
 
@@ -374,9 +371,8 @@ def test_a_taker_that_is_gone_leaves_the_array_with_the_giver(tmp_path: Path) ->
         with pytest.raises(TimeoutError, match="has not connected"):
             served.wait(0.05)
         store = HandedStore(served.url)
-        store._taken("read", 0)._thread = threading.current_thread()
+        store._quiet = True
         store.read_into(0, bytearray(65536))
-        store._pull._thread = None  # type: ignore[union-attr]
         store.close()
         missing = 8 * WORDS - 65536
         with pytest.raises(pagemove.StoreError, match=f"{missing} of {8 * WORDS} bytes") as found:

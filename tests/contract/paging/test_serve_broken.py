@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import pagemove
 from pagemove.paging.served import Served
 from pagemove.stores import wire
 from pagemove.stores.handed import HandedStore
-from pagemove.stores.pulling import Pull
 from support.handing import HERE, all_of, until
 from support.network import Network
 from support.selection import few
@@ -49,14 +48,9 @@ class _Counted(wire.Line):
         self._said(len(view))
 
 
-def _taken_by_one_connection(store: HandedStore) -> Pull:
-    """Have nothing come in the background, so that it is known what is said next."""
-    pull = store._taken("read", 0)
-    pull._thread = threading.current_thread()
-    return pull
-
-
-def _ends(array: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
+def _ends(
+    array: np.ndarray, monkeypatch: pytest.MonkeyPatch, *, unix: bool
+) -> tuple[list[int], list[int]]:
     """Return where messages end: of one that asks what there is, and of one that takes it all."""
     lines: list[_Counted] = []
 
@@ -70,12 +64,17 @@ def _ends(array: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int]
         pagemove.serve(array, HERE, secret="s") as served,
         HandedStore(served.url, secret="s") as store,
     ):
-        pull = _taken_by_one_connection(store)
-        assert np.array_equal(all_of(store), NUMBERS)
-        pull._thread = None
+        want = store.taking()[1]  # type: ignore[index]
     monkeypatch.undo()
-    first, second = lines
-    return first.ends, second.ends
+    # In C: the greeting, and what is said of each unit.
+    said = [wire._HELLO.size, wire._WANT.size, len(want), wire._REPLY.size]
+    asks, head, end = wire.REQUEST.size, wire.ANSWER.size, wire.VERDICT.size
+    if unix:  # with a file, into which the bytes go
+        said += [asks, head]
+    for at in range(0, array.nbytes, UNIT):
+        nbytes = [] if unix else [min(UNIT, array.nbytes - at)]
+        said += [asks, head, *nbytes, end, asks]
+    return lines[0].ends, [0, *itertools.accumulate(said)]
 
 
 def _cuts(ends: list[int]) -> list[int]:
@@ -85,14 +84,17 @@ def _cuts(ends: list[int]) -> list[int]:
     return cuts if few(2, 1) > 1 else cuts[:: len(cuts) // 9]
 
 
+@pytest.mark.each
+@pytest.mark.parametrize("unix", [False, True])
 def test_a_connection_that_is_lost_at_any_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unix: bool
 ) -> None:
+    path = tmp_path / "socket" if unix else None
     array = pagemove.create_array(tmp_path / "it", WORDS, np.int64, resident_limit="1MiB")
     array[:] = NUMBERS
-    asking, taking = map(_cuts, _ends(array, monkeypatch))
+    asking, taking = map(_cuts, _ends(array, monkeypatch, unix=unix))
     for cut in asking:
-        with _served(array, cut) as (served, network):
+        with _served(array, cut, path) as (served, network):
             network.shares[:] = [cut]
             with pytest.raises(OSError, match=r"closed|reset|[Bb]roken"):
                 _store(network)
@@ -101,15 +103,15 @@ def test_a_connection_that_is_lost_at_any_message(
                 served.wait(60)
             assert network.losses >= 1
     for cut in taking:
-        with _served(array, cut) as (served, network), _store(network) as store:
+        with _served(array, cut, path) as (served, network), _store(network) as store:
             network.shares[:] = [cut]
-            pull = _taken_by_one_connection(store)
+            # So that it is known what is said next.
+            store._quiet = True
             found = all_of(store)
             # Of the last message nobody waits for the answer.
             until(lambda network=network: network.losses == 1)
             # What was not acknowledged is told by the next connection.
-            pull._thread = None
-            pull._keep(pull._open())
+            store._taken.go_on()  # type: ignore[union-attr]
             served.wait(60)
             assert served.progress == 1
         assert np.array_equal(found, NUMBERS)
@@ -117,9 +119,9 @@ def test_a_connection_that_is_lost_at_any_message(
 
 
 @contextlib.contextmanager
-def _served(array: np.ndarray, seed: int) -> Iterator[tuple[Served, Network]]:
-    with pagemove.serve(array, HERE, secret="s", store_timeout=20) as served:
-        network = Network(wire.place_of(served.url).port, seed)
+def _served(array: np.ndarray, seed: int, path: Path | None) -> Iterator[tuple[Served, Network]]:
+    with pagemove.serve(array, path or HERE, secret="s", store_timeout=20) as served:
+        network = Network(path or wire.place_of(served.url).port, seed)
         try:
             yield served, network
         finally:
@@ -127,7 +129,8 @@ def _served(array: np.ndarray, seed: int) -> Iterator[tuple[Served, Network]]:
 
 
 def _store(network: Network) -> HandedStore:
-    url = f"pagemove://127.0.0.1:{network.port}"
+    path = getattr(network, "path", None)
+    url = f"pagemove+unix://{path}" if path else f"pagemove://127.0.0.1:{network.port}"
     return HandedStore(url, secret="s", backing="memory", store_timeout=20)
 
 
@@ -171,7 +174,7 @@ def _kill_giver(seed: int) -> None:
             it.wait()
             expected = np.arange(1, (32 << 20) // 8 + 1)
             here = refused = 0
-            bits = np.frombuffer(store._pull.arrivals.bits(), np.uint8)  # type: ignore[union-attr]
+            bits = np.frombuffer(store._taken.bits(), np.uint8)  # type: ignore[union-attr]
             for unit, is_here in enumerate(np.unpackbits(bits, bitorder="little")):
                 if not is_here and refused:
                     continue  # each takes as long as it is waited for

@@ -164,7 +164,7 @@ class TestSecret:
                     super().send(*parts)
 
             with wire.connect(place, None, None, 5) as line:
-                wire.greet(Heard(line.sock), {"do": "describe", "name": ""}, b"s")
+                wire.greet(Heard(line.sock), b'{"do": "describe", "name": ""}', b"s")
             with wire.connect(place, None, None, 5) as line:
                 line.receive(wire._HELLO.size)
                 line.send(bytes(heard))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +14,14 @@ import pytest
 
 import pagemove
 from pagemove.paging import given as giving
-from pagemove.stores import pace
+from pagemove.stores import handed, wire
 from pagemove.stores.handed import HandedStore
-from pagemove.stores.pace import Pace
-from support.handing import HERE, all_of
+from support.handing import HERE, OFFER, Liar, all_of, until, url_of
+from support.network import Network
 
 NBYTES = 32 << 20
 UNIT = 65536
-MS = 1e-3
+UNITS = OFFER.nbytes // OFFER.unit
 
 
 def given(tmp_path: Path) -> np.ndarray:
@@ -33,7 +35,7 @@ def test_reading_on_beside_the_background(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     # However busy the machine is, nothing is overdue.
-    monkeypatch.setattr(pace, "_LATE_SECONDS", 100.0)
+    monkeypatch.setattr(handed, "_LATE_SECONDS", 100.0)
     numbers = given(tmp_path)
     with (
         pagemove.serve(numbers, HERE if where == "tcp" else tmp_path / "socket") as served,
@@ -54,50 +56,77 @@ def test_reading_on_beside_the_background(
     assert np.array_equal(found, np.arange(1, NBYTES // 8 + 1))
 
 
-def test_what_is_overdue_is_asked_for_again(tmp_path: Path) -> None:
-    numbers = given(tmp_path)
-    with pagemove.serve(numbers, HERE) as served, HandedStore(served.url) as store:
-        # Nothing in the background: what is asked for does not come.
-        pull = store._taken("read", 0)
-        pull._thread = threading.current_thread()
-        assert pull.arrivals.ask(3, 9, 4) == (3, 7)
-        found = np.empty(UNIT // 8, np.int64)
+class _Forgetful:
+    """A giver that answers touches, and at first nothing that is asked for in the background.
+
+    Four units are asked for before the first has come.
+    """
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+        self.asked = threading.Event()
+
+    def __call__(self, line: wire.Line) -> None:
+        line.sock.settimeout(30)
+        in_background = False
+        while True:
+            kind, first, count = wire.REQUEST.unpack(line.receive(wire.REQUEST.size))
+            if kind == wire.HAVE:
+                in_background = True
+                line.receive(count)
+                line.send(wire.ANSWER.pack(wire.HAVE, 0, UNITS, 0, 0))
+            elif kind == wire.ORDER:
+                line.send(wire.ANSWER.pack(wire.ORDER, 0, 1, 0, 16), struct.pack("<QQ", 0, UNITS))
+            elif kind == wire.READ:
+                byte = b"b" if in_background else b"t"
+                if in_background and not self.asked.is_set():
+                    line.sock.recv(3 * wire.REQUEST.size, socket.MSG_PEEK | socket.MSG_WAITALL)
+                    self.asked.set()
+                    assert self.goes_on.wait(30)
+                nbytes = min(count * UNIT, OFFER.nbytes - first * UNIT)
+                line.send(wire.ANSWER.pack(wire.READ, 0, first, count, nbytes), byte * nbytes)
+                line.send(wire.VERDICT.pack(0, 0))
+
+
+def test_what_is_overdue_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handed, "_LATE_SECONDS", 0.2)
+    giver, listener = _Forgetful(), socket.create_server(HERE)
+    with (
+        Liar(listener, OFFER, giver),
+        HandedStore(url_of(listener), backing="memory", store_timeout=30) as store,
+    ):
+        found = bytearray(UNIT)
+        store.read_into(20 * UNIT, found)
+        assert giver.asked.wait(30)
         begin = time.monotonic()
-        store.read_into(5 * UNIT, found)
-        assert time.monotonic() - begin >= pull._pace.late
-        assert found[0] == 5 * UNIT // 8 + 1
-        # Of the rest of it a part is written over, and one comes to nothing.
-        store.write(3 * UNIT, np.zeros(UNIT // 8, np.int64))
-        pull.arrivals.put(3, 7, memoryview(b"late" * UNIT))
-        assert pull.arrivals.ask(0, 9, 4) == (0, 3)
-        pull.arrivals.unask(0, 7)
-        assert pull.arrivals.ask(0, 1, 4) == (0, 1)
-        pull.arrivals.unask(0, 1)
-        store.read_into(3 * UNIT, found)
-        assert not found.any()
-        store.read_into(5 * UNIT, found)
-        assert found[0] == 5 * UNIT // 8 + 1
-        store.read_into(4 * UNIT, found)
-        assert found.tobytes() == b"late" * (UNIT // 4)
-        pull._thread = None
-        store.read_into(0, found)
-        assert np.array_equal(found, np.arange(1, UNIT // 8 + 1))
+        store.read_into(2 * UNIT, found)
+        assert time.monotonic() - begin >= 0.2
+        assert found == b"t" * UNIT
+        # Written over, whole and in part: what comes for it later comes to nothing.
+        store.write(1 * UNIT, b"w" * UNIT)
+        store.write(2 * UNIT, b"w" * 100)
+        giver.goes_on.set()
+        until(lambda: store.stats()["missing_bytes"] == 0)
+        for unit, wanted in ((0, b"b"), (1, b"w"), (2, b"t"), (3, b"b"), (20, b"t")):
+            store.read_into(unit * UNIT, found)
+            assert found[100:] == wanted * (UNIT - 100)
+        assert found[:100] == b"t" * 100
 
 
 def test_what_was_asked_for_on_a_connection_that_broke_comes(tmp_path: Path) -> None:
     numbers = given(tmp_path)
-    with pagemove.serve(numbers, HERE) as served, HandedStore(served.url) as store:
-        store.read_into(0, bytearray(8))
-        pull = store._pull
-        assert pull is not None
-        for _ in range(5):
-            for line in list(pull._all):
-                line.end()
-            time.sleep(0.01)
-        # Nobody touches it.
-        served.wait(100)
-        assert np.array_equal(all_of(store), np.arange(1, NBYTES // 8 + 1))
-        assert served.stats()["sent_bytes"] < 2 * NBYTES
+    with pagemove.serve(numbers, HERE) as served:
+        network = Network(wire.place_of(served.url).port)
+        with HandedStore(f"pagemove://127.0.0.1:{network.port}") as store:
+            store.read_into(0, bytearray(8))
+            for _ in range(5):
+                network.lose()
+                time.sleep(0.01)
+            # Nobody touches it.
+            served.wait(100)
+            assert np.array_equal(all_of(store), np.arange(1, NBYTES // 8 + 1))
+            assert served.stats()["sent_bytes"] < 2 * NBYTES
+        network.close()
 
 
 def test_what_is_in_use_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,35 +150,3 @@ def test_what_is_in_use_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [unit // together for unit in units[: 3 * together : together]] == [
         unit // together for unit in (7, 300, 40)
     ]
-
-
-class TestPace:
-    def test_at_first_little_is_asked_for(self) -> None:
-        assert (Pace(UNIT).ahead, Pace(UNIT).piece) == (4 * UNIT, 1)
-
-    @pytest.mark.parametrize("round_trip", [0.1 * MS, 10 * MS, 100 * MS])
-    @pytest.mark.parametrize("rate", [5e6, 100e6, 20e6])
-    def test_it_grows_to_what_the_connection_carries(self, round_trip: float, rate: float) -> None:
-        """And no more waits in the connection than comes in some milliseconds, or four units."""
-        pace = Pace(UNIT)
-        pace.heard(round_trip)
-        for _ in range(200):
-            # As much as is under way comes within a round trip, or as fast as it can.
-            pace.came(pace.ahead, max(round_trip, pace.ahead / rate))
-        carried = rate * round_trip
-        most = max(1.25 * carried + 0.006 * rate, 4 * UNIT)
-        assert min(carried, 4 << 20) * 0.9 <= pace.ahead <= most
-        assert pace.piece == max(min(pace.ahead // 4, 1 << 20) // UNIT, 1)
-
-    def test_no_more_than_some_mebibytes(self) -> None:
-        pace = Pace(UNIT)
-        pace.heard(1.0)
-        pace.came(1 << 30, 0.0)
-        assert (pace.ahead, pace.piece) == (4 << 20, 16)
-
-    def test_the_shortest_round_trip_counts(self) -> None:
-        pace = Pace(UNIT)
-        for seconds in (0.3, 0.1, 0.2):
-            pace.heard(seconds)
-        assert pace.round_trip == 0.1
-        assert pace.late == pytest.approx(0.25)

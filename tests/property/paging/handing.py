@@ -40,11 +40,15 @@ class HandoverMachine(RuleBasedStateMachine):
         self.store: HandedStore | None = None
 
     @initialize(
-        compressed=st.booleans(), secret=st.sampled_from([None, "s"]), seed=st.integers(0, 99)
+        compressed=st.booleans(),
+        secret=st.sampled_from([None, "s"]),
+        seed=st.integers(0, 99),
+        unix=st.booleans(),
     )
-    def start(self, compressed: bool, secret: str | None, seed: int) -> None:
+    def start(self, compressed: bool, secret: str | None, seed: int, unix: bool) -> None:
         """Make an array, and serve it."""
-        folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        self.unix = unix
+        self.folder = folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         how = {"resident_limit": "256KiB", "block_size": 4096}
         if compressed:
             memory = pagemove.PagedMemory(nbytes=NBYTES, **how)
@@ -59,10 +63,14 @@ class HandoverMachine(RuleBasedStateMachine):
 
     def serve(self) -> None:
         """Offer it, to who has nothing of it."""
-        self.served = pagemove.serve(
-            self.numbers, ("127.0.0.1", 0), secret=self.secret, store_timeout=20
-        )
-        self.network = Network(int(self.served.url.rpartition(":")[2]), self.seed)
+        where = self.folder / "socket" if self.unix else ("127.0.0.1", 0)
+        self.served = pagemove.serve(self.numbers, where, secret=self.secret, store_timeout=20)
+        if self.unix:
+            self.network = Network(self.folder / "socket", self.seed)
+            self.url = f"pagemove+unix://{self.network.path}"
+        else:
+            self.network = Network(int(self.served.url.rpartition(":")[2]), self.seed)
+            self.url = f"pagemove://127.0.0.1:{self.network.port}"
         self.network.longest_delay = 0.002
         self.store, self.owns = None, False
         self.written = np.zeros(WORDS, bool)
@@ -96,9 +104,8 @@ class HandoverMachine(RuleBasedStateMachine):
     @rule()
     def taker_comes(self) -> None:
         """It looks what there is; nothing is taken by that."""
-        url = f"pagemove://127.0.0.1:{self.network.port}"
         self.store = self.until_it_works(
-            lambda: HandedStore(url, secret=self.secret, backing="memory", store_timeout=20)
+            lambda: HandedStore(self.url, secret=self.secret, backing="memory", store_timeout=20)
         )
         assert self.store.nbytes == NBYTES
 
@@ -136,9 +143,6 @@ class HandoverMachine(RuleBasedStateMachine):
         """What has arrived is there, and of the rest nothing is invented."""
         assert self.store is not None
         self.end_serving()
-        self.store._from = self.store._from._replace(patience=0.05)
-        if self.store._pull is not None:
-            self.store._pull._giver = self.store._from
         found = np.zeros(UNIT // 8, np.int64)
         expected = self.expected()
         for at in range(0, WORDS, UNIT // 8):
@@ -179,9 +183,9 @@ class HandoverMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_acknowledged_has_arrived(self) -> None:
         """Until it is there it stays with the giver."""
-        if self.store is not None and self.store._pull is not None:
-            acknowledged = self.served._given._acknowledged.copy()
-            bits = np.frombuffer(self.store._pull.arrivals.bits(), np.uint8)
+        if self.store is not None and self.store._taken is not None:
+            acknowledged = np.frombuffer(self.served._given._giver.acknowledged(), bool)
+            bits = np.frombuffer(self.store._taken.bits(), np.uint8)
             here = np.unpackbits(bits, count=len(acknowledged), bitorder="little")
             assert not (acknowledged & (here == 0)).any()
 

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "handing.h"
 #include "pager/pager.h"
 
 #define CHECK(condition)                                                                           \
@@ -185,6 +186,9 @@ int main(int argc, char **argv)
         for (size_t b = 0; b < sizeof block_sizes / sizeof *block_sizes; b++)
             for (size_t l = 0; l < sizeof limits / sizeof *limits; l++)
                 run(seed++, PG_WRITE, block_sizes[b], limits[l], MOVING | COMPRESSED);
+    for (size_t b = 0; b < sizeof block_sizes / sizeof *block_sizes; b++)
+        for (int cuts = 0; cuts < 2; cuts++)
+            hand_over(seed++, block_sizes[b], cuts);
     printf("paging: all passed\n");
     return 0;
 }

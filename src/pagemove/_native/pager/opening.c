@@ -5,6 +5,7 @@
 
 #include "pager/mechanisms/channel.h"
 #include "pager/mechanisms/host.h"
+#include "pager/mechanisms/taking.h"
 
 static char *copy_text(const char *text, int *failed)
 {
@@ -56,6 +57,10 @@ struct pg_opening *pg_new_opening(const struct pg_config *config)
         opening->compression.spill = copy_text(config->compression->spill, &failed);
         opening->config.compression = &opening->compression;
     }
+    if (config->taking) {
+        failed |= pg_copy_taking(&opening->taking, config->taking);
+        opening->config.taking = &opening->taking;
+    }
     if (!failed)
         return opening;
     pg_free_opening(opening);
@@ -72,6 +77,7 @@ void pg_free_opening(struct pg_opening *opening)
     free((char *)opening->config.spill_directory);
     free((struct pg_injection *)opening->config.injections);
     free((char *)opening->compression.spill);
+    pg_free_taking(&opening->taking);
     pg_free_arguments((char **)opening->helper.argv);
     if (opening->helper.host)
         pg_host_release(opening->helper.host);

@@ -8,6 +8,7 @@ struct pg_opening {
     struct pg_config config; /* a copy, with all that it points to but descriptors */
     struct pg_helper helper;
     struct pg_compression compression;
+    struct pg_taking taking;
     char text[PG_TEXT];
     int has_files; /* it needs none of the program's descriptors any more */
     int ended, error;

@@ -81,6 +81,10 @@ const uint64_t *pg_carried_in(const struct pg_region *region);
  * the limit does not allow it; -EIO: one cannot be read. Then nothing is pinned. */
 int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write);
 
+/* The same to be read, without asking whether to wait: for threads that must not need the
+ * interpreter. */
+int pg_pin_unasked(struct pg_region *region, const struct pg_run *runs, size_t count);
+
 /* Read blocks of runs that ascend, with as many reads under way as pay. With `wait`, return when
  * all are there or have failed: -EIO if one cannot be read. Blocks that are there count as used.
  * Of more than pg_gatherable bytes the first may have left when the last arrive. */

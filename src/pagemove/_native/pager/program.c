@@ -180,6 +180,14 @@ int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, in
                NULL);
 }
 
+int pg_pin_unasked(struct pg_region *region, const struct pg_run *runs, size_t count)
+{
+    return pg_run_call(
+        region,
+        &(struct pg_call){.function = pin, .runs = (struct pg_run *)runs, .run_count = count}, NULL,
+        0);
+}
+
 int pg_store_stats(struct pg_region *region, char text[PG_TEXT])
 {
     return run(region, &(struct pg_call){.function = store_stats}, text);

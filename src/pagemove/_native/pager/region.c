@@ -14,7 +14,6 @@
 #include "pager/engine/pin.h"
 #include "pager/estate.h"
 #include "pager/heirs.h"
-#include "pager/mechanisms/channel.h"
 #include "pager/mechanisms/threads.h"
 #include "pager/shared.h"
 
@@ -43,8 +42,7 @@ void pg_stop(struct pg_region *region)
     __atomic_store_n(&region->stop, 1, __ATOMIC_RELEASE);
     pthread_cond_broadcast(&region->work);
     pthread_cond_broadcast(&region->unrest);
-    if (region->store.channel)
-        pg_channel_stop(region->store.channel);
+    pg_store_stop(&region->store);
     /* Who waits for what is being read ahead learns that it is not. */
     if (region->engine)
         pg_pool_put(region, PG_TASK_WORK);
@@ -264,11 +262,11 @@ static int open_with_others(struct pg_region *region)
 /* Start its threads. The same. */
 int pg_open_region(struct pg_region *region)
 {
+    const struct pg_config *config = &region->opening->config;
     int error, interrupted = 0;
 
     /* An inherited one has a userfaultfd of its own, with faults that wait. */
-    region->shares =
-        !region->origin && !region->opening->config.helper && !region->opening->config.compression;
+    region->shares = !region->origin && !config->helper && !config->compression && !config->taking;
     if (region->shares)
         return open_with_others(region);
     error = pg_enter(region);

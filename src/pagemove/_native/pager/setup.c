@@ -159,7 +159,7 @@ static int own_table(const struct pg_region *region, const struct pg_config *con
         for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
             if (fcntl(fd, F_GETFD) >= 0)
                 kept[count++] = fd;
-    } else if (!config->compression) {
+    } else if (!config->compression && !config->taking) {
         kept[count++] = config->fd;
     }
     return pg_own_table(kept, (size_t)count, region->watched);
@@ -256,14 +256,15 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
         config->mode == PG_WRITE && region->store.fd >= 0 && pg_has_holes(region->store.fd);
     region->workers = config->helper        ? config->helper->lanes
                       : config->compression ? count_cpus()
+                      : config->taking      ? PG_TAKERS
                                             : PG_WORKERS;
     if (region->workers > PG_LANES)
         region->workers = PG_LANES;
     region->flush_retryable = config->helper && config->helper->flush_retryable;
-    if (config->helper || config->compression)
+    if (region->store.said)
         region->texts = calloc(PG_FAILURES, sizeof *region->texts);
     region->spill_directory = strdup(config->spill_directory ? config->spill_directory : "/tmp");
-    if (!region->spill_directory || ((config->helper || config->compression) && !region->texts))
+    if (!region->spill_directory || (region->store.said && !region->texts))
         return -errno;
     count_frames(region, config->limit);
     /* Looking for what is in it takes an ioctl that is about as old as UFFDIO_MOVE. */

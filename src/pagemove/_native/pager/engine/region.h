@@ -24,6 +24,7 @@
 #include "pager/state/streams.h"
 
 enum {
+    PG_TAKERS = 4,      /* of an array that is handed over: they wait for the giver */
     PG_WORKERS = 2,     /* for a file; as many as there are lanes to a helper */
     PG_COMPRESSORS = 8, /* for compressed memory, at most */
     PG_REQUESTS = 16,

@@ -7,6 +7,7 @@
 
 #include "descriptors.h"
 #include "pager/mechanisms/budget.h"
+#include "pager/mechanisms/proof.h"
 #include "pager/state/terms.h"
 
 enum { PG_LANES = 64 };
@@ -44,10 +45,23 @@ struct pg_compression {
     const char *spill; /* a directory for what does not shrink, or has no room; or NULL */
 };
 
+/* An array that another process hands over as the store, taken without a helper. */
+struct pg_taking {
+    const void *address; /* a struct sockaddr of so many bytes: where the giver is */
+    uint32_t address_length;
+    struct pg_bytes want, secret; /* what to say there; and what both have, at NULL: nothing */
+    const char *url;              /* as messages name it */
+    const char *backing;          /* a directory for what arrives; or NULL: memory */
+    int quiet;                    /* nothing comes in the background: for tests */
+    uint64_t late_ns; /* after which, and two round trips, what was asked for is asked for again */
+    uint64_t unit, patience_ns; /* bytes that arrive as one */
+};
+
 struct pg_config {
     const struct pg_helper *helper;           /* or NULL: the store is a file, or */
     const struct pg_compression *compression; /* or NULL */
     struct pg_compressed *kept;               /* of that, what there is already; or NULL */
+    const struct pg_taking *taking;           /* or NULL */
 
     int fd; /* of the file; duplicated */
     /* What `fd`, or what is handed to the helper, config_fd, log_fd and door_fd, was when it was

@@ -15,6 +15,7 @@
 #include "pager/mechanisms/file.h"
 #include "pager/mechanisms/helper.h"
 #include "pager/mechanisms/holes.h"
+#include "pager/mechanisms/taking.h"
 #include "pager/mechanisms/unnamed.h"
 
 /* A block at a time is within what a lane to a helper takes. */
@@ -57,7 +58,7 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
                                .nbytes = config->nbytes,
                                .injection_count = config->injection_count};
     pthread_mutex_init(&store->lock, NULL);
-    if (config->helper || config->compression) {
+    if (config->helper || config->compression || config->taking) {
         store->said = calloc(PG_SAID, sizeof *store->said);
         if (!store->said)
             return -ENOMEM;
@@ -68,6 +69,10 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
             return error;
     } else if (config->compression) {
         error = open_memory(store, config, text);
+        if (error)
+            return error;
+    } else if (config->taking) {
+        error = pg_taken_open(config->taking, config->nbytes, &store->taken, text);
         if (error)
             return error;
     } else {
@@ -95,6 +100,10 @@ void pg_store_free(struct pg_store *store, int inherited)
         pg_channel_close(store->channel, inherited);
     if (store->compressed)
         pg_compressed_close(store->compressed);
+    if (store->taken && inherited)
+        pg_taken_forget(store->taken);
+    else if (store->taken)
+        pg_taken_close(store->taken);
     if (store->fd >= 0)
         close(store->fd);
     pg_direct_close(&store->direct);
@@ -102,6 +111,7 @@ void pg_store_free(struct pg_store *store, int inherited)
     free(store->said);
     store->channel = NULL;
     store->compressed = NULL;
+    store->taken = NULL;
     store->fd = -1;
     store->injections = NULL;
     store->injection_count = 0;
@@ -160,38 +170,6 @@ static void clear_rest(const struct pg_piece *pieces, size_t count, uint64_t fro
     }
 }
 
-/* What was said of a call that failed. Other threads' calls fail meanwhile, each for its reason. */
-static void note_said(struct pg_store *store, int operation, uint64_t offset, uint64_t length,
-                      int error, const char text[PG_TEXT])
-{
-    struct pg_said *said;
-
-    pthread_mutex_lock(&store->lock);
-    said = &store->said[store->said_count++ % PG_SAID];
-    *said = (struct pg_said){
-        .operation = operation, .error = -error, .offset = offset, .length = length};
-    memcpy(said->text, text, PG_TEXT);
-    pthread_mutex_unlock(&store->lock);
-}
-
-void pg_store_text(struct pg_store *store, int operation, uint64_t offset, int error,
-                   char text[PG_TEXT])
-{
-    text[0] = 0;
-    if (!store->said)
-        return;
-    pthread_mutex_lock(&store->lock);
-    for (uint64_t back = 1; back <= PG_SAID && back <= store->said_count; back++) {
-        const struct pg_said *said = &store->said[(store->said_count - back) % PG_SAID];
-        if (said->operation != operation || said->error != error ||
-            (offset != PG_ANYWHERE && said->length && offset - said->offset >= said->length))
-            continue;
-        memcpy(text, said->text, PG_TEXT);
-        break;
-    }
-    pthread_mutex_unlock(&store->lock);
-}
-
 /* Have the helper do it. */
 static int call(struct pg_store *store, int operation, uint64_t offset, const struct iovec *vector,
                 size_t count)
@@ -207,7 +185,7 @@ static int call(struct pg_store *store, int operation, uint64_t offset, const st
     }
     error = pg_channel_call(store->channel, operation, store->offset + offset, pieces, count, text);
     if (error)
-        note_said(store, operation, offset, length, error, text);
+        pg_note_said(store, operation, offset, length, error, text);
     return error;
 }
 
@@ -242,7 +220,7 @@ int pg_store_answer(struct pg_store *store, struct pg_lane *lane, uint64_t offse
     int error = pg_channel_answer(store->channel, lane, said, text);
 
     if (error || *said)
-        note_said(store, PG_OP_READ, offset, length, error ? error : *said, text);
+        pg_note_said(store, PG_OP_READ, offset, length, error ? error : *said, text);
     return error;
 }
 
@@ -255,12 +233,17 @@ static int call_memory(struct pg_store *store, int operation, uint64_t offset,
                        const struct iovec *vector, size_t used, uint64_t total, int nowait)
 {
     char text[PG_TEXT];
-    int error = operation == PG_OP_READ
-                    ? pg_compressed_read(store->compressed, offset, vector, used, nowait, text)
-                    : pg_compressed_write(store->compressed, offset, vector, used, text);
+    int reads = operation == PG_OP_READ, error;
+
+    if (store->taken)
+        error = reads ? pg_taken_read(store->taken, offset, vector, used, total, nowait, text)
+                      : pg_taken_write(store->taken, offset, vector, used, total, text);
+    else
+        error = reads ? pg_compressed_read(store->compressed, offset, vector, used, nowait, text)
+                      : pg_compressed_write(store->compressed, offset, vector, used, text);
 
     if (error && error != -PG_NOT_NOW)
-        note_said(store, operation, offset, total, error, text);
+        pg_note_said(store, operation, offset, total, error, text);
     return error;
 }
 
@@ -270,7 +253,7 @@ static int transfer(struct pg_store *store, int operation, uint64_t offset, stru
 {
     if (!total)
         return 0;
-    if (store->compressed)
+    if (store->compressed || store->taken)
         return call_memory(store, operation, offset, vector, used, total, nowait);
     if (store->channel)
         return call(store, operation, offset, vector, used);
@@ -318,7 +301,7 @@ int pg_store_place(const struct pg_store *store, uint64_t offset, uint64_t lengt
     uint64_t left = offset < store->nbytes ? store->nbytes - offset : 0;
 
     /* Tests count reads, and of a file with holes these are not read. */
-    if (store->channel || store->injection_count || store->sparse || !left)
+    if (store->fd < 0 || store->injection_count || store->sparse || !left)
         return -PG_NOT_NOW;
     *place = (struct pg_place){.fd = store->fd,
                                .offset = store->offset + offset,
@@ -366,7 +349,7 @@ int pg_store_forget(struct pg_store *store, uint64_t offset, uint64_t length, ui
                               length / block_size);
         return 0;
     }
-    if (!store->channel)
+    if (store->fd >= 0)
         return fallocate(store->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                          (off_t)(store->offset + offset), (off_t)length)
                    ? -errno
@@ -395,6 +378,13 @@ int pg_store_sync(struct pg_store *store)
         return -error;
     if (store->channel)
         return call(store, PG_OP_SYNC, 0, NULL, 0);
+    if (store->taken) {
+        char text[PG_TEXT];
+        error = pg_taken_sync(store->taken, text);
+        if (error)
+            pg_note_said(store, PG_OP_SYNC, 0, 0, error, text);
+        return error;
+    }
     if (store->compressed)
         return 0; /* it lasts no longer than the process */
     while (fdatasync(store->fd))
@@ -403,10 +393,20 @@ int pg_store_sync(struct pg_store *store)
     return 0;
 }
 
+void pg_store_stop(struct pg_store *store)
+{
+    if (store->channel)
+        pg_channel_stop(store->channel);
+    if (store->taken)
+        pg_taken_stop(store->taken);
+}
+
 int pg_store_describe(struct pg_store *store, char text[PG_TEXT])
 {
     text[0] = 0;
     if (store->compressed)
         pg_compressed_stats(store->compressed, text);
+    if (store->taken)
+        pg_taken_stats(store->taken, text);
     return store->channel ? pg_channel_call(store->channel, PG_OP_STATS, 0, NULL, 0, text) : 0;
 }

@@ -1,5 +1,5 @@
-/* Where blocks come from and go to: a file, a helper process or compressed memory, or the faults
- * that tests ask for in its place. */
+/* Where blocks come from and go to: a file, a helper process, compressed memory or an array that is
+ * handed over, or the faults that tests ask for in its place. */
 #ifndef PAGEMOVE_PAGER_MECHANISMS_STORE_H
 #define PAGEMOVE_PAGER_MECHANISMS_STORE_H
 
@@ -12,10 +12,11 @@
 
 struct pg_channel;
 struct pg_compressed;
+struct pg_taken;
 
 enum { PG_SAID = 64 };
 
-/* Of a call that failed: which it was, and what the helper, or compressed memory, said of it. */
+/* Of a call that failed: which it was, and what the helper, or who has it, said of it. */
 struct pg_said {
     int operation, error;
     uint64_t offset, length; /* in the region; no length: all of the store */
@@ -26,6 +27,7 @@ struct pg_store {
     int fd;                           /* -1 where a helper has the store, or memory is it */
     struct pg_channel *channel;       /* to that helper */
     struct pg_compressed *compressed; /* or that memory */
+    struct pg_taken *taken;           /* or that array */
     pthread_mutex_t lock;
     struct pg_said *said; /* the newest of what the helper said; a ring */
     uint64_t said_count;
@@ -103,7 +105,12 @@ int pg_store_listen(struct pg_store *store, const struct pg_lane *lane);
 int pg_store_answer(struct pg_store *store, struct pg_lane *lane, uint64_t offset, uint64_t length,
                     int *said);
 
-/* What the helper, or compressed memory, said when such a call failed with such an error (positive)
+/* Keep what was said of a call that failed. Other threads' calls fail meanwhile, each for its
+ * reason. */
+void pg_note_said(struct pg_store *store, int operation, uint64_t offset, uint64_t length,
+                  int error, const char text[PG_TEXT]);
+
+/* What the helper, or who else has it, said when such a call failed with such an error (positive)
  * the last time, at that offset or with PG_ANYWHERE at any; empty if it said nothing. */
 #define PG_ANYWHERE UINT64_MAX
 void pg_store_text(struct pg_store *store, int operation, uint64_t offset, int error,
@@ -114,6 +121,9 @@ int pg_store_end(struct pg_store *store);
 
 /* 0 when all that was written is durable. */
 int pg_store_sync(struct pg_store *store);
+
+/* Wake who waits for the store: from now on nothing comes. */
+void pg_store_stop(struct pg_store *store);
 
 /* What the store says of itself. 0 or -errno; empty for a file. */
 int pg_store_describe(struct pg_store *store, char text[PG_TEXT]);
