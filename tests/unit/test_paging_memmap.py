@@ -196,6 +196,47 @@ def test_attributes_of_what_open_array_gives(tmp_path):
         assert region.asarray("u1").view(pagemove.PagedArray).mode is None
 
 
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda a: np.dot(a, a.T),
+        lambda a: a.dot(a.T),
+        lambda a: a.repeat(2),
+        lambda a: np.repeat(a, 2, axis=0),
+        lambda a: np.tile(a, 2),
+        lambda a: a.ravel("F"),
+        np.zeros_like,
+        np.empty_like,
+        np.sort,
+        np.cumsum,
+        lambda a: np.concatenate([a, a]),
+        lambda a: np.where(a > 3, a, 0),
+        lambda a: np.median(a, axis=0),
+        lambda a: a @ a.T,
+        lambda a: a.sum(axis=0),
+        lambda a: np.flip(a) + 1,
+    ],
+)
+def test_what_is_computed_is_plain(tmp_path, compute):
+    plain = np.arange(12.0).reshape(3, 4)
+    np.save(tmp_path / "x.npy", plain)
+    array = pagemove.open_array(tmp_path / "x.npy")
+    found = compute(array)
+    assert type(found) is np.ndarray
+    expected = compute(plain)
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    if compute is not np.empty_like:
+        assert np.array_equal(found, expected)
+
+
+def test_views_are_not(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(12.0).reshape(3, 4))
+    array = pagemove.open_array(tmp_path / "x.npy")
+    for view in (array.ravel(), np.transpose(array), np.reshape(array, -1), np.flip(array)):
+        assert type(view) is pagemove.PagedArray
+        assert view.region is array.region
+
+
 def test_prefetch_reads_the_blocks_of_a_view(tmp_path):
     path = tmp_path / "file"
     np.arange(1 << 20, dtype="u1").tofile(path)

@@ -5,7 +5,8 @@
  * are, for the next of their size: nothing of them can have left, or be pinned. All bookkeeping is
  * outside of the arena: nothing here touches a page of it but to copy an object whose pages cannot
  * move, or to clear one that was kept. Never includes Python.h. Any thread may call these at any
- * time, but for a child made by fork that does not have the region: it may call pa_has and pa_room. */
+ * time, but for a child made by fork that does not have the region: it may call pa_has and pa_room.
+ */
 #ifndef PAGEMOVE_ARENA_H
 #define PAGEMOVE_ARENA_H
 

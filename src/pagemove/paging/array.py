@@ -38,10 +38,10 @@ class Origin(NamedTuple):
 class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     """An array in paged memory: a `numpy.ndarray` in every other respect.
 
-    Views of it are too; what is computed from it is a plain array. `tofile`, `dump` and `dumps`
-    work piece by piece, within the limit and without privileges, where NumPy's hand the memory of
-    the whole array to the kernel. For everything else that does, there is `pagemove.pinned`.
-    `numpy.save` is NumPy's: use `pagemove.save`.
+    Views of it are too; what is computed from it is a plain array (but for ``a.flat[...]``).
+    `tofile`, `dump` and `dumps` work piece by piece, within the limit and without privileges, where
+    NumPy's hand the memory of the whole array to the kernel. For everything else that does, there
+    is `pagemove.pinned`. `numpy.save` is NumPy's: use `pagemove.save`.
 
     The region ends with the last array that leads there, or with `close`. A context manager closes
     at its end.
@@ -399,6 +399,10 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
             return array
         return array[()] if return_scalar else _plain(array)
 
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Let what functions of NumPy make be plain, also like this array (`numpy.zeros_like`)."""
+        return _unless_paged(super().__array_function__(func, types, args, kwargs))
+
     def __getitem__(self, key: Any) -> Any:
         # Of one item this is most of what it costs.
         found = _getitem(self, key)
@@ -423,6 +427,18 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     def flatten(self, order: Any = "C") -> Any:
         """Copy into a plain array of one dimension; as `numpy.ndarray.flatten`."""
         return _plain(super().flatten(order))
+
+    def ravel(self, order: Any = "C") -> Any:
+        """View as one dimension, or copy into a plain array; as `numpy.ndarray.ravel`."""
+        return _unless_paged(super().ravel(order))
+
+    def repeat(self, *args: Any, **kwargs: Any) -> Any:
+        """Repeat items in a plain array; as `numpy.ndarray.repeat`."""
+        return _unless_paged(super().repeat(*args, **kwargs))
+
+    def dot(self, *args: Any, **kwargs: Any) -> Any:
+        """Multiply into a plain array; as `numpy.ndarray.dot`."""
+        return _unless_paged(super().dot(*args, **kwargs))
 
 
 def _has_plain_results(array: Any) -> bool:
