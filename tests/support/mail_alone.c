@@ -76,7 +76,9 @@ static void answered(void)
 {
     uint32_t number = ask(1, GENERATION, 0, 1);
 
+    EXPECT(!pg_mail_taken(letter, number));
     EXPECT(!pg_desk_wait(&desk, LANE));
+    EXPECT(pg_mail_taken(letter, number));
     EXPECT(letter->request.offset == PAGE && letter->request.length == PAGE);
     EXPECT(!pg_mail_answered(letter, number));
     EXPECT(place() == 0);
@@ -141,6 +143,8 @@ static void others(void)
     number = ask(2, GENERATION - 1, number, 1);
     usleep(1000);
     number = ask(3, GENERATION - 1, number, 1);
+    usleep(1000);
+    EXPECT(!pg_mail_taken(letter, number));
     number = ask(5, GENERATION, number, 1);
     EXPECT(!pthread_join(taker, NULL));
 }

@@ -39,10 +39,15 @@ static void post(struct pg_channel *channel, struct pg_lane *lane, struct pg_err
 static int ask(struct pg_channel *channel, struct pg_lane *lane, struct pg_errand request,
                int *said, char text[PG_TEXT])
 {
+    const struct pg_letter *letter = &channel->letters[lane - channel->lanes];
+    int status;
+
     if (is_gone(lane))
         return -PG_NOT_ASKED;
     post(channel, lane, request, 0);
-    return pg_helper_receive(lane->socket, pg_now() + channel->timeout, said, text);
+    status = pg_helper_receive(lane->socket, pg_now() + channel->timeout, said, text);
+    /* A process takes milliseconds to end, and its sockets are closed last. */
+    return status == -PG_GONE && !pg_mail_taken(letter, lane->number) ? -PG_NOT_ASKED : status;
 }
 
 /* Where in the memfd a lane's bytes are. */

@@ -49,6 +49,11 @@ int pg_mail_answered(const struct pg_letter *letter, uint32_t number)
     return __atomic_load_n(&letter->woken, __ATOMIC_ACQUIRE) == number ? PG_WOKEN : PG_PLACED;
 }
 
+int pg_mail_taken(const struct pg_letter *letter, uint32_t number)
+{
+    return __atomic_load_n(&letter->taken, __ATOMIC_ACQUIRE) == number;
+}
+
 int pg_mail_listen(struct pg_letter *letter, uint32_t number)
 {
     uint32_t unanswered = number;
@@ -92,8 +97,10 @@ int pg_desk_wait(struct pg_desk *desk, uint32_t lane)
             continue;
         }
         desk->seen[lane] = number;
-        if (number >> GENERATION == (desk->generation & 0xffff))
+        if (number >> GENERATION == (desk->generation & 0xffff)) {
+            __atomic_store_n(&letter->taken, number, __ATOMIC_RELEASE);
             break;
+        }
     }
     __atomic_sub_fetch(&desk->waiting, 1, __ATOMIC_RELEASE);
     return error;

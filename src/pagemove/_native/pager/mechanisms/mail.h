@@ -26,7 +26,8 @@ struct pg_letter {
     uint32_t answer; /* the number: the answer may be given here; and one more: it was; else not */
     uint32_t woken;  /* the number, when the helper has woken who waited for the block */
     struct pg_errand request;
-    uint64_t unused[2];
+    uint32_t taken; /* the number, when a thread of the helper has begun with it */
+    uint32_t unused[3];
 };
 
 _Static_assert(sizeof(struct pg_letter) == 64, "each has a cache line of its own");
@@ -44,6 +45,10 @@ uint32_t pg_mail_ask(struct pg_letter *letter, const struct pg_errand *request, 
 /* Whether that request was answered here, and how far that is: 0, or one of these. */
 enum { PG_WOKEN = 1, PG_PLACED }; /* PG_PLACED: whoever waits for the block may not be woken yet */
 int pg_mail_answered(const struct pg_letter *letter, uint32_t number);
+
+/* Whether a thread of the helper has begun with that request. If not, none of one that has ended
+ * will. */
+int pg_mail_taken(const struct pg_letter *letter, uint32_t number);
 
 /* Have the answer come by the socket after all. Whether it was given here already. */
 int pg_mail_listen(struct pg_letter *letter, uint32_t number);
