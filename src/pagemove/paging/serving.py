@@ -18,7 +18,7 @@ from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
 from pagemove.stores.parts import whole_of
 
 if TYPE_CHECKING:
-    from pagemove._native.pager import Taking
+    from pagemove._native.pager import _Taking
 
 _LARGEST_REQUEST = 2 << 20
 # Of a store that is pickled: what is kept in memory for children made by fork.
@@ -39,7 +39,7 @@ class Serving(TypedDict):
     compression: NotRequired[tuple[int, bytes | None]]
     direct: NotRequired[bool]
     door: NotRequired[tuple[Host, int, bool] | None]
-    taking: NotRequired[Taking]
+    taking: NotRequired[_Taking]
 
 
 def is_native(store: Store) -> bool:
@@ -74,7 +74,7 @@ def _in_file(store: Store) -> tuple[int, int] | None:
     return store.in_file() if type(store) is FsspecStore else None
 
 
-def _taking(store: Store) -> Taking | None:
+def _taking(store: Store) -> _Taking | None:
     """Say what the pager needs of an array that is handed over, where it can take it itself."""
     if type(store).__module__ != "pagemove.stores.handed":
         return None

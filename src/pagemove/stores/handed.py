@@ -28,7 +28,7 @@ from pagemove.stores.descriptors import tell_in_child
 if TYPE_CHECKING:
     import ssl
 
-    from pagemove._native.pager import Taking
+    from pagemove._native.pager import _Taking
     from pagemove.stores.tunnels import Tunnel
 
     _Tls: TypeAlias = (
@@ -254,7 +254,7 @@ class HandedStore(Store):
         if tunnel is not None:
             tunnel.close()
 
-    def taking(self) -> Taking | None:
+    def taking(self) -> _Taking | None:
         """Say it for C, without a helper; None: with TLS, which takes the interpreter.
 
         Raises
@@ -265,7 +265,7 @@ class HandedStore(Store):
         self._check_not_taken()
         return None if self._from.tls is not None else self._described(self._address)
 
-    def _described(self, address: bytes) -> Taking:
+    def _described(self, address: bytes) -> _Taking:
         """Say who is asked for what: as the owner by a name of its own."""
         want = self._from.want({"do": "take", "offer": self._offer.key, "owner": wire.new_key()})
         folder = tempfile.gettempdir() if self._backing is None else self._backing

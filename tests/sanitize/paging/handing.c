@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "pager/giving.h"
+#include "pager/mechanisms/taking.h"
 #include "pager/mechanisms/wire.h"
 #include "pager/pager.h"
 
@@ -143,7 +144,7 @@ static void *cut(void *argument)
 }
 
 struct writer {
-    struct pg_region *region;
+    struct pg_taken *taken;
     uint64_t seed;
     unsigned number;
     uint64_t added[WORDS / 512 + 1];
@@ -154,6 +155,20 @@ static uint64_t word_of(uint64_t place)
     return place * UINT64_C(0x9E3779B97F4A7C15) | 1;
 }
 
+/* Read or write some of it, however often connections are lost. */
+static void move(struct pg_taken *taken, int reads, uint64_t place, uint64_t *words, size_t count)
+{
+    struct iovec vector = {words, 8 * count};
+    char text[PG_TEXT];
+    int error, tries = 0;
+
+    do
+        error = reads ? pg_taken_read(taken, 8 * place, &vector, 1, 8 * count, 0, text)
+                      : pg_taken_write(taken, 8 * place, &vector, 1, 8 * count, text);
+    while (error && ++tries < 100);
+    CHECK(!error);
+}
+
 /* Of every 512th word, which of them are each writer's. */
 static void *count_up(void *argument)
 {
@@ -161,14 +176,14 @@ static void *count_up(void *argument)
     uint64_t seed = writer->seed + writer->number;
 
     for (int turn = 0; turn < 300; turn++) {
-        uint64_t mine, place;
-        _Atomic uint64_t *word;
+        uint64_t mine, place, word;
         seed = seed * UINT64_C(6364136223846793005) + 1;
         mine = (seed >> 33) % (WORDS / 512 / WRITERS) * WRITERS + writer->number;
         place = mine * 512;
-        word = (_Atomic uint64_t *)(uintptr_t)(pg_address(writer->region) + 8 * place);
-        CHECK(atomic_load(word) == word_of(place) + writer->added[mine]);
-        atomic_store(word, word_of(place) + ++writer->added[mine]);
+        move(writer->taken, 1, place, &word, 1);
+        CHECK(word == word_of(place) + writer->added[mine]);
+        word = word_of(place) + ++writer->added[mine];
+        move(writer->taken, 0, place, &word, 1);
     }
     return NULL;
 }
@@ -198,7 +213,7 @@ static struct pg_region *make_source(uint64_t block_size, int *file)
     return region;
 }
 
-static struct pg_region *take(const struct sockaddr_un *address, uint64_t block_size)
+static struct pg_taken *take(const struct sockaddr_un *address)
 {
     struct pg_taking taking = {.address = address,
                                .address_length = sizeof *address,
@@ -207,29 +222,36 @@ static struct pg_region *take(const struct sockaddr_un *address, uint64_t block_
                                .unit = UNIT,
                                .patience_ns = 20 * SECOND,
                                .late_ns = SECOND / 20};
-    struct pg_config config = {.fd = -1,
-                               .taking = &taking,
-                               .nbytes = 8 * WORDS,
-                               .label = "handed over",
-                               .mode = PG_WRITE,
-                               .block_size = block_size,
-                               .limit = 16 * block_size,
-                               .timeout_ns = 60 * SECOND,
-                               .read_ahead = 1,
-                               .moves = 1,
-                               .spill_directory = "/tmp"};
-    struct pg_region *region;
+    struct pg_taken *taken;
     char text[PG_TEXT];
 
-    CHECK(pg_open(&config, &region, text) == 0);
-    return region;
+    CHECK(pg_taken_open(&taking, 8 * WORDS, &taken, text) == 0);
+    return taken;
+}
+
+static void check_contents(struct pg_taken *taken, const struct writer *writers)
+{
+    static uint64_t words[4096];
+
+    for (uint64_t first = 0, count; first < WORDS; first += count) {
+        count = WORDS - first < 4096 ? WORDS - first : 4096;
+        move(taken, 1, first, words, count);
+        for (uint64_t place = first; place < first + count; place++) {
+            uint64_t mine = place / 512, added = 0;
+            if (place % 512 == 0)
+                added = writers[mine % WRITERS].added[mine];
+            CHECK(words[place - first] == word_of(place) + added);
+        }
+    }
 }
 
 void hand_over(uint64_t seed, uint64_t block_size, int cuts)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int file;
-    struct pg_region *source, *region;
+    struct pg_region *source;
+    struct pg_taken *taken;
+    char text[PG_TEXT];
     struct side *side = calloc(1, sizeof *side);
     struct writer *writers = calloc(WRITERS, sizeof *writers);
     pthread_t threads[WRITERS], door, cutter;
@@ -249,11 +271,11 @@ void hand_over(uint64_t seed, uint64_t block_size, int cuts)
     CHECK(!bind(side->listener, (struct sockaddr *)&address, sizeof address));
     CHECK(!listen(side->listener, 16));
     CHECK(!pthread_create(&door, NULL, let_in, side));
-    region = take(&address, block_size);
+    taken = take(&address);
     if (cuts)
         CHECK(!pthread_create(&cutter, NULL, cut, side));
     for (unsigned i = 0; i < WRITERS; i++) {
-        writers[i].region = region;
+        writers[i].taken = taken;
         writers[i].seed = seed;
         writers[i].number = i;
         CHECK(!pthread_create(&threads[i], NULL, count_up, &writers[i]));
@@ -262,20 +284,14 @@ void hand_over(uint64_t seed, uint64_t block_size, int cuts)
         pthread_join(threads[i], NULL);
     while (pg_giver_missing(side->giver))
         usleep(1000);
-    for (uint64_t place = 0; place < WORDS; place++) {
-        uint64_t mine = place / 512, added = 0;
-        if (place % 512 == 0)
-            added = writers[mine % WRITERS].added[mine];
-        CHECK(*(volatile uint64_t *)(uintptr_t)(pg_address(region) + 8 * place) ==
-              word_of(place) + added);
-    }
+    check_contents(taken, writers);
     atomic_store(&side->stop, 1);
     shutdown(side->listener, SHUT_RDWR);
     pthread_join(door, NULL);
     if (cuts)
         pthread_join(cutter, NULL);
-    CHECK(pg_flush(region) == 0);
-    pg_close(region);
+    CHECK(pg_taken_sync(taken, text) == 0);
+    pg_taken_close(taken);
     for (int i = 0; i < atomic_load(&side->count); i++) {
         shutdown(atomic_load(&side->lines[i]), SHUT_RDWR);
         pthread_join(side->threads[i], NULL);
