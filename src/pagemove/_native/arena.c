@@ -203,11 +203,24 @@ static uint32_t make_room(struct pa_arena *arena, uint32_t blocks, uint32_t time
     return first;
 }
 
-static void refuse(struct pa_arena *arena)
+static void refuse(struct pa_arena *arena, int full)
 {
     pthread_mutex_lock(&arena->lock);
     arena->counters.refused++;
+    arena->counters.full += (uint64_t)full;
     pthread_mutex_unlock(&arena->lock);
+}
+
+/* Whether an object can have so many blocks more. What is refused is a MemoryError; what is not,
+ * and has no room when it is touched, is the end of the thread. */
+static int has_room(struct pa_arena *arena, uint32_t blocks, int zeros)
+{
+    int full = !is_plain(arena) &&
+               arena->memory.full(arena->memory.region, blocks * arena->block_size, zeros);
+
+    if (full)
+        refuse(arena, 1);
+    return !full;
 }
 
 /* An extent has become an object. Wants the lock. */
@@ -318,9 +331,11 @@ void *pa_allocate(struct pa_arena *arena, uint64_t nbytes, int zeros)
     void *object;
 
     if (blocks == NONE) {
-        refuse(arena);
+        refuse(arena, 0);
         return NULL;
     }
+    if (!has_room(arena, blocks, zeros))
+        return NULL;
     pthread_mutex_lock(&arena->lock);
     if (!zeros || nbytes <= CLEARED_AT_MOST)
         first = reuse(arena, blocks);
@@ -421,13 +436,17 @@ static void *move(struct pa_arena *arena, uint32_t first, uint32_t wanted)
 void *pa_resize(struct pa_arena *arena, void *object, uint64_t nbytes)
 {
     uint32_t first = number_of(arena, object), wanted = blocks_of(arena, nbytes);
-    int done = wanted == NONE ? 0 : resize_here(arena, first, wanted);
+    uint32_t used = arena->extents[first].used;
+    int done;
 
+    if (wanted != NONE && wanted > used && !has_room(arena, wanted - used, 0))
+        return NULL;
+    done = wanted == NONE ? 0 : resize_here(arena, first, wanted);
     if (done)
         return done > 0 ? object : NULL;
     if (wanted != NONE)
         return move(arena, first, wanted);
-    refuse(arena);
+    refuse(arena, 0);
     return NULL;
 }
 

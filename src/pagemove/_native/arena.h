@@ -23,6 +23,10 @@ typedef int (*pa_engage)(void *region);
  * is where it was. Or -errno: all of them. */
 typedef int (*pa_shift)(void *region, uint64_t to, uint64_t from, uint64_t length);
 
+/* Whether there is no room for so many bytes more, neither in memory nor where evicted blocks go.
+ * Zeros that nobody stores to take none. */
+typedef int (*pa_full)(void *region, uint64_t nbytes, int zeros);
+
 /* The region: [base, base + length), all zeros now. */
 struct pa_memory {
     uint64_t base, length, block_size;
@@ -32,6 +36,7 @@ struct pa_memory {
     pa_discard discard;
     pa_engage engage;
     pa_shift shift;
+    pa_full full;
     void *region;
 };
 
@@ -42,7 +47,8 @@ struct pa_counters {
     uint64_t largest;          /* bytes of the largest free extent */
     uint64_t objects;          /* in use */
     uint64_t allocated, moved; /* calls that returned an object; bytes copied as one grew */
-    uint64_t refused;          /* calls that did not: there was no extent */
+    uint64_t refused;          /* calls that did not: there was no extent, or no room */
+    uint64_t full;             /* of these, those without room */
     uint64_t lost;             /* bytes that could not be discarded, and are never used again */
 };
 

@@ -12,6 +12,7 @@ cdef extern from "arena.h" nogil:
     ctypedef int (*pa_discard)(void *region, uint64_t offset, uint64_t length)
     ctypedef int (*pa_engage)(void *region)
     ctypedef int (*pa_shift)(void *region, uint64_t to, uint64_t start, uint64_t length)
+    ctypedef int (*pa_full)(void *region, uint64_t nbytes, int zeros)
     struct pa_memory:
         uint64_t base, length, block_size, limit
         const int *plain
@@ -19,11 +20,12 @@ cdef extern from "arena.h" nogil:
         pa_discard discard
         pa_engage engage
         pa_shift shift
+        pa_full full
         void *region
     struct pa_arena:
         pass
     struct pa_counters:
-        uint64_t used, peak, kept, reserved, free, largest, objects, allocated, moved, refused, lost
+        uint64_t used, peak, kept, reserved, free, largest, objects, allocated, moved, refused, full, lost
     pa_arena *pa_new(const pa_memory *memory)
     void pa_free_arena(pa_arena *arena)
     void *pa_allocate(pa_arena *arena, uint64_t nbytes, int zeros)
@@ -120,11 +122,11 @@ cdef class Arena:
         self._arena = NULL
 
     def __init__(self, region, uint64_t limit=0):
-        cdef uint64_t discard, engage, shift, plain, carried_in, argument
+        cdef uint64_t discard, engage, shift, full, plain, carried_in, argument
         cdef pa_memory memory
         if self._arena != NULL:
             raise ValueError("this arena has a region already")
-        discard, engage, shift, plain, carried_in, argument = region.for_arenas()
+        discard, engage, shift, full, plain, carried_in, argument = region.for_arenas()
         memory.base, memory.length, memory.block_size = (
             region.address, region.nbytes, region.block_size
         )
@@ -134,6 +136,7 @@ cdef class Arena:
         memory.discard = <pa_discard> <uintptr_t> discard
         memory.engage = <pa_engage> <uintptr_t> engage
         memory.shift = <pa_shift> <uintptr_t> shift
+        memory.full = <pa_full> <uintptr_t> full
         memory.region = <void *> <uintptr_t> argument
         self._arena = pa_new(&memory)
         if self._arena == NULL:
@@ -186,6 +189,7 @@ cdef class Arena:
             "allocated": counters.allocated,
             "moved": counters.moved,
             "refused": counters.refused,
+            "full": counters.full,
             "lost": counters.lost,
         }
 

@@ -145,13 +145,14 @@ cdef class Pager(Region):
 
     def for_arenas(self):
         """Return addresses for C: of what discards blocks, of what has a region that was opened
-        `plain` served, of what moves blocks, of whether it still is plain, of which forked process
-        has it too, and of the first argument of all.
+        `plain` served, of what moves blocks, of what says whether there is room, of whether it
+        still is plain, of which forked process has it too, and of the first argument of all.
         """
         return (
             <uint64_t> <uintptr_t> &pg_discard_blocks,
             <uint64_t> <uintptr_t> &pg_engage,
             <uint64_t> <uintptr_t> &pg_shift,
+            <uint64_t> <uintptr_t> &pg_is_full,
             <uint64_t> <uintptr_t> pg_plain_flag(self._open()),
             <uint64_t> <uintptr_t> pg_carried_in(self._open()),
             <uint64_t> <uintptr_t> self._open(),

@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> None:
 
     def note(error: Any) -> None:
         if isinstance(error, MemoryError):
-            arena._explain(error, 0)
+            arena._explain(error, {})
 
     try:
         execute(kind, target, rest, note)

@@ -28,7 +28,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 #: What is left when a block ends, innermost last: who has entered, and the handler before; in a
 #: child made by fork the arena is another one.
 _entered: ContextVar[
-    tuple[tuple[PagedAllocations, CapsuleType, CapsuleType, int, native.Arena], ...]
+    tuple[tuple[PagedAllocations, CapsuleType, CapsuleType, dict[str, int], native.Arena], ...]
 ] = ContextVar("pagemove.paged_allocations", default=())
 
 
@@ -50,7 +50,8 @@ class AllocationStats:
         Bytes that were copied because an array grew (`ndarray.resize`), had no room where it was,
         and its pages could not move: a forked child shares them, or they are in a file.
     refused : int
-        Arrays that were not made, for want of address space: each was a MemoryError.
+        Arrays that were not made, for want of address space, or of room in `store_limit`: each was
+        a MemoryError.
     space_nbytes, largest_free_nbytes : int
         Address space; the largest part of it that is free in one piece. What is free has no memory.
     paging : PagingStats
@@ -114,7 +115,7 @@ class PagedAllocations:
         mine = any(each[4] is arena and each[2] is before for each in entered)
         handler = before if mine else arena.handler(self._least, before)
         native.swap_handler(handler)
-        refused = arena.counters()["refused"]
+        refused = arena.counters()
         _entered.set((*entered, (self, before, handler, refused, arena)))
         return self
 
@@ -138,13 +139,29 @@ class PagedAllocations:
         if isinstance(error, MemoryError):
             self._explain(error, refused)
 
-    def _explain(self, error: MemoryError, refused: int) -> None:
-        stats = self.stats()
-        if stats.refused > refused:
+    def _explain(self, error: MemoryError, before: dict[str, int]) -> None:
+        """Say what was refused since there were those counters, if anything was."""
+        with self._lock():
+            made = self._made
+        if made is None or made[1].inherited:
+            return
+        now = made[0].counters()
+        full = now["full"] - before.get("full", 0)
+        if full:
+            stored = int(made[1].stats().store.get("memory_nbytes", 0))
             error.add_note(
-                f"pagemove.paged_allocations has address space for {text_of(stats.space_nbytes)} "
-                f"of arrays, {text_of(stats.nbytes)} are in use, and "
-                f"{text_of(stats.largest_free_nbytes)} are free in one piece: delete arrays, raise "
+                "pagemove.paged_allocations: store_limit is full. "
+                f"{text_of(now['used'])} of arrays are in use, at most "
+                f"{text_of(made[1].resident_limit or 0)} of them resident (limit), and the others "
+                f"take {text_of(stored)} compressed, of {text_of(self._store_limit or 0)} "
+                "(store_limit): delete arrays, raise store_limit (pagemove run --store-limit), or "
+                "name a directory with spill= (--spill)"
+            )
+        elif now["refused"] > before.get("refused", 0):
+            error.add_note(
+                f"pagemove.paged_allocations has address space for {text_of(made[1].nbytes)} "
+                f"of arrays, {text_of(now['used'])} are in use, and "
+                f"{text_of(now['largest'])} are free in one piece: delete arrays, raise "
                 "the limit, of which that is a multiple, or RLIMIT_AS (ulimit -v)"
             )
 
@@ -277,8 +294,9 @@ def paged_allocations(
     store_limit : int or str, optional
         The most bytes of memory that what is compressed may take; by default it takes what it
         needs. With `spill` too, blocks are compressed, and those that do not shrink, or for which
-        there is no room, go to the file. Where there is no room at all, the thread that needs some
-        gets SIGBUS after `PagedMemory`'s message.
+        there is no room, go to the file. Without, an array for which there is no room any more is
+        a MemoryError, with a note that says so; a thread that stores to one that was made before
+        gets SIGBUS, after `PagedMemory`'s message.
 
     Returns
     -------

@@ -8,6 +8,8 @@ import gc
 import inspect
 import os
 import re
+import subprocess
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 import pagemove
 from pagemove._native import arena as native
+from pagemove._native import pager
 from pagemove.paging.arenas import new_arena
 from pagemove.paging.registry import region_at
 
@@ -295,6 +298,33 @@ def test_no_address_space_is_a_memory_error_that_says_so(paged):
         np.empty(1 << 50, np.uint8)
     assert arena.stats().refused == 1
     assert "address space for 64 GiB of arrays" in caught.value.__notes__[0]
+
+
+_FULL = """if True:
+    import numpy as np, pagemove
+    random, arrays = np.random.default_rng(0), []
+    arena = pagemove.paged_allocations("16MiB", store_limit="16MiB")
+    for _ in range(3):
+        try:
+            with arena:
+                while True:
+                    arrays.append(random.random(1 << 17))
+                    assert len(arrays) < 64
+        except MemoryError as error:
+            (note,) = error.__notes__
+            assert "store_limit is full" in note and "--store-limit" in note, note
+        assert arena.stats().arrays == len(arrays) >= 20, len(arrays)
+        del arrays[12:]  # there is room again
+        random = np.random.default_rng(0)
+        assert all((array == random.random(1 << 17)).all() for array in arrays)
+    """
+
+
+@pytest.mark.skipif(pager.codec() is None, reason="no liblz4.so.1 nor libzstd.so.1")
+def test_an_array_that_has_no_room_is_a_memory_error_that_says_so():
+    command = [sys.executable, "-W", "ignore", "-c", _FULL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

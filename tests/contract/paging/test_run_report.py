@@ -286,6 +286,17 @@ def test_what_has_no_room_in_the_store_goes_to_the_directory(tmp_path):
 @_COMPRESSED
 def test_a_store_that_is_full_is_said(tmp_path):
     done = ran(tmp_path, _INCOMPRESSIBLE, "--store-limit", "4MiB")
+    assert done.returncode == 1
+    assert "MemoryError: Unable to allocate" in done.stderr
+    note = done.stderr.splitlines()[-1]
+    assert "store_limit is full" in note
+    assert "--spill" in note
+
+
+@_COMPRESSED
+def test_one_array_that_fills_the_store_gets_a_signal_and_a_reason(tmp_path):
+    code = "import numpy as np; np.random.default_rng(0).random(1 << 22)"
+    done = ran(tmp_path, code, "--store-limit", "4MiB")
     assert done.returncode == -signal.SIGBUS
     assert "store_limit is full" in done.stderr
     assert "the arrays of pagemove.paged_allocations" in done.stderr

@@ -71,4 +71,8 @@ uint64_t pg_state_bytes(struct pg_region *region);
 /* Whether the store is compressed memory of this process. */
 int pg_compresses(const struct pg_region *region);
 
+/* Whether compressed memory, and what may be resident, have no room for so many bytes more, as far
+ * as can be said from what it holds: of `zeros` they may take none. */
+int pg_is_full(struct pg_region *region, uint64_t more, int zeros);
+
 #endif

@@ -324,6 +324,22 @@ int pg_compressed_write(struct pg_compressed *memory, uint64_t offset, const str
     return transfer_all(memory, offset, vector, count, 1, 0, text);
 }
 
+int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more)
+{
+    uint64_t bytes, blocks, room;
+
+    pthread_mutex_lock(&memory->lock);
+    bytes = pg_slabs_bytes(memory->slabs);
+    blocks = memory->counts[SAME] + memory->counts[PACKED] + memory->counts[RAW];
+    pthread_mutex_unlock(&memory->lock);
+    if (memory->limit == UINT64_MAX || memory->spill >= 0 || bytes < memory->limit / 2)
+        return 0;
+    room = memory->limit > bytes ? memory->limit - bytes : 0;
+    if (!more)
+        return room < memory->block_size;
+    return (double)room * (double)(blocks * memory->block_size) / (double)bytes < (double)more;
+}
+
 int pg_compressed_shift(struct pg_compressed *memory, uint32_t to, uint32_t from)
 {
     struct kept *kept = memory->kept;
