@@ -69,3 +69,10 @@ def test_blocks_that_suit_writing_in_order(tmp_path, paging, block):
     array[:] = 1.5
     array.flush()
     assert (np.load(tmp_path / "x.npy") == 1.5).all()
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.H5", "x.zarr", "x.safetensors"])
+def test_no_raw_items_under_the_name_of_a_container(tmp_path, name):
+    with pytest.raises(ValueError, match=r"would hold raw items.*name it \.npy"):
+        pagemove.create_array(tmp_path / name, 10, "f8")
+    assert not list(tmp_path.iterdir())

@@ -247,3 +247,17 @@ def test_prefetch_reads_the_blocks_of_a_view(tmp_path):
     assert array.region.stats().prefetched == 6
     array[:0].prefetch(wait=True)
     assert array.region.stats().prefetched == 6
+
+
+def test_dump_to_its_own_file_is_refused(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(10))
+    array = pagemove.open_array(path)
+    with pytest.raises(ValueError, match="the file that the array is read from"):
+        array.dump(path)
+    assert np.load(path).tolist() == array.tolist() == list(range(10))
+
+
+def test_an_unknown_keyword():
+    with pytest.raises(TypeError, match=r"memmap\(\) has no keyword 'block_sise'.*'block_size'"):
+        pagemove.memmap("x", block_sise=4096)

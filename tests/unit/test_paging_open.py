@@ -192,6 +192,7 @@ class TestRaw:
         assert open_array(raw, dtype="u1").shape == (40_002,)
         assert open_array(raw, dtype="S2", offset=40_000).tolist() == [b"xy"]
         assert open_array(raw, dtype="<u4", shape=[2, 3]).tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert open_array(raw, dtype="u1", shape=(2, -1)).shape == (2, 20_001)
         assert open_array(raw, dtype="<u4", shape=()) == 0
         assert open_array(raw, dtype="<u4", shape=(0, 5)).size == 0
 
@@ -206,7 +207,13 @@ class TestRaw:
             ({}, TypeError, "no .npy header.*pass a dtype"),
             ({"dtype": "<u4"}, ValueError, "not whole items of 4 bytes: pass a shape, .* 10000"),
             ({"dtype": "<u4", "shape": 10_001}, ValueError, "has 40002 bytes.*needs 40004"),
-            ({"dtype": "<u4", "shape": (-1, 5)}, ValueError, "negative"),
+            ({"dtype": "<u4", "shape": (-2, 5)}, ValueError, "negative"),
+            ({"dtype": "<u4", "shape": (-1, -1)}, ValueError, "negative"),
+            ({"dtype": "<u4", "shape": (-1, 5)}, ValueError, "no whole number of rows"),
+            ({"dtype": "u1", "shape": (-1, 0)}, ValueError, "no whole number of rows"),
+            ({"resident_limt": 1}, TypeError, r"open_array\(\).*did you mean 'resident_limit'"),
+            ({"order": "F"}, TypeError, "pagemove.memmap has an order"),
+            ({"direct": True}, TypeError, "storage_options="),
             ({"dtype": "u1", "offset": 40_003}, ValueError, "offset 40003 is not within"),
             ({"dtype": "u1", "offset": -1}, ValueError, "offset -1 is not within"),
             ({"dtype": "V0"}, ValueError, "has no size"),

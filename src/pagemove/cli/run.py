@@ -36,6 +36,10 @@ def run(arguments: list[str]) -> None:
     main(arguments)
 
 
+# Options of the interpreter that change how a program runs, of which people expect them here.
+_INTERPRETERS = ("-X", "-W", "-u", "-O", "-B", "-I", "-E", "-s", "-S", "-P", "-v", "-q", "-i")
+
+
 def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[str]]:
     parser = argparse.ArgumentParser(
         prog="pagemove run",
@@ -74,6 +78,12 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
     parser.add_argument(
         "script", nargs=rest, metavar="SCRIPT", help="as python SCRIPT; - is standard input"
     )
+    if arguments and arguments[0].startswith(_INTERPRETERS):
+        _refuse(
+            parser,
+            f"{arguments[0]} is an option of the interpreter: "
+            f"python {arguments[0]} ... -m pagemove run ...",
+        )
     options = parser.parse_args(arguments)
     for kind in ("module", "code", "script"):
         given = getattr(options, kind)

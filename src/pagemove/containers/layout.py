@@ -121,9 +121,11 @@ class Known:
 
     def find(self, name: str) -> Layout:
         """Say where an array is."""
-        if name not in self._found:
+        # HDF5 has names from the root on with a slash, and the other libraries have none.
+        found = self._found.get(name) or self._found.get(name.removeprefix("/"))
+        if found is None:
             raise KeyError(missing(self._what, name, self._found))
-        return self._found[name]()
+        return found()
 
     def spans(self) -> tuple[Span, ...]:
         """List where arrays are."""

@@ -341,6 +341,8 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         ------
         OSError
             The file cannot be written.
+        ValueError
+            It is the file that the array is in.
         StoreError
             Some blocks could not be read.
 
@@ -357,8 +359,18 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         """
         with contextlib.ExitStack() as stack:
             if not hasattr(file, "write"):
+                self._check_not_own(file)
                 file = stack.enter_context(open(os.fspath(file), "wb"))
             pickle.dump(Reduced(*by_value(self, 5)), file, protocol=5)
+
+    def _check_not_own(self, file: Any) -> None:
+        """Refuse the file that the array is read from: opening it for writing would empty it."""
+        own = self.filename
+        if own is not None and os.path.exists(file) and os.path.samefile(file, own):
+            raise ValueError(
+                f"{os.fspath(file)!r} is the file that the array is read from: dump to another, or "
+                "use pagemove.save, which replaces it when all is written"
+            )
 
     def dumps(self) -> bytes:
         """Pickle by value; as `numpy.ndarray.dumps`.

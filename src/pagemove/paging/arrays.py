@@ -25,7 +25,7 @@ from pagemove.paging.members import (
     origin_of,
     unpacked,
 )
-from pagemove.paging.options import check_store, is_size
+from pagemove.paging.options import check_keywords, check_store, is_size
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
 from pagemove.stores.base import Store
@@ -106,6 +106,7 @@ def open_arrays(
     ...         list(arrays), int(arrays["squares"][-1]), arrays["numbers"].shape
     (['numbers', 'squares'], 998001, (100000,))
     """
+    check_keywords("open_arrays", paging)
     if isinstance(source, Store):
         if is_index(source):
             raise ValueError(

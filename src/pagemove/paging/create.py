@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pagemove import limits
 from pagemove.paging.array import Origin, PagedArray
 from pagemove.paging.budget import Budget
-from pagemove.paging.options import check_store, is_size
+from pagemove.paging.options import check_keywords, check_store, is_size
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import PIECE, header_of, make_beside
 from pagemove.paging.sizes import nbytes_of
@@ -33,6 +33,19 @@ if TYPE_CHECKING:
     from pagemove.paging.options import ModelessOptions
 
 _LARGEST = 2**63 - 1
+# Names that say how bytes are laid out, and what they say.
+_CONTAINERS = {
+    ".npz": "an npz archive",
+    ".safetensors": "safetensors",
+    ".gguf": "GGUF",
+    ".h5": "HDF5",
+    ".hdf5": "HDF5",
+    ".nc": "netCDF",
+    ".arrow": "Arrow",
+    ".feather": "Feather",
+    ".parquet": "Parquet",
+    ".zarr": "zarr",
+}
 _ALIGNMENT = np.lib.format.ARRAY_ALIGN
 # A block is filled with zeros, copied in, written to and copied out: one that stays in the cache of
 # a processor meanwhile is written in order up to twice as fast as 64 KiB or 2 MiB.
@@ -116,6 +129,7 @@ def create_array(
     """
     if "mode" in paging:
         raise TypeError("mode is not for a new array, which is always writeable (mode 'r+')")
+    check_keywords("create_array", paging)
     layout = _wanted(shape, dtype, order, fill)
     if isinstance(path, Store):
         return _in_store(path, layout, paging)
@@ -205,6 +219,12 @@ def _in_store(store: Store, layout: _Layout, paging: ModelessOptions) -> PagedAr
 
 
 def _in_file(path: str, layout: _Layout, paging: ModelessOptions) -> PagedArray:
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in _CONTAINERS:
+        raise ValueError(
+            f"{path!r} would hold raw items, which nothing opens as {_CONTAINERS[suffix]}: name it "
+            ".npy, or make it with the library that owns the format and open it with open_arrays"
+        )
     # Through symbolic links, also one that leads nowhere yet.
     target = os.path.realpath(path)
     head = _header(layout) if path.lower().endswith(".npy") else b""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pagemove import limits
 from pagemove.paging.array import Origin, PagedArray
+from pagemove.paging.options import check_keywords
 from pagemove.paging.region import PagedMemory
 from pagemove.stores.descriptors import open_high
 from pagemove.stores.file import FileStore
@@ -120,6 +121,7 @@ class memmap(PagedArray):  # noqa: N801 (NumPy's name for it)
         **paging: Unpack[ModelessOptions],
     ) -> Self:
         """Open the file, and make or extend it where the mode does that."""
+        check_keywords("memmap", paging)
         wanted = _wanted(dtype, mode, offset, shape, order)
         with limits.named(), _opened(filename, wanted.mode) as file:
             sizes = _prepare(file, wanted, lock=lock)

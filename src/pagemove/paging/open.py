@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
 import os
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from pagemove.paging.members import (
     opened,
     origin_of,
 )
-from pagemove.paging.options import check_store
+from pagemove.paging.options import check_keywords, check_store
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
 from pagemove.paging.tokens import register
@@ -64,7 +65,8 @@ def open_array(
     dtype : dtype, optional
         Of the items of a file that has no header.
     shape : int or tuple of int, optional
-        Of such a file; by default one dimension, up to its end.
+        Of such a file; by default one dimension, up to its end. One length may be -1: what the file
+        has.
     offset : int
         Bytes of such a file before the first item.
     deflated : {"refuse", "compress"}
@@ -137,6 +139,7 @@ def open_array(
     ...     int(squares[999_999]), squares.dtype.name, squares.flags.writeable
     (999998000001, 'int64', False)
     """
+    check_keywords("open_array", paging)
     given = dtype is not None or shape is not None or bool(operator.index(offset))
     if not isinstance(paging.get("name"), str | None):
         raise TypeError(f"name must be a string, not {type(paging['name']).__name__}")
@@ -324,9 +327,25 @@ def _raw(
             )
         shape = count
     sizes = _sizes(shape)
+    if sizes.count(-1) == 1 and kind.itemsize:
+        sizes = _completed(store, sizes, kind, start)
     if min(sizes, default=0) < 0:
         raise ValueError(f"negative dimension in shape {shape}")
     return Layout(kind, sizes, fortran=False, offset=start)
+
+
+def _completed(
+    store: Store, sizes: tuple[int, ...], kind: np.dtype[Any], start: int
+) -> tuple[int, ...]:
+    """Put in the length that is -1: what is left of the store, as NumPy's reshape has it."""
+    row = math.prod(size for size in sizes if size != -1) * kind.itemsize
+    count, rest = divmod(store.nbytes - start, row) if row > 0 else (0, 1)
+    if rest:
+        raise ValueError(
+            f"the {store.nbytes - start} bytes from {start} on of {store!r} are no whole number of "
+            f"rows for shape {sizes} of {kind}"
+        )
+    return tuple(count if size == -1 else size for size in sizes)
 
 
 def _sizes(shape: int | tuple[int, ...]) -> tuple[int, ...]:

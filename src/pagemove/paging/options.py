@@ -139,7 +139,32 @@ def check_store(store: object, mode: str = "r") -> None:
             f"{type(store).__name__} is in memory already, so there is nothing to page in: use it "
             "as it is, or write it to a file (numpy.save) and page that with pagemove.open_array"
         )
-    raise TypeError(f"store must be a pagemove.stores.Store, not {type(store).__name__}")
+    remedy = ""
+    if hasattr(store, "read") or hasattr(store, "fileno"):
+        remedy = ": pass the file's path, or the file to pagemove.memmap"
+    elif hasattr(store, "__getitem__") and hasattr(store, "shape"):
+        remedy = (
+            ': open it by its path or URL and name ("x.h5#name", "x.zarr#name"), or page it with '
+            "pagemove.stores.SlicedStore(function), whose function returns it"
+        )
+    raise TypeError(f"store must be a pagemove.stores.Store, not {type(store).__name__}{remedy}")
+
+
+def check_keywords(function: str, paging: Mapping[str, object]) -> None:
+    """Refuse keywords that no region has, in the name of the function that was called."""
+    known = {*ModelessOptions.__annotations__, "mode"}
+    for name in paging:
+        if name in known:
+            continue
+        import difflib  # for this message alone
+
+        near = difflib.get_close_matches(name, known, 1)
+        remedy = f"; did you mean {near[0]!r}?" if near else ""
+        if name == "order":
+            remedy = "; pagemove.memmap has an order, and a .npy file says its own"
+        elif name == "direct":
+            remedy = "; pass storage_options={'direct': ...}, or a FileStore(path, direct=...)"
+        raise TypeError(f"{function}() has no keyword {name!r}{remedy}")
 
 
 def checked(

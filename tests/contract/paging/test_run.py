@@ -302,6 +302,8 @@ main()
         (["--limit", "8MiB", "--spill", ".", "x.py"], 2, "can't open file"),
         (["--limit", "8MiB", "--spill", ".", "-m", "no_such"], 1, "No module named no_such"),
         (["--limit", "8MiB"], 2, "a program is needed"),
+        (["-X", "dev", "x.py"], 2, "python -X ... -m pagemove run"),
+        (["-u", "x.py"], 2, "python -u ... -m pagemove run"),
         (["--limit", "8MiB", "-m"], 2, "argument -m: expected one argument"),
     ],
 )
