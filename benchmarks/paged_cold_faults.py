@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 
@@ -27,8 +28,10 @@ from pagemove import PAGE_SIZE
 
 # At least so much of the speed of numpy.memmap, by touching threads.
 _SPEEDS = {1: 0.9, 4: 1.0, 16: 1.0}
+# At most so much of the CPU time of the loop, by touching threads.
 _CPU_TIME = 1.3
 _THREADS = (1, 16)
+_LOOP = "C loop: pread, UFFDIO_COPY"
 
 _Clock = Callable[[], int]
 
@@ -66,10 +69,10 @@ class _Touching:
         mapping.madvise(mmap.MADV_RANDOM)
         return self._timed(words.ctypes.data, threads, time.perf_counter_ns)
 
-    def by_loop(self, threads: int) -> float:
-        """In memory of its own, CPU time."""
+    def by_loop(self, threads: int, clock: _Clock) -> float:
+        """In memory of its own, whose faults one thread serves."""
         with closing(bare_loop(self._file.fd, self._file.nbytes, PAGE_SIZE)) as bare:
-            took = self._timed(bare.address, threads, time.process_time_ns)
+            took = self._timed(bare.address, threads, clock)
             assert bare.faults == self._count
         return took
 
@@ -78,39 +81,52 @@ def _name(threads: int) -> str:
     return f"{threads} threads" if threads > 1 else "one thread"
 
 
-def _speed(memory: Paged, touching: _Touching, how: str, threads: int, passes: int) -> Finding:
-    subject = f"{_name(threads)}, {how}"
-    baseline = f"numpy.memmap, MADV_RANDOM, {_name(threads)}"
-    ways = [
-        Way(subject, lambda: touching.paged(memory, threads, time.perf_counter_ns)),
-        Way(baseline, lambda: touching.by_memmap(threads)),
-    ]
-    return speed(in_turn(ways, passes), subject, baseline, _SPEEDS[threads])
+def _speeds(touching: _Touching, memories: Mapping[str, Paged], effort: Effort) -> list[Finding]:
+    found = []
+    for threads, target in _SPEEDS.items():
+        who = _name(threads)
+        loop, baseline = f"{who}, {_LOOP}", f"numpy.memmap, MADV_RANDOM, {who}"
+        clock = time.perf_counter_ns
+        ways = [
+            Way(f"{who}, {how}", partial(touching.paged, memory, threads, clock))
+            for how, memory in memories.items()
+        ]
+        ways.append(Way(loop, partial(touching.by_loop, threads, clock)))
+        ways.append(Way(baseline, partial(touching.by_memmap, threads)))
+        samples = in_turn(ways, effort.passes)
+        found += [speed(samples, way.name, baseline, target) for way in ways[:-2]]
+        found.append(speed(samples, loop, baseline, None))
+    return found
 
 
-def _cpu_time(memory: Paged, touching: _Touching, how: str, threads: int, passes: int) -> Finding:
-    subject = f"CPU time of a fault, {_name(threads)}, {how}"
-    baseline = f"C loop: pread, UFFDIO_COPY, {_name(threads)}"
-    ways = [
-        Way(subject, lambda: touching.paged(memory, threads, time.process_time_ns)),
-        Way(baseline, lambda: touching.by_loop(threads)),
-    ]
-    return cost(in_turn(ways, passes), subject, baseline, _CPU_TIME)
+def _cpu_times(touching: _Touching, memories: Mapping[str, Paged], effort: Effort) -> list[Finding]:
+    found = []
+    for threads in _THREADS:
+        who = _name(threads)
+        baseline, clock = f"{_LOOP}, {who}", time.process_time_ns
+        ways = [
+            Way(f"CPU time, {who}, {how}", partial(touching.paged, memory, threads, clock))
+            for how, memory in memories.items()
+        ]
+        ways.append(Way(baseline, partial(touching.by_loop, threads, clock)))
+        samples = in_turn(ways, effort.passes)
+        found += [cost(samples, way.name, baseline, _CPU_TIME) for way in ways[:-1]]
+    return found
 
 
 def measure(effort: Effort) -> list[Finding]:
-    found = []
-    with free(), cached_file(effort.file) as file:
+    with (
+        free(),
+        cached_file(effort.file) as file,
+        paged(file, PAGE_SIZE) as memory,
+        paged(file, PAGE_SIZE, direct=True) as direct,
+    ):
         touching = _Touching(file, effort.pages)
-        for how, direct in (("through the page cache", False), ("direct", True)):
-            with paged(file, PAGE_SIZE, direct=direct) as memory:
-                found += [
-                    _speed(memory, touching, how, threads, effort.passes) for threads in _SPEEDS
-                ]
-                found += [
-                    _cpu_time(memory, touching, how, threads, effort.passes) for threads in _THREADS
-                ]
-    return found
+        memories = {"paged": memory, "paged, direct=True": direct}
+        return [
+            *_speeds(touching, memories, effort),
+            *_cpu_times(touching, memories, effort),
+        ]
 
 
 if __name__ == "__main__":
