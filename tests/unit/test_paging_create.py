@@ -69,3 +69,16 @@ def test_blocks_that_suit_writing_in_order(tmp_path, paging, block):
     array[:] = 1.5
     array.flush()
     assert (np.load(tmp_path / "x.npy") == 1.5).all()
+
+
+@pytest.mark.parametrize(
+    ("limit", "block"),
+    [("95MiB", 256 << 10), ("96MiB", 2 << 20), (lambda: pagemove.Budget("100MiB"), 2 << 20)],
+)
+def test_huge_blocks_where_the_array_is_larger_than_its_limit(tmp_path, limit, block):
+    limit = limit() if callable(limit) else limit
+    array = pagemove.create_array(tmp_path / "x.npy", 16 << 20, "f8", resident_limit=limit)
+    assert array.region.block_size == block
+    array[-1] = 1.5
+    array.close()
+    assert float(np.load(tmp_path / "x.npy", mmap_mode="r")[-1]) == 1.5

@@ -305,6 +305,7 @@ int pg_open_as(const struct pg_config *config, struct pg_heir *heir, struct pg_r
         return -ENOMEM;
     region->uffd = (struct pg_uffd){.region = -1, .staging = -1, .pagemap = -1, .empty = -1};
     region->store.direct.fd = region->spill.direct.fd = -1;
+    region->store.past.fd = region->spill.past.fd = -1;
     region->store.fd = region->spill.fd = region->wakeup = region->sentinel = region->watched = -1;
     region->above = &pg_above;
     pg_choice_init(region);
