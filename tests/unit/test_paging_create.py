@@ -76,3 +76,16 @@ def test_no_raw_items_under_the_name_of_a_container(tmp_path, name):
     with pytest.raises(ValueError, match=r"would hold raw items.*name it \.npy"):
         pagemove.create_array(tmp_path / name, 10, "f8")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("limit", "block"),
+    [("95MiB", 256 << 10), ("96MiB", 2 << 20), (lambda: pagemove.Budget("100MiB"), 2 << 20)],
+)
+def test_huge_blocks_where_the_array_is_larger_than_its_limit(tmp_path, limit, block):
+    limit = limit() if callable(limit) else limit
+    array = pagemove.create_array(tmp_path / "x.npy", 16 << 20, "f8", resident_limit=limit)
+    assert array.region.block_size == block
+    array[-1] = 1.5
+    array.close()
+    assert float(np.load(tmp_path / "x.npy", mmap_mode="r")[-1]) == 1.5

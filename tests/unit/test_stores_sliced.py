@@ -227,11 +227,44 @@ def test_what_is_kept_decoded_of_several_counts_against_the_limit_of_all(tmp_pat
         assert min(kept) > 0
         assert budget.limit >= limit // 2
         assert budget.limit + sum(kept) <= limit
-    # A budget that others have too is not cut.
+
+
+@pytest.mark.needs("paging")
+def test_what_is_kept_decoded_counts_against_a_budget_of_the_user(tmp_path):
+    """Which says the same of its limit, and has all of it back when the arrays are closed."""
+    paths = []
+    values = values_of((400, 2000))  # in rows of chunks of 320 kB
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        paths.append(write(tmp_path / name, "hdf5", values, (20, 500)))
+    limit = 4 << 20
     own = pagemove.Budget(limit)
-    array = pagemove.open_array(f"{tmp_path}/x.zarr#a", resident_limit=own, store_timeout=60)
+    paging = {"resident_limit": own, "block_size": 4096, "store_timeout": 60}
+    arrays = [pagemove.open_array(path, **paging) for path in paths]
+    for _ in range(2):
+        for array in arrays:
+            assert array.sum() == values.sum()
+            stats = own.stats()
+            kept = [each.region.stats().store["kept_nbytes"] for each in arrays]
+            assert min(kept[:1]) > 0
+            assert sum(kept) <= stats.kept_nbytes <= limit // 2
+            assert stats.resident_nbytes <= stats.leased_nbytes <= limit - stats.kept_nbytes
+    assert own.limit == stats.limit == limit
+    own.resize(2 * limit)
+    assert own.limit == own.stats().limit == 2 * limit
+    before = own.stats().kept_nbytes
+    with pytest.raises(ValueError, match=r"beside the .* for what is kept decoded"):
+        own.resize(before + 4096)
+    arrays[0].close()
+    assert 0 < own.stats().kept_nbytes < before
+    del array, arrays
+    assert own.stats().kept_nbytes == 0
+    assert own.counters()["total"] == own.limit == 2 * limit
+    # Where that would leave the regions little, it comes on top.
+    small = pagemove.Budget("256KiB")
+    array = pagemove.open_array(paths[0], **{**paging, "resident_limit": small})
     assert array.sum() == values.sum()
-    assert own.limit == limit
+    assert (small.limit, small.stats().kept_nbytes) == (256 << 10, 0)
 
 
 class Kept:

@@ -110,7 +110,7 @@ class Region:
         path: bytes | None = None,
         modified: int = 0,
         compression: tuple[int, bytes | None] | None = None,
-        direct: bool = False,
+        direct: int = 0,
         door: tuple[Host, int, bool] | None = None,
         taking: _Taking | None = None,
     ) -> None: ...

@@ -48,7 +48,7 @@ cdef class Region:
                  bint dumped=False, uint64_t writeback_ns=0, bint outlives=False,
                  object identities=(), SharedLimit budget=None, bint blank=False, bint plain=False,
                  bint again=False, bytes path=None, int64_t modified=0, object compression=None,
-                 bint direct=False, object door=None, object taking=None):
+                 int direct=0, object door=None, object taking=None):
         cdef pg_config config
         cdef pg_injection *injections
         cdef pg_helper process

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import math
+import threading
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 from pagemove._native.pager import SharedLimit
 from pagemove.introspect import PAGE_SIZE
@@ -66,6 +67,9 @@ class BudgetStats:
         Regions that share it, those included that have ended but not given back their memory.
     regions : tuple of BudgetShare
         What each of the open ones has.
+    kept_nbytes : int
+        Bytes of it that are set aside for what the processes of regions keep decoded
+        (`stores.SlicedStore`).
     """
 
     limit: int
@@ -77,11 +81,17 @@ class BudgetStats:
     refused: int
     members: int
     regions: tuple[BudgetShare, ...] = ()
+    kept_nbytes: int = 0
 
     @property
     def resident_nbytes(self) -> int:
         """Bytes of all open regions in memory."""
         return sum(each.resident_nbytes for each in self.regions)
+
+
+# What is set aside of budgets, by the identity of the store that keeps it.
+_kept: dict[int, weakref.finalize[..., Any]] = {}
+_KEEP_PATIENCE = 5_000_000_000  # ns
 
 
 class Budget(SharedLimit):
@@ -93,6 +103,9 @@ class Budget(SharedLimit):
     about as much, and an idle one loses all but what it cannot do without, as others
     need it. A region that cannot give memory up, because its blocks are pinned or its store does
     not take what was changed, keeps what it has, and no other waits for it.
+
+    What the process of an array that is decoded by slices keeps decoded counts too: up to half of
+    the budget, as long as 64 blocks are left for the regions.
 
     Parameters
     ----------
@@ -135,12 +148,15 @@ class Budget(SharedLimit):
     (True, 3, True)
     """
 
-    #: Bytes of it that what is kept decoded for its regions may take; None: it is the user's.
+    #: Bytes of it that what is kept decoded for its regions may take; None: it is the user's, whose
+    #: limit stays what it is.
     _spare: int | None = None
+    _kept_nbytes = 0
 
     def __init__(self, limit: SupportsIndex | str) -> None:
         super().__init__(_checked(limit))
         self._regions: weakref.WeakSet[PagedMemory] = weakref.WeakSet()
+        self._setting = threading.RLock()
 
     def __dir__(self) -> list[str]:
         # For completion: what the native budget has for this class alone is left out.
@@ -148,8 +164,8 @@ class Budget(SharedLimit):
 
     @property
     def limit(self) -> int:
-        """The most bytes that all regions together have in memory."""
-        return self.counters()["total"]
+        """The most bytes that all regions have in memory, and what is kept decoded for them."""
+        return self.counters()["total"] + self._kept_nbytes
 
     def resize(self, limit: SupportsIndex | str, *, timeout: float = 5.0) -> None:
         """Change the limit, up or down.
@@ -189,7 +205,9 @@ class Budget(SharedLimit):
                 f"timeout must be a finite number of seconds, not negative, not {timeout}"
             )
         total = _checked(limit)
-        code = self.change_total(total, math.ceil(timeout * 1e9))
+        with self._setting:
+            left = total - self._kept_nbytes
+            code = self.change_total(left, math.ceil(timeout * 1e9)) if left > 0 else -1
         if code < 0:
             self._throw_too_small(total)
         if code:
@@ -206,9 +224,31 @@ class Budget(SharedLimit):
         raise ValueError(
             f"a budget of {text_of(total)} is less than the {text_of(counters['floors'])} that its "
             f"{counters['members']} regions cannot do without, four blocks each and what is "
-            "pinned: close some, or unpin arrays; it stays "
-            f"{text_of(counters['total'])}"
+            f"pinned{self._beside()}: close some, or unpin arrays; it stays {text_of(self.limit)}"
         )
+
+    def _beside(self) -> str:
+        kept = self._kept_nbytes
+        return f", beside the {text_of(kept)} for what is kept decoded" if kept else ""
+
+    def _keep(self, store: object, nbytes: int) -> None:
+        """Set bytes aside for what a store keeps, until it has gone or its region is closed.
+
+        Not where the regions cannot do without them.
+        """
+        with self._setting:
+            # Timed out, it is in force all the same.
+            if self.change_total(self.counters()["total"] - nbytes, _KEEP_PATIENCE) >= 0:
+                self._kept_nbytes += nbytes
+                done = weakref.finalize(store, self._give_back, id(store), nbytes)
+                done.atexit = False
+                _kept[id(store)] = done
+
+    def _give_back(self, store: int, nbytes: int) -> None:
+        with self._setting:
+            _kept.pop(store, None)
+            self._kept_nbytes -= nbytes
+            self.change_total(self.counters()["total"] + nbytes, 0)
 
     def stats(self) -> BudgetStats:
         """Return what became of the budget so far, and what each region has of it.
@@ -246,7 +286,7 @@ class Budget(SharedLimit):
             )
         counters = self.counters()
         return BudgetStats(
-            limit=counters["total"],
+            limit=counters["total"] + self._kept_nbytes,
             leased_nbytes=counters["leased"],
             least_nbytes=counters["floors"],
             grown_nbytes=counters["grown"],
@@ -255,6 +295,7 @@ class Budget(SharedLimit):
             refused=counters["refused"],
             members=counters["members"],
             regions=tuple(shares),
+            kept_nbytes=self._kept_nbytes,
         )
 
     def _enter(self, region: PagedMemory) -> None:
@@ -264,7 +305,7 @@ class Budget(SharedLimit):
         counters = self.counters()
         shared = f"{counters['members']} region{'s' if counters['members'] != 1 else ''}"
         return (
-            f"<Budget of {text_of(counters['total'])}, {text_of(counters['leased'])} of it leased "
+            f"<Budget of {text_of(self.limit)}, {text_of(counters['leased'])} of it leased "
             f"to {shared}>"
         )
 
@@ -273,6 +314,13 @@ class Budget(SharedLimit):
             "a Budget cannot be pickled, for it limits the memory of one process: make one there, "
             f"Budget({self.limit}), and open the arrays with it as resident_limit"
         )
+
+
+def give_back_kept(store: object) -> None:
+    """Return what a store was to keep of a budget: its region is closed."""
+    done = _kept.get(id(store))
+    if done is not None:
+        done()
 
 
 def _checked(limit: SupportsIndex | str) -> int:

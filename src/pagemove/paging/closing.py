@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pagemove.paging import failures, hosts, working_set
 from pagemove.paging.blocks import Blocks
+from pagemove.paging.budget import give_back_kept
 from pagemove.paging.exits import tell
 from pagemove.stores.filelock import FileLock
 
@@ -175,6 +176,8 @@ class Closing(Blocks):
 
     def _note_closed(self) -> None:
         hosts.prune()
+        if self.closed:
+            give_back_kept(self._store)
         # Also when Control-C has come: it has been flushed, so nothing is being written.
         if self.closed and self._file_lock is not None:
             self._file_lock.close()

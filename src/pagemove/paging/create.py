@@ -47,10 +47,12 @@ _CONTAINERS = {
     ".zarr": "zarr",
 }
 _ALIGNMENT = np.lib.format.ARRAY_ALIGN
-# A block is filled with zeros, copied in, written to and copied out: one that stays in the cache of
-# a processor meanwhile is written in order up to twice as fast as 64 KiB or 2 MiB.
-_BLOCK = 256 << 10
-_FEWEST_BLOCKS = 64
+# Bytes of a block, and how many there should be. One that leaves past the page cache goes to the
+# disk straight from its frame: huge pages make that one piece, where 256 KiB took up to twice as
+# long. One that is copied into the page cache is written up to twice as fast if it stays in the
+# cache of a processor meanwhile.
+_HUGE, _FEWEST_HUGE = 2 << 20, 48
+_BLOCK, _FEWEST_BLOCKS = 256 << 10, 64
 
 
 def create_array(
@@ -58,7 +60,7 @@ def create_array(
     shape: int | Sequence[int],
     dtype: npt.DTypeLike,
     *,
-    order: Literal["C", "F"] = "C",
+    order: Literal["C", "F", "c", "f"] | None = "C",
     fill: Any = None,
     **paging: Unpack[ModelessOptions],
 ) -> PagedArray:
@@ -73,14 +75,16 @@ def create_array(
         Of the array.
     dtype : dtype
         Of the items; not Python objects.
-    order : {"C", "F"}
-        Of the axes in the file.
+    order : {"C", "F"} or None
+        Of the axes in the file; None, as for `numpy.empty`, is ``"C"``. Small letters will do;
+        ``"A"`` and ``"K"``, which keep the order of another array, are refused, as there.
     fill : scalar, optional
         What all items are at first; by default zero. (In a store by default what it has.)
     **paging
         As for `PagedMemory`, but for `mode`, which is ``"r+"``: `resident_limit`, `block_size` ...
-        By default blocks of a file have 256 KiB, which suits writing in order, where
-        `resident_limit` has room for 64 of them.
+        By default blocks of a file have a size that suits writing in order: 2 MiB where
+        `resident_limit` is at least 96 MiB and less than the array, else 256 KiB where it has room
+        for 64 of them. Small ones suit single items.
 
     Returns
     -------
@@ -107,6 +111,10 @@ def create_array(
     read: the first touch of a block costs no I/O (on ext4, XFS, Btrfs, F2FS, bcachefs and tmpfs).
     So a full disk is noticed when blocks are written, by `flush` at the latest. A `fill` other than
     zero is written at once.
+
+    Blocks of a file that is larger than `resident_limit` are written past the page cache (O_DIRECT,
+    where the file system has it): a copy of each there would take the memory that the limit denies,
+    and most of the time that writing takes. So who reads it next reads the disk.
 
     The file is made under another name, ``.pagemove-*.part`` in the same folder, and takes its own
     when it is whole and the array is open. If it cannot be made, or the process is killed before,
@@ -162,8 +170,13 @@ class _Layout(NamedTuple):
             yield piece[: min(most, count - first) * size]
 
 
-def _wanted(shape: Any, dtype: npt.DTypeLike, order: str, fill: Any) -> _Layout:
-    if order not in ("C", "F"):
+def _wanted(shape: Any, dtype: npt.DTypeLike, order: str | None, fill: Any) -> _Layout:
+    if order in ("A", "K", "a", "k"):
+        raise ValueError(
+            f"order must be 'C' or 'F', not {order!r}, which keeps that of another array, and a "
+            "new one is made of none: pass 'F' if that array has flags.fnc, else 'C'"
+        )
+    if order not in ("C", "F", "c", "f", None):
         raise ValueError(f"order must be 'C' or 'F', not {order!r}")
     kind = np.dtype(dtype)
     if kind.hasobject:
@@ -186,7 +199,7 @@ def _wanted(shape: Any, dtype: npt.DTypeLike, order: str, fill: Any) -> _Layout:
             item[...] = fill
         except ValueError as error:
             raise ValueError(f"fill {fill!r} is not an item of {kind}: {error}") from None
-    layout = _Layout(kind, sizes, order == "F" and len(sizes) > 1, item)
+    layout = _Layout(kind, sizes, order in ("F", "f") and len(sizes) > 1, item)
     if layout.nbytes > _LARGEST - (1 << 20):
         raise ValueError(
             f"shape {sizes} of {kind} is too large: {layout.nbytes} bytes are more than a file has"
@@ -238,8 +251,9 @@ def _in_file(path: str, layout: _Layout, paging: ModelessOptions) -> PagedArray:
                 done += len(piece)
         with FileStore(making.name, writable=True) as store:
             store._call(target)
+            store._is_new = True
             making.unlock()
-            region = PagedMemory(store, mode="r+", **_in_order(paging))
+            region = PagedMemory(store, mode="r+", **_in_order(paging, store.nbytes))
         region._forgettable = True
         region._origin = Origin(store.path, len(head), "r+")
         try:
@@ -253,8 +267,8 @@ def _in_file(path: str, layout: _Layout, paging: ModelessOptions) -> PagedArray:
         return _array(region, layout, len(head))
 
 
-def _in_order(paging: ModelessOptions) -> ModelessOptions:
-    """Choose blocks that suit writing in order, where the limit has room for many of them."""
+def _in_order(paging: ModelessOptions, size: int) -> ModelessOptions:
+    """Choose blocks that suit writing so many bytes in order, if the limit has room for many."""
     limit = paging.get("resident_limit")
     if "block_size" in paging:
         return paging
@@ -262,6 +276,8 @@ def _in_order(paging: ModelessOptions) -> ModelessOptions:
         nbytes = nbytes_of(limit, "resident_limit")
     else:
         nbytes = limit.limit if isinstance(limit, Budget) else _LARGEST
+    if _FEWEST_HUGE * _HUGE <= nbytes < size:
+        return {**paging, "block_size": _HUGE}
     return paging if nbytes < _FEWEST_BLOCKS * _BLOCK else {**paging, "block_size": _BLOCK}
 
 

@@ -89,9 +89,10 @@ def with_room(store: SlicedStore, paging: _Options) -> _Options:
     """Have what a store keeps decoded count against the limit of its region.
 
     Of a limit that is a size it takes half at most, and of a budget that was made for the arrays of
-    one file half of what these have left of its half: unless two chunks are more. A budget that
-    would have less than 64 blocks left stays as it is, and what is kept comes on top. A `Budget` of
-    the user's is that of regions alone.
+    one file half of what these have left of its half: unless two chunks are more. So it is with a
+    `Budget` of the user's, which says the same of its limit as before, and has it all back when the
+    arrays are closed. A budget that would have less than 64 blocks left stays as it is, and what is
+    kept comes on top.
     """
     asked: ModelessOptions = paging
     limit = asked.get("resident_limit")
@@ -111,6 +112,12 @@ def with_room(store: SlicedStore, paging: _Options) -> _Options:
                 # It is in force all the same; or what is pinned needs it now.
                 with contextlib.suppress(TimeoutError, ValueError):
                     limit.resize(left)
+    elif isinstance(limit, Budget):
+        with _sparing:
+            spare = limit.limit // 2 - limit._kept_nbytes
+            kept = store._keep_at_most(max(spare, 0) // 2)
+            if limit.limit - limit._kept_nbytes - kept >= _MANY_BLOCKS * block:
+                limit._keep(store, kept)
     return paging
 
 

@@ -55,7 +55,8 @@ class memmap(PagedArray):  # noqa: N801 (NumPy's name for it)
         `numpy.reshape`. Where the file is too short for it, it is extended by a hole in modes
         ``"r+"`` and ``"w+"``.
     order : {"C", "F"} or None
-        Of the axes in the file; None, as for NumPy, is ``"C"``. Small letters will do.
+        Of the axes in the file; None, as for NumPy, is ``"C"``. Small letters will do. ``"A"`` and
+        ``"K"``, which NumPy takes for ``"C"`` here though `numpy.empty` does not, are refused.
     lock : bool
         As for `open_array`.
     **paging
@@ -127,6 +128,7 @@ class memmap(PagedArray):  # noqa: N801 (NumPy's name for it)
             sizes = _prepare(file, wanted, lock=lock)
             held: Mode = "r+" if wanted.mode == "w+" else wanted.mode
             with FileStore(file.path, writable=held == "r+", lock=lock) as store:
+                store._is_new = wanted.mode == "w+" and not file.given
                 region = PagedMemory(store, mode=held, **paging)
         region._forgettable = True
         region._origin = Origin(file.shown, wanted.offset, wanted.mode)
@@ -163,6 +165,11 @@ def _wanted(dtype: npt.DTypeLike, mode: str, offset: int, shape: Any, order: str
     short = _LONG.get(mode, mode)
     if short not in _LONG.values():
         raise ValueError(f"mode must be one of {get_args(MapMode)}, not {mode!r}")
+    if order in ("A", "K", "a", "k"):
+        raise ValueError(
+            f"order must be 'C' or 'F', not {order!r}, which keeps that of another array, and a "
+            "file has none: pass 'C', which is what numpy.memmap takes it for"
+        )
     if order not in ("C", "F", "c", "f", None):
         raise ValueError(f"order must be 'C' or 'F', not {order!r}")
     kind, start = np.dtype(dtype), operator.index(offset)

@@ -29,6 +29,16 @@ def goes_direct(store: Store) -> bool:
     return memory is not None and store.nbytes > memory
 
 
+def writes_direct(store: Store, limit: int) -> bool:
+    """Whether its file is to be written past the page cache, if that is possible.
+
+    A new one that is larger than the limit: with a copy of each block in the page cache it would
+    take the memory that the limit denies it, and most of the time that it takes to write it.
+    """
+    whole, _ = whole_of(store)
+    return isinstance(whole, FileStore) and whole._is_new and bool(limit) and store.nbytes > limit
+
+
 def why_threads(code: int) -> str:
     """Say why io_uring is not used, by the errno of its set-up."""
     if code in _REFUSED:

@@ -11,7 +11,7 @@ from pagemove._native.pager import Host
 from pagemove.descriptors import identity_of
 from pagemove.paging.compression import CompressedMemory, memory_of
 from pagemove.paging.options import Size
-from pagemove.paging.reading import goes_direct
+from pagemove.paging.reading import goes_direct, writes_direct
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
 from pagemove.stores.filelock import SHORT_OF, FileLock, opened_anew
@@ -37,7 +37,7 @@ class Serving(TypedDict):
     path: NotRequired[bytes]
     modified: NotRequired[int]
     compression: NotRequired[tuple[int, bytes | None]]
-    direct: NotRequired[bool]
+    direct: NotRequired[int]
     door: NotRequired[tuple[Host, int, bool] | None]
     taking: NotRequired[_Taking]
 
@@ -126,7 +126,7 @@ def serving(
                 fd=fd, offset=first, label=label, injection=injection, helper=None, identities=known
             )
             served["path"], served["modified"] = whole._known
-            served["direct"] = goes_direct(store)
+            served["direct"] = goes_direct(store) | (writes and writes_direct(store, limit)) << 1
             yield served, b""
         return
     place = _in_file(whole)

@@ -90,6 +90,7 @@ class FileStore(Store):
     """
 
     _direct: Direct = False
+    _is_new = False  # made to be written, all of it
     _is_native = True  # in `vars` of a class that the pager reads and writes by itself
 
     def __init__(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import signal
 import stat
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 import pagemove
-from pagemove import StoreError
+from pagemove import PAGE_SIZE, StoreError
 from pagemove.stores import FileStore
 
 pytestmark = pytest.mark.needs("paging")
@@ -177,7 +179,8 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"shape": (2**40, 2**40)}, ValueError, "more than a file"),
     ({"shape": 2**60}, ValueError, "more than a file"),
     ({"shape": 2.5}, TypeError, "float"),
-    ({"order": "A"}, ValueError, "order"),
+    ({"order": "A"}, ValueError, "order must be 'C' or 'F', not 'A'.*flags.fnc, else 'C'"),
+    ({"order": "k"}, ValueError, "order must be 'C' or 'F', not 'k'.*flags.fnc, else 'C'"),
     ({"mode": "r"}, TypeError, "always writeable"),
     ({"resident_limit": "1KiB"}, ValueError, "four blocks"),
     ({"path": "s3://bucket/x.npy"}, ValueError, "not a path"),
@@ -283,3 +286,58 @@ def test_links(tmp_path):
     with pytest.raises(ValueError, match="four blocks"):
         pagemove.create_array(link, 5, "f4", resident_limit=1)
     assert hard.read_bytes() == b""
+
+
+def cached(path: Path) -> int:
+    """Return how many pages of a file the page cache has."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as whole:
+        data = np.frombuffer(whole, np.uint8)
+        found = np.zeros(-(-len(data) // PAGE_SIZE), np.uint8)
+        at, result = ctypes.c_void_p(data.ctypes.data), ctypes.c_void_p(found.ctypes.data)
+        assert libc.mincore(at, ctypes.c_size_t(len(data)), result) == 0
+        del data
+    return int((found & 1).sum())
+
+
+def takes_direct_writes(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_DIRECT))
+    except OSError:
+        return False
+    return subprocess.check_output(["stat", "-f", "-c", "%T", path]).strip() != b"tmpfs"
+
+
+@pytest.mark.parametrize("how", ["create_array", "memmap"])
+@pytest.mark.parametrize("block", [4096, 65536, 2 << 20])
+def test_what_is_larger_than_its_limit_leaves_no_copy_in_the_page_cache(
+    tmp_path: Path, how: str, block: int
+) -> None:
+    """And is complete, to a last block that is no multiple of anything."""
+    path, nbytes = tmp_path / "new.bin", (32 << 20) + 12345
+    values = np.random.default_rng(1).integers(0, 256, nbytes, np.uint8)
+    paging: Any = {"resident_limit": "8MiB", "block_size": block}
+    if how == "memmap":
+        array: Any = pagemove.memmap(path, "u1", "w+", shape=nbytes, **paging)
+    else:
+        array = pagemove.create_array(path, nbytes, "u1", **paging)
+    for first in range(0, nbytes, 1 << 20):
+        array[first : first + (1 << 20)] = values[first : first + (1 << 20)]
+    array[::99991] ^= 1  # small changes all over it, of what was written
+    values[::99991] ^= 1
+    array.flush()
+    left = cached(path)
+    assert (np.asarray(array) == values).all()
+    array.close()
+    assert (np.fromfile(path, np.uint8) == values).all()
+    if block > 4096 and takes_direct_writes(path):
+        # The last block, and what was read again.
+        assert left * PAGE_SIZE < nbytes // 4 or block == 65536
+
+
+def test_what_fits_its_limit_stays_in_the_page_cache(tmp_path: Path) -> None:
+    path = tmp_path / "new.npy"
+    array = pagemove.create_array(path, 1 << 20, "f8", resident_limit="32MiB")
+    array[:] = 1.5
+    array.close()
+    assert cached(path) * PAGE_SIZE > array.nbytes // 2

@@ -296,8 +296,8 @@ void pg_begin_region(struct pg_region *region, const struct pg_config *config)
 {
     *region = (struct pg_region){
         .uffd = {.region = -1, .staging = -1, .pagemap = -1, .empty = -1, .dumped = config->dumped},
-        .store = {.fd = -1, .direct = {.fd = -1}},
-        .spill = {.fd = -1, .direct = {.fd = -1}},
+        .store = {.fd = -1, .direct = {.fd = -1}, .past = {.fd = -1}},
+        .spill = {.fd = -1, .direct = {.fd = -1}, .past = {.fd = -1}},
         .wakeup = -1,
         .sentinel = -1,
         .watched = -1,

@@ -12,6 +12,9 @@
 
 enum { PG_LANES = 64 };
 
+/* Bits of `direct`. */
+enum { PG_DIRECT_READS = 1, PG_DIRECT_WRITES = 2 };
+
 enum pg_injected { PG_INJECT_ERRNO = 0, PG_INJECT_SHORT = 1, PG_INJECT_DELAY = 2 };
 
 /* A fault of the store that tests ask for: calls [first, first+count) of an operation, counted
@@ -80,7 +83,7 @@ struct pg_config {
     int outlives;          /* what is written is there for others when this process has ended */
     int blank;  /* nothing is in the store yet: a block is zeros, unread, until it is written */
     int plain;  /* a blank one is ordinary memory, also in forked children, until pg_engage */
-    int direct; /* read past the page cache, where that can be */
+    int direct; /* past the page cache, where that can be: PG_DIRECT_READS, _WRITES */
     int rings;  /* 0: do without io_uring even where permitted */
     int read_ahead;
     int dumped;                  /* resident blocks are in core dumps */

@@ -27,13 +27,15 @@ static uint32_t alignment_of(int fd)
     return USUAL_ALIGNMENT;
 }
 
-void pg_direct_open(struct pg_direct *direct, int fd, uint64_t offset, uint64_t block_size)
+void pg_direct_open(struct pg_direct *direct, int fd, uint64_t offset, uint64_t block_size,
+                    int writes)
 {
     char path[64];
 
     /* This thread's table: the program's may have another file under that number. */
     snprintf(path, sizeof path, "/proc/thread-self/fd/%d", fd);
-    direct->fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    direct->fd =
+        open(path, (writes ? O_WRONLY : O_RDONLY) | O_DIRECT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (direct->fd < 0) {
         direct->state = -errno;
         return;
@@ -55,8 +57,8 @@ void pg_direct_close(struct pg_direct *direct)
     direct->fd = -1;
 }
 
-int pg_direct_reads(const struct pg_direct *direct, uint64_t offset, const struct iovec *vector,
-                    size_t count)
+int pg_direct_fits(const struct pg_direct *direct, uint64_t offset, const struct iovec *vector,
+                   size_t count)
 {
     uint64_t all = offset;
 
@@ -65,6 +67,15 @@ int pg_direct_reads(const struct pg_direct *direct, uint64_t offset, const struc
     for (size_t i = 0; i < count; i++)
         all |= (uint64_t)(uintptr_t)vector[i].iov_base | vector[i].iov_len;
     return all % direct->alignment == 0;
+}
+
+/* The file system wants more than it says: it would refuse every time. */
+static int note_refusal(struct pg_direct *direct, int error)
+{
+    if (error != EINVAL && error != EOPNOTSUPP)
+        return 0;
+    __atomic_store_n(&direct->state, -error, __ATOMIC_RELAXED);
+    return 1;
 }
 
 int pg_direct_read(struct pg_direct *direct, uint64_t offset, const struct iovec *vector,
@@ -77,8 +88,20 @@ int pg_direct_read(struct pg_direct *direct, uint64_t offset, const struct iovec
     while (got < 0 && errno == EINTR);
     if (got >= 0 && (uint64_t)got >= least)
         return 0;
-    /* The file system wants more than it says: it would refuse every time. */
-    if (got < 0 && (errno == EINVAL || errno == EOPNOTSUPP))
-        __atomic_store_n(&direct->state, -errno, __ATOMIC_RELAXED);
+    if (got < 0)
+        note_refusal(direct, errno);
     return -PG_NOT_NOW;
+}
+
+ssize_t pg_direct_write(struct pg_direct *direct, uint64_t offset, const struct iovec *vector,
+                        size_t count)
+{
+    ssize_t put;
+
+    do
+        put = pwritev(direct->fd, vector, (int)count, (off_t)offset);
+    while (put < 0 && errno == EINTR);
+    if (put < 0 && note_refusal(direct, errno))
+        return -PG_NOT_NOW;
+    return put < 0 ? -errno : put;
 }

@@ -9,6 +9,9 @@
 
 #include "pager/mechanisms/holes.h"
 
+/* Bytes: a smaller write waits for the disk longer than it takes to copy it. */
+enum { LEAST_DIRECT = 65536 };
+
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 8
 #endif
@@ -104,7 +107,7 @@ int pg_file_read_direct(struct pg_store *store, uint64_t offset, const struct pg
 
     for (size_t i = 0; i < count; i++)
         vector[i] = (struct iovec){pieces[i].address, pieces[i].length};
-    if (!total || !pg_direct_reads(&store->direct, store->offset + offset, vector, count))
+    if (!total || !pg_direct_fits(&store->direct, store->offset + offset, vector, count))
         return -PG_NOT_NOW;
     return pg_direct_read(&store->direct, store->offset + offset, vector, count, total);
 }
@@ -135,9 +138,18 @@ int pg_file_write(struct pg_store *store, uint64_t offset, struct iovec *vector,
                   uint64_t total)
 {
     uint64_t done = 0;
+    int direct = total >= LEAST_DIRECT;
 
     while (done < total) {
-        ssize_t put = pwritev(store->fd, vector, (int)used, (off_t)(store->offset + offset + done));
+        ssize_t put = -PG_NOT_NOW;
+        if (direct && pg_direct_fits(&store->past, store->offset + offset + done, vector, used))
+            put = pg_direct_write(&store->past, store->offset + offset + done, vector, used);
+        if (put == -PG_NOT_NOW)
+            direct = 0;
+        else if (put < 0)
+            return (int)put;
+        if (!direct)
+            put = pwritev(store->fd, vector, (int)used, (off_t)(store->offset + offset + done));
         if (put < 0 && errno == EINTR)
             continue;
         if (put <= 0)

@@ -54,6 +54,7 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
 
     *store = (struct pg_store){.fd = -1,
                                .direct = {.fd = -1},
+                               .past = {.fd = -1},
                                .offset = config->offset,
                                .nbytes = config->nbytes,
                                .injection_count = config->injection_count};
@@ -80,8 +81,10 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
         if (store->fd < 0)
             return -errno;
         store->whole = pg_file_has_all(store);
-        if (config->direct)
-            pg_direct_open(&store->direct, store->fd, store->offset, config->block_size);
+        if (config->direct & PG_DIRECT_READS)
+            pg_direct_open(&store->direct, store->fd, store->offset, config->block_size, 0);
+        if (config->direct & PG_DIRECT_WRITES)
+            pg_direct_open(&store->past, store->fd, store->offset, config->block_size, 1);
     }
     store->label = strdup(config->label ? config->label : "");
     store->injections = malloc(bytes ? bytes : 1);
@@ -107,6 +110,7 @@ void pg_store_free(struct pg_store *store, int inherited)
     if (store->fd >= 0)
         close(store->fd);
     pg_direct_close(&store->direct);
+    pg_direct_close(&store->past);
     free(store->injections);
     free(store->said);
     store->channel = NULL;

@@ -35,11 +35,11 @@ struct pg_store {
     char *label;
     struct pg_injection *injections;
     size_t injection_count;
-    uint64_t calls[3]; /* made of each operation, for the injections */
-    int no_nowait;     /* the file system does not know RWF_NOWAIT */
-    int whole;         /* a regular file that had all its bytes when it was opened */
-    int sparse;        /* it has holes, which are not read */
-    struct pg_direct direct;
+    uint64_t calls[3];             /* made of each operation, for the injections */
+    int no_nowait;                 /* the file system does not know RWF_NOWAIT */
+    int whole;                     /* a regular file that had all its bytes when it was opened */
+    int sparse;                    /* it has holes, which are not read */
+    struct pg_direct direct, past; /* to read, and to write */
     int waits; /* a read that is not to wait is not made without RWF_NOWAIT either */
 };
 
