@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import mmap
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import pagemove
 from benchmarks._measure import Effort, Finding, Unmeasurable, free, fresh
@@ -30,19 +34,41 @@ def _part(path: str, start: int, stop: int) -> Any:
     return np.memmap(path, np.float64, "r")[start:stop]
 
 
-def _mapped(path: Path, count: int, chunk: int) -> Any:
+@functools.cache
+def _warm() -> npt.NDArray[np.float64]:
+    """Return a buffer of one block, which stays in the processor's cache."""
+    memory = mmap.mmap(-1, 2 * _BLOCK)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(memory, np.float64)
+    first = -whole.ctypes.data % _BLOCK // 8
+    return whole[first : first + _BLOCK // 8]
+
+
+def _copied(path: str, start: int, stop: int) -> Any:
+    """Return the sum of a part, which is read into one warm buffer: the least that a copy costs."""
+    total = 0.0
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        for at in range(start, stop, _BLOCK // 8):
+            some = _warm()[: min(_BLOCK // 8, stop - at)]
+            assert os.preadv(fd, [some], 8 * at) == some.nbytes
+            total += float(some.sum())
+    finally:
+        os.close(fd)
+    return np.array([total])
+
+
+def _by_tasks(part: Callable[..., Any], path: Path, count: int, chunk: int, items: int = 0) -> Any:
+    """Make a Dask array of what `part` returns of each chunk: all its items, or so many."""
     import dask
     import dask.array as da
 
-    load = dask.delayed(_part, pure=True)
+    load = dask.delayed(part, pure=True)
+    bounds = [(at, min(at + chunk, count)) for at in range(0, count, chunk)]
     return da.concatenate(
         [
-            da.from_delayed(
-                load(str(path), at, min(at + chunk, count)),
-                (min(at + chunk, count) - at,),
-                np.float64,
-            )
-            for at in range(0, count, chunk)
+            da.from_delayed(load(str(path), start, stop), (items or stop - start,), np.float64)
+            for start, stop in bounds
         ]
     )
 
@@ -87,13 +113,16 @@ def summed(nbytes: int, passes: int) -> list[dict[str, list[float]]]:
         )
         options = {"n_workers": _WORKERS, "threads_per_worker": 1, "dashboard_address": None}
         with LocalCluster(**options) as cluster, Client(cluster):
-            paged, mapped = from_array(array, chunks=chunk), _mapped(path, count, chunk)
+            paged = from_array(array, chunks=chunk)
+            mapped = _by_tasks(_part, path, count, chunk)
+            copied = _by_tasks(_copied, path, count, chunk, 1)
             assert len(pickle.dumps(paged.dask)) < _LARGEST_GRAPH
             found = [
                 in_turn(
                     [
                         Way("paged", partial(_seconds, paged, expected, path, cold=cold)),
                         Way("mapped", partial(_seconds, mapped, expected, path, cold=cold)),
+                        Way("copied", partial(_seconds, copied, expected, path, cold=cold)),
                     ],
                     passes,
                 )
@@ -115,9 +144,15 @@ def measure(effort: Effort) -> list[Finding]:
     for state, samples in zip(("cached", "cold"), found, strict=True):
         processes = f"{_WORKERS} processes of {_LIMIT >> 20} MiB"
         subject = f"sum of {nbytes >> 20} MiB, {state}, {processes}"
-        baseline = "numpy.memmap in each task"
-        named = {subject: samples["paged"], baseline: samples["mapped"]}
+        baseline, least = "numpy.memmap in each task", "pread into a warm buffer in each task"
+        named = {
+            subject: samples["paged"],
+            baseline: samples["mapped"],
+            least: samples["copied"],
+        }
         findings.append(speed(named, subject, baseline, _TARGET))
+        note = "what a copy from the page cache lets be reached"
+        findings.append(speed(named, least, baseline, None, note))
     return findings
 
 

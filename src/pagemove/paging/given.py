@@ -291,10 +291,9 @@ class Given:
 
     def _settle(self) -> None:
         """Write back, and wait for writes that are under way: theirs are no longer dirty."""
-        if self._region.mode == "r+":
-            self._region._save()
-        else:
+        if self._region.mode != "r+":
             self._write_back()
+        self._region._save()
 
     def _write_back(self) -> None:
         """Have all blocks be clean: only of those the pager sees who writes them."""

@@ -11,8 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,67 @@ def test_a_write_that_is_under_way_at_the_switch_is_none_after_it(tmp_path: Path
         flush.join()
     assert found[5] == -1
     assert np.array_equal(np.delete(found, 5), np.delete(np.arange(WORDS), 5))
+
+
+def _spill_file(folder: Path) -> int:
+    """Open the file without a name in a directory anew."""
+    for link in Path("/proc/self/task").glob("*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link).startswith(f"{folder}/"):
+                return os.open(link, os.O_RDWR)
+    raise AssertionError("no changed block was spilled")
+
+
+@contextlib.contextmanager
+def _held_up(fd: int) -> Iterator[threading.Thread]:
+    """Write so much to a file that other writes to it wait for long: there is one at a time."""
+    mebibyte, begin = bytes(1 << 20), os.fstat(fd).st_size + (1 << 32)
+    holder = threading.Thread(target=os.pwritev, args=(fd, [mebibyte] * 512, begin))
+    holder.start()
+    until(lambda: os.fstat(fd).st_size > begin or not holder.is_alive())
+    try:
+        yield holder
+    finally:
+        holder.join()
+        os.ftruncate(fd, begin - (1 << 32))
+
+
+def _handed_over_while_spilled(store: FaultyStore, spill: Path) -> bool:
+    """Hand an array over, a block of which is being spilled; say whether that took long enough."""
+    numbers = pagemove.open_array(store, dtype=np.int64, mode="c", resident_limit="256KiB")
+    region = pagemove.region_of(numbers)
+    numbers[0] = -2
+    region.evict()
+    numbers[5] = -1
+    fd = _spill_file(spill)
+    with _held_up(fd) as holder, pagemove.serve(numbers, HERE) as served:
+        evictor = threading.Thread(target=region.evict)
+        evictor.start()
+        # Mapped again while its copy is being written, it is clean.
+        until(lambda: numbers[5] == -1 and region.stats().dirty_nbytes == 0)
+        with HandedStore(served.url) as taken:
+            was_held_up = holder.is_alive()
+            found = all_of(taken)
+            served.wait(60)
+        evictor.join()
+    os.close(fd)
+    wanted = np.arange(WORDS)
+    wanted[[0, 5]] = -2, -1
+    assert np.array_equal(found, wanted)
+    return was_held_up
+
+
+def test_a_spill_that_is_under_way_at_the_switch_is_none_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mode "c": of a block that is read while it is spilled the same is true."""
+    (tmp_path / "spill").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spill"))
+    np.arange(WORDS).tofile(tmp_path / "numbers")
+    # So the write ends while blocks are still being read for the taker.
+    slow = [Fault("read", delay=0.05, count=0)]
+    with FaultyStore(tmp_path / "numbers", faults=slow) as store:
+        assert any(_handed_over_while_spilled(store, tmp_path / "spill") for _ in range(5))
 
 
 def test_what_failed_for_one_taker_is_not_said_to_a_later_one(

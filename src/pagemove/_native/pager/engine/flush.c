@@ -108,9 +108,8 @@ static void write_copies(struct pg_region *region, struct sweep *sweep)
 static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry entry)
 {
     struct pg_block *block = &region->blocks.at[entry];
-    int error;
-
     uint32_t number = block->number;
+    int error;
 
     block->flags |= PG_COPY_IN_FLIGHT;
     error = snapshot(region, entry, &sweep->outs[sweep->count]);
@@ -173,9 +172,15 @@ static int write_dirty(struct pg_region *region, uint32_t *failed)
 {
     struct sweep sweep = {.count = 0};
 
+    if (region->blocks.used && is_to_end(region))
+        return -PG_INTERRUPTED;
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
         struct pg_block *block = &region->blocks.at[entry];
-        int error = is_to_end(region) ? -PG_INTERRUPTED : wait_for_block(region, block);
+        int error;
+        /* Nothing to do for nearly all, while writers may be waiting (given.py). */
+        if (!(block->flags & (PG_DIRTY | PG_COPY_IN_FLIGHT)))
+            continue;
+        error = is_to_end(region) ? -PG_INTERRUPTED : wait_for_block(region, block);
         if (error) {
             note_error(&sweep, error, block->number);
             break;
@@ -381,12 +386,15 @@ int pg_do_flush(struct pg_region *region)
     uint64_t began = pg_trace_begin();
     int error;
 
-    if (region->mode != PG_WRITE)
+    if (!pg_writable(region))
         return 0;
     pthread_mutex_lock(&region->lock);
     error = pg_begin_flush(region);
     if (!error) {
-        error = save(region);
+        if (region->mode == PG_WRITE)
+            error = save(region);
+        else
+            wait_for_evictions(region);
         pg_end_flush(region);
     }
     pthread_mutex_unlock(&region->lock);

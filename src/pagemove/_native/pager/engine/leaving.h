@@ -128,6 +128,8 @@ struct pg_written {
 struct pg_written pg_write_some(struct pg_region *region, pg_entry first, pg_entry end,
                                 unsigned most);
 
+/* Write what is dirty and have the store make it durable; of a region with private changes only
+ * wait for writes that have begun. 0 or -errno. */
 int pg_do_flush(struct pg_region *region);
 
 /* Until nobody else flushes. 0, or -PG_INTERRUPTED. Drops the lock. */
