@@ -35,7 +35,9 @@ class Host:
     @property
     def members(self) -> int: ...
 
-_Taking: TypeAlias = tuple[bytes, bytes, bytes | None, bytes, bytes | None, int, int, int, bool]
+_Taking: TypeAlias = tuple[
+    bytes, bytes, bytes | None, bytes, bytes | None, int, int, int, bool, bool
+]
 
 @disjoint_base
 class Taken:
