@@ -98,7 +98,7 @@ cdef extern from "pager/pager.h" nogil:
         const char *url
         const char *backing
         uint64_t unit, patience_ns, late_ns
-        int quiet
+        int eager, quiet
     const char *pg_codec_name()
     struct pg_injection:
         int operation, kind

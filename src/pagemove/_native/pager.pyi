@@ -51,7 +51,9 @@ class Host:
     @property
     def members(self) -> int: ...
 
-_Taking: TypeAlias = tuple[bytes, bytes, bytes | None, bytes, bytes | None, int, int, int, bool]
+_Taking: TypeAlias = tuple[
+    bytes, bytes, bytes | None, bytes, bytes | None, int, int, int, bool, bool
+]
 
 @disjoint_base
 class Taken:

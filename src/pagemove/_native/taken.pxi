@@ -7,7 +7,7 @@ Part of pager.pyx, which includes it.
 cdef int _fill_taking(pg_taking *taken, object taking) except -1:
     """Read what is said of it: all of it stays with the caller."""
     (address, want, secret, url, backing, taken.unit, taken.patience_ns, taken.late_ns,
-     taken.quiet) = taking
+     taken.eager, taken.quiet) = taking
     taken.address = <const char *> address
     taken.address_length = <uint32_t> len(address)
     taken.want.at, taken.want.length = <const char *> want, len(want)

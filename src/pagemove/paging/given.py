@@ -28,7 +28,7 @@ _LOOKED_AT = 1 << 30
 # Before the switch it is written back so often while threads go on writing.
 _ROUNDS = 3
 _LOOK_AGAIN = 0.002
-# The same where nobody has written for so long before.
+# At least, where nobody has written for so long.
 _LOOK_BRIEFLY = 0.0003
 # Who waits for that hears every so many seconds that it goes on; it may not have much patience.
 _LONGEST_SILENCE = 0.2
@@ -257,7 +257,8 @@ class Given:
 
     def _switch(self) -> None:
         """Keep the contents from changing; EAGAIN if a thread goes on writing."""
-        self._settle()  # while threads can still write
+        if self._changes()[0]:
+            self._settle()  # while threads can still write
         begin = time.monotonic()
         frozen = [each for each in _arrays_behind(self._array) if each.flags.writeable]
         self._before = frozen, self._region._frozen
@@ -270,8 +271,9 @@ class Given:
             while True:
                 found = self._changes()
                 pause = _LOOK_AGAIN if self._region.mode != "r" else 0
-                if found == self._seen[0] and begin - self._seen[1] >= pause:
-                    pause = min(pause, _LOOK_BRIEFLY)
+                if found == self._seen[0]:
+                    left = pause - (time.monotonic() - self._seen[1])
+                    pause = max(left, min(pause, _LOOK_BRIEFLY))
                 time.sleep(pause)
                 # Writes that are under way end in this, and are counted.
                 self._settle()

@@ -224,6 +224,7 @@ def region_of(array: npt.NDArray[Any]) -> PagedMemory:
 def _handed(source: Source, paging: PagingOptions) -> PagedArray:
     """Take an array that another process hands over; it is here when the first block is."""
     with source.handed(store_timeout=paging.get("store_timeout", 5.0)) as store:
+        store._eager = True
         paging.setdefault("mode", "r+")
         region = PagedMemory(store, **paging)
         region._forgettable = True

@@ -179,6 +179,7 @@ class HandedStore(Store):
         self._taken: Taken | None = None
         self._tunnel: Tunnel | None = None
         self._closed = False
+        self._eager = False  # it is read at once
         self._quiet = False  # nothing comes in the background: for tests
         tell_in_child(self)
 
@@ -278,6 +279,7 @@ class HandedStore(Store):
             self._offer.unit,
             min(int(self._from.patience * 1e9), 2**62),
             int(_LATE_SECONDS * 1e9),
+            self._eager,
             self._quiet,
         )
 

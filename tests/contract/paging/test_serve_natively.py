@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -151,6 +152,25 @@ def test_a_refusal_on_the_way_is_told(tmp_path: Path) -> None:
             store.write(0, bytes(8))
 
 
+def test_who_came_early_and_asks_for_nothing_is_not_the_owner(tmp_path: Path) -> None:
+    """As where the region cannot be opened after all."""
+    numbers = made(tmp_path)
+    with pagemove.serve(numbers, tmp_path / "socket") as served:
+        with HandedStore(served.url) as store:
+            store._eager = True
+            store._begun("read", 0)
+            until(lambda: served.taken)
+            assert not numbers.flags.writeable
+        until(lambda: not served.taken)
+        numbers[0] = 7
+        with HandedStore(served.url) as store:
+            store._eager = True
+            found = np.zeros(1, np.int64)
+            store.read_into(0, found)
+            assert found[0] == 7
+            assert served.taken
+
+
 def test_who_has_written_all_of_it_goes_on_telling() -> None:
     """There is nothing to keep connections for, and the giver does not say that it knows."""
     told = threading.Semaphore(0)
@@ -283,7 +303,6 @@ class TestFiles:
                 want = {"do": "take", "name": "", "owner": "x", "offer": offer.key}
                 wire.greet(line, json.dumps(want).encode(), None)
                 reader, writer = os.pipe()
-                before = len(os.listdir("/proc/self/fd"))
                 socket.send_fds(line.sock, [wire.REQUEST.pack(wire.FILE, 0, 0)], [writer] * 2)
                 answer = wire.ANSWER.unpack(line.receive(wire.ANSWER.size))
                 assert answer[:2] == (wire.FILE, 95)
@@ -291,13 +310,22 @@ class TestFiles:
                 answer = wire.ANSWER.unpack(line.receive(wire.ANSWER.size))
                 assert answer == (wire.READ, 0, 0, 1, UNIT)
                 # What was passed besides is closed.
-                until(lambda: len(os.listdir("/proc/self/fd")) == before)
+                until(lambda: _ends_of(writer) == 2)
                 assert bytes(line.receive(UNIT)) == bytes(NUMBERS.data[: UNIT // 8])
                 os.close(reader)
                 os.close(writer)
 
     def test_no_room_in_the_file(self, tmp_path: Path) -> None:
         child(_hand_over_without_room, tmp_path, deadline=120)
+
+
+def _ends_of(fd: int) -> int:
+    """Return how many descriptors of this process are of the same pipe."""
+    count, pipe = 0, os.readlink(f"/proc/self/fd/{fd}")
+    for each in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            count += os.readlink(f"/proc/self/fd/{each}") == pipe
+    return count
 
 
 def _hand_over_without_room(folder: Path) -> None:

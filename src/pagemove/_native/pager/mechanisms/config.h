@@ -55,7 +55,8 @@ struct pg_taking {
     struct pg_bytes want, secret; /* what to say there; and what both have, at NULL: nothing */
     const char *url;              /* as messages name it */
     const char *backing;          /* a directory for what arrives; or NULL: memory */
-    int quiet;                    /* nothing comes in the background: for tests */
+    int eager;        /* the giver is told at once, so that the first read finds a connection */
+    int quiet;        /* nothing comes in the background: for tests */
     uint64_t late_ns; /* after which, and two round trips, what was asked for is asked for again */
     uint64_t unit, patience_ns; /* bytes that arrive as one */
 };

@@ -96,7 +96,7 @@ int pg_line_open(struct pg_taken *taken, int touches, struct pg_line **opened, c
     *line = (struct pg_line){.wire = {.patience = taken->taking.patience_ns,
                                       .deadline = UINT64_MAX,
                                       .stopping = &taken->stopping},
-                             .file = -1,
+                             .file = PG_NOT_READY,
                              .touches = touches};
     line->wire.fd = pg_above_standard(
         socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -107,19 +107,30 @@ int pg_line_open(struct pg_taken *taken, int touches, struct pg_line **opened, c
         error = pg_greet(&taken->taking, &line->wire, &refused, text);
     if (error && refused)
         note_refusal(taken, error, text);
-    if (!error)
-        error = share_file(taken, line);
-    if (!error) {
-        pthread_mutex_lock(&taken->lock);
-        error = pg_line_begin(taken);
-        pthread_mutex_unlock(&taken->lock);
-    }
     if (error) {
         pg_line_close(taken, line);
         return error;
     }
     *opened = line;
     return 0;
+}
+
+int pg_line_make_ready(struct pg_taken *taken, struct pg_line *line)
+{
+    int error = 0;
+
+    if (line->file == PG_NOT_READY) {
+        line->file = -1;
+        error = share_file(taken, line);
+        if (!error) {
+            pthread_mutex_lock(&taken->lock);
+            error = pg_line_begin(taken);
+            pthread_mutex_unlock(&taken->lock);
+        }
+    }
+    if (error)
+        pg_line_close(taken, line);
+    return error;
 }
 
 void pg_line_close(struct pg_taken *taken, struct pg_line *line)
@@ -174,10 +185,11 @@ int pg_line_take(struct pg_taken *taken, uint64_t deadline, struct pg_line **fou
             pg_wait_until(&taken->freed, &taken->lock, deadline);
     }
     pthread_mutex_unlock(&taken->lock);
-    if (!opens)
-        return error;
-    *was_idle = 0;
-    return pg_line_open(taken, 1, found, text);
+    if (opens) {
+        *was_idle = 0;
+        error = pg_line_open(taken, 1, found, text);
+    }
+    return error;
 }
 
 void pg_line_keep(struct pg_taken *taken, struct pg_line *line)
@@ -185,7 +197,7 @@ void pg_line_keep(struct pg_taken *taken, struct pg_line *line)
     int keeps;
 
     pthread_mutex_lock(&taken->lock);
-    keeps = !taken->stopping && taken->running &&
+    keeps = !taken->stopping && (taken->running || !taken->has_begun) &&
             __atomic_load_n(&taken->arrivals.missing, __ATOMIC_ACQUIRE);
     line->idle = keeps;
     if (keeps)

@@ -11,13 +11,14 @@
 #include "pager/mechanisms/wire.h"
 
 enum {
+    PG_NOT_READY = -2,          /* the giver was asked for nothing yet */
     PG_TOUCH_LINES = 3,         /* connections for what is touched */
     PG_LARGEST_PIECE = 1 << 20, /* bytes asked for at once, where a unit is no larger */
 };
 
 struct pg_line {
     struct pg_wire wire;
-    int file; /* what it asks for the giver puts into this one; -1: it is sent */
+    int file; /* what it asks for the giver puts into this one; -1: it is sent; or PG_NOT_READY */
     int touches, idle;
     struct pg_line *next;
 };
@@ -31,18 +32,21 @@ struct pg_taken {
     struct pg_line *lines;
     unsigned touch_lines; /* open, or being opened */
     int stopping, connected;
-    int has_begun, running; /* there was a connection; and all is being brought */
-    int refused;            /* the giver has said no: its errno, */
-    char refusal[PG_TEXT];  /* and its words */
-    pthread_t thread;
-    int has_thread;
+    int has_begun, running;  /* there was a connection; and all is being brought */
+    int refused;             /* the giver has said no: its errno, */
+    char refusal[PG_TEXT];   /* and its words */
+    pthread_t thread, first; /* `first` opens a connection before it is needed */
+    int has_thread, has_first;
 };
 
 /* Who has a connection is the owner: from then on all is brought. Wants the lock. */
 int pg_line_begin(struct pg_taken *taken);
 
-/* A connection. 0 or -errno, with a text where more is known. */
+/* A connection on which nothing was asked yet; until then the giver may take the array back. 0 or
+ * -errno, with a text where more is known. */
 int pg_line_open(struct pg_taken *taken, int touches, struct pg_line **opened, char text[PG_TEXT]);
+/* Have it be one to ask by. 0 or -errno: it is closed. */
+int pg_line_make_ready(struct pg_taken *taken, struct pg_line *line);
 void pg_line_close(struct pg_taken *taken, struct pg_line *line);
 
 /* One for what is touched, for this thread alone. Opened where there is none; else it is waited

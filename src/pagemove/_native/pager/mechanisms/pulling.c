@@ -219,7 +219,7 @@ static void open_spares(struct pg_taken *taken)
         pthread_mutex_unlock(&taken->lock);
         if (!opens)
             return;
-        if (pg_line_open(taken, 1, &line, text))
+        if (pg_line_open(taken, 1, &line, text) || pg_line_make_ready(taken, line))
             return;
         pg_line_keep(taken, line);
     }
@@ -278,6 +278,8 @@ static int bring(struct pg_taken *taken)
     struct pg_line *line;
     int done = pg_line_open(taken, 0, &line, text);
 
+    if (!done)
+        done = pg_line_make_ready(taken, line);
     if (done)
         return __atomic_load_n(&taken->refused, __ATOMIC_ACQUIRE) ? 1 : done;
     __atomic_store_n(&taken->connected, 1, __ATOMIC_RELAXED);

@@ -11,6 +11,7 @@
 
 #include "pager/mechanisms/clock.h"
 #include "pager/mechanisms/lines.h"
+#include "pager/mechanisms/threads.h"
 
 static void *copy_of(const void *bytes, size_t length, int *failed)
 {
@@ -48,6 +49,19 @@ void pg_free_taking(struct pg_taking *taking)
     *taking = (struct pg_taking){.address = NULL};
 }
 
+/* Open a connection that the first read or write finds. */
+static void *open_first(void *argument)
+{
+    struct pg_taken *taken = argument;
+    char text[PG_TEXT];
+    struct pg_line *line;
+    int ignored;
+
+    if (!pg_line_take(taken, pg_later(pg_now(), taken->taking.patience_ns), &line, &ignored, text))
+        pg_line_keep(taken, line);
+    return NULL;
+}
+
 int pg_taken_open(const struct pg_taking *taking, uint64_t nbytes, struct pg_taken **opened,
                   char text[PG_TEXT])
 {
@@ -68,6 +82,9 @@ int pg_taken_open(const struct pg_taking *taking, uint64_t nbytes, struct pg_tak
     if (!error)
         error = pg_arrivals_open(&taken->arrivals, nbytes, taking->unit, taking->backing);
     if (!error) {
+        /* Without a thread for it, who reads first does it. */
+        taken->has_first =
+            taking->eager && !pg_start_thread(&taken->first, "pagemove-first", open_first, taken);
         *opened = taken;
         return 0;
     }
@@ -96,6 +113,8 @@ void pg_taken_stop(struct pg_taken *taken)
 void pg_taken_close(struct pg_taken *taken)
 {
     pg_taken_stop(taken);
+    if (taken->has_first)
+        pthread_join(taken->first, NULL);
     if (taken->has_thread)
         pthread_join(taken->thread, NULL);
     while (taken->lines)
@@ -161,10 +180,12 @@ static int fetch_by(struct pg_taken *taken, struct pg_units run, uint64_t deadli
     struct iovec bytes = {NULL, 0};
     int zero = 0, said = 0, error = pg_line_take(taken, deadline, &line, again, text);
 
-    if (error) {
+    if (error)
         *again = 0;
+    else
+        error = pg_line_make_ready(taken, line);
+    if (error)
         return error;
-    }
     pg_units_at(&taken->arrivals, run, &length);
     if (line->file < 0) {
         bytes = (struct iovec){malloc(length), length};
@@ -270,6 +291,8 @@ static int own(struct pg_taken *taken, uint64_t deadline, char text[PG_TEXT])
     if (error || __atomic_load_n(&taken->has_begun, __ATOMIC_ACQUIRE))
         return error;
     error = pg_line_take(taken, deadline, &line, &ignored, text);
+    if (!error)
+        error = pg_line_make_ready(taken, line);
     if (!error)
         pg_line_keep(taken, line);
     return error;
