@@ -85,6 +85,14 @@ static int is_asked(struct pg_region *region)
     return asked;
 }
 
+/* Also for what is cloned without us, and would read zeros where a block is missing. This waits for
+ * a fork that copies memory now, so either the child has all of it as it was while it was held, or
+ * nothing. */
+static void forbid(const struct pg_region *region)
+{
+    madvise(at(region), region->length, MADV_DONTFORK);
+}
+
 /* Wants the region's lock. */
 static int can_be_held(struct pg_region *region)
 {
@@ -93,8 +101,12 @@ static int can_be_held(struct pg_region *region)
     while (can_carry(region) && is_half_way(region) && is_asked(region) &&
            !pg_wait_changed(region, until))
         ;
-    return can_carry(region) && !is_half_way(region) && is_asked(region) &&
-           !madvise(at(region), region->length, MADV_DOFORK);
+    if (!can_carry(region) || is_half_way(region) || !is_asked(region))
+        return 0;
+    if (!madvise(at(region), region->length, MADV_DOFORK))
+        return 1;
+    forbid(region);
+    return 0;
 }
 
 /* Hold the region as it is, until the process has been forked. */
@@ -119,10 +131,7 @@ static int hold(struct pg_region *region, struct pg_call *call)
         while (region->holding == PG_HELD && pg_now() < until)
             pg_sleep_until(&region->held, &region->calls_lock, until);
         pthread_mutex_unlock(&region->calls_lock);
-        /* Also for what is cloned without us, and would read zeros where a block is missing. This
-         * waits for a fork that copies memory now, so either the child has all of it as it was
-         * while it was held, or nothing. */
-        madvise(at(region), region->length, MADV_DONTFORK);
+        forbid(region);
         pthread_mutex_unlock(memory);
     }
     region->staying = 0;
