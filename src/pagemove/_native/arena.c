@@ -463,6 +463,14 @@ void pa_release(struct pa_arena *arena, void *object)
         discard_extent(arena, first);
 }
 
+int pa_set_limit(struct pa_arena *arena, uint64_t limit)
+{
+    pthread_mutex_lock(&arena->lock);
+    arena->memory.limit = limit;
+    pthread_mutex_unlock(&arena->lock);
+    return hold_limit(arena, 0);
+}
+
 /* Wants the lock. */
 static uint64_t there(const struct pa_arena *arena, uint32_t first)
 {

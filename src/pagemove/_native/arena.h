@@ -74,6 +74,10 @@ uint64_t pa_room(struct pa_arena *arena, const void *object);
 
 void pa_release(struct pa_arena *arena, void *object);
 
+/* Have another limit from now on. 0, or -errno: there is more than that, and it cannot be evicted.
+ */
+int pa_set_limit(struct pa_arena *arena, uint64_t limit);
+
 /* Bytes of it that are resident while the kernel alone serves it; 0 after that. */
 uint64_t pa_plain_bytes(struct pa_arena *arena);
 

@@ -32,6 +32,7 @@ cdef extern from "arena.h" nogil:
     uint64_t pa_plain_bytes(pa_arena *arena)
     void *pa_resize(pa_arena *arena, void *object, uint64_t nbytes)
     void pa_release(pa_arena *arena, void *object)
+    int pa_set_limit(pa_arena *arena, uint64_t limit)
     void pa_counters_of "pa_counters"(pa_arena *arena, pa_counters *counters)
 
 cdef extern from "handler.h" nogil:
@@ -192,6 +193,13 @@ cdef class Arena:
             "full": counters.full,
             "lost": counters.lost,
         }
+
+    def set_limit(self, uint64_t limit):
+        """Have another limit from now on; 0, or an errno: what is beyond it cannot be evicted."""
+        cdef int status
+        with nogil:
+            status = pa_set_limit(self._arena, limit)
+        return -status
 
     @property
     def plain_nbytes(self):

@@ -52,7 +52,7 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
         default="auto",
         metavar="SIZE",
         help="the most bytes of arrays that are in memory: 2GiB; 50%% of the memory available; "
-        "auto, the default: half of it",
+        "auto, the default: half of it, and less while others need memory",
     )
     parser.add_argument(
         "--store-limit",

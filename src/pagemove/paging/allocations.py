@@ -89,6 +89,7 @@ class PagedAllocations:
         if self._least < 1:
             raise ValueError(f"min_size must be positive, not {min_size!r}")
         self._limit = limit_of(limit)
+        self._follows = isinstance(limit, str) and limit.strip().lower() == "auto"
         self._spill = directory_of(spill)
         self._store_limit = store_limit_of(store_limit)
         self._making, self._process = threading.Lock(), generation()
@@ -104,7 +105,13 @@ class PagedAllocations:
         with self._lock():
             # In a child made by fork it is the parent's, and gone.
             if self._made is None or self._made[1].inherited:
-                self._made = new_arena(self._limit, self._least, self._spill, self._store_limit)
+                self._made = new_arena(
+                    self._limit,
+                    self._least,
+                    self._spill,
+                    self._store_limit,
+                    self._follows,
+                )
             return self._made
 
     def __enter__(self) -> Self:
@@ -285,7 +292,8 @@ def paged_allocations(
     ----------
     limit : int, str or Budget
         The most bytes of all of them together that are in memory: ``"2GiB"``, a number, a `Budget`
-        that they share with other regions; ``"50%"`` of the memory available now; ``"auto"``: half.
+        that they share with other regions; ``"50%"`` of the memory available now; ``"auto"``: half,
+        and less while others need memory, as for ``resident_limit="auto"``.
     min_size : int or str
         Arrays of fewer bytes are made as ever.
     spill : str or path-like, optional

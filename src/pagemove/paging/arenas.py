@@ -12,6 +12,7 @@ from pagemove._native.arena import Arena
 from pagemove.introspect import PAGE_SIZE
 from pagemove.paging.available import LEAST, SHARE, available
 from pagemove.paging.budget import Budget
+from pagemove.paging.following import ArenaLimit, follow
 from pagemove.paging.options import FEWEST_BLOCKS, Limit
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sizes import nbytes_of, text_of
@@ -43,7 +44,11 @@ class ArenaMemory(PagedMemory):
         block_size: int,
         spill: Path | None,
         store_limit: int | None = None,
+        *,
+        plain: bool = True,
     ) -> None:
+        self._plain = plain
+        self._follower: ArenaLimit | None = None
         options: dict[str, Any] = {
             "resident_limit": limit,
             "block_size": block_size,
@@ -130,9 +135,15 @@ def directory_of(spill: str | os.PathLike[str] | None) -> Path | None:
 
 
 def new_arena(
-    limit: int | Budget, least: int, spill: Path | None, store_limit: int | None = None
+    limit: int | Budget,
+    least: int,
+    spill: Path | None,
+    store_limit: int | None = None,
+    follows: bool = False,
 ) -> tuple[Arena, ArenaMemory]:
     """Make an arena for arrays of `least` bytes or more.
+
+    With `follows` its limit is less while others need memory.
 
     Raises
     ------
@@ -150,17 +161,23 @@ def new_arena(
     block = min(least // _BLOCKS_OF_AN_ARRAY, most // _BLOCKS_OF_A_LIMIT, _LARGEST_BLOCK)
     block = max(1 << max(block.bit_length() - 1, 0), PAGE_SIZE)
     nbytes = _space(most, block)
+    # What shares its limit with others is never ordinary memory.
+    plain = not isinstance(limit, Budget)
+    budget = Budget(limit) if follows and isinstance(limit, int) else None
     while True:
         try:
-            memory = ArenaMemory(nbytes, limit, block, spill, store_limit)
+            memory = ArenaMemory(nbytes, budget or limit, block, spill, store_limit, plain=plain)
         except OSError as error:
             # A limit on address space, or no overcommitment.
             if error.errno != errno.ENOMEM or nbytes <= 2 * most:
                 raise
             nbytes = max(nbytes // 4, 2 * most) // block * block
         else:
-            # What shares its limit with others is never ordinary memory.
-            return Arena(memory, 0 if isinstance(limit, Budget) else limit), memory
+            break
+    arena = Arena(memory, most if plain else 0)
+    if budget is not None:
+        memory._follower = follow(arena, budget)
+    return arena, memory
 
 
 def _space(limit: int, block: int) -> int:

@@ -314,6 +314,8 @@ class PagedMemory(Closing, Viewable):
     # yet, and where changes go.
     _known_as = ""
     _blank = False
+    # That the kernel alone serves it until there is more in it than its limit.
+    _plain = False
     _spill_directory = b""
 
     def _open(self, store: Store, options: Checked, *, again: bool) -> None:
@@ -352,7 +354,7 @@ class PagedMemory(Closing, Viewable):
                     read_ahead=options.read_ahead,
                     spill_directory=self._spill_directory or options.spill_directory,
                     blank=self._blank,
-                    plain=self._blank,
+                    plain=self._plain,
                     dumped=os.environ.get("PAGEMOVE_CORE_DUMPS", "0") not in ("", "0"),
                     name=options.name,
                     again=again,

@@ -11,6 +11,7 @@
 
 #include "pager/engine/arriving.h"
 #include "pager/engine/choice.h"
+#include "pager/engine/lease.h"
 #include "pager/life.h"
 #include "pager/pager.h"
 #include "pager/shared.h"
@@ -115,6 +116,18 @@ static int engage(struct pg_region *region)
     return error;
 }
 
+/* What is there by now has never been asked for. */
+static void lease_adopted(struct pg_region *region)
+{
+    uint32_t before;
+
+    do {
+        before = region->frames.limit;
+        if (region->frames.total > before)
+            pg_lease_more(region);
+    } while (region->frames.limit > before);
+}
+
 /* Pages around what was counted may be there too, where they were huge. */
 static void evict_excess(struct pg_region *region)
 {
@@ -149,6 +162,7 @@ int pg_do_engage(struct pg_region *region)
     if (error)
         return error;
     pthread_mutex_lock(&region->lock);
+    lease_adopted(region);
     evict_excess(region);
     pthread_mutex_unlock(&region->lock);
     return 0;

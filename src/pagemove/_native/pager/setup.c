@@ -268,8 +268,7 @@ int pg_set_up(struct pg_region *region, struct pg_opening *opening)
         return -errno;
     count_frames(region, config->limit);
     /* Looking for what is in it takes an ioctl that is about as old as UFFDIO_MOVE. */
-    region->plain =
-        config->plain && region->blank && region->uffd.moves && !region->budget && !region->former;
+    region->plain = config->plain && region->blank && region->uffd.moves && !region->former;
     region->merging = pg_is_merging();
     error = map_region(region, config->name);
     if (!error && region->mode == PG_PRIVATE)
