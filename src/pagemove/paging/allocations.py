@@ -337,9 +337,9 @@ def paged_allocations(
     As long as all of them fit `limit`, and it is no `Budget`, they are ordinary memory that costs
     what it always does, also in children made by fork and for system calls. The first that does not
     fit has the pager serve the arena from then on. A child made by fork after that has the arrays
-    as they were at that moment, and the limit for itself. With `spill`, a `Budget` or the helper
-    process they are not there: touching them is SIGSEGV, after a message, and arrays made there are
-    ordinary ones. System calls on arrays need `pinned` or `save` then, where
+    as they were at that moment, and the limit for itself. With `spill`, a shared `Budget` or the
+    helper process they are not there: touching them is SIGSEGV, after a message, and arrays made
+    there are ordinary ones. System calls on arrays need `pinned` or `save` then, where
     `PagedMemory.kernel_faults` is False.
 
     Address space without end there is not: an array for which there is none is a MemoryError, with

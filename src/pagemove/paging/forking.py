@@ -33,6 +33,8 @@ def _in_child() -> None:
                 # Compressed memory is there already (carried.c); or it was closed.
                 if not region.closed:
                     region._begin_again()
+                    if region._budget is not None:
+                        region._limit, region._budget = region._budget.limit, None
                 continue
             region._begin_again()
             helper = None

@@ -182,8 +182,9 @@ class PagedMemory(Closing, Viewable):
     again, and in a child that is not forked by Python: the region is not there, touching it is
     SIGSEGV, after a message that names it, the object refuses new buffers, and closing it does
     nothing. Compressed memory is there with the contents of the moment, in any child, unless it has
-    `spill`, a `Budget` or the helper process: resident pages and compressed blocks are shared
-    copy-on-write, each process has the limits for itself, and nothing is pinned in the child.
+    `spill`, a `Budget` with others or the helper process: resident pages and compressed blocks are
+    shared copy-on-write, each process has the limits for itself, and nothing is pinned in the
+    child.
 
     Where the process may open userfaultfd for user mode only, `kernel_faults` is False, and a
     system call on memory that is not resident fails with EFAULT: `pinned` and `save` are for that,

@@ -274,21 +274,30 @@ print(ended(forked(use)), (array == np.arange(len(array))).all())
 """
 
 
-def test_a_region_of_compressed_memory_is_there_too():
-    assert _run(_REGION, {}).stdout.split() == ["0", "True"]
+_LIMITED = 'resident_limit="2MiB", **eval(sys.argv[1])'
+_BUDGETED = "resident_limit=budget"
+
+
+@pytest.mark.parametrize("limited", [_LIMITED, _BUDGETED])
+def test_a_region_of_compressed_memory_is_there_too(limited):
+    program = 'budget = pagemove.Budget("2MiB")\n' + _REGION.replace(_LIMITED, limited)
+    assert _run(program, {}).stdout.split() == ["0", "True"]
 
 
 @pytest.mark.parametrize(
-    "how", [{"fork": "message"}, {"spill": "/tmp"}, {"resident_limit": "budget"}]
+    "how", [{"fork": "message"}, {"spill": "/tmp"}, {"resident_limit": "shared"}]
 )
 def test_what_is_not_inherited_says_so(how, tmp_path):
     if "spill" in how:
         how = {"spill": str(tmp_path)}
     program = _REGION
     if "resident_limit" in how:
-        program = program.replace(
-            'resident_limit="2MiB", **eval(sys.argv[1])', 'resident_limit=pagemove.Budget("2MiB")'
-        )
+        # Each would have all of it there.
+        program = program.replace(_LIMITED, _BUDGETED)
+        program = f"""
+budget = pagemove.Budget("2MiB")
+other = pagemove.PagedMemory(nbytes=1 << 20, resident_limit=budget)
+{program}"""
     done = _run(program, how)
     assert done.stdout.split() == [str(-signal.SIGSEGV), "True"]
     assert "was opened before a fork and is not there in the forked process" in done.stderr

@@ -93,6 +93,17 @@ static void forbid(const struct pg_region *region)
     madvise(at(region), region->length, MADV_DONTFORK);
 }
 
+/* Find what the child may have in memory. With others in a budget, each would have all of it. */
+static int limit_there(struct pg_region *region)
+{
+    struct pg_budget_counters counters = {.total = region->opening->config.limit, .members = 1};
+
+    if (region->budget)
+        pg_budget_counters(region->budget, &counters);
+    region->carried_limit = counters.total;
+    return counters.members == 1;
+}
+
 /* Wants the region's lock. */
 static int can_be_held(struct pg_region *region)
 {
@@ -101,7 +112,7 @@ static int can_be_held(struct pg_region *region)
     while (can_carry(region) && is_half_way(region) && is_asked(region) &&
            !pg_wait_changed(region, until))
         ;
-    if (!can_carry(region) || is_half_way(region) || !is_asked(region))
+    if (!can_carry(region) || is_half_way(region) || !is_asked(region) || !limit_there(region))
         return 0;
     if (!madvise(at(region), region->length, MADV_DOFORK))
         return 1;
@@ -257,6 +268,7 @@ static void forget(struct pg_region *former)
 void pg_carry_on(struct pg_region *region)
 {
     struct pg_region *former = malloc(sizeof *former);
+    struct pg_config config;
     int error = -ENOMEM;
 
     if (!former) {
@@ -265,13 +277,17 @@ void pg_carry_on(struct pg_region *region)
         return;
     }
     *former = *region;
-    pg_begin_region(region, &former->opening->config);
+    config = former->opening->config;
+    config.limit = former->carried_limit;
+    /* Some thread of the parent may have had its lock. */
+    config.budget = former->budget = NULL;
+    pg_begin_region(region, &config);
     region->base = former->base;
     region->length = former->length;
     region->former = former;
     region->carries = 1;
     region->uffd.forked = 1;
-    region->opening = pg_new_opening(&former->opening->config);
+    region->opening = pg_new_opening(&config);
     if (region->opening) {
         pg_compressed_forked(former->store.compressed);
         region->opening->config.kept = former->store.compressed;
