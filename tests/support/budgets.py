@@ -36,7 +36,7 @@ def leased(budget: Budget, memory: PagedMemory) -> int:
 
 @contextlib.contextmanager
 def never_more(budget: Budget) -> Iterator[list[int]]:
-    """Ask all the time whether leases are within the limit, and bytes within leases, each and all."""
+    """Ask all the time whether leases are within the limit, and bytes within leases, in all too."""
     over, asked, stop = [], [0], threading.Event()
 
     def ask() -> None:

@@ -305,7 +305,7 @@ class TestSources:
             open_array(wrong)
 
     def test_of_a_store_that_is_described_whole_nothing_is_read_here(self, monkeypatch):
-        """Here it would be waited for without a timeout; the helper reads it, when it is touched."""
+        """It would be waited for without a timeout; the helper reads it when it is touched."""
         store = BytesStore(np.arange(5).tobytes())
         reads = []
         monkeypatch.setattr(BytesStore, "read_into", lambda *_: reads.append(1))

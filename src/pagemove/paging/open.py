@@ -286,9 +286,7 @@ def _array(
     return array_in(region, 0, layout)
 
 
-def _is_all(
-    store: Store, dtype: npt.DTypeLike | None, shape: int | tuple[int, ...] | None
-) -> bool:
+def _is_all(store: Store, dtype: npt.DTypeLike | None, shape: int | tuple[int, ...] | None) -> bool:
     """Whether that is all of a store that may take long to answer: it has no header then."""
     if isinstance(store, FileStore) or dtype is None or shape is None or store._items() is not None:
         return False

@@ -332,18 +332,15 @@ def _ends_at_the_first(path: Path, how: str) -> tuple[int, int | None, int, int]
     array = pagemove.open_array(path, dtype=np.uint8, **how_paged)
     memory = array.region
     os.truncate(path, 5 * block)
+    scattered = [*range(0, 4 * block, block), *range(9 * block, 99 * block, 2 * block)]
+    call = {
+        "prefetch": lambda: memory.prefetch(0, 64 * block, wait=True),
+        "take": lambda: pagemove.take(array, range(0, 64 * block, block)),
+        "take scattered": lambda: pagemove.take(array, scattered),
+        "pinned": lambda: pagemove.pinned(array[: 64 * block]).__enter__(),
+    }[how]
     with pytest.raises(StoreError) as caught:
-        if how == "prefetch":
-            memory.prefetch(0, 64 * block, wait=True)
-        elif how == "take":
-            pagemove.take(array, range(0, 64 * block, block))
-        elif how == "take scattered":
-            pagemove.take(
-                array, [*range(0, 4 * block, block), *range(9 * block, 99 * block, 2 * block)]
-            )
-        else:
-            with pagemove.pinned(array[: 64 * block]):
-                pass
+        call()
     stats = memory.stats()
     read = memory.stats().bytes_read // block
     assert load(memory.address, 4 * block) == path.read_bytes()[: 4 * block]
