@@ -130,7 +130,6 @@ def _past_the_end(path: Path, direct: bool) -> tuple[int, str, list[int]]:
         )
 
 
-@pytest.mark.parametrize("direct", [False, True])
 def test_a_switch_has_all_tests_run_without_io_uring():
     tests = Path(__file__).parents[2]
     code = "import conftest; from pagemove._native import pager; print(pager.try_ring())"
@@ -146,6 +145,7 @@ def test_a_switch_has_all_tests_run_without_io_uring():
     assert done.stdout.strip() == str(errno.EPERM), done.stderr
 
 
+@pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("queue", ["io_uring", "refused"])
 def test_a_file_that_has_shrunk_raises_sigbus(path, queue, direct):
     number, text, (errors, offset) = _by(queue, _past_the_end, path, direct)
