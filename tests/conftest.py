@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import re
@@ -17,10 +18,12 @@ from pagemove._native import pager, remap
 from support import Area, paging, selection, watchdog
 from support import needs as _needs
 from support.foreign import foreign as _foreign
-from support.system import collapse_heap
+from support.system import collapse_heap, refuse_io_uring
 
 if _needs.WITHOUT_MOVE:
     pager.set_moves(False)
+if _needs.WITHOUT_URING:
+    refuse_io_uring(errno.EPERM)  # for what tests start too
 
 REQUIRE_FEATURES = os.environ.get("PAGEMOVE_REQUIRE_FEATURES", "") not in ("", "0")
 

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -100,9 +100,9 @@ def run(restricted, tmp_path):
         "TMPDIR": str(home),
     }
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, before: Sequence[str] = ()) -> str:
         result = subprocess.run(
-            [sys.executable, "-c", _LAUNCHER, *arguments],
+            [*before, sys.executable, "-c", _LAUNCHER, *arguments],
             env=environment,
             cwd=_HERE.parent.parent,
             capture_output=True,
@@ -121,6 +121,23 @@ def test_an_unprivileged_user_may_open_a_user_mode_userfaultfd(run):
 
 def test_a_helper_process_serves_an_unprivileged_user(run):
     run("-c", _PAGED)
+
+
+def test_a_device_that_is_masked_by_another_is_none(run):
+    """As containers mask what they do not want seen: by /dev/null, which everybody may open."""
+    if not os.path.exists("/dev/userfaultfd"):
+        pytest.skip("no /dev/userfaultfd")
+    mask = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount --bind /dev/null /dev/userfaultfd && exec "$@"',
+    ]
+    able = subprocess.run([*mask, "sh", "true"], capture_output=True, text=True, check=False)
+    if able.returncode:
+        pytest.skip(f"cannot mount: {able.stderr.strip()}")
+    run("-c", _PAGED, before=[*mask, "sh"])
 
 
 def test_commands_do_not_warn_of_system_calls_that_they_do_not_make(run, tmp_path):

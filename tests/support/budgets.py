@@ -36,14 +36,14 @@ def leased(budget: Budget, memory: PagedMemory) -> int:
 
 @contextlib.contextmanager
 def never_more(budget: Budget) -> Iterator[list[int]]:
-    """Ask all the time whether leases are within the limit, and bytes within leases."""
+    """Ask all the time whether leases are within the limit, and bytes within leases, in all too."""
     over, asked, stop = [], [0], threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
             stats = budget.stats()
             asked[0] += 1
-            if stats.leased_nbytes > stats.limit:
+            if not stats.resident_nbytes <= stats.leased_nbytes <= stats.limit:
                 over.append(stats)
             over.extend(each for each in stats.regions if each.resident_nbytes > each.leased_nbytes)
 

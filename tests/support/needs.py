@@ -22,6 +22,9 @@ from support import servers, system
 #: Paged memory does here as it does on kernels without UFFDIO_MOVE.
 WITHOUT_MOVE = os.environ.get("PAGEMOVE_TEST_WITHOUT_MOVE", "") not in ("", "0")
 
+#: Files are read by threads, as where a container refuses io_uring.
+WITHOUT_URING = os.environ.get("PAGEMOVE_TEST_WITHOUT_URING", "") not in ("", "0")
+
 SWAP_BYTES = 256 << 20
 _KSM = Path("/sys/kernel/mm/ksm")
 _KSM_HURRY = {"pages_to_scan": "5000", "sleep_millisecs": "5", "run": "1"}
@@ -263,7 +266,9 @@ NEEDS: dict[str, Probe] = {
 
 #: What even the project's own machines may lack: their kernel, or where they run, may forbid it.
 #: So may a test of one kernel's defect on another kernel. PyTorch brings 5 GB with it.
-MAY_LACK = frozenset({"ksm", "stale_eagain", "swap", "torch", "without_move"})
+MAY_LACK = frozenset({"ksm", "stale_eagain", "swap", "torch", "without_move"}) | (
+    {"io_uring"} if WITHOUT_URING else set()
+)
 
 
 def missing(name: str) -> str | None:

@@ -311,6 +311,20 @@ class TestSources:
         with pytest.raises(TypeError, match=r"store must be|in memory already"):
             open_array(wrong)
 
+    def test_of_a_store_that_is_described_whole_nothing_is_read_here(self, monkeypatch):
+        """It would be waited for without a timeout; the helper reads it when it is touched."""
+        store = BytesStore(np.arange(5).tobytes())
+        reads = []
+        monkeypatch.setattr(BytesStore, "read_into", lambda *_: reads.append(1))
+        assert open_array(store, dtype=int, shape=5).tolist() == [0, 1, 2, 3, 4]
+        assert not reads
+
+    def test_a_header_contradicts_what_a_store_is_said_to_be(self):
+        file = io.BytesIO()
+        np.save(file, np.arange(5))
+        with pytest.raises(ValueError, match=r"header that says shape \(5,\)"):
+            open_array(BytesStore(file.getvalue()), dtype=int, shape=3)
+
     def test_missing_empty_and_directories(self, tmp_path):
         (tmp_path / "empty").touch()
         with pytest.raises(FileNotFoundError):

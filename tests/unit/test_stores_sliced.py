@@ -6,6 +6,9 @@ import functools
 import importlib
 import itertools
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -428,6 +431,36 @@ def test_files_by_their_names(tmp_path):
         chunked_store(tmp_path / "none.h5", "a")
     with chunked_store(tmp_path / "x.h5", "group/data") as store:
         assert store.shape == SHAPE
+
+
+_OPEN_FOR_WRITING = """
+import sys
+import h5py
+import pagemove
+file = h5py.File(sys.argv[1], "r+")
+for mode in ("r", "r+"):
+    try:
+        pagemove.open_array(sys.argv[1], name="group/data", mode=mode)
+    except BlockingIOError as error:
+        for word in (sys.argv[1], "close it there", "HDF5_USE_FILE_LOCKING=FALSE"):
+            assert word in str(error), (word, str(error))
+    else:
+        raise AssertionError(f"{mode}: it was opened")
+file.close()
+print(pagemove.open_array(sys.argv[1], name="group/data").shape)
+"""
+
+
+@pytest.mark.needs("paging")
+def test_an_hdf5_file_that_is_open_for_writing_is_refused_at_once(tmp_path):
+    write(tmp_path, "hdf5", values_of(SHAPE), CHUNKS)
+    environment = {k: v for k, v in os.environ.items() if k != "HDF5_USE_FILE_LOCKING"}
+    command = [sys.executable, "-c", _OPEN_FOR_WRITING, str(tmp_path / "x.h5")]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(SHAPE)
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path):

@@ -13,6 +13,8 @@ cdef extern from "pager/mechanisms/budget.h" nogil:
     struct pg_budget_counters:
         uint64_t total, leased, floors, grown, returned, moved, refused
         uint32_t members
+    struct pg_holding:
+        uint64_t id, leased, resident
     pg_budget *pg_budget_new(uint64_t total)
     void pg_budget_release(pg_budget *budget)
     int pg_budget_resize(pg_budget *budget, uint64_t total, uint64_t patience,
@@ -20,6 +22,8 @@ cdef extern from "pager/mechanisms/budget.h" nogil:
     void pg_budget_counters_of "pg_budget_counters"(
         pg_budget *budget, pg_budget_counters *counters
     )
+    void pg_budget_shares(pg_budget *budget, pg_budget_counters *counters, pg_holding *shares,
+                          size_t room)
 
 cdef extern from "pager/mechanisms/taking.h" nogil:
     struct iovec:
@@ -175,6 +179,7 @@ cdef extern from "pager/pager.h" nogil:
     unsigned pg_save_all(uint64_t nanoseconds)
     int pg_save_on_sigterm(uint64_t nanoseconds, int replace)
     void pg_leave_sigterm()
+    uint64_t pg_share_id(const pg_region *region)
     void pg_counters_of "pg_counters"(pg_region *region, pg_counters *counters)
     void pg_failure_text(pg_region *region, uint64_t sequence, char *text)
     struct pg_reading:

@@ -6,7 +6,7 @@ from cpython.buffer cimport (
 from cpython.exc cimport PyErr_Occurred
 from libc.errno cimport EDOM, EFBIG
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 
 import errno as _errno
 import os
@@ -215,6 +215,11 @@ cdef class Pager(Region):
         finally:
             self._calls -= 1
         return -1 if status == -PG_LOST else _errno_of(status)
+
+    @property
+    def share_id(self):
+        """What `SharedLimit.shares` knows it by."""
+        return pg_share_id(self._open())
 
     def counters(self):
         """Return all counters by name."""

@@ -8,6 +8,19 @@ cdef int _raise_if_signalled(int status) except -1:
     return -1 if status == -PG_INTERRUPTED and PyErr_Occurred() != NULL else 0
 
 
+cdef dict _named(const pg_budget_counters *counters):
+    return {
+        "total": counters.total,
+        "leased": counters.leased,
+        "floors": counters.floors,
+        "grown": counters.grown,
+        "returned": counters.returned,
+        "moved": counters.moved,
+        "refused": counters.refused,
+        "members": counters.members,
+    }
+
+
 cdef class SharedLimit:
     """A limit for any number of regions. Integers in, integers out: `pagemove.Budget`.
 
@@ -63,16 +76,34 @@ cdef class SharedLimit:
         cdef pg_budget *budget = self.here()
         with nogil:
             pg_budget_counters_of(budget, &counters)
-        return {
-            "total": counters.total,
-            "leased": counters.leased,
-            "floors": counters.floors,
-            "grown": counters.grown,
-            "returned": counters.returned,
-            "moved": counters.moved,
-            "refused": counters.refused,
-            "members": counters.members,
-        }
+        return _named(&counters)
+
+    def shares(self):
+        """Return all counters by name, and (leased, resident) of each region by its `share_id`.
+
+        All are of one moment.
+        """
+        cdef pg_budget_counters counters
+        cdef pg_budget *budget = self.here()
+        cdef pg_holding *shares = NULL
+        cdef size_t room = 0
+        try:
+            with nogil:
+                pg_budget_counters_of(budget, &counters)
+            while counters.members > room:
+                free(shares)
+                room = counters.members + 8
+                shares = <pg_holding *> malloc(room * sizeof(pg_holding))
+                if shares == NULL:
+                    raise MemoryError
+                with nogil:
+                    pg_budget_shares(budget, &counters, shares, room)
+            return _named(&counters), {
+                shares[i].id: (shares[i].leased, shares[i].resident)
+                for i in range(counters.members)
+            }
+        finally:
+            free(shares)
 
 
 cdef class Host:

@@ -227,7 +227,7 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         IndexError
             A row is not in the array.
         StoreError
-            With `wait`: some could not be read.
+            With `wait`: a block cannot be read. The first of them ends the call.
 
         Examples
         --------

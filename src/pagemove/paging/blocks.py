@@ -43,8 +43,8 @@ class Blocks(Pager):
         Raises
         ------
         StoreError
-            With `wait`: a block of the range cannot be read. More than one: the others are in the
-            exception's notes.
+            With `wait`: a block of the range cannot be read. The first of them ends the call, after
+            `store_timeout` seconds; what was read until then stays.
         ValueError
             The range is not within the region; the region is closed.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import threading
@@ -160,7 +161,7 @@ class Budget(SharedLimit):
 
     def __dir__(self) -> list[str]:
         # For completion: what the native budget has for this class alone is left out.
-        return sorted(set(super().__dir__()) - {"change_total", "counters"})
+        return sorted(set(super().__dir__()) - {"change_total", "counters", "shares"})
 
     @property
     def limit(self) -> int:
@@ -253,6 +254,9 @@ class Budget(SharedLimit):
     def stats(self) -> BudgetStats:
         """Return what became of the budget so far, and what each region has of it.
 
+        All of it is of one moment: what regions have in memory never adds up to more than what
+        they have leased, whatever they do meanwhile.
+
         Returns
         -------
         BudgetStats
@@ -268,23 +272,19 @@ class Budget(SharedLimit):
         ...     share.resident_nbytes <= share.leased_nbytes <= budget.limit
         True
         """
-        shares = []
+        regions = {}
         for region in list(self._regions):
-            try:
-                if region.untouched:  # in a child made by fork: it is not opened for this
-                    continue
-                counters = region.counters()
-            except ValueError:  # closed, or the parent's
-                continue
-            shares.append(
-                BudgetShare(
-                    label=region._label,
-                    block_size=region.block_size,
-                    leased_nbytes=counters["leased"],
-                    resident_nbytes=counters["resident"],
-                )
-            )
-        counters = self.counters()
+            # In a child made by fork one may not be opened yet, and is not for this; or it is
+            # closed, or the parent's.
+            with contextlib.suppress(ValueError):
+                if not region.untouched:
+                    regions[region.share_id] = region
+        counters, found = self.shares()
+        shares = [
+            BudgetShare(region._label, region.block_size, *found[number])
+            for number, region in regions.items()
+            if number in found
+        ]
         return BudgetStats(
             limit=counters["total"] + self._kept_nbytes,
             leased_nbytes=counters["leased"],

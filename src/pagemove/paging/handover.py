@@ -58,7 +58,7 @@ class Helper:
     log : int
         Descriptor that the process writes its log records to.
     payload : bytes
-        What `config` holds.
+        What `config` holds; until it is closed, `helper.FIRST` follows.
     door : Door or None
         To the process that may run the store besides others; None: it is to have one of its own.
     is_new : bool
@@ -100,7 +100,7 @@ class Helper:
             config = identity_of(self.config)
             stack.callback(os.close, self.config)
             with open(self.config, "wb", closefd=False) as file:
-                file.write(payload)
+                file.write(payload + helper.FIRST)
             pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             records, self._log = map(stack.enter_context, pair)
             records = stack.enter_context(_above_standard(records))
@@ -129,6 +129,8 @@ class Helper:
         if self.door is not None and self.is_new:
             self.door.settle()
         if identity_of(self.config) == self.identities[0]:
+            # What was the first start is over.
+            os.ftruncate(self.config, len(self.payload))
             os.close(self.config)
         self._log.close()
 

@@ -35,6 +35,9 @@ preparing = False
 #: How many such processes there are between the program and this one, with this one.
 depth = 0
 
+#: Follows what is handed over as long as the region is being opened.
+FIRST = b"first"
+
 # Of Desk.serve: what was read is in its place, and that is to be said.
 _PLACED = 2
 # As in store.h.
@@ -142,11 +145,11 @@ def _take(house: House, control: socket.socket) -> None:
             os.close(process)
         tenant = Tenant(control)
         OF_THREADS[get_ident()] = tenant
-        _, path, level, _, pickled = _handed(tenant)
+        (_, path, level, _, pickled), is_first = _handed(tenant)
         # All but where its own modules are is as it was for the first.
         sys.path += [entry for entry in path if entry not in sys.path]
         logging.getLogger().setLevel(level)
-        _unpickle(tenant, pickled)
+        _unpickle(tenant, pickled, is_first)
         _open(tenant)
         house.stay(tenant)
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -169,17 +172,17 @@ def _limited(error: BaseException) -> BaseException:
     return error
 
 
-def _handed(tenant: Tenant) -> tuple[dict[str, Any], list[str], int, int, bytes]:
+def _handed(tenant: Tenant) -> tuple[tuple[dict[str, Any], list[str], int, int, bytes], bool]:
     with open(tenant.config, "rb", closefd=False) as file:
         file.seek(0)
         parts: tuple[dict[str, Any], list[str], int, int, bytes] = pickle.load(file)
-    return parts
+        return parts, file.read() == FIRST
 
 
 def _prepare(tenant: Tenant, house: House) -> None:
     """Become like the program, and take the first store."""
     global importing_main, depth
-    preparation, sys.path[:], level, depth, pickled = _handed(tenant)
+    (preparation, sys.path[:], level, depth, pickled), is_first = _handed(tenant)
     sys.argv = preparation.pop("argv")
     with contextlib.suppress(OSError):
         os.chdir(preparation.pop("dir", "."))
@@ -193,10 +196,10 @@ def _prepare(tenant: Tenant, house: House) -> None:
         importing_main = True
         spawn.prepare(preparation)
         importing_main = False
-    _unpickle(tenant, pickled)
+    _unpickle(tenant, pickled, is_first)
 
 
-def _unpickle(tenant: Tenant, pickled: bytes) -> None:
+def _unpickle(tenant: Tenant, pickled: bytes, is_first: bool) -> None:
     global preparing
     preparing = True
     try:
@@ -205,9 +208,12 @@ def _unpickle(tenant: Tenant, pickled: bytes) -> None:
         preparing = False
     assert isinstance(store, Store)
     # A start has more time than a request has. What fails now fails the first request as well, and
-    # is reported there.
-    with contextlib.suppress(Exception):
+    # is reported there, unless the program is at opening the region: it had better know at once.
+    try:
         store._get_ready()
+    except Exception:
+        if is_first:
+            raise
     tenant.store = store
 
 

@@ -29,6 +29,7 @@ from pagemove.paging.region import PagedMemory
 from pagemove.paging.sources import Source
 from pagemove.paging.tokens import register
 from pagemove.stores.base import Store
+from pagemove.stores.file import FileStore
 from pagemove.views import owner_behind
 
 if TYPE_CHECKING:
@@ -267,7 +268,8 @@ def _array(
     offset: int,
     paging: PagingOptions,
 ) -> PagedArray:
-    header = None if operator.index(offset) else _known(store)
+    asked = operator.index(offset) or _is_all(store, dtype, shape)
+    header = None if asked else _known(store)
     if header is None:
         layout = _raw(store, dtype, shape, offset)
     else:
@@ -285,6 +287,13 @@ def _array(
     register()
     region._origin = origin_of(store, layout.offset, region)
     return array_in(region, 0, layout)
+
+
+def _is_all(store: Store, dtype: npt.DTypeLike | None, shape: int | tuple[int, ...] | None) -> bool:
+    """Whether that is all of a store that may take long to answer: it has no header then."""
+    if isinstance(store, FileStore) or dtype is None or shape is None or store._items() is not None:
+        return False
+    return math.prod(_sizes(shape)) * np.dtype(dtype).itemsize == store.nbytes
 
 
 def _known(store: Store) -> Layout | None:

@@ -49,7 +49,8 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
         The blocks do not fit the limit; or `write`, and the region is read-only; or the region is
         closed.
     StoreError
-        A block cannot be read.
+        A block cannot be read. The first of them ends the call, after `store_timeout` seconds: what
+        was read until then stays in memory, and nothing is pinned.
     TypeError
         `view` has no memory to look at.
 

@@ -52,6 +52,7 @@ _OF_THE_PAGER = frozenset(
         "reading",
         "recorded",
         "replay",
+        "share_id",
         "shares_helper",
         "state_bytes",
         "store_stats",

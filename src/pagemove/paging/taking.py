@@ -49,7 +49,8 @@ def take(
     IndexError
         An index is out of range. Then, as for any argument that is wrong, nothing was read.
     StoreError
-        A block cannot be read; `out` may have a part of the rows.
+        A block cannot be read. The first of them ends the call, after `store_timeout` seconds: what
+        was read until then stays in memory, and `out` may have a part of the rows.
 
     Notes
     -----
@@ -105,7 +106,8 @@ def prefetch(view: object, indices: npt.ArrayLike | None = None, *, wait: bool =
     IndexError
         An index is out of range.
     StoreError
-        With `wait`: a block cannot be read.
+        With `wait`: a block cannot be read. The first of them ends the call, after
+        `store_timeout` seconds; what was read until then stays.
     TypeError
         `view` has no memory to look at.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from collections.abc import Mapping
@@ -124,7 +125,16 @@ def _arrays_of(group: Any) -> list[str]:
 def hdf5_dataset(path: str, name: str = "", writable: bool = False) -> Any:
     """Open a data set of an HDF5 file, which it closes with itself."""
     h5py = needed("h5py", "hdf5")
-    file = h5py.File(path, "r+" if writable else "r")
+    try:
+        file = h5py.File(path, "r+" if writable else "r")
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            errno.EAGAIN,
+            f"{path} is open elsewhere, in this process or another, and HDF5 lets "
+            f"{'nobody else write' if writable else 'nobody else read what is being written'}: "
+            "close it there, or set HDF5_USE_FILE_LOCKING=FALSE in the environment before HDF5 is "
+            f"imported (h5py: {error})",
+        ) from error
     try:
         found = file[name] if name else file
         if not isinstance(found, h5py.Dataset):

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import gc
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 import pagemove
 from pagemove import Budget, PagedMemory
 from pagemove.stores import FileStore
-from support import child
+from support import child, wait_for
 from support.budgets import BLOCK, leased, never_more, regions, touch
 from support.children import fork
 from support.helpers import numbered, reined, stored
@@ -242,6 +243,26 @@ class TestOpening:
                 for memory in (first, *others):
                     assert leased(budget, memory) == 4 * BLOCK
                     touch(memory)
+
+    def test_statistics_are_of_one_moment(self, files):
+        """Blocks that go from one region to another meanwhile are not counted twice."""
+        budget = Budget(24 * BLOCK)
+        paths = files(5, 2 * MIB)
+        with regions(budget, paths) as several, never_more(budget) as asked:
+            done = threading.Event()
+
+            def sweep(memory: PagedMemory) -> None:
+                while not done.is_set():
+                    touch(memory)
+
+            threads = [threading.Thread(target=sweep, args=(each,)) for each in several]
+            for thread in threads:
+                thread.start()
+            wait_for(lambda: asked[0] > 5_000, 120)
+            done.set()
+            for thread in threads:
+                thread.join()
+            assert budget.stats().moved_nbytes > 0
 
     def test_a_limit_of_less_than_four_blocks(self, files):
         (path,) = files(1, MIB)

@@ -20,7 +20,7 @@ from pagemove.introspect import states_at
 from pagemove.paging import helper
 from pagemove.stores import CompressedStore, FileStore, LayeredStore, Store
 from support import child, wait_for
-from support.helpers import helpers, kill_helper, numbered, stop_helper, touch
+from support.helpers import helpers, kill_helper, numbered, reined_region, stop_helper, touch
 from support.late_stores import Knobs, Unruly, in_file, unruly
 from support.paging import Struck, load, store
 from support.selection import few
@@ -319,6 +319,22 @@ class Lingering(Store):
 
     def close(self) -> None:
         time.sleep(self.seconds)
+
+
+def _asked_for_all(folder: Path) -> tuple[int, bool]:
+    store, region = reined_region(folder, 4 * K, store_timeout=0.3)
+    store.reins.hung = 1
+    with pytest.raises(StoreError):
+        region.prefetch(wait=True)
+    errors = region.stats().errors
+    store.reins.hung = 0
+    region.evict()
+    whole = np.array_equal(region.asarray(np.uint64), numbered(16 * 4 * K))
+    return errors, whole
+
+
+def test_a_store_that_does_not_answer_is_waited_for_once_by_a_call_for_many(tmp_path):
+    assert child(_asked_for_all, tmp_path, deadline=60) == (1, True)
 
 
 class TestClosing:

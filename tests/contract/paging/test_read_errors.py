@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pagemove
 from pagemove import PAGE_SIZE, StoreError, lowlevel
 from support import ChildFailed, child, together
 from support.paging import (
@@ -322,6 +323,39 @@ def _waiting_elsewhere(path: Path) -> float:
 
 def test_a_failing_block_does_not_hold_up_the_others(file):
     assert child(_waiting_elsewhere, file(_NBYTES)) < 1.0
+
+
+def _ends_at_the_first(path: Path, how: str) -> tuple[int, int | None, int, int]:
+    """Have a file cut short behind 5 blocks read; failures, where, blocks there, bytes pinned."""
+    block = 4 * KIB
+    how_paged = {"block_size": block, "store_timeout": _TIMEOUT, "prefetch": "off"}
+    array = pagemove.open_array(path, dtype=np.uint8, **how_paged)
+    memory = array.region
+    os.truncate(path, 5 * block)
+    scattered = [*range(0, 4 * block, block), *range(9 * block, 99 * block, 2 * block)]
+    call = {
+        "prefetch": lambda: memory.prefetch(0, 64 * block, wait=True),
+        "take": lambda: pagemove.take(array, range(0, 64 * block, block)),
+        "take scattered": lambda: pagemove.take(array, scattered),
+        "pinned": lambda: pagemove.pinned(array[: 64 * block]).__enter__(),
+    }[how]
+    with pytest.raises(StoreError) as caught:
+        call()
+    stats = memory.stats()
+    read = memory.stats().bytes_read // block
+    assert load(memory.address, 4 * block) == path.read_bytes()[: 4 * block]
+    assert memory.stats().bytes_read // block == read, "what was read stays"
+    return stats.errors, caught.value.offset, read, stats.pinned_nbytes
+
+
+@pytest.mark.parametrize("how", ["prefetch", "take", "take scattered", "pinned"])
+def test_the_first_block_that_fails_ends_a_call_for_many(file, how, capfd):
+    errors, offset, read, pinned = child(_ends_at_the_first, file(_NBYTES), how)
+    assert errors == 1
+    assert offset == (9 if how == "take scattered" else 5) * 4 * KIB
+    assert read >= 4
+    assert pinned == 0
+    assert capfd.readouterr().err.count("cannot read") == 1
 
 
 def _slow(path: Path, mode: str) -> str | None:

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +134,21 @@ def _past_the_end(path: Path, direct: bool) -> tuple[int, str, list[int]]:
             str(stats.failures[-1]),
             [stats.errors, stats.failures[-1].offset],
         )
+
+
+def test_a_switch_has_all_tests_run_without_io_uring():
+    tests = Path(__file__).parents[2]
+    code = "import conftest; from pagemove._native import pager; print(pager.try_ring())"
+    environment = {**os.environ, "PAGEMOVE_TEST_WITHOUT_URING": "1", "PYTHONPATH": str(tests)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=tests,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == str(errno.EPERM), done.stderr
 
 
 @pytest.mark.parametrize("direct", [False, True])

@@ -14,14 +14,7 @@
 
 #include "handing.h"
 #include "pager/pager.h"
-
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                        \
-            _exit(1);                                                                              \
-        }                                                                                          \
-    } while (0)
+#include "paging.h"
 
 enum { WRITERS = 2, BLOCKS = 48, TURNS = 400 };
 
@@ -38,12 +31,6 @@ struct writer {
     struct paged *paged;
     unsigned number;
 };
-
-static uint64_t next(uint64_t *seed)
-{
-    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *seed >> 33;
-}
 
 /* The words of the region belong to threads of the pager as well, through the kernel. */
 static _Atomic uint64_t *word_at(const struct paged *paged, uint64_t word)
@@ -189,6 +176,8 @@ int main(int argc, char **argv)
     for (size_t b = 0; b < sizeof block_sizes / sizeof *block_sizes; b++)
         for (int cuts = 0; cuts < 2; cuts++)
             hand_over(seed++, block_sizes[b], cuts);
+    for (int round = 0; round < 4; round++)
+        share(seed++, round % 2);
     printf("paging: all passed\n");
     return 0;
 }

@@ -45,8 +45,8 @@ void pg_leave_closed(struct pg_stone *stone);
 /* The same as pg_close without asking whether to wait. */
 void pg_drop(struct pg_region *region, int waiting);
 
-/* Read blocks of a range ahead; with `wait`, return when all are there or have failed:
- * -EIO if one cannot be read. */
+/* Read blocks of a range ahead; with `wait`, return when all are there, or the first has failed:
+ * -EIO, and those behind it may be missing. */
 int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int wait);
 
 /* Take blocks that touch the range away, changed ones after writing them back. */
@@ -86,7 +86,7 @@ int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, in
 int pg_pin_unasked(struct pg_region *region, const struct pg_run *runs, size_t count);
 
 /* Read blocks of runs that ascend, with as many reads under way as pay. With `wait`, return when
- * all are there or have failed: -EIO if one cannot be read. Blocks that are there count as used.
+ * all are there, or the first has failed: -EIO, and others may be missing. Blocks that are there count as used.
  * Of more than pg_gatherable bytes the first may have left when the last arrive. */
 int pg_gather(struct pg_region *region, const struct pg_run *runs, size_t count, int wait);
 

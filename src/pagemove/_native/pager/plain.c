@@ -74,7 +74,7 @@ static int adopt(struct pg_region *region, uint64_t start, uint64_t end)
             return -ENOMEM;
         pg_become(&region->blocks, entry, PG_RESIDENT);
         pg_set_dirty(&region->blocks, entry, 1);
-        region->frames.total++;
+        pg_count_frame(&region->frames, 1);
         pg_enlist(region, entry, 0);
     }
     return 0;
@@ -85,7 +85,7 @@ static void disown(struct pg_region *region)
     for (pg_entry entry = 0; entry < region->blocks.used; entry++)
         if (region->blocks.at[entry].state == PG_RESIDENT) {
             pg_become(&region->blocks, entry, PG_ABSENT);
-            region->frames.total--;
+            pg_count_frame(&region->frames, -1);
         }
 }
 

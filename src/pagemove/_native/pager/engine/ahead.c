@@ -231,6 +231,7 @@ void pg_read_ahead(struct pg_region *region)
 {
     struct pg_request request = region->requests[0];
     struct chunk chunk;
+    int error = 0;
 
     if (request.awaited && request.awaited->called_off)
         request.count = 0;
@@ -249,7 +250,10 @@ void pg_read_ahead(struct pg_region *region)
         pg_call_worker(region);
     }
     if (chunk.count)
-        read_chunk(region, &chunk, request.marker, request.sequential);
+        error = read_chunk(region, &chunk, request.marker, request.sequential);
+    /* Of a store that does not answer each chunk would take all patience. */
+    if (error == -PG_NO_ANSWER && request.awaited)
+        request.awaited->called_off = 1;
     note_pending(region, request.awaited, -1);
     if (!pg_has_helper(region))
         region->ahead_busy = 0;

@@ -77,7 +77,8 @@ int pg_take_off(struct pg_region *region, struct pg_job job, int fresh);
 /* Learn from a touch of a block that was not mapped. Whether it belongs to a long sequence. */
 int pg_note_touch(struct pg_region *region, uint32_t number);
 
-/* Read blocks, all that can be, and wait for them. 0, or the first error. Needs no lock. */
+/* Read blocks, and wait for them, up to the first that cannot be had. 0, or its error. Needs no
+ * lock. */
 int pg_read_range(struct pg_region *region, uint64_t first, uint64_t end);
 
 /* Read a part of the first request. Drops the lock. */

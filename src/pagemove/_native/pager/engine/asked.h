@@ -36,6 +36,9 @@ uint64_t pg_gatherable(struct pg_region *region);
 
 void pg_counters(struct pg_region *region, struct pg_counters *counters);
 
+/* Its number among the shares of its budget; 0: it has none. */
+uint64_t pg_share_id(const struct pg_region *region);
+
 /* The newest failures, oldest first; at most PG_FAILURES. Returns how many. */
 size_t pg_failures(struct pg_region *region, struct pg_failure *failures);
 

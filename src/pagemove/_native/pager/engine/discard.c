@@ -77,7 +77,7 @@ static void drop(struct pg_region *region, pg_entry entry)
     if (block->state == PG_STAGED)
         pg_slot_back(region, slot, 0);
     else if (block->state == PG_RESIDENT)
-        region->frames.total--;
+        pg_count_frame(&region->frames, -1);
     pg_become(&region->blocks, entry, PG_ABSENT);
 }
 

@@ -68,7 +68,7 @@ static int install_copy(struct pg_region *region, uint64_t address, uint16_t slo
     error = pg_copy_in(&region->uffd, address, from, region->block_size, protect);
     if (error)
         return error;
-    region->frames.total++;
+    pg_count_frame(&region->frames, 1);
     pg_give_full(&region->frames, slot);
     return 0;
 }
@@ -271,7 +271,7 @@ static int ask_helper(struct pg_region *region, struct pg_job job)
         region->lane = NULL;
         return error;
     }
-    region->frames.total++;
+    pg_count_frame(&region->frames, 1);
     region->asked = job;
     region->listening = 0;
     return 0;
@@ -284,7 +284,7 @@ static void take_late(struct pg_region *region, uint32_t number)
     pg_entry entry = pg_find(&region->blocks, number);
 
     region->asked_late = 0;
-    region->frames.total--;
+    pg_count_frame(&region->frames, -1);
     if (entry == PG_NONE || region->blocks.at[entry].state != PG_ERROR)
         return;
     pg_become(&region->blocks, entry, PG_ABSENT);
@@ -332,7 +332,7 @@ void pg_take_answer(struct pg_region *region)
         pages.word[0])
         region->blocks.at[job.entry].flags |= PG_PARTIAL;
     else
-        region->frames.total--;
+        pg_count_frame(&region->frames, -1);
     job.tries = 1;
     region->counters.retries++;
     pg_put_off(region, job, -error, pg_backoff(1), 0);

@@ -50,7 +50,7 @@ static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out
         pg_put_back(region, out);
         return error;
     }
-    region->frames.total++;
+    pg_count_frame(&region->frames, 1);
     pg_set_dirty(&region->blocks, entry, 0);
     return 0;
 }

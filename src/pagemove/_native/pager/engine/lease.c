@@ -88,6 +88,7 @@ int pg_lease_start(struct pg_region *region, int *given_up, char text[PG_TEXT])
     *member = (struct pg_member){.label = region->store.label,
                                  .frame = region->block_size,
                                  .most = most_of(region) * region->block_size,
+                                 .frames = &region->frames.total,
                                  .shrink = ask_to_shrink};
     pg_budget_enter(region->budget, member);
     error = pg_budget_claim(member, floor, patience(region), is_given_up, given_up);
@@ -98,6 +99,11 @@ int pg_lease_start(struct pg_region *region, int *given_up, char text[PG_TEXT])
     if (error && error != -PG_INTERRUPTED)
         explain(region, error, text);
     return error && error != -PG_INTERRUPTED ? -ENOMEM : error;
+}
+
+uint64_t pg_share_id(const struct pg_region *region)
+{
+    return region->member.id;
 }
 
 void pg_lease_end(struct pg_region *region)

@@ -291,7 +291,7 @@ int pg_copy_pinned(struct pg_region *region, struct pg_out *out)
     out->slot = pg_slot_to_move_into(region);
     if (out->slot == PG_NO_SLOT)
         return -PG_NOT_NOW;
-    region->frames.total++;
+    pg_count_frame(&region->frames, 1);
     slot = pg_slot_address(&region->frames, out->slot);
     /* The user may discard a page just now, and the thread that serves the fault needs the lock. */
     pthread_mutex_unlock(&region->lock);

@@ -51,17 +51,16 @@ static int read_range(struct pg_region *region, uint64_t first, uint64_t end, in
     struct pg_request request = {
         .next = (int64_t)first, .stride = 1, .count = (uint32_t)(end - first), .marker = -1};
     struct pg_awaited awaited = {.pending = 1};
-    int error = 0, failed;
+    int error = 0;
 
     pthread_mutex_lock(&region->lock);
     request.awaited = wait ? &awaited : NULL;
     /* When the region is closed, one that is put after the last look is never read. */
     if (!pg_is_called_off() && !pg_put_request(region, request) && wait)
         await_request(region, &awaited);
-    for (uint64_t number = first; wait && number < end && !pg_is_called_off(); number++) {
-        failed = pg_insist(region, (uint32_t)number);
-        error = error ? error : failed;
-    }
+    /* With a store that fails each block would take all patience: the first ends it. */
+    for (uint64_t number = first; wait && !error && number < end && !pg_is_called_off(); number++)
+        error = pg_insist(region, (uint32_t)number);
     pthread_mutex_unlock(&region->lock);
     return error;
 }

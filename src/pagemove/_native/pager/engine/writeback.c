@@ -242,7 +242,7 @@ int pg_copy_written(struct pg_region *region, pg_entry entry)
         pg_discard(&region->uffd, address, region->block_size);
         return -PG_NOT_NOW;
     }
-    region->frames.total++;
+    pg_count_frame(&region->frames, 1);
     pg_note_rescued(region, entry);
     block->flags &= (uint8_t)~(PG_WANTED | PG_WRITE_WANTED);
     block->flags |= PG_COPY_IN_FLIGHT; /* until the write that is under way has ended */

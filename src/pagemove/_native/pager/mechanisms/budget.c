@@ -102,6 +102,7 @@ void pg_budget_enter(struct pg_budget *budget, struct pg_member *member)
 {
     pthread_mutex_lock(&budget->lock);
     member->budget = budget;
+    member->id = ++budget->ids;
     member->cooled = budget->clock;
     member->next = budget->members;
     member->link = &budget->members;
@@ -304,7 +305,17 @@ int pg_budget_resize(struct pg_budget *budget, uint64_t total, uint64_t patience
     return error;
 }
 
-void pg_budget_counters(struct pg_budget *budget, struct pg_budget_counters *counters)
+/* While its lease stays as it is: a region has a frame only after the lease for it, and gives the
+ * lease up only after the frame. */
+static struct pg_holding holding_of(const struct pg_member *member)
+{
+    uint64_t frames = __atomic_load_n(member->frames, __ATOMIC_RELAXED);
+
+    return (struct pg_holding){member->id, member->lease, frames * member->frame};
+}
+
+void pg_budget_shares(struct pg_budget *budget, struct pg_budget_counters *counters,
+                      struct pg_holding *shares, size_t room)
 {
     uint64_t sum = 0;
 
@@ -315,6 +326,8 @@ void pg_budget_counters(struct pg_budget *budget, struct pg_budget_counters *cou
     counters->floors = sum_of_floors(budget);
     counters->members = 0;
     for (const struct pg_member *member = budget->members; member; member = member->next) {
+        if (counters->members < room)
+            shares[counters->members] = holding_of(member);
         counters->members++;
         sum += pg_held(member);
     }
@@ -324,6 +337,11 @@ void pg_budget_counters(struct pg_budget *budget, struct pg_budget_counters *cou
         abort();
     }
     pthread_mutex_unlock(&budget->lock);
+}
+
+void pg_budget_counters(struct pg_budget *budget, struct pg_budget_counters *counters)
+{
+    pg_budget_shares(budget, counters, NULL, 0);
 }
 
 void pg_budget_describe(struct pg_budget *budget, char *text, size_t length)

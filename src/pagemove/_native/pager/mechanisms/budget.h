@@ -20,13 +20,15 @@ struct pg_budget;
 struct pg_member {
     struct pg_budget *budget;
     const char *label;
-    uint64_t frame; /* bytes; leases are whole frames */
-    uint64_t most;  /* it has no use for more than this */
+    uint64_t frame;         /* bytes; leases are whole frames */
+    uint64_t most;          /* it has no use for more than this */
+    const uint32_t *frames; /* how many of the lease are in use; it is looked at without a lock */
     /* Ask for what `wanted` says to be returned; pg_budget_shrunk has to be called after that.
      * 0 or -errno. Called with the budget's lock, maybe with that of another region. */
     int (*shrink)(struct pg_member *member);
 
     struct pg_member *next, **link;
+    uint64_t id;              /* no other of the budget has had it */
     uint64_t lease, granted;  /* what is its own, and what it has yet to pick up */
     uint64_t floor;           /* it cannot do with less */
     uint64_t wanted;          /* to be returned */
@@ -58,7 +60,16 @@ void pg_budget_release(struct pg_budget *budget);
  * for now, and are asked again as long as that is so. */
 int pg_budget_resize(struct pg_budget *budget, uint64_t total, uint64_t patience, int (*ask)(void));
 
-/* Ends the process if the leases do not add up. */
+/* What a member has of it. */
+struct pg_holding {
+    uint64_t id, leased, resident; /* bytes; resident is never more than leased */
+};
+
+/* All of one moment, as leases go: what is in memory never adds up to more than what is leased.
+ * `shares` has room for so many members; the counters say how many there are. Ends the process if
+ * the leases do not add up. */
+void pg_budget_shares(struct pg_budget *budget, struct pg_budget_counters *counters,
+                      struct pg_holding *shares, size_t room);
 void pg_budget_counters(struct pg_budget *budget, struct pg_budget_counters *counters);
 
 /* Enter and leave: with nothing, and returning all. */

@@ -12,7 +12,8 @@ struct pg_budget {
     pthread_cond_t returned; /* something, or a floor is lower */
     uint64_t total, leased;  /* leased: of all members, granted included */
     uint64_t claimed;        /* what members lack of their floors: nobody else may have it */
-    uint64_t clock;          /* bytes that all have read so far: time passes with the work */
+    uint64_t ids;
+    uint64_t clock; /* bytes that all have read so far: time passes with the work */
     struct pg_member *members;
     unsigned holders;
     struct pg_budget_counters counters;

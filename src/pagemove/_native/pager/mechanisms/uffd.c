@@ -29,7 +29,9 @@ static int open_plain(int flags)
     if (device < 0)
         return -error;
     fd = ioctl(device, PM_USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK | flags);
-    error = errno;
+    /* Where a container masks it, it is another device, which does not know the call. */
+    if (fd < 0 && errno != ENOTTY)
+        error = errno;
     close(device);
     return fd < 0 ? -error : fd;
 }

@@ -65,7 +65,7 @@ uint16_t pg_take_fresh(struct pg_frames *frames)
 {
     if (!pg_has_room(frames) || !frames->empty_incoming)
         return PG_NO_SLOT;
-    frames->total++;
+    pg_count_frame(frames, 1);
     return incoming_stack(frames)[--frames->empty_incoming];
 }
 
@@ -89,6 +89,6 @@ void pg_give_empty(struct pg_frames *frames, uint16_t slot)
 
 void pg_note_given_up(struct pg_frames *frames, uint16_t slot)
 {
-    frames->total--;
+    pg_count_frame(frames, -1);
     pg_give_empty(frames, slot);
 }

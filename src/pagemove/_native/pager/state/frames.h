@@ -26,6 +26,12 @@ int pg_frames_init(struct pg_frames *frames, uint64_t block_size, uint16_t outgo
                    uint16_t incoming_slots);
 void pg_frames_free(struct pg_frames *frames);
 
+/* Count one more, or one less. Others than who has the region's lock may look at the total. */
+static inline void pg_count_frame(struct pg_frames *frames, int change)
+{
+    __atomic_store_n(&frames->total, frames->total + (uint32_t)change, __ATOMIC_RELAXED);
+}
+
 /* Frames of blocks that come and go; UINT32_MAX: there is no limit. */
 static inline uint32_t pg_frames_shared(const struct pg_frames *frames)
 {
