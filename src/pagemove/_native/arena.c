@@ -294,6 +294,7 @@ struct pa_arena *pa_new(const struct pa_memory *memory)
     arena->base = memory->base;
     arena->block_size = memory->block_size;
     arena->huge = !(pm_running_defects() & PM_DEFECT_SPLIT_SPIN);
+    arena->movable = arena->huge && !(pm_running_defects() & PM_DEFECT_HUGE_ZERO);
     arena->blocks = (uint32_t)(memory->length / memory->block_size);
     if (pa_begin_extents(arena)) {
         free(arena);
@@ -400,7 +401,8 @@ static uint64_t shift(struct pa_arena *arena, uint32_t to, uint32_t from, uint32
 {
     int done = 0;
 
-    if (blocks >= SHIFTED_FROM)
+    /* Once it is served it always is. */
+    if (blocks >= SHIFTED_FROM && (arena->movable || !is_plain(arena)))
         done = arena->memory.shift(arena->memory.region, to * arena->block_size,
                                    from * arena->block_size, (uint64_t)blocks * arena->block_size);
     return done > 0 ? (uint64_t)done * arena->block_size : 0;

@@ -4,7 +4,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "guard.h"
 #include "pager/calls.h"
 #include "pager/engine/arriving.h"
 #include "pager/engine/leaving.h"
@@ -66,9 +65,7 @@ static void move_there(struct pg_region *region, uint64_t to, uint64_t from, uin
  * faults. */
 static int prepare_plain(const struct pg_region *region)
 {
-    uint32_t unsafe = PM_DEFECT_HUGE_ZERO | PM_DEFECT_SPLIT_SPIN | PM_DEFECT_REFUSE;
-
-    if (!region->uffd.moves || pm_running_defects() & unsafe)
+    if (!region->uffd.moves)
         return -ENOTSUP;
     return pg_register(region->uffd.region, region->base, region->length, PM_REGISTER_MODE_WP);
 }
