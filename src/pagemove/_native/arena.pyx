@@ -25,7 +25,8 @@ cdef extern from "arena.h" nogil:
     struct pa_arena:
         pass
     struct pa_counters:
-        uint64_t used, peak, kept, reserved, free, largest, objects, allocated, moved, refused, full, lost
+        uint64_t used, peak, kept, reserved, free, largest, objects, allocated, moved, refused
+        uint64_t full, lost
     pa_arena *pa_new(const pa_memory *memory)
     void pa_free_arena(pa_arena *arena)
     void *pa_allocate(pa_arena *arena, uint64_t nbytes, int zeros)

@@ -29,7 +29,7 @@ struct extent {
 
 struct pa_arena {
     struct pa_memory memory;
-    int huge; /* pages may be: not where eviction loops forever on one that cannot be split */
+    int huge;    /* pages may be: not where eviction loops forever on one that cannot be split */
     int movable; /* whether huge pages are safe to move that the kernel has put there */
     uint64_t base, block_size;
     uint32_t blocks;

@@ -69,7 +69,7 @@ const uint64_t *pg_carried_in(const struct pg_region *region)
 }
 
 /* Wants the lock of calls. */
-static void become(struct pg_region *region, enum pg_holding holding)
+static void become(struct pg_region *region, enum pg_hold holding)
 {
     region->holding = holding;
     pthread_cond_broadcast(&region->held);

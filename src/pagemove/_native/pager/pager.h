@@ -86,8 +86,8 @@ int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, in
 int pg_pin_unasked(struct pg_region *region, const struct pg_run *runs, size_t count);
 
 /* Read blocks of runs that ascend, with as many reads under way as pay. With `wait`, return when
- * all are there, or the first has failed: -EIO, and others may be missing. Blocks that are there count as used.
- * Of more than pg_gatherable bytes the first may have left when the last arrive. */
+ * all are there, or the first has failed: -EIO, and others may be missing. Blocks that are there
+ * count as used. Of more than pg_gatherable bytes the first may have left when the last arrive. */
 int pg_gather(struct pg_region *region, const struct pg_run *runs, size_t count, int wait);
 
 /* Make durable what was stored before. Blocks that cannot be written stay as they are. -PG_LOST: of

@@ -217,7 +217,7 @@ struct pg_region {
     uint64_t carried_in;
     int carried; /* the child that is being forked is to have it; with the lock of all regions */
     uint64_t carried_limit; /* bytes, that there; for a budget is one process's */
-    enum pg_holding { PG_NOT_HELD, PG_HOLD_ASKED, PG_HELD, PG_LET_GO } holding;
+    enum pg_hold { PG_NOT_HELD, PG_HOLD_ASKED, PG_HELD, PG_LET_GO } holding;
     pthread_cond_t held; /* that changes, with the lock of calls */
 };
 

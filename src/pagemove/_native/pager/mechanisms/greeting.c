@@ -61,7 +61,7 @@ static int is_unix(int fd)
 
 int pg_is_trusted(int fd)
 {
-    uid_t user;
+    uid_t user = (uid_t)-1;
 
     return is_unix(fd) && !user_of(fd, &user) && (user == geteuid() || !user);
 }
