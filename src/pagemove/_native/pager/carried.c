@@ -220,7 +220,7 @@ static int adopt(struct pg_region *region, const struct pg_block *block)
     pg_become(&region->blocks, entry, PG_RESIDENT);
     /* The kernel has dropped the write protection of clean ones. */
     pg_set_dirty(&region->blocks, entry, 1);
-    region->frames.total++;
+    pg_count_frame(&region->frames, 1);
     if (block->list == PG_UNLISTED)
         pg_enlist(region, entry, 0);
     else
