@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +101,7 @@ def memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(available, "_promised", type(available._promised)())
     monkeypatch.setattr(available, "_automatic", None)
     monkeypatch.setattr(available, "_granted", 0)
+    monkeypatch.setattr(available, "_opening", type(available._opening)())
 
     def say(nbytes: int | None) -> None:
         monkeypatch.setattr(available, "available", lambda: nbytes)
@@ -117,7 +122,7 @@ class TestDefault:
         assert _limit_for(GIB // SHARE + 1) == GIB // SHARE
         memory(None)
         assert _limit_for(1 << 50) == 0
-        assert automatic(1 << 50, 0) is None
+        assert automatic(1 << 50, 0).budget is None
 
     def test_at_any_amount(self, memory):
         memory(0)
@@ -127,15 +132,15 @@ class TestDefault:
 
     def test_small_ones_are_granted_a_part_without_a_look(self, memory):
         memory(GIB)
-        assert automatic(MIB, 0) is None
+        assert automatic(MIB, 0).budget is None
         memory(0)
         granted = 0
-        while automatic(MIB, 0) is None:
+        while automatic(MIB, 0).budget is None:
             granted += MIB
         assert 0 < granted <= GIB // SHARE // 8
         available._granted_at -= 1
         available._granted = GIB
-        assert automatic(MIB, 0) is not None
+        assert automatic(MIB, 0).budget is not None
 
     def test_a_region_has_it_and_says_so(self, memory, tmp_path):
         memory(2 * LEAST)
@@ -205,6 +210,33 @@ class TestDefault:
         assert {array.region.resident_limit for array in arrays} == {count * 4 * 64 * KIB}
         assert all(int(array[-1]) == int(expected(MIB)[-1]) for array in arrays)
 
+    def test_threads_that_open_at_once_count_each_other(self, memory, tmp_path):
+        memory(4 * LEAST)
+        path = make_file(tmp_path / "file", 2 * LEAST)
+        arrays = at_once(8, lambda: pagemove.open_array(path, dtype=np.uint64))
+        budgets = [array.region.budget for array in arrays]
+        assert budgets.count(None) == 1
+        assert len(set(budgets)) == 2
+
+    def test_threads_that_open_at_once_find_room(self, memory, tmp_path):
+        memory(0)
+        path = make_file(tmp_path / "file", LEAST)
+        block = 2 * MIB
+        for _ in range(3):
+            arrays = at_once(
+                8, lambda: pagemove.open_array(path, dtype=np.uint64, block_size=block)
+            )
+            assert arrays[0].region.resident_limit >= 8 * 4 * block
+            del arrays
+
+    def test_what_was_not_opened_is_promised_nothing(self, memory, tmp_path):
+        memory(4 * LEAST)
+        path = make_file(tmp_path / "file", 2 * LEAST)
+        for _ in range(3):
+            with pytest.raises(ValueError, match="working set"):
+                pagemove.open_array(path, dtype=np.uint64, replay=path)
+        assert pagemove.open_array(path, dtype=np.uint64).region.budget is None
+
     def test_a_forked_child_has_a_budget_of_its_own(self, memory, tmp_path):
         memory(0)
         path = make_file(tmp_path / "file", LEAST + MIB)
@@ -221,6 +253,18 @@ class TestDefault:
             assert np.array_equal(words, np.arange(words.size) % 97)
             del words
             assert region.stats().resident_nbytes <= LEAST
+
+
+def at_once(count: int, function: Callable[[], Any]) -> list[Any]:
+    """Return what a function returned to threads that called it together."""
+    begin = threading.Barrier(count)
+
+    def work(_: int) -> Any:
+        begin.wait()
+        return function()
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, range(count)))
 
 
 class TestAutomatic:

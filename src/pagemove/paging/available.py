@@ -44,16 +44,34 @@ class Region(Protocol):
         """Return ``resident`` among others: bytes."""
 
 
+class Share:
+    """What a region that is being opened is to have, until `settle` or `withdraw`.
+
+    Attributes
+    ----------
+    budget : Budget, optional
+        Which it shares with others; None: it has no limit.
+    nbytes, least : int
+        What it may take in the end, and what it cannot do with less than.
+    """
+
+    __slots__ = ("__weakref__", "budget", "least", "nbytes")
+
+    def __init__(self, budget: Budget | None, nbytes: int, least: int) -> None:
+        self.budget, self.nbytes, self.least = budget, nbytes, least
+
+
 _lock = threading.Lock()
 
 
 def _in_child() -> None:
     # A thread that is not here may have had the lock, and what the budget has is the parent's.
-    global _lock, _watched, _automatic, _watcher, _granted
+    global _lock, _watched, _automatic, _watcher, _granted, _opening
     _lock = threading.Lock()
     _watched = False
     _automatic = _watcher = None
     _granted = 0
+    _opening = weakref.WeakSet()
 
 
 os.register_at_fork(after_in_child=_in_child)
@@ -64,6 +82,7 @@ _asked = 0.0  # when a region last asked for it
 _watched = False  # whether a thread looks after it
 _granted = 0  # bytes that regions may have without a look
 _granted_at = 0.0
+_opening: weakref.WeakSet[Share] = weakref.WeakSet()
 #: What each may take in the end. It is not available any more, though it may not be used yet.
 _promised: weakref.WeakKeyDictionary[Region, int] = weakref.WeakKeyDictionary()
 
@@ -107,11 +126,12 @@ def _in_machine(root: Path) -> int | None:
     return None
 
 
-def automatic(nbytes: int, least: int) -> Budget | None:
-    """Return the budget of all regions whose user has not chosen a limit, for one of `nbytes`.
+def automatic(nbytes: int, least: int) -> Share:
+    """Return what a region of `nbytes` whose user has not chosen a limit has; see `settle`.
 
-    None: it needs no limit, since all such regions together fit the share of what is available.
-    `least` is what it cannot do with less than: if the budget has no room for that, it grows.
+    No budget where all such regions together fit the share of what is available; else the one of
+    all of them. `least` is what it cannot do with less than: if there is no room for that, the
+    budget grows.
 
     The budget is made, or made anew, where no region has it. A thread looks after it while regions
     share it: it shrinks while others need memory (`pagemove.paging.pressure`).
@@ -119,16 +139,20 @@ def automatic(nbytes: int, least: int) -> Budget | None:
     global _automatic, _watcher, _asked, _watched
     with _lock:
         limit = _limit_for(nbytes, least)
+        share = Share(None, nbytes, least)
+        _opening.add(share)
         if not limit:
-            return None
+            return share
+        floors = sum(each.least for each in _opening if each.budget is not None)
         counters = {} if _automatic is None else _automatic.counters()
         if _automatic is None or _watcher is None:
             _automatic = Budget(limit)
             _watcher = Watcher(_automatic, available)
-        elif not counters["members"]:
+        elif not counters["members"] and not floors:
             _automatic.resize(limit)
-        elif counters["floors"] + least > counters["total"]:
-            _automatic.resize(counters["floors"] + least)
+        elif counters["floors"] + floors + least > counters["total"]:
+            _automatic.resize(counters["floors"] + floors + least)
+        share.budget = _automatic
         _asked = time.monotonic()
         if not _watched:
             threading.Thread(
@@ -138,7 +162,7 @@ def automatic(nbytes: int, least: int) -> Budget | None:
                 daemon=True,
             ).start()
             _watched = True
-        return _automatic
+        return share
 
 
 def _limit_for(nbytes: int, least: int) -> int:
@@ -179,18 +203,28 @@ def _watch(watcher: Watcher) -> None:
         raise
 
 
-def promise(region: Region, nbytes: int) -> None:
-    """Keep for a region without any limit what it may take in the end."""
+def settle(region: Region, share: Share) -> None:
+    """Have a region that is open now have its share: kept for it, where it has no limit."""
     with _lock:
-        _promised[region] = nbytes
+        _opening.discard(share)
+        if share.budget is None:
+            _promised[region] = share.nbytes
+
+
+def withdraw(share: Share) -> None:
+    """Have a share again that no region is to have: it was not opened."""
+    with _lock:
+        _opening.discard(share)
 
 
 def _promises() -> tuple[int, int]:
     """Count what regions without a limit of their own were promised, and have of it: bytes."""
-    promised = taken = 0
+    promised = sum(each.nbytes for each in _opening if each.budget is None)
+    taken = 0
     counters = {} if _automatic is None else _automatic.counters()
     if counters.get("members"):
-        promised, taken = counters["total"], min(counters["leased"], counters["total"])
+        promised += counters["total"]
+        taken = min(counters["leased"], counters["total"])
     for region, nbytes in list(_promised.items()):
         try:
             resident = region.counters()["resident"]

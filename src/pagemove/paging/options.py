@@ -16,7 +16,7 @@ from pagemove._native.mapping import Mapping as OwnedMapping
 from pagemove._native.pager import Pager
 from pagemove.introspect import PAGE_SIZE
 from pagemove.memory import checked_name
-from pagemove.paging.available import automatic
+from pagemove.paging.available import Share, automatic
 from pagemove.paging.budget import Budget
 from pagemove.paging.sizes import nbytes_of, text_of
 from pagemove.stores.base import Store
@@ -78,6 +78,8 @@ class Checked:
         Whose limit it is.
     chosen : bool
         Whether the user has said what the limit is to be, or that there is none.
+    share : Share, optional
+        If not: what it has instead.
     mode : int
         As in `MODES`.
     read_ahead : bool
@@ -96,6 +98,7 @@ class Checked:
     limit: int
     budget: Budget | None
     chosen: bool
+    share: Share | None
     mode: int
     read_ahead: bool
     timeout_ns: int
@@ -204,8 +207,10 @@ def checked(
     budget = resident_limit if isinstance(resident_limit, Budget) else None
     word = resident_limit.strip().lower() if isinstance(resident_limit, str) else ""
     chosen = resident_limit is not None and word != AUTO
+    share = None
     if not chosen:
-        budget = automatic(nbytes, FEWEST_BLOCKS * block)
+        share = automatic(nbytes, FEWEST_BLOCKS * block)
+        budget = share.budget
         limit = budget.limit if budget else 0
     elif word == UNLIMITED:
         limit = 0
@@ -217,6 +222,7 @@ def checked(
         limit=limit,
         budget=budget,
         chosen=chosen,
+        share=share,
         mode=MODES[mode],
         read_ahead=prefetch == "auto",
         timeout_ns=math.ceil(store_timeout * 1e9),

@@ -8,7 +8,7 @@ from typing import Any
 
 from pagemove import limits
 from pagemove.paging import forking, hosts, refusals, registry, sigterm, trace, working_set
-from pagemove.paging.available import promise
+from pagemove.paging.available import settle, withdraw
 from pagemove.paging.blocks import Blocks
 from pagemove.paging.budget import Budget
 from pagemove.paging.closing import Closing
@@ -268,11 +268,18 @@ class PagedMemory(Closing, Viewable):
             fork=fork,
             isolated=isolated,
         )
-        # Before anything is opened: it may be refused.
-        order = working_set.load(replay, store.nbytes, options.block_size) if replay else b""
         self._payload = b""
         inherits = mode == "r" or isinstance(store, CompressedMemory)
-        self._open(store, options, again=fork == "reopen" and inherits)
+        try:
+            # Before anything is opened: it may be refused.
+            order = working_set.load(replay, store.nbytes, options.block_size) if replay else b""
+            self._open(store, options, again=fork == "reopen" and inherits)
+        except BaseException:
+            if options.share is not None:
+                withdraw(options.share)
+            raise
+        if options.share is not None:
+            settle(self, options.share)
         self._store = store
         self._label = self._known_as or label_of(store)
         self._asked = {
@@ -292,8 +299,6 @@ class PagedMemory(Closing, Viewable):
         if options.budget is not None:
             options.budget._enter(self)
         self._chosen = options.chosen
-        if not options.chosen and options.budget is None:
-            promise(self, options.limit or store.nbytes)
         self._told = 0  # sequence number of the first failure that no flush has told of
         registry.enter(self)
         self._unsaved = False
