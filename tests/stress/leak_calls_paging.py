@@ -163,7 +163,7 @@ def _arrays() -> Iterator[Callable[[], object]]:
 def _open_array() -> Iterator[Callable[[], object]]:
     def function() -> None:
         for mode in ("r", "r+", "c"):
-            array = pagemove.open_array(path, mode=mode, resident_limit=4 * _BLOCK)
+            array = pagemove.open_array(path, mode=mode, resident_limit=8 * _BLOCK)
             raw = pagemove.memmap(path, mode="r", resident_limit=4 * _BLOCK)
             assert raw.flush() is None
             assert array[::1000].sum() >= 0

@@ -112,13 +112,13 @@ class TestReads:
             assert array[BLOCK : 2 * BLOCK].tobytes() == CONTENTS[BLOCK : 2 * BLOCK]
             del array
 
-    def test_several_blocks(self, path):
+    def test_the_first_of_several_blocks_ends_it(self, path):
         fault = Fault("read", count=FOR_EVER, errno=errno.EIO)
         with opened(path, fault, store_timeout=0) as region:
             with pytest.raises(StoreError) as caught:
                 region.prefetch(0, 3 * BLOCK, wait=True)
-            texts = [str(caught.value), *caught.value.__notes__]
-            assert [f"at byte {n * BLOCK}" in text for n, text in enumerate(texts)] == [True] * 3
+            assert "at byte 0" in str(caught.value)
+            assert len(region.stats().failures) == 1
 
     def test_without_wait_nobody_is_told_before_it_matters(self, path):
         fault = Fault("read", count=FOR_EVER, errno=errno.EIO)

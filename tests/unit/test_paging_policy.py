@@ -32,7 +32,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
             *(native.compiler(), "-std=gnu11", "-O1", "-pthread", f"-I{NATIVE}"),
             # What is in the machine comes first.
             *("-Wl,--allow-multiple-definition", "-o", str(built), str(MACHINE)),
-            *map(str, [*sources, NATIVE / "descriptors.c"]),
+            *map(str, [*sources, NATIVE / "descriptors.c", MACHINE.with_name("core_alone.c")]),
         ],
         check=True,
     )

@@ -196,6 +196,8 @@ def test_the_budget_of_auto_is_looked_after(monkeypatch, tmp_path):
     """With the thread, and a region with blocks in memory."""
     monkeypatch.setattr(available, "_automatic", None)
     monkeypatch.setattr(available, "_watched", False)
+    monkeypatch.setattr(available, "_promised", type(available._promised)())
+    monkeypatch.setattr(available, "_granted", 0)
     monkeypatch.setattr(available, "INTERVAL", 0.01)
     memory = {"free": 4 * LEAST}
     monkeypatch.setattr(available, "available", lambda _root=None: memory["free"])

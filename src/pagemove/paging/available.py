@@ -40,6 +40,10 @@ _RECLAIMABLE = {
 class Region(Protocol):
     """What is asked of regions that took a share."""
 
+    @property
+    def untouched(self) -> bool:
+        """Whether this process has inherited it, and not opened it yet."""
+
     def counters(self) -> dict[str, int]:
         """Return ``resident`` among others: bytes."""
 
@@ -227,7 +231,8 @@ def _promises() -> tuple[int, int]:
         taken = min(counters["leased"], counters["total"])
     for region, nbytes in list(_promised.items()):
         try:
-            resident = region.counters()["resident"]
+            # In a child made by fork it is not opened for this.
+            resident = 0 if region.untouched else region.counters()["resident"]
         except ValueError:  # closed, or the parent's
             continue
         promised += nbytes

@@ -165,6 +165,7 @@ def _texts(folder: Path) -> list[tuple[int, str]]:
     how: dict[str, Any] = {"block_size": 4 * K, "store_timeout": 0.05, "prefetch": "off"}
     with PagedMemory(store, **how) as region:
         store.reins.failing = errno.EREMOTEIO
-        with pytest.raises(StoreError):
-            region.prefetch(wait=True)
+        for number in range(N):
+            with pytest.raises(StoreError):
+                region.prefetch(number * 4 * K, 4 * K, wait=True)
         return [(one.offset, "\n".join(one.__notes__)) for one in region.stats().failures]
