@@ -245,13 +245,12 @@ int pg_adopt_carried(struct pg_region *region)
     return error;
 }
 
-/* A touch is SIGSEGV from now on. */
+/* A touch is SIGSEGV from now on. `former` has what it was in the parent. */
 static void bury(struct pg_region *region, struct pg_region *former)
 {
     region->inherited = 1;
-    munmap(at(former), former->length);
     pg_mark_grave(former->stone, former->base, former->length, former->store.label, former->mode,
-                  1);
+                  former->remedy, 1);
     former->stone = NULL;
     pg_watch_graves();
 }
@@ -272,8 +271,7 @@ void pg_carry_on(struct pg_region *region)
     int error = -ENOMEM;
 
     if (!former) {
-        region->inherited = 1;
-        munmap(at(region), region->length);
+        bury(region, region);
         return;
     }
     *former = *region;
