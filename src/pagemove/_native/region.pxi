@@ -14,8 +14,8 @@ cdef tuple _REMEDIES = (
     "compressed memory is inherited if it has a resident_limit of its own, no spill, and "
     "fork='reopen'; or pass the child a copy of what it needs",
     "it ends with the parent: make one in the child, or pass it a copy of what it needs",
-    "hand it over again, by pagemove.serve in the parent and open_array of the URL in the child, or "
-    "pass the child a copy of what it needs",
+    "hand it over again, by pagemove.serve in the parent and open_array of the URL in the child, "
+    "or pass the child a copy of what it needs",
 )
 
 

@@ -18,7 +18,7 @@ compressed = pytest.mark.skipif(pager.codec() is None, reason="no liblz4.so.1 no
 _COUNT = 500_000  # 4,000,000 bytes: malloc maps it apart
 
 _PRELUDE = f"""
-import ctypes, os, sys
+import ctypes, os, resource, sys
 import numpy as np, pagemove
 
 COUNT = {_COUNT}
@@ -62,6 +62,7 @@ MAKE = {{
     "c": lambda: file("c"),
     "message": lambda: memory(fork="message"),
     "spill": lambda: memory(spill="."),
+    "descriptors": memory,
     "budget": budget,
     "arena": arena,
     "handed": handed,
@@ -87,7 +88,19 @@ def in_child():
 
 def forked(act):
     sys.stdout.flush()
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    if kind == "descriptors":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError:
+            pass
     pid = ctypes.PyDLL(None).fork() if how == "c" else os.fork()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
+    for each in taken:
+        os.close(each)
     if not pid:
         status = 99
         try:
@@ -120,11 +133,12 @@ _REMEDIES = {
     "message": "compressed memory is inherited if it has a resident_limit of its own, no spill",
     "spill": "compressed memory is inherited if it has a resident_limit of its own, no spill",
     "budget": "compressed memory is inherited if it has a resident_limit of its own, no spill",
+    "descriptors": "): Too many open files",
     "arena": "make arrays here",
     "handed": "hand it over again, by pagemove.serve in the parent",
     "empty": "make a new one here",
 }
-_COMPRESSED = {"message", "spill", "budget", "arena"}
+_COMPRESSED = {"message", "spill", "budget", "descriptors", "arena"}
 
 
 def _run(program: str, how: str, kind: str, folder: Path) -> subprocess.CompletedProcess[str]:
