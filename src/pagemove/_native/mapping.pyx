@@ -24,6 +24,12 @@ cdef extern from "<sys/mman.h>" nogil:
     int MADV_DONTFORK
     void *MAP_FAILED
 
+cdef extern from "pager/memories.h" nogil:
+    struct pg_memory:
+        pass
+    pg_memory *pg_enter_memory(uint64_t base, uint64_t length)
+    void pg_leave_memory(pg_memory *memory)
+
 
 prepare()
 
@@ -40,17 +46,20 @@ cdef class Mapping:
     """One private anonymous mapping, unmapped when the last buffer of it is gone.
 
     It is not inherited by a fork. In a child an inherited object is dead: it refuses buffers, and
-    unmaps nothing, because another mapping may be at its address in the child.
+    unmaps nothing. The child keeps its address range reserved, since arrays may lead there: a touch
+    is SIGSEGV.
     """
 
     cdef uint64_t _address
     cdef uint64_t _nbytes
     cdef uint64_t _born
+    cdef pg_memory *_entry
     cdef Py_ssize_t _exports
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
         self._address = 0
+        self._entry = NULL
         self._nbytes = 0
         self._exports = 0
 
@@ -84,11 +93,25 @@ cdef class Mapping:
             code = errno
             self._unmap()
             raise OSError(code, f"madvise(MADV_DONTFORK): {os.strerror(code)}")
+        # Another thread may fork, and wait for one that wants the interpreter.
+        with nogil:
+            self._entry = pg_enter_memory(self._address, nbytes)
+        if self._entry == NULL:
+            self._unmap()
+            raise MemoryError
 
     cdef void _unmap(self) noexcept:
-        if self._address and self._born == pm_generation():
-            munmap(<void *> <uintptr_t> self._address, self._nbytes)
+        cdef pg_memory *entry = self._entry
+        cdef uint64_t address = self._address
+        self._entry = NULL
         self._address = 0
+        if not address or self._born != pm_generation():
+            return
+        if entry == NULL:
+            munmap(<void *> <uintptr_t> address, self._nbytes)
+            return
+        with nogil:
+            pg_leave_memory(entry)
 
     def __dealloc__(self):
         self._unmap()

@@ -209,6 +209,9 @@ cdef extern from "pager/giving.h" nogil:
     int pg_giver_is_broken(const pg_giver *giver)
     void pg_giver_acknowledged(pg_giver *giver, uint8_t *units)
 
+cdef extern from "pager/inherited.h" nogil:
+    int pg_remedy_of(const pg_config *config)
+
 cdef extern from "pager/heirs.h" nogil:
     pg_heir *pg_heir_of(const pg_region *origin, int early)
     int pg_heir_equip(pg_heir *heir, int config_fd, int log_fd, const pm_identity *identities,

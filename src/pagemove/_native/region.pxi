@@ -3,12 +3,18 @@
 Part of pager.pyx, which includes it.
 """
 
-# In a child made by fork, by mode: "r", "r+", "c".
+# In a child made by fork, in the order of `pg_remedy`.
 cdef tuple _REMEDIES = (
     "open the store anew in the child, or leave fork='reopen', over a store that can be opened "
     "again",
     "flush it in the parent, and open the store anew in the child",
     "its private changes are the parent's alone: open the store anew in the child, without them, "
+    "or pass the child a copy of what it needs",
+    "make arrays in the child, or pass it copies",
+    "compressed memory is inherited if it has a resident_limit of its own, no spill, and "
+    "fork='reopen'; or pass the child a copy of what it needs",
+    "it ends with the parent: make one in the child, or pass it a copy of what it needs",
+    "hand it over again, by pagemove.serve in the parent and open_array of the URL in the child, "
     "or pass the child a copy of what it needs",
 )
 
@@ -29,6 +35,7 @@ cdef class Region:
     cdef uint64_t _block_size
     cdef uint64_t _born
     cdef int _mode
+    cdef int _remedy
     cdef Py_ssize_t _exports
     cdef Py_ssize_t _calls
     cdef bint _interrupted
@@ -150,6 +157,7 @@ cdef class Region:
         self._nbytes = nbytes
         self._block_size = block_size
         self._mode = mode
+        self._remedy = pg_remedy_of(&config)
 
     def __dealloc__(self):
         # In a forked child there is nothing to close, and there are no threads to wait for.
@@ -250,7 +258,7 @@ cdef class Region:
         if not self._is_here():
             raise ValueError(
                 f"{type(self).__name__} belongs to the parent process: it is not inherited by a "
-                f"fork; {_REMEDIES[self._mode]}"
+                f"fork; {_REMEDIES[self._remedy]}"
             )
         return 0
 

@@ -354,7 +354,7 @@ with pagemove.paged_allocations("4MiB") as arena:
 def test_where_a_child_cannot_serve_them_they_are_not_there():
     done = _run(_NO_DESCRIPTORS)
     assert done.stdout.split() == [str(-signal.SIGSEGV), "0", "True"], done.stderr
-    assert "paged memory over the arrays of pagemove.paged_allocations" in done.stderr
+    assert "the arrays of pagemove.paged_allocations: Too many open files" in done.stderr
 
 
 _HANDLER = """

@@ -13,7 +13,9 @@
 #include "pager/carried.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "generation.h"
@@ -33,6 +35,8 @@
 /* ns that a region is held until the kernel forks. Other libraries' handlers of a fork may wait for
  * their threads, which may wait for a fault: then the child does not have the region. */
 #define LONGEST UINT64_C(1000000000)
+
+enum { LONGEST_REASON = 768 };
 
 static void *at(const struct pg_region *region)
 {
@@ -245,13 +249,16 @@ int pg_adopt_carried(struct pg_region *region)
     return error;
 }
 
-/* A touch is SIGSEGV from now on. */
-static void bury(struct pg_region *region, struct pg_region *former)
+/* A touch is SIGSEGV from now on. `former` has what it was in the parent. */
+static void bury(struct pg_region *region, struct pg_region *former, int error)
 {
+    char why[LONGEST_REASON];
+
     region->inherited = 1;
-    munmap(at(former), former->length);
     pg_mark_grave(former->stone, former->base, former->length, former->store.label, former->mode,
-                  1);
+                  former->remedy, 1);
+    snprintf(why, sizeof why, "%.500s: %.200s", former->store.label, strerror(pg_errno_of(-error)));
+    pg_explain_grave(former->stone, why);
     former->stone = NULL;
     pg_watch_graves();
 }
@@ -272,8 +279,7 @@ void pg_carry_on(struct pg_region *region)
     int error = -ENOMEM;
 
     if (!former) {
-        region->inherited = 1;
-        munmap(at(region), region->length);
+        bury(region, region, error);
         return;
     }
     *former = *region;
@@ -299,7 +305,7 @@ void pg_carry_on(struct pg_region *region)
     }
     region->former = NULL;
     if (error) {
-        bury(region, former);
+        bury(region, former, error);
     } else {
         pm_paged_enter(region->base, region->base + region->length);
         __atomic_store_n(&region->carried_in, pm_generation(), __ATOMIC_RELEASE);

@@ -10,6 +10,7 @@
 #include "pager/inherited.h"
 #include "pager/mechanisms/trace.h"
 #include "pager/mechanisms/voice.h"
+#include "pager/memories.h"
 #include "pager/shared.h"
 
 /* All regions of this process. A forked child closes the one descriptor of each that it has. */
@@ -53,7 +54,7 @@ static struct pg_region *take_leave(void)
         /* What is ordinary memory the child has. */
         if (!region->plain)
             pg_mark_grave(region->stone, region->base, region->length, region->store.label,
-                          region->mode, region->mode == PG_READ || region->blank);
+                          region->mode, region->remedy, 0);
         pg_inherit(region);
         region->stone = NULL;
     }
@@ -72,6 +73,7 @@ static void in_child(void)
     pg_trace_forked();
     pg_ending_forked();
     carried = take_leave();
+    pg_memories_forked();
     pg_engine_forked();
     pg_watch_graves();
     pg_voice_forget();
@@ -91,6 +93,7 @@ static void watch_forks(void)
 
 void pg_hold_forks(void)
 {
+    pthread_once(&once, watch_forks);
     pthread_mutex_lock(&regions_lock);
 }
 
@@ -125,10 +128,13 @@ static int make_sentinel(struct pg_region *region)
 
 int pg_enter(struct pg_region *region)
 {
+    struct pg_stone *stone = pg_new_stone();
     int error;
 
-    pthread_once(&once, watch_forks);
-    pthread_mutex_lock(&regions_lock);
+    /* A child that has no word for it would have other memory there. */
+    if (!stone)
+        return -ENOMEM;
+    pg_hold_forks();
     error = pg_voice_enter();
     if (!error) {
         error = region->shares ? pg_engine_enter(region) : make_sentinel(region);
@@ -137,9 +143,10 @@ int pg_enter(struct pg_region *region)
     }
     if (error) {
         pthread_mutex_unlock(&regions_lock);
+        pg_free_stone(stone);
         return error;
     }
-    region->stone = pg_new_stone();
+    region->stone = stone;
     region->next = regions;
     region->link = &regions;
     if (regions)

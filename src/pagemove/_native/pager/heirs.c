@@ -90,7 +90,8 @@ void pg_heirs_forked(void)
         if (heir->state != PG_HEIR_OPEN) {
             const struct pg_config *config = &heir->opening->config;
 
-            pg_mark_grave(heir->stone, heir->base, heir->length, config->label, config->mode, 1);
+            pg_mark_grave(heir->stone, heir->base, heir->length, config->label, config->mode,
+                          pg_remedy_of(config), 0);
             add(heir->origin, heir->opening, heir->stone, heir->base, heir->length);
         }
 }

@@ -1,6 +1,7 @@
-/* A child made by fork has no memory where its parent has paged memory: a touch is SIGSEGV. And
- * there is none where a region was closed that arrays still lead to. So that the process does not
- * end without a word, it gets a handler that says which region it was, and then leaves the signal
+/* A child made by fork has no memory where its parent has paged memory, or a Memory: a touch is
+ * SIGSEGV. And there is none where a region was closed that arrays still lead to. Nothing else is
+ * mapped there, or they would lead to that. So that the process does not end without a word, it
+ * gets a handler that says which region it was, and then leaves the signal
  * to whatever was there before. Only such a child gets one, and who closes a region so, until its
  * last array has gone; exec undoes it. */
 #define _GNU_SOURCE
@@ -27,7 +28,8 @@ struct pg_stone {
     int forever;  /* a helper that cannot be ended may write there */
     int spare;    /* for the next that is closed */
     struct pg_stone *next;
-    char line[LONGEST]; /* the whole message: the handler only writes */
+    const char *said; /* the whole message: the handler only writes */
+    char line[];      /* of one that is of a region */
 };
 
 static struct pg_stone *graves;
@@ -35,7 +37,16 @@ static struct sigaction before;
 
 struct pg_stone *pg_new_stone(void)
 {
-    return calloc(1, sizeof(struct pg_stone));
+    return calloc(1, sizeof(struct pg_stone) + LONGEST);
+}
+
+struct pg_stone *pg_new_stone_saying(const char *text)
+{
+    struct pg_stone *stone = calloc(1, sizeof *stone);
+
+    if (stone)
+        stone->said = text;
+    return stone;
 }
 
 void pg_free_stone(struct pg_stone *stone)
@@ -43,14 +54,19 @@ void pg_free_stone(struct pg_stone *stone)
     free(stone);
 }
 
-/* Not for a child's child, which does so itself, as it finds out what is there. */
-static int reserve(uint64_t base, uint64_t length)
+/* Not for a child's child, which does so itself, as it finds out what is there. With `over` what
+ * is mapped there goes. */
+static int reserve(uint64_t base, uint64_t length, int over)
 {
     void *address = (void *)(uintptr_t)base;
+    int how = over ? MAP_FIXED : MAP_FIXED_NOREPLACE;
 
-    if (mmap(address, length, PROT_NONE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) != address)
+    if (mmap(address, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | how, -1,
+             0) != address) {
+        if (over)
+            munmap(address, length);
         return 0;
+    }
     madvise(address, length, MADV_DONTFORK);
     return 1;
 }
@@ -58,7 +74,8 @@ static int reserve(uint64_t base, uint64_t length)
 void pg_graves_forked(void)
 {
     for (struct pg_stone *stone = graves; stone; stone = stone->next)
-        stone->reserved = stone->reserved && stone->length && reserve(stone->base, stone->length);
+        stone->reserved =
+            stone->reserved && stone->length && reserve(stone->base, stone->length, 0);
 }
 
 static void add(struct pg_stone *stone)
@@ -70,44 +87,73 @@ static void add(struct pg_stone *stone)
     stone->kept = 1;
 }
 
-void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
-                   int mode, int hold)
+enum pg_remedy pg_remedy_of(const struct pg_config *config)
 {
-    static const struct {
-        const char *name, *remedy;
-    } modes[] = {
-        {"r", "open it here, with fork='reopen' before the fork over a store that can be opened "
-              "again, or be passed the array (it is pickled as a reference)"},
-        {"r+", "flush it in the parent and open it here, or be passed the array (it is pickled as "
-               "a reference)"},
-        {"c", "its changes are the parent's alone: open it here without them, or be passed a copy "
-              "of what is needed"},
-        {"c", "make arrays here, or be passed copies as arguments"},
+    if (config->taking)
+        return PG_REMEDY_TAKEN;
+    if (config->blank)
+        return PG_REMEDY_ARRAYS;
+    if (config->compression)
+        return PG_REMEDY_COMPRESSED;
+    if (config->mode == PG_WRITE && config->helper && !config->outlives)
+        return PG_REMEDY_HELPER;
+    return (enum pg_remedy)config->mode;
+}
+
+static void hold(struct pg_stone *stone, uint64_t base, uint64_t length, int over)
+{
+    stone->base = base;
+    stone->length = length;
+    /* At once, or the stack of a thread is there. */
+    if (over || !stone->reserved)
+        stone->reserved = reserve(base, length, over);
+    add(stone);
+}
+
+void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
+                   int mode, enum pg_remedy remedy, int over)
+{
+    static const char *const modes[] = {"r", "r+", "c"};
+    static const char *const remedies[] = {
+        [PG_REMEDY_READ] = "open it here, with fork='reopen' before the fork over a store that can "
+                           "be opened again, or be passed the array (it is pickled as a reference)",
+        [PG_REMEDY_WRITE] = "flush it in the parent and open it here, or be passed the array (it "
+                            "is pickled as a reference)",
+        [PG_REMEDY_PRIVATE] = "its changes are the parent's alone: open it here without them, or "
+                              "be passed a copy of what is needed",
+        [PG_REMEDY_ARRAYS] = "make arrays here, or be passed copies as arguments",
+        [PG_REMEDY_COMPRESSED] = "compressed memory is inherited if it has a resident_limit of its "
+                                 "own, no spill, and fork='reopen'; or be passed a copy of what is "
+                                 "needed",
+        [PG_REMEDY_HELPER] = "it ends with the parent: make one here, or be passed a copy of what "
+                             "is needed",
+        [PG_REMEDY_TAKEN] = "hand it over again, by pagemove.serve in the parent and open_array of "
+                            "the URL here, or be passed a copy of what is needed",
     };
-    /* Of the arrays of an arena, which have no store. */
-    int which = hold && mode != PG_READ ? 3 : mode;
 
     if (!stone || !base)
         return;
-    stone->base = base;
-    stone->length = length;
-    snprintf(stone->line, sizeof stone->line,
+    snprintf(stone->line, LONGEST,
              "pagemove: paged memory over %.600s, mode '%s', was opened before a fork and is not "
              "there in the forked process: it raises SIGSEGV on access; %s; or start workers by "
              "spawn or forkserver\n",
-             label ? label : "", modes[which].name, modes[which].remedy);
-    /* At once, or the stack of a thread is there. */
-    if (hold && !stone->reserved)
-        stone->reserved = reserve(base, length);
-    add(stone);
+             label ? label : "", modes[mode], remedies[remedy]);
+    stone->said = stone->line;
+    hold(stone, base, length, over);
+}
+
+void pg_mark_memory(struct pg_stone *stone, uint64_t base, uint64_t length)
+{
+    hold(stone, base, length, 0);
 }
 
 void pg_explain_grave(struct pg_stone *stone, const char *why)
 {
-    snprintf(stone->line, sizeof stone->line,
+    snprintf(stone->line, LONGEST,
              "pagemove: paged memory that was opened before a fork cannot be opened again in the "
              "forked process, and raises SIGSEGV on access: %.800s\n",
              why);
+    stone->said = stone->line;
 }
 
 int pg_is_reserved(const struct pg_stone *stone)
@@ -134,11 +180,12 @@ void pg_mark_closed(struct pg_stone *stone, uint64_t base, uint64_t length, cons
 {
     static const char *const modes[] = {"r", "r+", "c"};
 
-    snprintf(stone->line, sizeof stone->line,
+    snprintf(stone->line, LONGEST,
              "pagemove: paged memory over %.600s, mode '%s', was closed by PagedArray.close(), and "
              "an array of it is still in use: it raises SIGSEGV on access; close it after the last "
              "use, or copy what is needed later (numpy.array)\n",
              label ? label : "", modes[mode]);
+    stone->said = stone->line;
     stone->closed = stone->reserved = 1;
     stone->at_rest = stone->left = stone->forever = stone->spare = 0;
     stone->base = base;
@@ -182,7 +229,7 @@ static void on_segv(int number, siginfo_t *info, void *context)
              stone = stone->next)
             if (address - stone->base < __atomic_load_n(&stone->length, __ATOMIC_ACQUIRE) &&
                 stone->reserved == (info->si_code == SEGV_ACCERR)) {
-                pg_write_line(stone->line, strlen(stone->line));
+                pg_write_line(stone->said, strlen(stone->said));
                 break;
             }
     /* The instruction is tried again, and then it is whoever's that was there before. */

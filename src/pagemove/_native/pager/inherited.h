@@ -4,16 +4,39 @@
 
 #include <stdint.h>
 
+#include "pager/mechanisms/config.h"
+
 struct pg_stone;
+
+/* What is to be done about a region that a forked child does not have: of a store that others can
+ * open too by its mode, of anything else by what it is. */
+enum pg_remedy {
+    PG_REMEDY_READ = PG_READ,
+    PG_REMEDY_WRITE = PG_WRITE,
+    PG_REMEDY_PRIVATE = PG_PRIVATE,
+    PG_REMEDY_ARRAYS,     /* of an arena, which have no store */
+    PG_REMEDY_COMPRESSED, /* memory of the process */
+    PG_REMEDY_HELPER,     /* of a helper process, and gone with it */
+    PG_REMEDY_TAKEN,      /* handed over by another process */
+};
+
+enum pg_remedy pg_remedy_of(const struct pg_config *config);
 
 /* Where it is said, made while memory can be had. NULL: there is none. */
 struct pg_stone *pg_new_stone(void);
+/* For what is not a region. `text` ends with a newline, and stays. */
+struct pg_stone *pg_new_stone_saying(const char *text);
 void pg_free_stone(struct pg_stone *stone);
 
 /* In the child: from now on the first touch of what was the region says so. The stone is kept.
- * With `hold` nothing else can be mapped there: it may be there again, or arrays lead into it. */
+ * Nothing else can be mapped there while this process lives: arrays lead into it. With `over` what
+ * is mapped there goes; without, the child has nothing there, but what a handler of the fork has
+ * mapped, which stays. */
 void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,
-                   int mode, int hold);
+                   int mode, enum pg_remedy remedy, int over);
+
+/* The same of what is not a region. */
+void pg_mark_memory(struct pg_stone *stone, uint64_t base, uint64_t length);
 
 /* In the child: it could have been there again, but for this. */
 void pg_explain_grave(struct pg_stone *stone, const char *why);

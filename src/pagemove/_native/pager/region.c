@@ -14,6 +14,7 @@
 #include "pager/engine/pin.h"
 #include "pager/estate.h"
 #include "pager/heirs.h"
+#include "pager/inherited.h"
 #include "pager/mechanisms/threads.h"
 #include "pager/shared.h"
 
@@ -311,6 +312,7 @@ void pg_begin_region(struct pg_region *region, const struct pg_config *config)
         .writeback_interval = config->mode == PG_WRITE ? config->writeback_ns : 0,
         .outlives = config->outlives,
         .blank = config->blank,
+        .remedy = (int)pg_remedy_of(config),
         .dumped = config->dumped,
     };
     pg_choice_init(region);

@@ -207,6 +207,7 @@ struct pg_region {
 
     struct pg_region *next, **link; /* of all regions, for fork */
     struct pg_stone *stone;         /* what a forked child says of it (inherited.c) */
+    int remedy;                     /* and what is to be done about that */
     struct pg_stone *grave;         /* what is said of it when it is closed with arrays left */
     int inherited;                  /* it is the parent's */
     /* Of an inherited one (heirs.c), which is mapped already: what was first opened. Else NULL. */

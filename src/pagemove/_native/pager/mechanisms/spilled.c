@@ -1,3 +1,4 @@
+/* Blocks of compressed memory that are in its spill file. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
