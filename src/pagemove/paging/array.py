@@ -102,10 +102,11 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     def closed(self) -> bool:
         """Whether it was closed: touching it then ends the process. False of a copy.
 
-        Also True where it is the parent's, in a child made by fork.
+        Of `open_arrays`, one without bytes is closed with the region, and not before. Also True
+        where it is the parent's, in a child made by fork.
         """
         region = self.region
-        return region is not None and (region.closed or region._has_left(self._at))
+        return region is not None and (region.closed or region._has_left(self._at, self.nbytes))
 
     def close(self) -> None:
         """Flush, and free memory, descriptors and threads at once. Twice is fine.
@@ -135,10 +136,11 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         raise, so what could not be saved is reported on standard error.
 
         `open_arrays` has one region for all arrays of a file. Closing one of these flushes, and
-        drops its blocks; it can still be touched, and is read again. When the last one that was
-        taken out of the mapping is closed, the region is, as above. Arrays that were unpickled, or
-        opened by `Reference.open`, share a region that ends with the last of them: closing one of
-        these drops its blocks.
+        drops its blocks; it can still be touched, and is read again. An array that was taken out
+        of the mapping twice, or by two names of the same bytes, is closed by closing either. When
+        the last one that was taken out of the mapping is closed, the region is, as above. Arrays
+        that were unpickled, or opened by `Reference.open`, share a region that ends with the last
+        of them: closing one of these drops its blocks.
 
         Where all was saved, and a thread stores while it closes, what that has stored may be what
         cannot be saved. Then the array raises StoreError as above, and cannot be touched any more
@@ -157,7 +159,7 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         """
         region = self.region
         if region is not None:
-            region._close_for(self._at)
+            region._close_for(self._at, self.nbytes)
 
     def __enter__(self) -> Self:
         return self

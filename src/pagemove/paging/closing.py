@@ -20,6 +20,15 @@ _CALLED = 0.2
 _sharing = threading.Lock()
 
 
+def _in_child() -> None:
+    # A thread that is not here may have had it.
+    global _sharing
+    _sharing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
 class Closing(Blocks):
     """The end of a `PagedMemory`, which adds how it begins."""
 
@@ -53,6 +62,14 @@ class Closing(Blocks):
         >>> region.closed
         True
         """
+        try:
+            self._close_unused()
+        except ValueError:
+            # Another thread has closed it meanwhile.
+            if not self.closed:
+                raise
+
+    def _close_unused(self) -> None:
         if self.closed:
             return
         patience = time.monotonic() + _CALLED
@@ -72,8 +89,16 @@ class Closing(Blocks):
         finally:
             self._note_closed()
 
-    def _close_for(self, address: int) -> None:
+    def _close_for(self, address: int, nbytes: int) -> None:
         """Close the array that has its first item there, and the region if it is the last one."""
+        try:
+            self._close_array(address, nbytes)
+        except ValueError:
+            # Another thread has closed it meanwhile.
+            if not self.closed:
+                raise
+
+    def _close_array(self, address: int, nbytes: int) -> None:
         if self.closed:
             return
         if self._is_common:
@@ -83,6 +108,9 @@ class Closing(Blocks):
             return
         share = None
         if self._shares is not None:
+            # At the address of one without bytes another one may begin.
+            if not nbytes:
+                return
             with _sharing:
                 share = self._share_at(address)
                 if share is None:
@@ -105,9 +133,9 @@ class Closing(Blocks):
             with _sharing:
                 self._shares.add((start, start + nbytes))
 
-    def _has_left(self, address: int) -> bool:
+    def _has_left(self, address: int, nbytes: int) -> bool:
         """Whether an array that has its first item there was closed, and others are not."""
-        return self._shares is not None and self._share_at(address) is None
+        return self._shares is not None and nbytes > 0 and self._share_at(address) is None
 
     def _share_at(self, address: int) -> tuple[int, int] | None:
         at = address - self.address

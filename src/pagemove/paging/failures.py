@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple, NoReturn
 
 from pagemove import limits
@@ -64,7 +64,7 @@ class Failure(NamedTuple):
         place = None if operation == "flush" else offset
         return cls(sequence, operation, place, code, tries, text, helped)
 
-    def concerns(self, operation: str, offsets: range) -> bool:
+    def concerns(self, operation: str, offsets: Container[int]) -> bool:
         """Return whether it is such an operation, on a block that begins at one of the offsets."""
         return operation == self.operation and self.offset is not None and self.offset in offsets
 
@@ -117,7 +117,7 @@ def next_sequence(pager: Pager) -> int:
     return max((record[0] + 1 for record in pager.failures()), default=0)
 
 
-def check_read(pager: Pager, code: int, first: int, offsets: range, store: str) -> None:
+def check_read(pager: Pager, code: int, first: int, offsets: Container[int], store: str) -> None:
     """Raise if a call that read blocks has ended with an errno.
 
     Parameters
@@ -128,7 +128,7 @@ def check_read(pager: Pager, code: int, first: int, offsets: range, store: str) 
         What it said; 0 is success.
     first : int
         `next_sequence` before the call.
-    offsets : range
+    offsets : container of int
         First bytes of the blocks that it was asked for. One may have failed long ago, and more than
         once.
     store : str

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pagemove import limits
 from pagemove.paging.array import PagedArray
+from pagemove.paging.behind import check_open
 from pagemove.paging.budget import Budget
 from pagemove.paging.by_value import by_value
 from pagemove.paging.open import region_of
@@ -278,8 +279,8 @@ def reference(view: npt.NDArray[Any], *, copy: bool = False) -> Reference:
     Raises
     ------
     ValueError
-        The array is not in paged memory; or its contents are in this process alone: mode ``"c"``,
-        or compressed memory. The message has the remedy.
+        The array is closed, or is not in paged memory; or its contents are in this process alone:
+        mode ``"c"``, or compressed memory. The message has the remedy.
     StoreError
         Mode ``"r+"``: changes could not be flushed. ESTALE: the file is not what it was when it was
         opened.
@@ -304,6 +305,7 @@ def reference(view: npt.NDArray[Any], *, copy: bool = False) -> Reference:
     ((10,), [10, 11, 12])
     """
     if copy:
+        check_open(view)
         return Reference(None, (0, ()), view.dtype, view.shape, view)
     region = region_of(view)
     if region.mode == "c":
