@@ -19,6 +19,7 @@ from pagemove.paging.behind import check_open
 from pagemove.paging.budget import Budget
 from pagemove.paging.by_value import by_value
 from pagemove.paging.open import region_of
+from pagemove.paging.options import check_keywords
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sizes import text_of
 from pagemove.paging.tokens import register
@@ -139,6 +140,7 @@ class Reference:
         ...     int(there.open(resident_limit="256KiB").sum())
         145
         """
+        check_keywords("Reference.open", overrides)
         if self._where is None:
             return self._copy if type(self._copy) is np.ndarray else np.array(self._copy)
         region = self._where.region(dict(storage_options or {}), lock, dict(overrides))
