@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
+from pagemove._native.mapping import generation
 from pagemove.paging import failures, hosts, working_set
 from pagemove.paging.blocks import Blocks
 from pagemove.paging.budget import give_back_kept
@@ -17,13 +18,13 @@ from pagemove.stores.filelock import FileLock
 
 # Seconds that close waits for calls of other threads.
 _CALLED = 0.2
-_sharing = threading.Lock()
+_sharing = threading.RLock()
 
 
 def _in_child() -> None:
     # A thread that is not here may have had it.
     global _sharing
-    _sharing = threading.Lock()
+    _sharing = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_in_child)
@@ -39,6 +40,7 @@ class Closing(Blocks):
     # First byte, and one after the last, of each array of a file that is not closed, where the
     # region is that of all of them. None: it is that of one array.
     _shares: set[tuple[int, int]] | None
+    _closer: tuple[int, threading.RLock] | None = None
     _is_common: bool  # arrays that know nothing of each other share it
     _pins: dict[object, tuple[int, int]]  # bytes that are pinned: offset, length
     _lent_to: Callable[[], Any]  # returns what hands it over to another process, or None
@@ -62,12 +64,17 @@ class Closing(Blocks):
         >>> region.closed
         True
         """
-        try:
+        with self._turn():
             self._close_unused()
-        except ValueError:
-            # Another thread has closed it meanwhile.
-            if not self.closed:
-                raise
+
+    def _turn(self) -> threading.RLock:
+        """Return what is held while it is closed: the calls of another closer are in the way."""
+        born = generation()
+        with _sharing:
+            # In a child made by fork a thread that is not there may have it.
+            if self._closer is None or self._closer[0] != born:
+                self._closer = born, threading.RLock()
+            return self._closer[1]
 
     def _close_unused(self) -> None:
         if self.closed:
@@ -91,12 +98,8 @@ class Closing(Blocks):
 
     def _close_for(self, address: int, nbytes: int) -> None:
         """Close the array that has its first item there, and the region if it is the last one."""
-        try:
+        with self._turn():
             self._close_array(address, nbytes)
-        except ValueError:
-            # Another thread has closed it meanwhile.
-            if not self.closed:
-                raise
 
     def _close_array(self, address: int, nbytes: int) -> None:
         if self.closed:

@@ -604,7 +604,7 @@ class Late:
         def late(region: pagemove.PagedMemory) -> None:
             if threading.current_thread() is self.thread:
                 self.waits.set()
-                assert self.go_on.wait(30)
+                self.go_on.wait(0.5)  # in vain where the other waits for this one
             save(region)
 
         monkeypatch.setattr(pagemove.PagedMemory, "_save_before_close", late)
