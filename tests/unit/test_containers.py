@@ -176,6 +176,20 @@ class TestMapping:
             arrays["a"]
         assert "closed" in repr(arrays)
 
+    def test_a_region_in_use_keeps_no_other_open(self, tmp_path):
+        np.savez_compressed(tmp_path / "two.npz", a=np.arange(9), b=np.ones(9), c=np.ones(9))
+        arrays = open_arrays(tmp_path / "two.npz", deflated="compress")
+        kept, b, c = arrays["a"], arrays["b"], arrays["c"]
+        regions = [array.region for array in (kept, b, c)]
+        del b
+        with pytest.raises(BufferError, match=r"2 of the 3 regions .* cannot be closed.*(a.*c)"):
+            arrays.close()
+        assert [region.closed for region in regions] == [False, True, False]
+        same(kept, np.arange(9))
+        del kept, c
+        arrays.close()
+        assert all(region.closed for region in regions)
+
     def test_arrays_outlive_the_mapping(self, path):
         with open_arrays(path) as arrays:
             array = arrays["a"]

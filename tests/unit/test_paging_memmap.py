@@ -203,6 +203,16 @@ def test_attributes_of_what_open_array_gives(tmp_path):
         lambda a: np.dot(a, a.T),
         lambda a: a.dot(a.T),
         lambda a: a.repeat(2),
+        lambda a: a.argsort(),
+        lambda a: a.argpartition(2),
+        lambda a: a.argmin(axis=0),
+        lambda a: a.argmax(axis=1),
+        lambda a: a.byteswap(),
+        lambda a: a.compress([True, False, True], axis=0),
+        lambda a: a.view("i8").choose(np.arange(12)[:, None, None], mode="clip"),
+        lambda a: a.reshape(-1, order="F"),
+        lambda a: a.T.reshape(-1),
+        lambda a: a.T.reshape((6, 2)),
         lambda a: np.repeat(a, 2, axis=0),
         lambda a: np.tile(a, 2),
         lambda a: a.ravel("F"),
@@ -233,7 +243,14 @@ def test_what_is_computed_is_plain(tmp_path, compute):
 def test_views_are_not(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(12.0).reshape(3, 4))
     array = pagemove.open_array(tmp_path / "x.npy")
-    for view in (array.ravel(), np.transpose(array), np.reshape(array, -1), np.flip(array)):
+    for view in (
+        array.ravel(),
+        np.transpose(array),
+        np.reshape(array, -1),
+        np.flip(array),
+        array.reshape(2, 6),
+        array.T.reshape((4, 3), order="F"),
+    ):
         assert type(view) is pagemove.PagedArray
         assert view.region is array.region
 
@@ -259,6 +276,43 @@ def test_dump_to_its_own_file_is_refused(tmp_path):
     assert np.load(path).tolist() == array.tolist() == list(range(10))
 
 
+@pytest.mark.parametrize(
+    ("mode", "limit", "block"),
+    [
+        ("w+", "96MiB", 2 << 20),
+        ("w+", "16MiB", 256 << 10),
+        ("w+", "1MiB", 65536),
+        ("r+", "96MiB", 65536),
+    ],
+)
+def test_the_blocks_of_a_new_file_suit_writing_in_order(tmp_path, mode, limit, block):
+    path, items = tmp_path / "x", 100 << 20
+    with path.open("wb") as file:
+        file.truncate(items)
+    array = pagemove.memmap(path, mode=mode, shape=items, resident_limit=limit)
+    assert array.region.block_size == block
+    array[-1] = 7
+    array.close()
+    assert int(np.memmap(path, mode="r")[-1]) == 7
+
+
 def test_an_unknown_keyword():
     with pytest.raises(TypeError, match=r"memmap\(\) has no keyword 'block_sise'.*'block_size'"):
         pagemove.memmap("x", block_sise=4096)
+
+
+def test_an_unknown_keyword_of_a_reference(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(10))
+    array = pagemove.open_array(tmp_path / "x.npy")
+    for reference in (pagemove.reference(array), pagemove.reference(array, copy=True)):
+        with pytest.raises(
+            TypeError, match=r"Reference.open\(\) has no .*'resident_limt'; did you"
+        ):
+            reference.open(resident_limt=1 << 20)
+
+
+def test_an_unknown_option_of_a_hand_over():
+    with pytest.raises(
+        TypeError, match=r"storage_options of pagemove.* has no 'backin'; did .*ing'"
+    ):
+        pagemove.open_array("pagemove+unix:///no/where", storage_options={"backin": "memory"})

@@ -18,6 +18,8 @@ import pytest
 
 from pagemove import PagedArray, open_array, pinned, reference, region_of, save
 from pagemove._native import pager
+from pagemove.errors import StoreError
+from support.children import child
 from support.paging import KIB, MIB, Peak
 from support.selection import few
 
@@ -207,6 +209,34 @@ class TestSave:
         assert sorted(os.listdir(tmp_path)) == ["file.npy", "saved.npy"]
         with pytest.raises(FileNotFoundError, match="nowhere"):
             save(tmp_path / "nowhere" / "x.npy", array)
+
+
+def of_a_file_cut_short(folder: Path, name: str, limit: str) -> tuple[str, list[str]]:
+    """Have it written after the file has lost a half; return the error, and what is there."""
+    np.arange(500_000).tofile(folder / "numbers")
+    array = open_array(
+        folder / "numbers", dtype=np.int64, resident_limit=limit, block_size=4096, store_timeout=0.1
+    )
+    os.truncate(folder / "numbers", 2_000_000)
+    ways = {
+        "save": lambda: save(folder / "saved.npy", array),
+        "tofile": lambda: array.tofile(folder / "saved"),
+        "scattered": lambda: array.reshape(2, -1).T.tofile(folder / "saved"),
+    }
+    try:
+        ways[name]()
+    except StoreError as error:
+        return str(error), os.listdir(folder)
+    raise AssertionError("it was saved")
+
+
+@pytest.mark.parametrize("limit", ["16KiB", "64MiB"])
+@pytest.mark.parametrize("name", ["save", "tofile", "scattered"])
+def test_a_block_that_cannot_be_read_is_an_exception(tmp_path, name, limit):
+    """And not SIGBUS, which left a part of the new file."""
+    message, files = child(of_a_file_cut_short, tmp_path, name, limit)
+    assert f"cannot read {tmp_path / 'numbers'}" in message
+    assert files == ["numbers"]
 
 
 class TestMemory:

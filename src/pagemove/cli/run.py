@@ -39,6 +39,8 @@ def run(arguments: list[str]) -> None:
 # Options of the interpreter that change how a program runs, of which people expect them here.
 _INTERPRETERS = ("-X", "-W", "-u", "-O", "-B", "-I", "-E", "-s", "-S", "-P", "-v", "-q", "-i")
 
+_WITH_VALUES = ("--limit", "--store-limit", "--spill", "--min-size")
+
 
 def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[str]]:
     parser = argparse.ArgumentParser(
@@ -78,11 +80,11 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
     parser.add_argument(
         "script", nargs=rest, metavar="SCRIPT", help="as python SCRIPT; - is standard input"
     )
-    if arguments and arguments[0].startswith(_INTERPRETERS):
+    unknown = _first_of_others(arguments)
+    if unknown.startswith(_INTERPRETERS):
         _refuse(
             parser,
-            f"{arguments[0]} is an option of the interpreter: "
-            f"python {arguments[0]} ... -m pagemove run ...",
+            f"{unknown} is an option of the interpreter: python {unknown} ... -m pagemove run ...",
         )
     options = parser.parse_args(arguments)
     for kind in ("module", "code", "script"):
@@ -101,6 +103,17 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
     return _refuse(parser, "a program is needed: SCRIPT, - (standard input), -m MODULE or -c CODE")
 
 
+def _first_of_others(arguments: list[str]) -> str:
+    """Return the first argument that is neither an option of this command nor its value."""
+    words = iter(arguments)
+    for word in words:
+        if word in _WITH_VALUES:
+            next(words, None)
+        elif word != "--report" and word.partition("=")[0] not in _WITH_VALUES:
+            return word
+    return ""
+
+
 def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     parser.error(message)
 
@@ -108,7 +121,7 @@ def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 def main(arguments: list[str]) -> None:
     """Run the program; its exit status, signals and tracebacks are its own."""
     options, kind, target, rest = _parsed(arguments)
-    arena = _arena(options, bounced.has_begun_anew())
+    arena = _arena(options, bounced.has_reexecuted())
     if options.report:
         _report_on(arena)
 
@@ -123,7 +136,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(_MISUSED if kind == "script" else _FAILED)
 
 
-def _arena(options: argparse.Namespace, anew: bool) -> PagedAllocations:
+def _arena(options: argparse.Namespace, again: bool) -> PagedAllocations:
     try:
         arena = PagedAllocations(
             options.limit,
@@ -142,8 +155,8 @@ def _arena(options: argparse.Namespace, anew: bool) -> PagedAllocations:
     if not served:
         region = arena._arena()[1]
         bounces = bounced.install(region.address, region.nbytes)
-        if not bounces and not anew:
-            bounced.begin_anew()
+        if not bounces and not again:
+            bounced.reexecute()
         what = "other calls than reads and writes of files and sockets" if bounces else "they"
         sys.stderr.write(
             "pagemove: this process may not serve faults of system calls: on large arrays "

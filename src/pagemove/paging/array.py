@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pagemove.paging import gather
 from pagemove.paging.by_value import Reduced, by_value
 from pagemove.paging.places import place_of, runs_of
+from pagemove.paging.plain import PlainResults, as_plain, has_plain_results, unless_paged
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import tofile
 from pagemove.views import owner_behind
@@ -35,7 +36,7 @@ class Origin(NamedTuple):
     mode: str
 
 
-class PagedArray(np.ndarray[Any, np.dtype[Any]]):
+class PagedArray(PlainResults):
     """An array in paged memory: a `numpy.ndarray` in every other respect.
 
     Views of it are too; what is computed from it is a plain array (but for ``a.flat[...]``).
@@ -102,10 +103,11 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     def closed(self) -> bool:
         """Whether it was closed: touching it then ends the process. False of a copy.
 
-        Also True where it is the parent's, in a child made by fork.
+        Of `open_arrays`, one without bytes is closed with the region, and not before. Also True
+        where it is the parent's, in a child made by fork.
         """
         region = self.region
-        return region is not None and (region.closed or region._has_left(self._at))
+        return region is not None and (region.closed or region._has_left(self._at, self.nbytes))
 
     def close(self) -> None:
         """Flush, and free memory, descriptors and threads at once. Twice is fine.
@@ -135,10 +137,11 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         raise, so what could not be saved is reported on standard error.
 
         `open_arrays` has one region for all arrays of a file. Closing one of these flushes, and
-        drops its blocks; it can still be touched, and is read again. When the last one that was
-        taken out of the mapping is closed, the region is, as above. Arrays that were unpickled, or
-        opened by `Reference.open`, share a region that ends with the last of them: closing one of
-        these drops its blocks.
+        drops its blocks; it can still be touched, and is read again. An array that was taken out
+        of the mapping twice, or by two names of the same bytes, is closed by closing either. When
+        the last one that was taken out of the mapping is closed, the region is, as above. Arrays
+        that were unpickled, or opened by `Reference.open`, share a region that ends with the last
+        of them: closing one of these drops its blocks.
 
         Where all was saved, and a thread stores while it closes, what that has stored may be what
         cannot be saved. Then the array raises StoreError as above, and cannot be touched any more
@@ -157,7 +160,7 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         """
         region = self.region
         if region is not None:
-            region._close_for(self._at)
+            region._close_for(self._at, self.nbytes)
 
     def __enter__(self) -> Self:
         return self
@@ -283,9 +286,9 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         """
         region = self.region
         if region is None:
-            return _unless_paged(super().take(indices, axis, out, mode))
+            return unless_paged(super().take(indices, axis, out, mode))
         plain = self.view(np.ndarray)
-        if _has_plain_results(self):
+        if has_plain_results(self):
             return gather.take_from(plain, region, indices, axis, out, mode)
         gather.bring_in_rows(plain, region, indices, axis, mode)
         return super().take(indices, axis, out, mode)
@@ -407,18 +410,18 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
         """Let what was computed be plain."""
         array = super().__array_wrap__(array, context)
-        if array is self or not _has_plain_results(self):
+        if array is self or not has_plain_results(self):
             return array
-        return array[()] if return_scalar else _plain(array)
+        return array[()] if return_scalar else as_plain(array)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Let what functions of NumPy make be plain, also like this array (`numpy.zeros_like`)."""
-        return _unless_paged(super().__array_function__(func, types, args, kwargs))
+        return unless_paged(super().__array_function__(func, types, args, kwargs))
 
     def __getitem__(self, key: Any) -> Any:
         # Of one item this is most of what it costs.
         found = _getitem(self, key)
-        return _unless_paged(found) if isinstance(found, PagedArray) else found
+        return unless_paged(found) if isinstance(found, PagedArray) else found
 
     def __deepcopy__(self, memo: Any) -> Any:
         return np.array(self)
@@ -431,38 +434,3 @@ class PagedArray(np.ndarray[Any, np.dtype[Any]]):
         if PagedArray._is_dask(sys._getframe(1)):
             return self[...]
         return np.array(self, order=order)
-
-    def astype(self, *args: Any, **kwargs: Any) -> Any:
-        """Convert into a plain array; as `numpy.ndarray.astype`."""
-        return _unless_paged(super().astype(*args, **kwargs))
-
-    def flatten(self, order: Any = "C") -> Any:
-        """Copy into a plain array of one dimension; as `numpy.ndarray.flatten`."""
-        return _plain(super().flatten(order))
-
-    def ravel(self, order: Any = "C") -> Any:
-        """View as one dimension, or copy into a plain array; as `numpy.ndarray.ravel`."""
-        return _unless_paged(super().ravel(order))
-
-    def repeat(self, *args: Any, **kwargs: Any) -> Any:
-        """Repeat items in a plain array; as `numpy.ndarray.repeat`."""
-        return _unless_paged(super().repeat(*args, **kwargs))
-
-    def dot(self, *args: Any, **kwargs: Any) -> Any:
-        """Multiply into a plain array; as `numpy.ndarray.dot`."""
-        return _unless_paged(super().dot(*args, **kwargs))
-
-
-def _has_plain_results(array: Any) -> bool:
-    return "_results_are_plain" in vars(type(array))
-
-
-def _plain(array: Any) -> Any:
-    return array.view(np.ndarray) if isinstance(array, PagedArray) else array
-
-
-def _unless_paged(array: Any) -> Any:
-    """Let a copy be a plain array."""
-    if isinstance(array, PagedArray) and _has_plain_results(array) and array.region is None:
-        return array.view(np.ndarray)
-    return array

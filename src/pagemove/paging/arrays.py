@@ -13,6 +13,7 @@ from pagemove.containers.formats import contents_of
 from pagemove.containers.layout import ChunkedError, Packed, best_shift, missing
 from pagemove.containers.npy import read_header
 from pagemove.containers.reading import Reading
+from pagemove.errors import StoreError
 from pagemove.paging.array import PagedArray
 from pagemove.paging.budget import Budget
 from pagemove.paging.closing import is_gone
@@ -205,10 +206,12 @@ class PagedArrays(Mapping[str, PagedArray]):
     def close(self) -> None:
         """Close the regions, which saves what was changed. Twice is fine.
 
+        All that can be closed are, whatever it raises for others.
+
         Raises
         ------
         BufferError
-            There are arrays still.
+            There are arrays still, of the regions that the message names.
         StoreError
             What was changed cannot be saved.
 
@@ -225,9 +228,33 @@ class PagedArrays(Mapping[str, PagedArray]):
         >>> total
         499500
         """
+        self._close_regions()
         for file in self._files.values():
             file.close()
         self._closed = True
+
+    def _close_regions(self) -> None:
+        """Close all regions that can be, then raise if there are others."""
+        unsaved: list[StoreError] = []
+        in_use: list[str] = []
+        regions = self.regions
+        for region in regions:
+            try:
+                region.close()
+            except StoreError as error:
+                unsaved.append(error)
+            except BufferError:
+                in_use.append(region._label)
+        if unsaved:
+            for other in unsaved[1:]:
+                unsaved[0].add_note(f"also: {other.strerror}")
+            raise unsaved[0]
+        if in_use:
+            raise BufferError(
+                f"{len(in_use)} of the {len(regions)} regions of {self._shown} cannot be closed, "
+                f"for there are arrays of them: {', '.join(in_use)}; delete the arrays, or close "
+                "each (PagedArray.close). All others are closed"
+            )
 
     def __enter__(self) -> Self:
         return self

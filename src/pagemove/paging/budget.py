@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 import threading
 import weakref
 from dataclasses import dataclass
@@ -158,6 +159,7 @@ class Budget(SharedLimit):
         super().__init__(_checked(limit))
         self._regions: weakref.WeakSet[PagedMemory] = weakref.WeakSet()
         self._setting = threading.RLock()
+        _budgets.add(self)
 
     def __dir__(self) -> list[str]:
         # For completion: what the native budget has for this class alone is left out.
@@ -314,6 +316,18 @@ class Budget(SharedLimit):
             "a Budget cannot be pickled, for it limits the memory of one process: make one there, "
             f"Budget({self.limit}), and open the arrays with it as resident_limit"
         )
+
+
+_budgets: weakref.WeakSet[Budget] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    # A thread that is not here may have had the locks.
+    for budget in list(_budgets):
+        budget._setting = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def give_back_kept(store: object) -> None:

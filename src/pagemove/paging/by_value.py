@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pagemove.paging.behind import check_open
 from pagemove.paging.pins import pinned
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.saving import PIECE, pieces
@@ -49,6 +50,7 @@ class _Lent:
 
 def by_value(array: npt.NDArray[Any], protocol: Any) -> tuple[Any, ...]:
     """Reduce an array to its items, a piece at a time: unpickled it is plain."""
+    check_open(array)
     plain = np.asarray(array)
     region = owner_behind(array, PagedMemory)
     if region is None or not plain.nbytes:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
+from pagemove._native.mapping import generation
 from pagemove.paging import failures, hosts, working_set
 from pagemove.paging.blocks import Blocks
 from pagemove.paging.budget import give_back_kept
@@ -17,7 +18,16 @@ from pagemove.stores.filelock import FileLock
 
 # Seconds that close waits for calls of other threads.
 _CALLED = 0.2
-_sharing = threading.Lock()
+_sharing = threading.RLock()
+
+
+def _in_child() -> None:
+    # A thread that is not here may have had it.
+    global _sharing
+    _sharing = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 class Closing(Blocks):
@@ -30,6 +40,7 @@ class Closing(Blocks):
     # First byte, and one after the last, of each array of a file that is not closed, where the
     # region is that of all of them. None: it is that of one array.
     _shares: set[tuple[int, int]] | None
+    _closer: tuple[int, threading.RLock] | None = None
     _is_common: bool  # arrays that know nothing of each other share it
     _pins: dict[object, tuple[int, int]]  # bytes that are pinned: offset, length
     _lent_to: Callable[[], Any]  # returns what hands it over to another process, or None
@@ -53,6 +64,19 @@ class Closing(Blocks):
         >>> region.closed
         True
         """
+        with self._turn():
+            self._close_unused()
+
+    def _turn(self) -> threading.RLock:
+        """Return what is held while it is closed: the calls of another closer are in the way."""
+        born = generation()
+        with _sharing:
+            # In a child made by fork a thread that is not there may have it.
+            if self._closer is None or self._closer[0] != born:
+                self._closer = born, threading.RLock()
+            return self._closer[1]
+
+    def _close_unused(self) -> None:
         if self.closed:
             return
         patience = time.monotonic() + _CALLED
@@ -72,8 +96,12 @@ class Closing(Blocks):
         finally:
             self._note_closed()
 
-    def _close_for(self, address: int) -> None:
+    def _close_for(self, address: int, nbytes: int) -> None:
         """Close the array that has its first item there, and the region if it is the last one."""
+        with self._turn():
+            self._close_array(address, nbytes)
+
+    def _close_array(self, address: int, nbytes: int) -> None:
         if self.closed:
             return
         if self._is_common:
@@ -83,6 +111,9 @@ class Closing(Blocks):
             return
         share = None
         if self._shares is not None:
+            # At the address of one without bytes another one may begin.
+            if not nbytes:
+                return
             with _sharing:
                 share = self._share_at(address)
                 if share is None:
@@ -105,9 +136,9 @@ class Closing(Blocks):
             with _sharing:
                 self._shares.add((start, start + nbytes))
 
-    def _has_left(self, address: int) -> bool:
+    def _has_left(self, address: int, nbytes: int) -> bool:
         """Whether an array that has its first item there was closed, and others are not."""
-        return self._shares is not None and self._share_at(address) is None
+        return self._shares is not None and nbytes > 0 and self._share_at(address) is None
 
     def _share_at(self, address: int) -> tuple[int, int] | None:
         at = address - self.address

@@ -174,7 +174,7 @@ def _wanted(shape: Any, dtype: npt.DTypeLike, order: str | None, fill: Any) -> _
     if order in ("A", "K", "a", "k"):
         raise ValueError(
             f"order must be 'C' or 'F', not {order!r}, which keeps that of another array, and a "
-            "new one is made of none: pass 'F' if that array has flags.fnc, else 'C'"
+            "new one is made of none: pass 'F' if that array is Fortran-contiguous, else 'C'"
         )
     if order not in ("C", "F", "c", "f", None):
         raise ValueError(f"order must be 'C' or 'F', not {order!r}")
@@ -253,7 +253,7 @@ def _in_file(path: str, layout: _Layout, paging: ModelessOptions) -> PagedArray:
             store._call(target)
             store._is_new = True
             making.unlock()
-            region = PagedMemory(store, mode="r+", **_in_order(paging, store.nbytes))
+            region = PagedMemory(store, mode="r+", **in_order(paging, store.nbytes))
         region._forgettable = True
         region._origin = Origin(store.path, len(head), "r+")
         try:
@@ -267,7 +267,7 @@ def _in_file(path: str, layout: _Layout, paging: ModelessOptions) -> PagedArray:
         return _array(region, layout, len(head))
 
 
-def _in_order(paging: ModelessOptions, size: int) -> ModelessOptions:
+def in_order(paging: ModelessOptions, size: int) -> ModelessOptions:
     """Choose blocks that suit writing so many bytes in order, if the limit has room for many."""
     limit = paging.get("resident_limit")
     if "block_size" in paging:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
-from typing import NamedTuple, NoReturn
+from collections.abc import Container, Iterable
+from typing import Literal, NamedTuple, NoReturn, TypeAlias
 
 from pagemove import limits
 from pagemove._native.pager import Pager
@@ -21,6 +21,13 @@ _REMEDIES = {
     "flush": "what was written may not be durable: fix the store, then call flush() again, which "
     "writes it again from memory",
 }
+
+_REMEDY_OF_GIVER = (
+    "the block raises SIGBUS on access, and EFAULT from a system call; do what the note says, then "
+    "call evict() to read the block again"
+)
+
+Speaker: TypeAlias = Literal["helper", "memory", "giver"]
 
 
 class Failure(NamedTuple):
@@ -40,10 +47,10 @@ class Failure(NamedTuple):
     tries : int
         How often it was tried.
     text : str
-        What a helper process says of it, with the traceback, or compressed memory; empty for a
-        file.
-    helped : bool
-        Whether a helper process says it.
+        What is said of it; empty for a file.
+    speaker : {"helper", "memory", "giver"}
+        Who says it: a helper process, with the traceback; compressed memory, what to do; the pager
+        itself, of an array that it takes over without a helper.
     """
 
     sequence: int
@@ -52,19 +59,22 @@ class Failure(NamedTuple):
     errno: int
     tries: int
     text: str = ""
-    helped: bool = True
+    speaker: Speaker = "helper"
 
     @classmethod
     def of(
-        cls, record: tuple[int, int, int, int, int], text: str = "", helped: bool = True
+        cls,
+        record: tuple[int, int, int, int, int],
+        text: str = "",
+        speaker: Speaker = "helper",
     ) -> Failure:
         """Make it of the pager's numbers, and of what the store says."""
         sequence, number, offset, code, tries = record
         operation = OPERATIONS[number]
         place = None if operation == "flush" else offset
-        return cls(sequence, operation, place, code, tries, text, helped)
+        return cls(sequence, operation, place, code, tries, text, speaker)
 
-    def concerns(self, operation: str, offsets: range) -> bool:
+    def concerns(self, operation: str, offsets: Container[int]) -> bool:
         """Return whether it is such an operation, on a block that begins at one of the offsets."""
         return operation == self.operation and self.offset is not None and self.offset in offsets
 
@@ -88,15 +98,19 @@ class Failure(NamedTuple):
             tries=self.tries,
             remedy=self._remedy,
         )
-        if self.text and self.helped:
+        if self.text and self.speaker == "helper":
             error.add_note(f"in the helper process: {self.text}")
+        elif self.text and self.speaker == "giver":
+            error.add_note(self.text)
         elif self.errno in limits.ALWAYS:
             limits.explain(error)
         return error
 
     @property
     def _remedy(self) -> str:
-        if not self.text or self.helped:
+        if self.text and self.speaker == "giver" and self.operation == "read":
+            return _REMEDY_OF_GIVER
+        if not self.text or self.speaker != "memory":
             return _REMEDIES[self.operation]
         if self.operation == "read":
             return self.text
@@ -105,8 +119,11 @@ class Failure(NamedTuple):
 
 def noted(pager: Pager, first: int = 0) -> list[Failure]:
     """List what a pager has noted, from a sequence number on; only the newest are kept."""
+    speaker: Speaker = "memory" if pager.compressed else "helper"
+    if getattr(getattr(pager, "_store", None), "_is_taken_natively", False):
+        speaker = "giver"
     return [
-        Failure.of(record, pager.failure_text(record[0]), helped=not pager.compressed)
+        Failure.of(record, pager.failure_text(record[0]), speaker)
         for record in pager.failures()
         if record[0] >= first
     ]
@@ -117,7 +134,7 @@ def next_sequence(pager: Pager) -> int:
     return max((record[0] + 1 for record in pager.failures()), default=0)
 
 
-def check_read(pager: Pager, code: int, first: int, offsets: range, store: str) -> None:
+def check_read(pager: Pager, code: int, first: int, offsets: Container[int], store: str) -> None:
     """Raise if a call that read blocks has ended with an errno.
 
     Parameters
@@ -128,7 +145,7 @@ def check_read(pager: Pager, code: int, first: int, offsets: range, store: str) 
         What it said; 0 is success.
     first : int
         `next_sequence` before the call.
-    offsets : range
+    offsets : container of int
         First bytes of the blocks that it was asked for. One may have failed long ago, and more than
         once.
     store : str

@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from pagemove._native.pager import Pager
 from pagemove.paging import failures
-from pagemove.paging.places import Place, Runs, array_behind, place_of, runs_at, runs_of
+from pagemove.paging.places import (
+    Offsets,
+    Place,
+    Runs,
+    array_behind,
+    place_of,
+    runs_at,
+    runs_of,
+)
 from pagemove.paging.sizes import span
 
 if TYPE_CHECKING:
@@ -89,7 +97,16 @@ def read_together(region: Blocks, runs: Runs, wait: bool) -> None:
         if code and region.lost:
             region._throw_lost()
         if wait:
-            failures.check_read(region, code, first, range(start, end), region._label)
+            blocks = Offsets(runs, region.block_size)
+            failures.check_read(region, code, first, blocks, region._label)
+
+
+def read_all(region: Blocks, runs: Runs) -> None:
+    """Read blocks, those that there is room for at a time, to learn whether all can be read."""
+    while len(runs):
+        most = region.gatherable // region.block_size
+        read_together(region, runs, wait=True)
+        runs = _beyond(runs, most)
 
 
 def runs_in(region: Blocks, what: Any, length: int | None) -> Runs:
@@ -205,6 +222,14 @@ def _within(runs: Runs, most: int) -> Runs:
     room = most - (counts.cumsum() - counts)
     counts = np.minimum(counts, room)
     return np.stack([runs[:, 0], counts], axis=1)[counts > 0].astype(np.uint32)
+
+
+def _beyond(runs: Runs, most: int) -> Runs:
+    """Leave out the first so many blocks."""
+    counts = runs[:, 1].astype(np.int64)
+    skipped = np.clip(most - (counts.cumsum() - counts), 0, counts)
+    left = np.stack([runs[:, 0] + skipped, counts - skipped], axis=1)
+    return left[left[:, 1] > 0].astype(np.uint32)
 
 
 def _bring_in(rows: _Rows, region: PagedMemory) -> bool:

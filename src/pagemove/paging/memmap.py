@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pagemove import limits
 from pagemove.paging.array import Origin, PagedArray
+from pagemove.paging.create import in_order
 from pagemove.paging.options import check_keywords
 from pagemove.paging.region import PagedMemory
 from pagemove.stores.descriptors import open_high
@@ -60,7 +61,8 @@ class memmap(PagedArray):  # noqa: N801 (NumPy's name for it)
     lock : bool
         As for `open_array`.
     **paging
-        As for `PagedMemory`, but for `mode`: `resident_limit`, `block_size`, `prefetch` ...
+        As for `PagedMemory`, but for `mode`: `resident_limit`, `block_size`, `prefetch` ... In mode
+        ``"w+"`` blocks have by default the size that `create_array` chooses.
 
     Attributes
     ----------
@@ -129,7 +131,8 @@ class memmap(PagedArray):  # noqa: N801 (NumPy's name for it)
             held: Mode = "r+" if wanted.mode == "w+" else wanted.mode
             with FileStore(file.path, writable=held == "r+", lock=lock) as store:
                 store._is_new = wanted.mode == "w+" and not file.given
-                region = PagedMemory(store, mode=held, **paging)
+                how = in_order(paging, store.nbytes) if store._is_new else paging
+                region = PagedMemory(store, mode=held, **how)
         region._forgettable = True
         region._origin = Origin(file.shown, wanted.offset, wanted.mode)
         in_file = sizes[::-1] if wanted.fortran else sizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, SupportsIndex, TypeAlias, TypedDict, TypeGuard
@@ -159,15 +159,20 @@ def check_keywords(function: str, paging: Mapping[str, object]) -> None:
     for name in paging:
         if name in known:
             continue
-        import difflib  # for this message alone
-
-        near = difflib.get_close_matches(name, known, 1)
-        remedy = f"; did you mean {near[0]!r}?" if near else ""
+        remedy = did_you_mean(name, known)
         if name == "order":
             remedy = "; pagemove.memmap has an order, and a .npy file says its own"
         elif name == "direct":
             remedy = "; pass storage_options={'direct': ...}, or a FileStore(path, direct=...)"
         raise TypeError(f"{function}() has no keyword {name!r}{remedy}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Say which of those that are known a name is like; empty if it is like none."""
+    import difflib  # for this message alone
+
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def checked(

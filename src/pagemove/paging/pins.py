@@ -10,9 +10,9 @@ import numpy as np
 
 from pagemove._native.mapping import generation
 from pagemove.paging import failures
-from pagemove.paging.places import Place, Runs, array_behind, place_of, runs_of
+from pagemove.paging.behind import region_behind
+from pagemove.paging.places import Offsets, Runs, array_behind, runs_of
 from pagemove.paging.region import PagedMemory
-from pagemove.paging.registry import region_at
 from pagemove.paging.sizes import text_of
 
 _View = TypeVar("_View")
@@ -81,8 +81,7 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
     392000
     """
     array = array_behind(view, "pin")
-    place = place_of(array)
-    region = region_at(place.start, place.nbytes) if place.nbytes else None
+    region, place = region_behind(array)
     if region is None:
         yield view
         return
@@ -96,7 +95,7 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
         )
     with memoryview(region):  # which keeps it open
         runs = runs_of(place, region.address, region.block_size)
-        _pin(region, runs, writes, place)
+        _pin(region, runs, writes)
         born, key = generation(), object()
         region._pins[key] = place.start - region.address, place.nbytes
         try:
@@ -108,16 +107,14 @@ def pinned(view: _View, *, write: bool | None = None) -> Iterator[_View]:
                 region.unpin_blocks(runs.tobytes())
 
 
-def _pin(region: PagedMemory, runs: Runs, write: bool, place: Place) -> None:
+def _pin(region: PagedMemory, runs: Runs, write: bool) -> None:
     first = failures.next_sequence(region)
     code = region.pin_blocks(runs.tobytes(), write)
     if code < 0:
         _throw_too_large(region, int(runs[:, 1].sum()))
     if code and region.lost:
         region._throw_lost()
-    start = place.start - region.address
-    blocks = range(start - region.block_size + 1, start + place.nbytes)
-    failures.check_read(region, code, first, blocks, region._label)
+    failures.check_read(region, code, first, Offsets(runs, region.block_size), region._label)
 
 
 def _throw_too_large(region: PagedMemory, count: int) -> NoReturn:

@@ -89,6 +89,25 @@ def _runs(starts: npt.NDArray[np.signedinteger[Any]], stretch: int, block: int) 
     return np.stack([begins, ends - begins + 1], axis=1).astype(np.uint32)
 
 
+class Offsets:
+    """The first bytes of the blocks that runs have, to be asked whether one is among them.
+
+    `runs` ascend.
+    """
+
+    def __init__(self, runs: Runs, block: int) -> None:
+        self._firsts = runs[:, 0].astype(np.int64)
+        self._ends = self._firsts + runs[:, 1]
+        self._block = block
+
+    def __contains__(self, offset: object) -> bool:
+        if not isinstance(offset, int):
+            return False
+        number = offset // self._block
+        at = int(self._firsts.searchsorted(number, "right")) - 1
+        return at >= 0 and number < int(self._ends[at])
+
+
 def array_behind(view: object, verb: str) -> npt.NDArray[Any]:
     """View what has memory as an array; TypeError for what has none of its own.
 

@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from pagemove import limits
 from pagemove.paging.array import PagedArray
+from pagemove.paging.behind import check_open
 from pagemove.paging.budget import Budget
 from pagemove.paging.by_value import by_value
 from pagemove.paging.open import region_of
+from pagemove.paging.options import check_keywords
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sizes import text_of
 from pagemove.paging.tokens import register
@@ -138,6 +140,7 @@ class Reference:
         ...     int(there.open(resident_limit="256KiB").sum())
         145
         """
+        check_keywords("Reference.open", overrides)
         if self._where is None:
             return self._copy if type(self._copy) is np.ndarray else np.array(self._copy)
         region = self._where.region(dict(storage_options or {}), lock, dict(overrides))
@@ -278,8 +281,8 @@ def reference(view: npt.NDArray[Any], *, copy: bool = False) -> Reference:
     Raises
     ------
     ValueError
-        The array is not in paged memory; or its contents are in this process alone: mode ``"c"``,
-        or compressed memory. The message has the remedy.
+        The array is closed, or is not in paged memory; or its contents are in this process alone:
+        mode ``"c"``, or compressed memory. The message has the remedy.
     StoreError
         Mode ``"r+"``: changes could not be flushed. ESTALE: the file is not what it was when it was
         opened.
@@ -304,6 +307,7 @@ def reference(view: npt.NDArray[Any], *, copy: bool = False) -> Reference:
     ((10,), [10, 11, 12])
     """
     if copy:
+        check_open(view)
         return Reference(None, (0, ()), view.dtype, view.shape, view)
     region = region_of(view)
     if region.mode == "c":

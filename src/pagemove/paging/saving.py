@@ -12,12 +12,21 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from pagemove.paging import gather
+from pagemove.paging.behind import check_open, region_behind
+from pagemove.paging.pins import pinned
+from pagemove.paging.places import Runs, place_of, runs_of
+from pagemove.paging.region import PagedMemory
 from pagemove.paging.registry import region_at
 from pagemove.paging.sizes import text_of
 from pagemove.stores.file import FileStore
 from pagemove.stores.parts import whole_of
 
 PIECE = 1 << 20
+# Bytes from which on it is worth it to ask for what follows.
+_AHEAD = 1 << 16
+# Bytes that are copied together however many blocks they are in.
+_SCATTERED = 1 << 12
 
 
 def save(
@@ -42,9 +51,11 @@ def save(
     ------
     OSError
         It cannot be written; a note says how far it came.
+    StoreError
+        A block cannot be read; the note is there too.
     ValueError
-        `allow_pickle` is False, and the array has Python objects; or the file is the one that the
-        array is paged from, and cannot be replaced.
+        The array is closed. `allow_pickle` is False, and the array has Python objects; or the file
+        is the one that the array is paged from, and cannot be replaced.
 
     Notes
     -----
@@ -66,6 +77,7 @@ def save(
     249999500000
     """
     values = np.asanyarray(array)
+    check_open(values)
     if not isinstance(path, str | os.PathLike):
         _save_to(path, values, allow_pickle)
         return
@@ -77,6 +89,7 @@ def save(
 
 def tofile(array: npt.NDArray[Any], path: str | bytes | os.PathLike[Any] | IO[bytes]) -> None:
     """Write the items of an array, in C order and without a header, as `numpy.ndarray.tofile`."""
+    check_open(array)
     if not isinstance(path, str | bytes | os.PathLike):
         _write_all(path, array, "C")
         return
@@ -92,6 +105,10 @@ def pieces(array: npt.NDArray[Any], order: str) -> Iterator[bytes]:
     if plain.dtype.names is not None:
         # Field by field, gaps between them would not be copied.
         plain = plain.view((np.void, plain.itemsize))
+    region, _ = region_behind(plain)
+    if region is not None:
+        yield from _joined(_read(plain.T if order == "F" else plain, region))
+        return
     for piece in np.nditer(
         plain,
         flags=["external_loop", "buffered", "zerosize_ok"],
@@ -99,6 +116,77 @@ def pieces(array: npt.NDArray[Any], order: str) -> Iterator[bytes]:
         order="F" if order == "F" else "C",
     ):
         yield piece.tobytes("C")  # type: ignore[attr-defined]
+
+
+def _read(array: npt.NDArray[Any], region: PagedMemory) -> Iterator[bytes]:
+    """Copy the items of an array in a region in C order.
+
+    Parts are read before they are touched: a block that cannot be read is an exception then, and
+    not SIGBUS. The next one is on its way while the caller writes.
+    """
+    parts = _parts(array, region)
+    following = next(parts, None)
+    while following is not None:
+        part, runs = following
+        with contextlib.ExitStack() as held:
+            if not _pin(part, runs, region, held):
+                gather.read_all(region, runs)
+            copy = part.tobytes("C")
+        following = next(parts, None)
+        if following is not None and len(copy) >= _AHEAD:
+            gather.read_together(region, following[1], wait=False)
+        yield copy
+
+
+def _pin(
+    part: npt.NDArray[Any], runs: Runs, region: PagedMemory, held: contextlib.ExitStack
+) -> bool:
+    if int(runs[:, 1].sum()) * region.block_size > region.pinnable:
+        return False
+    try:
+        held.enter_context(pinned(part, write=False))
+    except ValueError:  # others have pinned too much meanwhile
+        return False
+    return True
+
+
+def _parts(array: npt.NDArray[Any], region: PagedMemory) -> Iterator[tuple[npt.NDArray[Any], Runs]]:
+    """Split an array, in C order, into views of at most a piece, with room for all their blocks.
+
+    Not so that items which are far apart would be copied one by one: of these a part has blocks
+    that there is not room for.
+    """
+    count, wanted = len(array) if array.ndim else 1, array.nbytes / PIECE
+    if wanted <= 1:
+        runs = runs_of(place_of(array), region.address, region.block_size)
+        wanted = int(runs[:, 1].sum()) * region.block_size / region.gatherable
+        if wanted <= 1 or array.nbytes <= _SCATTERED:
+            yield array, runs
+            return
+    if not array.ndim:
+        yield from _parts(array.reshape(1).view(np.uint8), region)
+    elif count == 1:
+        yield from _parts(array[0, ...], region)
+    else:
+        step = min(max(int(count / wanted), count * _SCATTERED // array.nbytes, 1), count - 1)
+        for at in range(0, count, step):
+            yield from _parts(array[at : at + step], region)
+
+
+def _joined(copies: Iterator[bytes]) -> Iterator[bytes]:
+    """Put small copies together to pieces."""
+    some: list[bytes] = []
+    size = 0
+    for copy in copies:
+        some.append(copy)
+        size += len(copy)
+        if size >= PIECE:
+            whole = b"".join(some) if len(some) > 1 else copy
+            yield whole[:PIECE]
+            some = [whole[PIECE:]]
+            size -= PIECE
+    if size:
+        yield b"".join(some)
 
 
 def _save_to(file: IO[bytes], array: npt.NDArray[Any], allow_pickle: bool) -> None:

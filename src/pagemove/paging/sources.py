@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pagemove.paging.options import did_you_mean
 from pagemove.stores.base import Store
 from pagemove.stores.file import FileStore
 from pagemove.stores.urls import without_secret
@@ -24,6 +25,7 @@ _ARRAY_IN_URL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _HANDED = ("pagemove", "pagemove+unix")
+_OF_HANDED = frozenset(["secret", "ssl", "backing"])
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix")
 
 
@@ -90,6 +92,11 @@ class Source:
         """Open what another process hands over."""
         from pagemove.stores.handed import HandedStore  # and sockets
 
+        for name in sorted(set(self.options) - _OF_HANDED):
+            raise TypeError(
+                f"{self.options_called} of {self.shown} has no {name!r}"
+                f"{did_you_mean(name, _OF_HANDED)}"
+            )
         return HandedStore(self.text, **options, **self.options)
 
     @property

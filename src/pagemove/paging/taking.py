@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from pagemove.paging import gather
 from pagemove.paging.array import PagedArray
-from pagemove.paging.places import array_behind, place_of, runs_of
+from pagemove.paging.behind import region_behind
+from pagemove.paging.places import array_behind, runs_of
 from pagemove.paging.region import PagedMemory
-from pagemove.paging.registry import region_at
 
 
 def take(
@@ -51,6 +51,8 @@ def take(
     StoreError
         A block cannot be read. The first of them ends the call, after `store_timeout` seconds: what
         was read until then stays in memory, and `out` may have a part of the rows.
+    ValueError
+        The array is closed.
 
     Notes
     -----
@@ -78,7 +80,7 @@ def take(
         return array.take(indices, axis, out)
     if isinstance(array, PagedMemory | memoryview):
         array = np.asarray(array)
-    region = _region_of(array) if isinstance(array, np.ndarray) else None
+    region = region_behind(array)[0] if isinstance(array, np.ndarray) else None
     if region is not None and isinstance(array, np.ndarray):
         plain = array.view(np.ndarray)
         if type(array) is np.ndarray:
@@ -110,6 +112,8 @@ def prefetch(view: object, indices: npt.ArrayLike | None = None, *, wait: bool =
         `store_timeout` seconds; what was read until then stays.
     TypeError
         `view` has no memory to look at.
+    ValueError
+        The region is closed.
 
     Notes
     -----
@@ -128,17 +132,12 @@ def prefetch(view: object, indices: npt.ArrayLike | None = None, *, wait: bool =
     2
     """
     array = array_behind(view, "prefetch").view(np.ndarray)
-    region = _region_of(array) if array.nbytes else None
+    region, place = region_behind(array)
     if indices is not None:
         if region is None:
             np.empty(array.shape, np.dtype([])).take(indices, 0)  # type: ignore[arg-type]
         else:
             gather.prefetch_rows(array, region, indices, wait)
     elif region is not None:
-        runs = runs_of(place_of(array), region.address, region.block_size)
+        runs = runs_of(place, region.address, region.block_size)
         gather.read_together(region, runs, wait)
-
-
-def _region_of(array: npt.NDArray[Any]) -> PagedMemory | None:
-    place = place_of(array)
-    return region_at(place.start, place.nbytes) if place.nbytes else None

@@ -2,8 +2,8 @@
 
 It reports the faults of user code alone there. So a library that is loaded before all others stands
 before the C library's read, write, recv, fread ... and copies through ordinary memory what is paged
-(`_native/bounce`). That is loaded as a program begins: so the interpreter begins anew, as the same
-process.
+(`_native/bounce`). The loader does that at the start of a program alone: so the interpreter
+re-executes itself (execve), as the same process.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _PRELOAD = "LD_PRELOAD"
 _BEFORE = "PAGEMOVE_PRELOAD_BEFORE"
 
 
-def has_begun_anew() -> bool:
-    """Say so, and have processes that are started from here on load what they would have."""
+def has_reexecuted() -> bool:
+    """Whether this is after `reexecute`; restores LD_PRELOAD for processes started from here on."""
     before = os.environ.pop(_BEFORE, None)
     if before:
         os.environ[_PRELOAD] = before
@@ -42,8 +42,8 @@ def install(address: int, nbytes: int) -> bool:
     return True
 
 
-def begin_anew() -> None:
-    """Begin the interpreter anew with the library; return if that cannot be."""
+def reexecute() -> None:
+    """Re-execute the interpreter (execve) with the library; return if that cannot be."""
     library = str(Path(pagemove._native.__file__).with_name("bounce.so.1"))
     before = os.environ.get(_PRELOAD, "")
     # The loader takes a space and a colon for the end of a name.

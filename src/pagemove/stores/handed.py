@@ -264,7 +264,11 @@ class HandedStore(Store):
             EBUSY: this object has taken the array itself.
         """
         self._check_not_taken()
-        return None if self._from.tls is not None else self._described(self._address)
+        return self._described(self._address) if self._is_taken_natively else None
+
+    @property
+    def _is_taken_natively(self) -> bool:
+        return self._from.tls is None and type(self) is HandedStore
 
     def _described(self, address: bytes) -> _Taking:
         """Say who is asked for what: as the owner by a name of its own."""

@@ -1,7 +1,8 @@
-"""TLS for who does without the interpreter: what is said on a socket, carried over a connection.
+"""TLS for code that runs without the interpreter: bytes of a socket, carried over a connection.
 
-The code in C that hands arrays over speaks to a socket of this process, and a thread here passes on
-what is said there. So it has to be a process whose interpreter nobody holds while he waits.
+The code in C that hands arrays over reads and writes a socket of this process, and a thread here
+carries its bytes to the TLS connection and back. So it has to be a process in which no thread holds
+the interpreter while it waits.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _RETRIES = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def carry(far: ssl.SSLSocket, near: socket.socket) -> None:
-    """Pass on what either side says, until one of them ends."""
+    """Carry bytes both ways, until either side closes."""
     far.setblocking(False)
     near.setblocking(False)
     pending: dict[socket.socket, memoryview] = {far: memoryview(b""), near: memoryview(b"")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import io
 import itertools
 import mmap
 import os
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ import pytest
 
 import pagemove
 from pagemove.errors import StoreError
+from pagemove.paging import closing
 from pagemove.stores import CallableStore, FileStore
 from pagemove.testing import Fault, FaultyStore
 from support.children import child, fork
@@ -353,6 +356,27 @@ class TestWhoIsInTheWay:
         array.close()
 
 
+OF_ARRAYS = {
+    "tofile": lambda array: array.tofile(array.filename.with_name("other")),
+    "dumps": lambda array: array.dumps(),
+    "dump": lambda array: array.dump(io.BytesIO()),
+    "save": lambda array: pagemove.save(array.filename.with_name("other.npy"), array),
+    "pinned": lambda array: pagemove.pinned(array[5:]).__enter__(),
+    "pinned memoryview": lambda array: pagemove.pinned(memoryview(array)).__enter__(),
+    "prefetch": lambda array: pagemove.prefetch(array[::2]),
+    "prefetch rows": lambda array: pagemove.prefetch(array, [5]),
+    "take": lambda array: pagemove.take(np.asarray(array), [5]),
+    "copy": lambda array: pagemove.reference(array, copy=True),
+}
+
+
+def once_closed(array: pagemove.PagedArray, method: str) -> str:
+    array.close()
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the caller looks at it)
+        OF_ARRAYS[method](array)
+    return str(caught.value)
+
+
 class TestWhatStays:
     """Copies, results, references."""
 
@@ -381,6 +405,11 @@ class TestWhatStays:
         for method in (array.flush, array.prefetch):
             with pytest.raises(ValueError, match="closed"):
                 method()
+
+    @pytest.mark.parametrize("method", OF_ARRAYS)
+    def test_what_needs_items_raises(self, path: Path, method: str) -> None:
+        array = pagemove.open_array(path)
+        assert "closed" in child(once_closed, array, method)
 
     def test_a_copy_has_nothing_to_close(self, path: Path) -> None:
         copy = np.array(pagemove.open_array(path), subok=True)
@@ -459,6 +488,22 @@ class TestOfOneFile:
         assert not arrays["a"].closed
         b.close()
         assert int(arrays["a"][5]) == 5
+
+    def test_one_without_bytes(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "some.npz", a=np.arange(ITEMS), empty=np.empty((0, 3)), b=np.ones(9))
+        arrays = pagemove.open_arrays(tmp_path / "some.npz")
+        a, empty, b = arrays["a"], arrays["empty"], arrays["b"]
+        assert not empty.closed
+        empty.close()
+        assert [array.closed for array in (a, empty, b)] == [False] * 3
+        a.close()
+        b.close()
+        assert [array.closed for array in (a, empty, b)] == [True] * 3
+
+    def test_taken_twice_it_is_one(self, arrays: pagemove.PagedArrays) -> None:
+        a, again, _b = arrays["a"], arrays["a"], arrays["b"]
+        a.close()
+        assert again.closed
 
     def test_pins_of_others_are_not_in_the_way(self, arrays: pagemove.PagedArrays) -> None:
         a, b = arrays["a"], arrays["b"]
@@ -546,6 +591,79 @@ def by_many_threads(path: Path) -> int:
 
 def test_closed_by_many_threads_at_once(path: Path) -> None:
     assert child(by_many_threads, path, deadline=60) == 8
+
+
+class Late:
+    """Has a thread that closes go on when another thread has closed it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waits, self.go_on = threading.Event(), threading.Event()
+        self.thread: threading.Thread | None = None
+        save = pagemove.PagedMemory._save_before_close
+
+        def late(region: pagemove.PagedMemory) -> None:
+            if threading.current_thread() is self.thread:
+                self.waits.set()
+                self.go_on.wait(0.5)  # in vain where the other waits for this one
+            save(region)
+
+        monkeypatch.setattr(pagemove.PagedMemory, "_save_before_close", late)
+
+    def close(self, one: Any) -> list[BaseException]:
+        """Close it by two threads; return what the late one has raised."""
+        raised: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                one.close()
+            except BaseException as error:
+                raised.append(error)
+
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
+        assert self.waits.wait(30)
+        one.close()
+        self.go_on.set()
+        self.thread.join()
+        return raised
+
+
+def test_closed_by_another_thread_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = pagemove.open_array(path, mode="r+")
+    array[5] = -5
+    assert Late(monkeypatch).close(array) == []
+    assert array.closed
+    assert np.load(path)[5] == -5
+
+
+def with_locks_held(path: Path) -> int:
+    """Fork while a thread has the locks; return the status of a child that needs them."""
+    budget = pagemove.Budget("8MiB")
+    np.savez(path.with_name("two.npz"), a=np.arange(ITEMS), b=np.arange(ITEMS))
+    arrays = pagemove.open_arrays(path.with_name("two.npz"), resident_limit="1MiB")
+    array = arrays["a"]
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with budget._setting, closing._sharing:
+            held.set()
+            done.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(30)
+    pid = fork()
+    if not pid:
+        budget.resize("16MiB")
+        array.close()
+        os._exit(7 if budget.limit == 16 << 20 and array.closed else 1)
+    done.set()
+    holder.join()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_fork_while_a_thread_has_the_locks(path: Path) -> None:
+    assert child(with_locks_held, path, deadline=30) == 7
 
 
 def test_a_store_of_ones_own_stays_open(path: Path) -> None:

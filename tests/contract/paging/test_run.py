@@ -304,6 +304,8 @@ main()
         (["--limit", "8MiB"], 2, "a program is needed"),
         (["-X", "dev", "x.py"], 2, "python -X ... -m pagemove run"),
         (["-u", "x.py"], 2, "python -u ... -m pagemove run"),
+        (["--limit", "4MiB", "--report", "-u", "x.py"], 2, "python -u ... -m pagemove run"),
+        (["--limit=4MiB", "-Xdev", "x.py"], 2, "python -Xdev ... -m pagemove run"),
         (["--limit", "8MiB", "-m"], 2, "argument -m: expected one argument"),
     ],
 )

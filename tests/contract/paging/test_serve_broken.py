@@ -193,6 +193,34 @@ def _kill_giver(seed: int) -> None:
             assert (missing == 0) == (refused == 0)
 
 
+_IDLE_GIVER = """
+import sys, time
+import pagemove
+path, socket = sys.argv[1:]
+served = pagemove.serve(pagemove.open_array(path, dtype="u1", resident_limit="256KiB"), socket)
+print(served.url, flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_has_not_arrived_is_said_in_no_helper(tmp_path: Path) -> None:
+    """For there is none; and what has to be looked at is the giver."""
+    with (tmp_path / "it").open("wb") as file:
+        file.truncate(256 << 20)
+    command = [sys.executable, "-c", _IDLE_GIVER, tmp_path / "it", tmp_path / "socket"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None
+        with _ended(it):
+            url = it.stdout.readline().strip()
+            array = pagemove.open_array(url, resident_limit="256KiB", store_timeout=0.2)
+    region = pagemove.region_of(array)
+    with pytest.raises(pagemove.StoreError, match="do what the note says") as raised:
+        region.prefetch(wait=True)
+    (note, *_) = raised.value.__notes__
+    assert note.startswith(f"cannot read {url} at byte")
+    assert "stay with the giver until they have" in note
+
+
 _TAKER = """
 import sys, pagemove
 a = pagemove.open_array(sys.argv[1], resident_limit="1MiB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 import pagemove
 from pagemove import PAGE_SIZE, PagedArray, PagedMemory, StoreError
+from pagemove.stores import FileStore
 from support import child
 from support.interruptions import PROMPT, interrupted
 from support.late_stores import unruly
@@ -289,6 +291,28 @@ class TestFailures:
     def test_a_block_that_cannot_be_read(self, path):
         """An exception that names it, in time for one block, not for all; and no signal."""
         assert child(self._failed, path) == {"block": 0, "errno": errno.EIO, "there": True}
+
+    def _failed_between(self, folder: Path) -> dict[str, Any]:
+        (folder / "cut").write_bytes(bytes(100 * _BLOCK))
+        store = FileStore(folder / "cut")
+        with PagedMemory(store, block_size=_BLOCK, store_timeout=0.05, prefetch="off") as memory:
+            os.truncate(folder / "cut", 40 * _BLOCK)
+            for number in (50, 90):
+                with pytest.raises(StoreError):
+                    memory.prefetch(number * _BLOCK, _BLOCK, wait=True)
+            rows = np.frombuffer(memory, np.uint64).reshape(100, _ROW)
+            with pytest.raises(StoreError) as raised:
+                pagemove.take(rows, [10, 90, 95])
+            found = {
+                "offset": raised.value.offset,
+                "notes": getattr(raised.value, "__notes__", []),
+            }
+            del rows, raised
+            return found
+
+    def test_one_that_was_not_asked_for_is_not_named(self, tmp_path):
+        found = child(self._failed_between, tmp_path)
+        assert found == {"offset": 90 * _BLOCK, "notes": []}
 
     def test_what_passes_is_not_noticed(self, path):
         faults = [Fault("read", first=call, count=1, errno=errno.EIO) for call in range(0, 90, 3)]
