@@ -29,6 +29,12 @@ cdef class Giver:
         if self._giver != NULL:
             pg_giver_free(self._giver)
 
+    def count_stores_only(self, bint only):
+        """Have the counters of what is dirty differ after a store only, or after guesses as well."""
+        cdef pg_region *region = self._region._open()
+        with nogil:
+            pg_set_stores_only(region, only)
+
     def switched(self, uint64_t dirty, uint64_t bytes_written):
         """From now on nothing may change; these are the counters that say so."""
         pg_giver_switched(self._giver, dirty, bytes_written)

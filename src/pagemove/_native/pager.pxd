@@ -168,6 +168,7 @@ cdef extern from "pager/pager.h" nogil:
     int pg_evict(pg_region *region, uint64_t offset, uint64_t length)
     int pg_engage(pg_region *region)
     int pg_is_full(pg_region *region, uint64_t more, int zeros)
+    void pg_set_stores_only(pg_region *region, int only) nogil
     int pg_shift(pg_region *region, uint64_t to, uint64_t start, uint64_t length)
     const int *pg_plain_flag(const pg_region *region)
     const uint64_t *pg_carried_in(const pg_region *region)

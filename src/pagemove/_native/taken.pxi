@@ -51,6 +51,11 @@ cdef class Taken:
                 pg_taken_close(self._taken)
             self._taken = NULL
 
+    cdef pg_taken *_open(self) except NULL:
+        if self._taken == NULL:
+            raise ValueError("it is not open")
+        return self._taken
+
     def read_into(self, uint64_t offset, object buffer):
         """Fill a buffer, which lies within the array."""
         self._transfer(offset, buffer, True)
@@ -63,14 +68,17 @@ cdef class Taken:
         cdef Py_buffer view
         cdef iovec vector
         cdef char text[PG_TEXT]
-        cdef int status
+        cdef int status = 0
+        cdef pg_taken *taken = self._open()
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE if reads else PyBUF_SIMPLE)
         vector.iov_base, vector.iov_len = view.buf, view.len
         with nogil:
-            if reads:
-                status = pg_taken_read(self._taken, offset, &vector, 1, vector.iov_len, 0, text)
+            if not vector.iov_len:
+                pass
+            elif reads:
+                status = pg_taken_read(taken, offset, &vector, 1, vector.iov_len, 0, text)
             else:
-                status = pg_taken_write(self._taken, offset, &vector, 1, vector.iov_len, text)
+                status = pg_taken_write(taken, offset, &vector, 1, vector.iov_len, text)
         PyBuffer_Release(&view)
         return _raise_said(status, text)
 
@@ -78,38 +86,42 @@ cdef class Taken:
         """See that no write to the files has failed."""
         cdef char text[PG_TEXT]
         cdef int status
+        cdef pg_taken *taken = self._open()
         with nogil:
-            status = pg_taken_sync(self._taken, text)
+            status = pg_taken_sync(taken, text)
         _raise_said(status, text)
 
     def stats(self):
         """Return how much is here, as JSON."""
         cdef char text[PG_TEXT]
-        pg_taken_stats(self._taken, text)
+        pg_taken_stats(self._open(), text)
         return text.decode()
 
     def bits(self):
         """Return which units are here, a bit each."""
-        cdef bytearray bits = bytearray(pg_taken_bits(self._taken, NULL))
-        pg_taken_bits(self._taken, <uint8_t *> <char *> bits)
+        cdef pg_taken *taken = self._open()
+        cdef bytearray bits = bytearray(pg_taken_bits(taken, NULL))
+        pg_taken_bits(taken, <uint8_t *> <char *> bits)
         return bytes(bits)
 
     def go_on(self):
         """Have all else come after all. For tests."""
         cdef int status
+        cdef pg_taken *taken = self._open()
         with nogil:
-            status = pg_taken_go_on(self._taken)
+            status = pg_taken_go_on(taken)
         if status:
             raise OSError(-status, os.strerror(-status))
 
     def stop(self):
         """Wake who waits: no more comes."""
+        cdef pg_taken *taken = self._open()
         with nogil:
-            pg_taken_stop(self._taken)
+            pg_taken_stop(taken)
 
     def forget(self):
         """In a child made by fork: close what is the parent's."""
-        pg_taken_forget(self._taken)
+        pg_taken_forget(self._open())
         self._taken = NULL
 
 

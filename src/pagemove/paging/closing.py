@@ -140,6 +140,10 @@ class Closing(Blocks):
         """Whether an array that has its first item there was closed, and others are not."""
         return self._shares is not None and nbytes > 0 and self._share_at(address) is None
 
+    def _has_others(self, address: int) -> bool:
+        """Whether there are arrays of the file besides the one that has its first item there."""
+        return bool(set(self._shares or ()) - {self._share_at(address)})
+
     def _share_at(self, address: int) -> tuple[int, int] | None:
         at = address - self.address
         return next((each for each in list(self._shares or ()) if each[0] <= at < each[1]), None)

@@ -39,6 +39,11 @@ _NEED_ORDER = 1
 _WRITTEN = (
     "it was written here after the other process had taken it, by a view that was made earlier"
 )
+_NOT_ALONE = (
+    "cannot hand over one array of {}: others of the same file are in its region, and can be "
+    "written, which would break the hand-over; close them, or open this one by itself, "
+    'open_array("FILE#NAME"), which has a region of its own'
+)
 
 
 class Given:
@@ -62,6 +67,8 @@ class Given:
                 "copy the view into one (create_array)"
             )
         self._array, self._region, self._patience = array, region, patience
+        if not self._is_alone():
+            raise ValueError(_NOT_ALONE.format(region._label))
         items: Any = array.T if fortran else array
         self._flat = items.reshape(-1).view(np.ndarray).view(np.uint8)
         self.nbytes = array.nbytes
@@ -207,6 +214,7 @@ class Given:
             self.changed.notify_all()
 
     def _thaw(self) -> None:
+        self._giver.count_stores_only(False)
         frozen, self._region._frozen = self._before
         for each in frozen:
             each.flags.writeable = True
@@ -253,10 +261,20 @@ class Given:
         if self.owner is not None and self.owner != owner:
             raise OSError(errno.EBUSY, "another process has taken the array: it has one owner")
 
+    def _is_alone(self) -> bool:
+        """Whether no other array of the same file can be written in the same region, lawfully."""
+        region = self._region
+        if region.mode == "r":
+            return True
+        first = self._array.ctypes.data
+        return not region._is_common and not region._has_others(first)
+
     # The switch.
 
     def _switch(self) -> None:
         """Keep the contents from changing; EAGAIN if a thread goes on writing."""
+        if not self._is_alone():
+            raise OSError(errno.EAGAIN, _NOT_ALONE.format(self._region._label))
         if self._changes()[0]:
             self._settle()  # while threads can still write
         begin = time.monotonic()
@@ -264,6 +282,7 @@ class Given:
         self._before = frozen, self._region._frozen
         self._region._frozen = True
         try:
+            self._giver.count_stores_only(True)
             for each in frozen:
                 each.flags.writeable = False
             # A store that had begun goes on for a moment, in a thread without the GIL.

@@ -58,7 +58,9 @@ def serve(
     ------
     ValueError
         The array is not in paged memory, is not contiguous or has no items; the address cannot be
-        read; TCP to other machines without `secret` or `ssl`.
+        read; TCP to other machines without `secret` or `ssl`. Other arrays are in the same region
+        (`open_arrays`, `reference`), and can be written: close them, or open this one by itself,
+        ``open_array("file#name")``.
     OSError
         The address is taken, or not this machine's.
 

@@ -3,6 +3,7 @@
 #include "bounce/bounce.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,11 +119,25 @@ void pb_copy(const struct iovec *parts, size_t skip, char *piece, size_t nbytes,
     }
 }
 
+/* Whether what is written goes to the end of the file, wherever that is by then. */
+static int is_appended(const struct pb_call *call)
+{
+    int flags;
+
+    if (call->kind != PB_WRITE && call->kind != PB_PWRITE)
+        return 0;
+    flags = fcntl(call->fd, F_GETFL);
+    return call->vector_flags & RWF_APPEND || (flags >= 0 && flags & O_APPEND);
+}
+
 size_t pb_piece(const struct pb_call *call, size_t total)
 {
     int type = 0;
     socklen_t length = sizeof type;
 
+    /* Another process's record may come between two pieces. */
+    if (total > PB_PIECE && is_appended(call))
+        return total;
     if (total > PB_PIECE && call->kind != PB_PREAD && call->kind != PB_PWRITE &&
         !getsockopt(call->fd, SOL_SOCKET, SO_TYPE, &type, &length) && type != SOCK_STREAM)
         return total;

@@ -13,6 +13,13 @@ static ssize_t bounced_one(const struct pb_call *call, void *memory, size_t nbyt
     return pb_bounce(call, &part, nbytes);
 }
 
+/* With MSG_ZEROCOPY the kernel reads what is sent after the call has returned: a piece would be
+ * gone by then. */
+static int is_bounced(const void *memory, size_t nbytes, int flags)
+{
+    return !(flags & MSG_ZEROCOPY) && pb_is_paged((uintptr_t)memory, nbytes);
+}
+
 static int are_some(const struct iovec *parts, int count)
 {
     return count > 0 && parts && pb_are_paged(parts, (size_t)count);
@@ -76,9 +83,8 @@ EXPORTED ssize_t send(int fd, const void *memory, size_t nbytes, int flags)
 {
     struct pb_call call = {.kind = PB_SEND, .fd = fd, .flags = flags};
 
-    return pb_is_paged((uintptr_t)memory, nbytes)
-               ? bounced_one(&call, (void *)(uintptr_t)memory, nbytes)
-               : BEHIND(send)(fd, memory, nbytes, flags);
+    return is_bounced(memory, nbytes, flags) ? bounced_one(&call, (void *)(uintptr_t)memory, nbytes)
+                                             : BEHIND(send)(fd, memory, nbytes, flags);
 }
 
 EXPORTED ssize_t sendto(int fd, const void *memory, size_t nbytes, int flags,
@@ -87,7 +93,7 @@ EXPORTED ssize_t sendto(int fd, const void *memory, size_t nbytes, int flags,
     struct pb_call call = {
         .kind = PB_SEND, .fd = fd, .flags = flags, .to = to, .to_length = length};
 
-    return pb_is_paged((uintptr_t)memory, nbytes)
+    return is_bounced(memory, nbytes, flags)
                ? bounced_one(&call, (void *)(uintptr_t)memory, nbytes)
                : BEHIND(sendto)(fd, memory, nbytes, flags, to, length);
 }
@@ -198,7 +204,7 @@ EXPORTED ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
     struct msghdr own;
 
-    if (!is_message(message))
+    if (flags & MSG_ZEROCOPY || !is_message(message))
         return BEHIND(sendmsg)(fd, message, flags);
     own = *message;
     return bounced_message(fd, &own, flags, 0);

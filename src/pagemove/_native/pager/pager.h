@@ -81,9 +81,10 @@ const uint64_t *pg_carried_in(const struct pg_region *region);
  * the limit does not allow it; -EIO: one cannot be read. Then nothing is pinned. */
 int pg_pin(struct pg_region *region, const struct pg_run *runs, size_t count, int write);
 
-/* The same to be read, without asking whether to wait: for threads that must not need the
- * interpreter. */
+/* The same to be read, and blocks prefetched with `wait`, without asking whether to wait: for
+ * threads that must not need the interpreter. */
 int pg_pin_unasked(struct pg_region *region, const struct pg_run *runs, size_t count);
+int pg_prefetch_unasked(struct pg_region *region, uint64_t offset, uint64_t length);
 
 /* Read blocks of runs that ascend, with as many reads under way as pay. With `wait`, return when
  * all are there, or the first has failed: -EIO, and others may be missing. Blocks that are there

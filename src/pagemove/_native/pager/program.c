@@ -150,6 +150,13 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
                NULL);
 }
 
+int pg_prefetch_unasked(struct pg_region *region, uint64_t offset, uint64_t length)
+{
+    return pg_run_call(region,
+                       &(struct pg_call){.function = prefetch, .offset = offset, .length = length},
+                       NULL, 0);
+}
+
 int pg_gather(struct pg_region *region, const struct pg_run *runs, size_t count, int wait)
 {
     struct pg_call call = {.function = gather,

@@ -4,12 +4,18 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "pager/engine/region.h"
 #include "pager/pager.h"
 
-enum { PIECE = 1 << 20, SURE = 64, PAGE = 4096 };
+enum {
+    PIECE = 1 << 20,
+    SURE = 64,
+    PAGE = 4096,
+    TRIES = 100, /* to copy a block before it has left again */
+};
 
 int pg_check_unchanged(struct pg_giver *giver, struct pg_peer *to)
 {
@@ -59,35 +65,58 @@ struct held {
     char *copy;
 };
 
-static int hold(struct pg_giver *giver, struct pg_peer *to, uint64_t at, uint64_t length,
+/* Copy what there is no room to pin. The kernel does, for it says of a block that cannot be read
+ * that it is so, and raises no signal. Where it does not wait for blocks it is had before; that may
+ * have left again. */
+static int copy(struct pg_giver *giver, uint64_t at, struct held *held)
+{
+    struct iovec from = {(void *)(uintptr_t)held->bytes, held->length}, to;
+    ssize_t got = -1;
+    int error = 0;
+
+    held->copy = malloc(held->length);
+    if (!held->copy)
+        return -ENOMEM;
+    to = (struct iovec){held->copy, held->length};
+    for (int i = 0; i < TRIES && !error && got != (ssize_t)held->length; i++) {
+        if (i)
+            error = pg_prefetch_unasked(giver->region, giver->offset + at, held->length);
+        got = error ? -1 : process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+        if (got < 0 && !error && errno != EFAULT)
+            error = -errno;
+    }
+    held->bytes = held->copy;
+    return error || got == (ssize_t)held->length ? error : -EIO;
+}
+
+/* Of the bytes from `at` on as many as can be held at once, and at most so many. */
+static int hold(struct pg_giver *giver, struct pg_peer *to, uint64_t at, uint64_t most,
                 struct held *held)
 {
+    uint64_t block = giver->region->block_size, left = block - (giver->offset + at) % block;
     int error = pg_check_unchanged(giver, to);
+    struct pg_run run = blocks_of(giver, at, most);
 
-    *held = (struct held){
-        .bytes = giver->flat + at, .length = length, .run = blocks_of(giver, at, length)};
+    *held = (struct held){.bytes = giver->flat + at, .length = most};
     if (error)
         return error;
-    error = pg_pin_unasked(giver->region, &held->run, 1);
+    error = pg_pin_unasked(giver->region, &run, 1);
     if (!error)
-        return 0;
-    held->run.count = 0;
+        held->run = run;
     if (error == -PG_NO_ROOM) {
-        /* Others pin too many: it is touched, as by anybody. */
-        held->bytes = held->copy = malloc(length);
-        if (held->copy)
-            memcpy(held->copy, giver->flat + at, length);
-        error = held->copy ? 0 : -ENOMEM;
+        /* Others pin too many, or the limit is that of a few blocks. */
+        held->length = most < left ? most : left;
+        error = copy(giver, at, held);
     }
     if (error) {
         error = -pg_errno_of(-error);
         strcpy(to->text, "it cannot read it: ");
         strncat(to->text, strerror(-error), PG_WHY - 32);
     }
-    return error ? error : 0;
+    return error;
 }
 
-static void release(struct pg_giver *giver, struct held *held)
+static void release(struct pg_giver *giver, const struct held *held)
 {
     if (held->run.count)
         pg_unpin(giver->region, &held->run, 1);
@@ -145,14 +174,13 @@ static int judge(struct pg_giver *giver, struct pg_peer *to, int error)
 static int put_units(struct pg_giver *giver, struct pg_peer *to, struct pg_wire_request asked,
                      uint64_t start, uint64_t stop)
 {
-    uint64_t step = step_of(giver), length;
+    uint64_t step = step_of(giver);
     int error = 0, failed, zero = 0;
+    struct held held;
 
-    for (uint64_t at = start; at < stop && !error && !zero; at += step) {
-        struct held held;
-        length = stop - at < step ? stop - at : step;
-        error = hold(giver, to, at, length, &held);
-        zero = !error && length == stop - start && is_zero(held.bytes, length);
+    for (uint64_t at = start; at < stop && !error && !zero; at += held.length) {
+        error = hold(giver, to, at, stop - at < step ? stop - at : step, &held);
+        zero = !error && held.length == stop - start && is_zero(held.bytes, held.length);
         if (!error && !zero)
             error = put(to, &held, at);
         release(giver, &held);
@@ -172,13 +200,15 @@ static int send_units(struct pg_giver *giver, struct pg_peer *to, struct pg_wire
     static const char nothing[PIECE];
     uint64_t step = step_of(giver);
     int error = 0, failed = 0;
+    struct held held;
 
-    for (uint64_t at = start; at < stop && !failed; at += step) {
+    for (uint64_t at = start; at < stop && !failed; at += held.length) {
         uint64_t length = stop - at < step ? stop - at : step;
-        struct held held = {.run = {0, 0}};
         int zero;
+        held = (struct held){.length = length};
         if (!error)
             error = hold(giver, to, at, length, &held);
+        length = held.length;
         if (error && at == start) {
             release(giver, &held);
             return pg_answer(to, PG_ASK_READ, error, asked, 0);

@@ -52,6 +52,16 @@ int pg_note_touch(struct pg_region *region, uint32_t number)
  * shows whether they are. */
 enum { TRIED = 8 };
 
+void pg_set_stores_only(struct pg_region *region, int only)
+{
+    pthread_mutex_lock(&region->lock);
+    region->stores_only = only;
+    /* Of those on their way some were guessed. A thread that wants to write has a fault more. */
+    for (pg_entry entry = 0; only && entry < region->blocks.used; entry++)
+        region->blocks.at[entry].flags &= (uint8_t)~PG_WRITE_WANTED;
+    pthread_mutex_unlock(&region->lock);
+}
+
 /* Blocks that follow each other in the store, on their way into slots. */
 struct chunk {
     pg_entry entries[PG_PIECES];
@@ -80,7 +90,7 @@ static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t n
     pg_record_needed(&region->record, number);
     if (request->sequential)
         region->blocks.at[entry].flags |= PG_SEQUENCE;
-    if (request->written && number % TRIED)
+    if (request->written && !region->stores_only && number % TRIED)
         region->blocks.at[entry].flags |= PG_WRITE_WANTED;
     if (chunk->count && number < chunk->first) {
         for (size_t i = chunk->count; i; i--) {

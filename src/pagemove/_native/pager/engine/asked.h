@@ -71,6 +71,10 @@ void pg_histogram(struct pg_region *region, uint64_t counts[PG_BUCKETS]);
 /* Bytes of memory that the state of blocks takes. */
 uint64_t pg_state_bytes(struct pg_region *region);
 
+/* Whether blocks become dirty by a store alone: else they are made so where that is faster, and
+ * what the counters say of it does not mean that anybody has written. */
+void pg_set_stores_only(struct pg_region *region, int only);
+
 /* Whether the store is compressed memory of this process. */
 int pg_compresses(const struct pg_region *region);
 

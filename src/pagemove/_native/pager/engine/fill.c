@@ -135,7 +135,7 @@ static void installed(struct pg_region *region, pg_entry entry)
 static int is_to_be_dirty(const struct pg_region *region, const struct pg_block *block)
 {
     return block->flags & PG_WRITE_WANTED ||
-           (region->store.compressed &&
+           (region->store.compressed && !region->stores_only &&
             pg_compressed_is_same(region->store.compressed, block->number));
 }
 

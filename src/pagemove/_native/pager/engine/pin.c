@@ -86,7 +86,8 @@ static void note_unpinned(struct pg_region *region, uint32_t number)
 {
     pg_entry entry;
 
-    if (--region->pins[number])
+    /* One too many is not to make others' pins void. */
+    if (!pg_is_pinned(region, number) || --region->pins[number])
         return;
     region->frames.pinned--;
     entry = pg_find(&region->blocks, number);

@@ -96,6 +96,7 @@ struct pg_region {
     int forked;          /* while it was plain: a child may share its pages */
     int carries;         /* a child made by fork is to have it too (carried.c), atomically */
     int staying;         /* no block is to leave now */
+    int stores_only;     /* blocks become dirty by a store, and not by a guess that one will come */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* the state of a block, or a frame is free */

@@ -4,12 +4,16 @@
 
 #include "pager/engine/arriving.h"
 #include "pager/engine/asked.h"
+#include "pager/engine/lease.h"
 #include "pager/engine/work.h"
 #include "pager/mechanisms/channel.h"
 #include "pager/mechanisms/compressed.h"
 #include "pager/mechanisms/trace.h"
 
-enum { KEPT_TO_READ = 32 /* blocks, of an eighth of the limit or more */ };
+enum {
+    KEPT_TO_READ = 32, /* blocks, of an eighth of the limit or more */
+    LEAST_SPARE = 8,   /* blocks that the store has room for, of a quarter of the limit or more */
+};
 
 void pg_pause(struct pg_region *region, uint64_t nanoseconds)
 {
@@ -168,13 +172,14 @@ int pg_kernel_faults(const struct pg_region *region)
 
 int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
 {
-    uint64_t left = UINT64_MAX;
+    uint64_t left = UINT64_MAX, reach, spare;
     uint32_t most, kept, taken;
 
     if (!region->store.compressed)
         return 0;
     pthread_mutex_lock(&region->lock);
-    most = region->budget ? region->frames_most : region->frames.limit;
+    reach = pg_lease_reach(region);
+    most = reach < UINT32_MAX ? (uint32_t)reach : UINT32_MAX;
     /* What is clean can leave. Where all is dirty, and has no room to leave, what is stored cannot
      * be read any more: some frames are left for that. */
     kept = most / 8 > KEPT_TO_READ ? most / 8 : most / 2 < KEPT_TO_READ ? most / 2 : KEPT_TO_READ;
@@ -182,5 +187,8 @@ int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
     if (region->frames.limited)
         left = most > taken ? (most - taken) * region->block_size : 0;
     pthread_mutex_unlock(&region->lock);
-    return left < more && pg_compressed_is_full(region->store.compressed, zeros ? 0 : more - left);
+    /* Of what is dirty some has to find room whenever something else is read. */
+    spare = (most / 4 > LEAST_SPARE ? most / 4 : LEAST_SPARE) * region->block_size;
+    return left < more &&
+           pg_compressed_is_full(region->store.compressed, spare + (zeros ? 0 : more - left));
 }

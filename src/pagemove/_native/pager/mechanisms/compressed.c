@@ -335,8 +335,6 @@ int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more)
     if (memory->limit == UINT64_MAX || memory->spill >= 0 || bytes < memory->limit / 2)
         return 0;
     room = memory->limit > bytes ? memory->limit - bytes : 0;
-    if (!more)
-        return room < memory->block_size;
     return (double)room * (double)(blocks * memory->block_size) / (double)bytes < (double)more;
 }
 

@@ -33,7 +33,7 @@ int pg_compressed_write(struct pg_compressed *memory, uint64_t offset, const str
                         size_t count, char text[PG_TEXT]);
 
 /* Whether it has no room for so many bytes more, if they shrink as those that it holds; it says
- * nothing of that before it is half full. For 0 bytes: whether it has none for a block as it is. */
+ * nothing of that before it is half full. */
 int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more);
 
 /* Have a block be another, which is zeros. 0, or -ENOTSUP: it is in the file. */

@@ -21,9 +21,11 @@ static int share_file(struct pg_taken *taken, struct pg_line *line)
     if (!pg_is_trusted(line->wire.fd))
         return 0;
     file = pg_arrivals_file(&taken->arrivals);
-    /* None left, of many connections: it is sent. */
+    /* None left, of many connections, or no room for one more: it is sent. */
+    if (file == -ENFILE || file == -EMFILE || file == -ENOMEM || file == -ENOSPC)
+        return 0;
     if (file < 0)
-        return file == -ENFILE ? 0 : file;
+        return file;
     error = pg_wire_pass(&line->wire, &request, sizeof request, taken->arrivals.files[file].fd);
     if (!error)
         error = pg_wire_receive(&line->wire, &answer, sizeof answer);

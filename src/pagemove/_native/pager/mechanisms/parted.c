@@ -33,9 +33,10 @@ static int make_spare(struct pg_uffd *uffd, uint64_t length)
     return uffd->spare ? 0 : -ENOMEM;
 }
 
-/* Take pages back to the region. That makes a mapping there anew, for which faults are to be
- * reported like those around it. */
-static void put_in_place(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length)
+/* Take pages back to the region, all of which are there. That makes a mapping there anew, for which
+ * faults are to be reported like those around it. */
+static void put_run_in_place(const struct pg_uffd *uffd, uint64_t dst, uint64_t src,
+                             uint64_t length)
 {
     if (!pg_remap(dst, src, length, uffd->page_size)) {
         /* No memory: a touch is to be SIGSEGV, and not zeros. */
@@ -46,6 +47,21 @@ static void put_in_place(const struct pg_uffd *uffd, uint64_t dst, uint64_t src,
     /* No room for another mapping. */
     while (pg_bring_in(uffd, dst, src, length, 0))
         pg_sleep(PAUSE);
+}
+
+/* Where one is missing the mapping stays: a touch of the new one would find zeros, before it is
+ * known that faults are to be reported. */
+static void put_in_place(const struct pg_uffd *uffd, uint64_t dst, uint64_t src,
+                         const struct pg_pages *there, unsigned first, unsigned count)
+{
+    uint64_t page = uffd->page_size;
+
+    for (unsigned at = first, end; at < count; at = end + 1) {
+        for (end = at; end < count && pg_has(there, end); end++)
+            ;
+        if (end > at)
+            put_run_in_place(uffd, dst + at * page, src + at * page, (end - at) * page);
+    }
 }
 
 /* Move pages that there are out of the spare room. Bytes; less: the next one stays there. */
@@ -75,9 +91,12 @@ int pg_part_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t lengt
     if (make_spare(uffd, first * page + length) || pg_remap(uffd->spare, src, length, page))
         return -EBUSY;
     /* The userfaultfd of a mapping does not go along. */
-    if (pg_register(uffd->staging, uffd->spare, length, PM_REGISTER_MODE_MISSING) ||
-        pg_pages_in(uffd, uffd->spare, length, &there)) {
-        put_in_place(uffd, src, uffd->spare, length);
+    if (pg_pages_in(uffd, uffd->spare, length, &there)) {
+        put_run_in_place(uffd, src, uffd->spare, length);
+        return -EBUSY;
+    }
+    if (pg_register(uffd->staging, uffd->spare, length, PM_REGISTER_MODE_MISSING)) {
+        put_in_place(uffd, src, uffd->spare, &there, 0, count);
         return -EBUSY;
     }
     for (unsigned at = 0; at < count; at = end) {
@@ -91,7 +110,7 @@ int pg_part_out(struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t lengt
         pg_add(pages, first + at, (unsigned)(done / page));
         done += at * page;
         if (done < end * page) {
-            put_in_place(uffd, src + done, uffd->spare + done, length - done);
+            put_in_place(uffd, src, uffd->spare, &there, (unsigned)(done / page), count);
             return -EBUSY;
         }
     }

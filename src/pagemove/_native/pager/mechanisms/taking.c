@@ -78,9 +78,10 @@ int pg_taken_open(const struct pg_taking *taking, uint64_t nbytes, struct pg_tak
     pthread_cond_init(&taken->freed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     taken->pace.unit = taking->unit;
-    error = pg_copy_taking(&taken->taking, taking) ? -ENOMEM : 0;
-    if (!error)
-        error = pg_arrivals_open(&taken->arrivals, nbytes, taking->unit, taking->backing);
+    /* First, for closing looks at what it has: descriptor 0 is not one of them. */
+    error = pg_arrivals_open(&taken->arrivals, nbytes, taking->unit, taking->backing);
+    if (!error && pg_copy_taking(&taken->taking, taking))
+        error = -ENOMEM;
     if (!error) {
         /* Without a thread for it, who reads first does it. */
         taken->has_first =
