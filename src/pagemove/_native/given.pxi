@@ -30,7 +30,7 @@ cdef class Giver:
             pg_giver_free(self._giver)
 
     def count_stores_only(self, bint only):
-        """Have the counters of what is dirty differ after a store only, or after guesses as well."""
+        """Have the counters of what is dirty differ after stores only, or after guesses too."""
         cdef pg_region *region = self._region._open()
         with nogil:
             pg_set_stores_only(region, only)
