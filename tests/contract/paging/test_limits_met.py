@@ -251,6 +251,13 @@ class TestLater:
         assert "has ended, and cannot be started anew: Too many open files" in notes
         assert "may have 4 descriptors (RLIMIT_NOFILE)" in notes
 
+    @pytest.mark.parametrize("number", [0, 2])
+    def test_fewer_descriptors_than_the_pager_polls(self, tmp_path, number):
+        """As programs set it that want none opened any more: poll(2) refuses its own then."""
+        path = make_file(tmp_path / "file", 64 * PAGE_SIZE)
+        assert newborn(_no_more_descriptors, path, number, deadline=60)
+        assert np.fromfile(path, np.uint64)[0] == 7
+
     def test_no_memory_for_a_block(self, tmp_path):
         """As with the memory of a control group that is all used: waited for, not in silence."""
         path = make_file(tmp_path / "file", _NBYTES)
@@ -277,6 +284,23 @@ def _no_other_helper(store: Reined) -> tuple[int | None, str]:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return None, ""
+
+
+def _no_more_descriptors(path: Path, number: int) -> bool:
+    array = pagemove.open_array(path, dtype=np.uint64, mode="r+", **_OPTIONS)
+    memory = PagedMemory(nbytes=64 * PAGE_SIZE, **_OPTIONS)
+    words = memory.asarray(np.uint64)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    right = np.array_equal(array, expected(64 * PAGE_SIZE))
+    words[:] = array
+    array[0] = 7
+    pagemove.region_of(array).flush()
+    right = right and np.array_equal(words, expected(64 * PAGE_SIZE))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    del array, words
+    memory.close()
+    return right
 
 
 def _no_memory(path: Path) -> tuple[str, bytes, int]:

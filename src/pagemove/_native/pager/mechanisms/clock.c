@@ -2,13 +2,18 @@
 #include "pager/mechanisms/clock.h"
 
 #include <errno.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define SLICE UINT64_C(100000000)
 /* A thread that is ready may have to wait for a CPU; this much longer, and it was stopped. */
 #define GAP (SLICE + UINT64_C(150000000))
 /* Ticks closer to each other than this are one: threads would share its cache line for nothing. */
 #define FRESH UINT64_C(10000000)
+
+/* Descriptors of a set, and of a word of it. */
+enum { MOST_SELECTED = 1 << 16, BITS = 8 * sizeof(unsigned long) };
 
 static pthread_mutex_t gap_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t last_tick, stopped;
@@ -97,18 +102,65 @@ void pg_sleep_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t w
     pthread_cond_timedwait(condition, lock, &at);
 }
 
+static int is_in(const unsigned long *set, int fd)
+{
+    return (int)(set[fd / BITS] >> fd % BITS & 1);
+}
+
+/* As ppoll(2), which refuses more descriptors than RLIMIT_NOFILE is, and that may have become less
+ * than the pager has: select(2) does not look at it. */
+static int select_instead(struct pollfd *polled, nfds_t count, struct timespec most)
+{
+    unsigned long sets[2][MOST_SELECTED / BITS] = {{0}};
+    int end = 0, ready;
+
+    for (nfds_t i = 0; i < count; i++) {
+        int fd = polled[i].fd;
+
+        polled[i].revents = 0;
+        if (fd < 0 || fd >= MOST_SELECTED)
+            continue;
+        if (polled[i].events & POLLIN)
+            sets[0][fd / BITS] |= 1UL << fd % BITS;
+        if (polled[i].events & POLLOUT)
+            sets[1][fd / BITS] |= 1UL << fd % BITS;
+        end = fd >= end ? fd + 1 : end;
+    }
+    ready = (int)syscall(SYS_pselect6, end, sets[0], sets[1], NULL, &most, NULL);
+    for (nfds_t i = 0; ready > 0 && i < count; i++) {
+        int fd = polled[i].fd;
+
+        if (fd < 0 || fd >= MOST_SELECTED)
+            continue;
+        polled[i].revents |= is_in(sets[0], fd) ? POLLIN : 0;
+        polled[i].revents |= is_in(sets[1], fd) ? POLLOUT : 0;
+    }
+    return ready;
+}
+
+static int poll_for(struct pollfd *polled, nfds_t count, struct timespec most)
+{
+    int ready = ppoll(polled, count, &most, NULL);
+
+    return ready < 0 && errno == EINVAL ? select_instead(polled, count, most) : ready;
+}
+
 int pg_poll_until(struct pollfd *polled, nfds_t count, uint64_t when)
 {
     uint64_t now;
     int ready = 0;
 
-    if (when == UINT64_MAX)
-        return poll(polled, count, -1);
+    if (when == UINT64_MAX) {
+        ready = poll(polled, count, -1);
+        return ready < 0 && errno == EINVAL
+                   ? select_instead(polled, count, timespec_of(UINT64_C(3600000000000)))
+                   : ready;
+    }
     now = pg_begin_ticking();
     for (;;) {
         uint64_t left = when > now ? when - now : 0;
-        struct timespec most = timespec_of(left < SLICE ? left : SLICE);
-        ready = ppoll(polled, count, &most, NULL);
+
+        ready = poll_for(polled, count, timespec_of(left < SLICE ? left : SLICE));
         now = pg_now();
         if (ready || now >= when)
             break;
