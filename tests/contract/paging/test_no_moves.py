@@ -192,6 +192,7 @@ class TestEdges:
         child = os.fork()
         if not child:
             try:
+                lowlevel.munmap(address, PAGE)  # it is reserved there
                 self.moves_at(address)
                 os._exit(0)
             finally:

@@ -33,7 +33,7 @@ def _open(folder: Path) -> dict[str, np.ndarray]:
         _opened[mode] = pagemove.open_array(
             folder / f"{mode}.npy", mode=mode, resident_limit="256KiB"
         )
-    region = pagemove.PagedMemory(nbytes=NUMBERS.nbytes, fork="message")
+    region = pagemove.PagedMemory(nbytes=NUMBERS.nbytes)
     _opened["compressed"] = region.asarray(NUMBERS.dtype)
     _opened["compressed"][:] = NUMBERS
     for mode in MODES[1:]:
