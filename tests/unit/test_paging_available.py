@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +15,7 @@ from pagemove.paging.sizes import text_of
 from pagemove.stores import FileStore
 from support import child
 from support.paging import expected, make_file
+from support.threads import together
 from support.trees import make_tree
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -213,7 +210,7 @@ class TestDefault:
     def test_threads_that_open_at_once_count_each_other(self, memory, tmp_path):
         memory(4 * LEAST)
         path = make_file(tmp_path / "file", 2 * LEAST)
-        arrays = at_once(8, lambda: pagemove.open_array(path, dtype=np.uint64))
+        arrays = together(*[lambda: pagemove.open_array(path, dtype=np.uint64)] * 8)
         budgets = [array.region.budget for array in arrays]
         assert budgets.count(None) == 1
         assert len(set(budgets)) == 2
@@ -223,8 +220,8 @@ class TestDefault:
         path = make_file(tmp_path / "file", LEAST)
         block = 2 * MIB
         for _ in range(3):
-            arrays = at_once(
-                8, lambda: pagemove.open_array(path, dtype=np.uint64, block_size=block)
+            arrays = together(
+                *[lambda: pagemove.open_array(path, dtype=np.uint64, block_size=block)] * 8
             )
             assert arrays[0].region.resident_limit >= 8 * 4 * block
             del arrays
@@ -253,18 +250,6 @@ class TestDefault:
             assert np.array_equal(words, np.arange(words.size) % 97)
             del words
             assert region.stats().resident_nbytes <= LEAST
-
-
-def at_once(count: int, function: Callable[[], Any]) -> list[Any]:
-    """Return what a function returned to threads that called it together."""
-    begin = threading.Barrier(count)
-
-    def work(_: int) -> Any:
-        begin.wait()
-        return function()
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(work, range(count)))
 
 
 class TestAutomatic:

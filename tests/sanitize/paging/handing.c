@@ -16,14 +16,7 @@
 #include "pager/mechanisms/taking.h"
 #include "pager/mechanisms/wire.h"
 #include "pager/pager.h"
-
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                        \
-            _exit(1);                                                                              \
-        }                                                                                          \
-    } while (0)
+#include "paging.h"
 
 enum { UNIT = 65536, UNITS = 96, WORDS = UNITS * UNIT / 8 - 100, LINES = 512, WRITERS = 2 };
 

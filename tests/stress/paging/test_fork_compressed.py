@@ -25,6 +25,7 @@ from pagemove._native import pager
 from support.children import newborn
 from support.paging import KIB, MIB, contents_of, make_file, wrong_words
 from support.slowness import patience
+from support.threads import together
 
 from . import SOAK
 from .test_fork_storm import forked
@@ -134,15 +135,7 @@ class _Children:
         return failed or int(not all((array == seed).all() for array in self._counted))
 
     def works_in_threads(self, seed: int) -> int:
-        found: list[int] = []
-        threads = [
-            threading.Thread(target=lambda s=s: found.append(self.looks(s)))
-            for s in range(seed, seed + 3)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        found = together(*(lambda s=s: self.looks(s) for s in range(seed, seed + 3)))
         return int(found != [0, 0, 0])
 
     def allocates(self, seed: int) -> int:

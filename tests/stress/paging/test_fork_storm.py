@@ -25,6 +25,7 @@ import pagemove
 from pagemove.stores import CallableStore
 from support.children import newborn
 from support.slowness import patience
+from support.threads import together
 
 from . import SOAK
 
@@ -119,15 +120,7 @@ class _Children:
         return 0
 
     def computes_in_threads(self, seed: int) -> int:
-        found: list[int] = []
-        threads = [
-            threading.Thread(target=lambda s=s: found.append(self.computes(s)))
-            for s in range(seed, seed + 3)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        found = together(*(lambda s=s: self.computes(s) for s in range(seed, seed + 3)))
         return int(found != [0, 0, 0])
 
     def closes(self, seed: int) -> int:

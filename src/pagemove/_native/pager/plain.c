@@ -17,51 +17,28 @@
 #include "pager/shared.h"
 #include "uapi.h"
 
-enum { FOUND = 128 };
-
 const int *pg_plain_flag(const struct pg_region *region)
 {
     return &region->plain;
 }
 
-/* What is done with pages that are there: 0 or -errno. */
-typedef int found(struct pg_region *region, uint64_t start, uint64_t end);
-
-static int for_all_there(struct pg_region *region, found *function)
+static int for_all_there(struct pg_region *region, pg_found *function)
 {
-    struct pm_page_region runs[FOUND];
-    uint64_t at = region->base, end = region->base + region->length;
-    int error = 0;
+    uint64_t at = region->base;
 
-    while (at < end && !error) {
-        struct pm_scan_arg arg = {.size = sizeof arg,
-                                  .start = at,
-                                  .end = end,
-                                  .vec = (uint64_t)(uintptr_t)runs,
-                                  .vec_len = FOUND,
-                                  .category_anyof_mask = PM_PAGE_IS_PRESENT | PM_PAGE_IS_SWAPPED,
-                                  /* In which all agree, so that a run comes as one. */
-                                  .return_mask = PM_PAGE_IS_FILE};
-        int count = ioctl(region->uffd.pagemap, PM_PAGEMAP_SCAN, &arg);
-
-        if (count < 0)
-            return -errno;
-        for (int i = 0; i < count && !error; i++)
-            error = function(region, runs[i].start, runs[i].end);
-        at = arg.walk_end;
-    }
-    return error;
+    return pg_each_found(&region->uffd, &at, region->base + region->length, function, region);
 }
 
 /* A page that a child shares, or has shared, cannot move; written to, it is this process's own. */
-static int make_own(struct pg_region *region, uint64_t start, uint64_t end)
+static int make_own(void *argument, uint64_t start, uint64_t end)
 {
-    (void)region;
+    (void)argument;
     return madvise((void *)(uintptr_t)start, end - start, MADV_POPULATE_WRITE) ? -errno : 0;
 }
 
-static int adopt(struct pg_region *region, uint64_t start, uint64_t end)
+static int adopt(void *argument, uint64_t start, uint64_t end)
 {
+    struct pg_region *region = argument;
     uint32_t first = (uint32_t)((start - region->base) / region->block_size);
     uint32_t last = (uint32_t)((end - 1 - region->base) / region->block_size);
 

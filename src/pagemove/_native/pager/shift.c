@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #include "pager/calls.h"
 #include "pager/engine/arriving.h"
@@ -34,31 +33,27 @@ static void move_pages(struct pg_region *region, uint64_t to, uint64_t from, uin
     }
 }
 
+struct way {
+    struct pg_region *region;
+    uint64_t to, from;
+};
+
+static int move_found(void *argument, uint64_t start, uint64_t end)
+{
+    const struct way *way = argument;
+
+    move_pages(way->region, start - way->from + way->to, start, end - start);
+    return 0;
+}
+
 static void move_there(struct pg_region *region, uint64_t to, uint64_t from, uint64_t length)
 {
-    enum { FOUND = 128 };
-    struct pm_page_region runs[FOUND];
-    uint64_t at = from, end = from + length;
+    struct way way = {region, to, from};
+    uint64_t at = from;
 
-    while (at < end) {
-        struct pm_scan_arg arg = {.size = sizeof arg,
-                                  .start = at,
-                                  .end = end,
-                                  .vec = (uint64_t)(uintptr_t)runs,
-                                  .vec_len = FOUND,
-                                  .category_anyof_mask = PM_PAGE_IS_PRESENT | PM_PAGE_IS_SWAPPED,
-                                  .return_mask = PM_PAGE_IS_FILE};
-        int count = ioctl(region->uffd.pagemap, PM_PAGEMAP_SCAN, &arg);
-
-        if (count < 0) {
-            move_pages(region, at - from + to, at, end - at); /* holes too, which takes longer */
-            return;
-        }
-        for (int i = 0; i < count; i++)
-            move_pages(region, runs[i].start - from + to, runs[i].start,
-                       runs[i].end - runs[i].start);
-        at = arg.walk_end;
-    }
+    if (pg_each_found(&region->uffd, &at, from + length, move_found, &way))
+        /* Holes too, which takes longer. */
+        move_pages(region, at - from + to, at, from + length - at);
 }
 
 /* Where the kernel alone serves the region it is registered for moves, which changes nothing for

@@ -62,8 +62,7 @@ static int try_block(struct pg_region *region, uint32_t number, uint64_t until)
         return -EBUSY;
     if (entry == PG_NONE)
         return 0;
-    if (block->state != PG_FILLING && block->state != PG_WRITING &&
-        !(block->flags & PG_COPY_IN_FLIGHT))
+    if (!pg_is_busy(block))
         return 0;
     return pg_wait_changed(region, until) ? -EBUSY : 1;
 }

@@ -208,13 +208,6 @@ static int evict_one(struct pg_region *region, pg_entry entry)
     return 0;
 }
 
-/* Whether another thread owns the block's state now, so that the caller has to wait. */
-static int is_busy(const struct pg_block *block)
-{
-    return block->state == PG_FILLING || block->state == PG_WRITING ||
-           block->flags & PG_COPY_IN_FLIGHT;
-}
-
 /* Of several blocks that cannot be written the first is noted: mostly all have one reason. */
 static int note_unwritten(struct pg_region *region, uint32_t number, int error, uint64_t tries,
                           int *noted)
@@ -244,7 +237,7 @@ static int evict_number(struct pg_region *region, uint32_t number, uint64_t dead
             return 0;
         if (pg_is_called_off())
             return -PG_INTERRUPTED;
-        if (is_busy(&region->blocks.at[entry])) {
+        if (pg_is_busy(&region->blocks.at[entry])) {
             if (region->blocks.at[entry].state != PG_FILLING)
                 pthread_cond_wait(&region->changed, &region->lock);
             else if (pg_wait_changed(region, patience))

@@ -19,8 +19,7 @@ static int wait_for_block(struct pg_region *region, uint32_t number, uint64_t un
             return 0;
         if (block->state == PG_ERROR)
             return -EIO;
-        if (block->state != PG_FILLING && block->state != PG_WRITING &&
-            !(block->flags & PG_COPY_IN_FLIGHT))
+        if (!pg_is_busy(block))
             return 0;
         if (pg_wait_changed(region, until))
             return -EBUSY;

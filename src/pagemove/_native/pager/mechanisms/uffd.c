@@ -312,3 +312,31 @@ int pg_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length)
     pg_wake(uffd, start, length);
     return 0;
 }
+
+int pg_each_found(const struct pg_uffd *uffd, uint64_t *at, uint64_t end, pg_found *function,
+                  void *argument)
+{
+    enum { FOUND = 128 };
+    struct pm_page_region runs[FOUND];
+    int error = 0;
+
+    while (*at < end && !error) {
+        struct pm_scan_arg arg = {.size = sizeof arg,
+                                  .start = *at,
+                                  .end = end,
+                                  .vec = (uint64_t)(uintptr_t)runs,
+                                  .vec_len = FOUND,
+                                  .category_anyof_mask = PM_PAGE_IS_PRESENT | PM_PAGE_IS_SWAPPED,
+                                  /* In which all agree, so that a run comes as one. */
+                                  .return_mask = PM_PAGE_IS_FILE};
+        int count = ioctl(uffd->pagemap, PM_PAGEMAP_SCAN, &arg);
+
+        if (count < 0)
+            return -errno;
+        for (int i = 0; i < count && !error; i++)
+            error = function(argument, runs[i].start, runs[i].end);
+        if (!error)
+            *at = arg.walk_end;
+    }
+    return error;
+}

@@ -113,4 +113,12 @@ static inline void pg_add(struct pg_pages *pages, unsigned first, unsigned count
         pages->word[page / 64] |= UINT64_C(1) << page % 64;
 }
 
+/* What is done with pages that are there, in memory or in swap: 0 or -errno, which ends it. */
+typedef int pg_found(void *argument, uint64_t start, uint64_t end);
+
+/* Do so with each run of them from *at to `end`. 0, or -errno of the function or of looking: then
+ * *at is where the look that failed, or had found what it failed for, began. */
+int pg_each_found(const struct pg_uffd *uffd, uint64_t *at, uint64_t end, pg_found *function,
+                  void *argument);
+
 #endif

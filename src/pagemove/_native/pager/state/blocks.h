@@ -43,6 +43,13 @@ struct pg_block {
 };
 _Static_assert(sizeof(struct pg_block) == 8, "8 bytes a block");
 
+/* Whether some thread owns the block's state now, so that any other has to wait. */
+static inline int pg_is_busy(const struct pg_block *block)
+{
+    return block->state == PG_FILLING || block->state == PG_WRITING ||
+           block->flags & PG_COPY_IN_FLIGHT;
+}
+
 struct pg_link {
     pg_entry prev, next;
 };
