@@ -26,6 +26,7 @@ import numpy as np, pagemove
 MIB = 1 << 20
 
 def forked(function, *arguments):
+    sys.stdout.flush()  # or the child has what was printed here, and prints it too
     pid = os.fork()
     if not pid:
         status = 99
