@@ -6,17 +6,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "extents.h"
 #include "generation.h"
 #include "guard.h"
 #include "process.h"
+#include "supply.h"
 
 /* What is larger is left to the kernel to clear, when it is touched. */
 #define CLEARED_AT_MOST (UINT64_C(32) << 20)
-
-/* Objects of so many bytes are better in huge pages, as NumPy has them by default. */
-#define HUGE_FROM (UINT64_C(4) << 20)
-#define HUGE_SIZE (UINT64_C(2) << 20)
 
 enum { SHIFTED_FROM = 4 /* blocks */ };
 
@@ -45,164 +41,6 @@ static void count_used(struct pa_arena *arena, int64_t blocks)
         arena->counters.peak = arena->counters.used;
 }
 
-/* Address space costs nothing as long as there is plenty, and what has some behind it grows where
- * it is. Wants the lock. */
-static uint32_t with_room(const struct pa_arena *arena, uint32_t blocks, uint32_t times)
-{
-    uint64_t wanted = (uint64_t)blocks * times;
-
-    return arena->counters.free < arena->memory.length / 2 || wanted > arena->blocks / 8
-               ? blocks
-               : (uint32_t)wanted;
-}
-
-/* Have blocks of an extent that nobody else has be zeros. */
-static int discard(struct pa_arena *arena, uint32_t first, uint32_t blocks)
-{
-    return arena->memory.discard(arena->memory.region, first * arena->block_size,
-                                 blocks * arena->block_size);
-}
-
-/* Without the lock: nobody has a smaller or larger one while it is freed. */
-static void discard_extent(struct pa_arena *arena, uint32_t first)
-{
-    struct extent *extent = &arena->extents[first];
-    int failed = discard(arena, first, extent->used);
-
-    pthread_mutex_lock(&arena->lock);
-    if (failed) {
-        extent->state = LOST;
-        arena->counters.lost += extent->blocks * arena->block_size;
-    } else {
-        pa_put_back(arena, first);
-    }
-    pthread_mutex_unlock(&arena->lock);
-}
-
-/* Take a kept extent from its place. Wants the lock. */
-static uint32_t take_kept(struct pa_arena *arena, uint32_t place)
-{
-    uint32_t first = arena->kept[place];
-
-    arena->kept_count--;
-    memmove(&arena->kept[place], &arena->kept[place + 1],
-            (arena->kept_count - place) * sizeof *arena->kept);
-    arena->counters.kept -= arena->extents[first].used * arena->block_size;
-    return first;
-}
-
-static int is_plain(const struct pa_arena *arena)
-{
-    return arena->memory.limit && __atomic_load_n(arena->memory.plain, __ATOMIC_ACQUIRE);
-}
-
-static int is_beyond_limit(const struct pa_arena *arena, uint64_t more)
-{
-    return arena->counters.used + arena->counters.kept + more > arena->memory.limit;
-}
-
-/* The youngest that is as large, or a little larger. Wants the lock. */
-static uint32_t reuse(struct pa_arena *arena, uint32_t blocks)
-{
-    for (uint32_t place = arena->kept_count; place-- > 0;) {
-        const struct extent *extent = &arena->extents[arena->kept[place]];
-        uint32_t first;
-
-        if (extent->used < blocks || extent->used - blocks > blocks / 8)
-            continue;
-        first = take_kept(arena, place);
-        arena->extents[first].state = USED;
-        return first;
-    }
-    return NONE;
-}
-
-/* Keep the extent of an object that was freed, unless too many are. Wants the lock. */
-static int keep(struct pa_arena *arena, uint32_t first)
-{
-    uint64_t bytes = arena->extents[first].used * arena->block_size;
-
-    if (!is_plain(arena) || arena->kept_count == KEPT_AT_MOST ||
-        arena->counters.used + arena->counters.kept + bytes > arena->memory.limit)
-        return 0;
-    arena->extents[first].state = KEPT;
-    arena->kept[arena->kept_count++] = first;
-    arena->counters.kept += bytes;
-    return 1;
-}
-
-/* Before there are so many bytes more. 0, or -errno: that is more than may be resident, and it
- * cannot be evicted. */
-static int hold_limit(struct pa_arena *arena, uint64_t more)
-{
-    int beyond;
-
-    pthread_mutex_lock(&arena->lock);
-    while (arena->kept_count && is_beyond_limit(arena, more)) {
-        uint32_t first = take_kept(arena, 0);
-
-        pthread_mutex_unlock(&arena->lock);
-        discard_extent(arena, first);
-        pthread_mutex_lock(&arena->lock);
-    }
-    beyond = is_beyond_limit(arena, more);
-    pthread_mutex_unlock(&arena->lock);
-    return beyond && is_plain(arena) ? arena->memory.engage(arena->memory.region) : 0;
-}
-
-static void advise(const struct pa_arena *arena, uint32_t first, uint32_t blocks)
-{
-    uint64_t start = arena->base + first * arena->block_size;
-    uint64_t end = (start + blocks * arena->block_size) & ~(HUGE_SIZE - 1);
-
-    start = (start + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1);
-    if (end > start)
-        madvise((void *)(uintptr_t)start, end - start, MADV_HUGEPAGE);
-}
-
-/* As far into a huge page as `like`, if that is none of NONE, so that huge pages can move there.
- * Wants the lock. */
-static uint32_t take(struct pa_arena *arena, uint32_t blocks, uint32_t used, uint32_t like)
-{
-    uint32_t huge = (uint32_t)(HUGE_SIZE / arena->block_size), first;
-
-    if (like == NONE || huge < 2)
-        return pa_take(arena, blocks, used);
-    first = pa_take(arena, blocks + huge - 1, used);
-    return first == NONE ? NONE : pa_cut_head(arena, first, (like - first) % huge);
-}
-
-/* Wants the lock. */
-static uint32_t find_room(struct pa_arena *arena, uint32_t blocks, uint32_t times, uint32_t like)
-{
-    uint32_t first = take(arena, with_room(arena, blocks, times), blocks, like);
-
-    if (first == NONE)
-        first = pa_take(arena, blocks, blocks);
-    if (first != NONE && is_plain(arena) && blocks * arena->block_size >= HUGE_FROM && arena->huge)
-        advise(arena, first, blocks);
-    return first;
-}
-
-/* The same, also where something is in the way that is kept. */
-static uint32_t make_room(struct pa_arena *arena, uint32_t blocks, uint32_t times, uint32_t like)
-{
-    uint32_t first, old;
-
-    pthread_mutex_lock(&arena->lock);
-    first = find_room(arena, blocks, times, like);
-    while (first == NONE && arena->kept_count) {
-        old = take_kept(arena, 0);
-        pthread_mutex_unlock(&arena->lock);
-        discard_extent(arena, old);
-        pthread_mutex_lock(&arena->lock);
-        first = find_room(arena, blocks, times, like);
-    }
-    arena->counters.refused += first == NONE;
-    pthread_mutex_unlock(&arena->lock);
-    return first;
-}
-
 static void refuse(struct pa_arena *arena, int full)
 {
     pthread_mutex_lock(&arena->lock);
@@ -215,7 +53,7 @@ static void refuse(struct pa_arena *arena, int full)
  * and has no room when it is touched, is the end of the thread. */
 static int has_room(struct pa_arena *arena, uint32_t blocks, int zeros)
 {
-    int full = !is_plain(arena) &&
+    int full = !pa_is_plain(arena) &&
                arena->memory.full(arena->memory.region, blocks * arena->block_size, zeros);
 
     if (full)
@@ -339,18 +177,18 @@ void *pa_allocate(struct pa_arena *arena, uint64_t nbytes, int zeros)
         return NULL;
     pthread_mutex_lock(&arena->lock);
     if (!zeros || nbytes <= CLEARED_AT_MOST)
-        first = reuse(arena, blocks);
+        first = pa_reuse(arena, blocks);
     pthread_mutex_unlock(&arena->lock);
     clears = zeros && first != NONE;
     if (first == NONE)
-        first = make_room(arena, blocks, 2, NONE);
+        first = pa_make_room(arena, blocks, 2, NONE);
     if (first == NONE)
         return NULL;
     pthread_mutex_lock(&arena->lock);
     count_object(arena, first);
     pthread_mutex_unlock(&arena->lock);
     object = address_of(arena, first);
-    if (hold_limit(arena, 0)) {
+    if (pa_hold_limit(arena, 0)) {
         pa_release(arena, object);
         return NULL;
     }
@@ -379,13 +217,14 @@ static int resize_here(struct pa_arena *arena, uint32_t first, uint32_t wanted)
     done = wanted <= extent->blocks;
     pthread_mutex_unlock(&arena->lock);
     /* One that cannot be made smaller stays as it is: what is behind it has to be zeros. */
-    if (!done || wanted == used || (wanted < used && discard(arena, first + wanted, used - wanted)))
+    if (!done || wanted == used ||
+        (wanted < used && pa_discard_blocks(arena, first + wanted, used - wanted)))
         return (int)done;
     pthread_mutex_lock(&arena->lock);
     extent->used = wanted;
     count_used(arena, (int64_t)wanted - used);
     pthread_mutex_unlock(&arena->lock);
-    if (wanted > used && hold_limit(arena, 0)) {
+    if (wanted > used && pa_hold_limit(arena, 0)) {
         pthread_mutex_lock(&arena->lock);
         extent->used = used;
         count_used(arena, (int64_t)used - wanted);
@@ -402,7 +241,7 @@ static uint64_t shift(struct pa_arena *arena, uint32_t to, uint32_t from, uint32
     int done = 0;
 
     /* Once it is served it always is. */
-    if (blocks >= SHIFTED_FROM && (arena->movable || !is_plain(arena)))
+    if (blocks >= SHIFTED_FROM && (arena->movable || !pa_is_plain(arena)))
         done = arena->memory.shift(arena->memory.region, to * arena->block_size,
                                    from * arena->block_size, (uint64_t)blocks * arena->block_size);
     return done > 0 ? (uint64_t)done * arena->block_size : 0;
@@ -412,16 +251,16 @@ static uint64_t shift(struct pa_arena *arena, uint32_t to, uint32_t from, uint32
 static void *move(struct pa_arena *arena, uint32_t first, uint32_t wanted)
 {
     uint64_t used = arena->extents[first].used * arena->block_size, done;
-    uint32_t to = make_room(arena, wanted, 8, first);
+    uint32_t to = pa_make_room(arena, wanted, 8, first);
 
     if (to == NONE)
         return NULL;
-    done = hold_limit(arena, wanted * arena->block_size - used)
+    done = pa_hold_limit(arena, wanted * arena->block_size - used)
                ? 0
                : shift(arena, to, first, arena->extents[first].used);
     /* There are both while it is copied. */
-    if (done < used && hold_limit(arena, wanted * arena->block_size) && !done) {
-        discard_extent(arena, to);
+    if (done < used && pa_hold_limit(arena, wanted * arena->block_size) && !done) {
+        pa_discard_extent(arena, to);
         return NULL;
     }
     memcpy((char *)address_of(arena, to) + done, (char *)address_of(arena, first) + done,
@@ -431,7 +270,7 @@ static void *move(struct pa_arena *arena, uint32_t first, uint32_t wanted)
     discount_object(arena, first);
     count_object(arena, to);
     pthread_mutex_unlock(&arena->lock);
-    discard_extent(arena, first);
+    pa_discard_extent(arena, first);
     return address_of(arena, to);
 }
 
@@ -459,10 +298,10 @@ void pa_release(struct pa_arena *arena, void *object)
 
     pthread_mutex_lock(&arena->lock);
     discount_object(arena, first);
-    kept = keep(arena, first);
+    kept = pa_keep(arena, first);
     pthread_mutex_unlock(&arena->lock);
     if (!kept)
-        discard_extent(arena, first);
+        pa_discard_extent(arena, first);
 }
 
 int pa_set_limit(struct pa_arena *arena, uint64_t limit)
@@ -470,7 +309,7 @@ int pa_set_limit(struct pa_arena *arena, uint64_t limit)
     pthread_mutex_lock(&arena->lock);
     arena->memory.limit = limit;
     pthread_mutex_unlock(&arena->lock);
-    return hold_limit(arena, 0);
+    return pa_hold_limit(arena, 0);
 }
 
 /* Wants the lock. */
@@ -498,7 +337,7 @@ uint64_t pa_plain_bytes(struct pa_arena *arena)
     uint64_t bytes = 0;
 
     pthread_mutex_lock(&arena->lock);
-    for (uint32_t at = 0; at < arena->blocks && is_plain(arena); at += arena->extents[at].blocks)
+    for (uint32_t at = 0; at < arena->blocks && pa_is_plain(arena); at += arena->extents[at].blocks)
         if (arena->extents[at].state == USED || arena->extents[at].state == KEPT)
             bytes += there(arena, at);
     pthread_mutex_unlock(&arena->lock);

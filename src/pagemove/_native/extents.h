@@ -1,5 +1,6 @@
 /* The extents of an arena, of whole blocks, and the lists of those that are free. Included by
- * arena.c and extents.c alone. Whoever calls these has the arena's lock, or the arena alone. */
+ * arena.c, supply.c and extents.c alone. Whoever calls these has the arena's lock, or the arena
+ * alone. */
 #ifndef PAGEMOVE_EXTENTS_H
 #define PAGEMOVE_EXTENTS_H
 
