@@ -44,8 +44,7 @@ static void count_used(struct pa_arena *arena, int64_t blocks)
 static void refuse(struct pa_arena *arena, int full)
 {
     pthread_mutex_lock(&arena->lock);
-    arena->counters.refused++;
-    arena->counters.full += (uint64_t)full;
+    pa_count_refused(arena, full);
     pthread_mutex_unlock(&arena->lock);
 }
 

@@ -49,6 +49,8 @@ struct pa_counters {
     uint64_t allocated, moved; /* calls that returned an object; bytes copied as one grew */
     uint64_t refused;          /* calls that did not: there was no extent, or no room */
     uint64_t full;             /* of these, those without room */
+    uint64_t used_then;        /* bytes in use when one was refused last; */
+    uint64_t largest_then;     /* of the largest free extent at that time */
     uint64_t lost;             /* bytes that could not be discarded, and are never used again */
 };
 

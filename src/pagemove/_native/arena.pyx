@@ -26,7 +26,7 @@ cdef extern from "arena.h" nogil:
         pass
     struct pa_counters:
         uint64_t used, peak, kept, reserved, free, largest, objects, allocated, moved, refused
-        uint64_t full, lost
+        uint64_t full, used_then, largest_then, lost
     pa_arena *pa_new(const pa_memory *memory)
     void pa_free_arena(pa_arena *arena)
     void *pa_allocate(pa_arena *arena, uint64_t nbytes, int zeros)
@@ -192,6 +192,8 @@ cdef class Arena:
             "moved": counters.moved,
             "refused": counters.refused,
             "full": counters.full,
+            "used_then": counters.used_then,
+            "largest_then": counters.largest_then,
             "lost": counters.lost,
         }
 

@@ -12,7 +12,7 @@
 enum { CLASSES = 128 };
 
 /* How many extents are kept. */
-enum { KEPT_AT_MOST = 64 };
+enum { KEPT_AT_MOST = 512 };
 
 #define NONE UINT32_MAX
 

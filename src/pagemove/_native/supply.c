@@ -51,19 +51,33 @@ static int is_beyond_limit(const struct pa_arena *arena, uint64_t more)
     return arena->counters.used + arena->counters.kept + more > arena->memory.limit;
 }
 
-uint32_t pa_reuse(struct pa_arena *arena, uint32_t blocks)
+/* The place of the youngest that has so many blocks; NONE. */
+static uint32_t find_kept(const struct pa_arena *arena, uint32_t least, uint32_t most,
+                          uint32_t room)
 {
     for (uint32_t place = arena->kept_count; place-- > 0;) {
         const struct extent *extent = &arena->extents[arena->kept[place]];
-        uint32_t first;
 
-        if (extent->used < blocks || extent->used - blocks > blocks / 8)
-            continue;
-        first = take_kept(arena, place);
-        arena->extents[first].state = USED;
-        return first;
+        if (extent->used >= least && extent->used <= most && extent->blocks >= room)
+            return place;
     }
     return NONE;
+}
+
+uint32_t pa_reuse(struct pa_arena *arena, uint32_t blocks)
+{
+    uint32_t place = find_kept(arena, blocks, blocks + blocks / 8, blocks), first;
+
+    /* An array that is made anew whenever it has become larger. */
+    if (place == NONE)
+        place = find_kept(arena, blocks - blocks / 2, blocks, blocks);
+    if (place == NONE)
+        return NONE;
+    first = take_kept(arena, place);
+    arena->extents[first].state = USED;
+    if (arena->extents[first].used < blocks)
+        arena->extents[first].used = blocks;
+    return first;
 }
 
 int pa_keep(struct pa_arena *arena, uint32_t first)
@@ -142,6 +156,14 @@ static uint32_t find_room(struct pa_arena *arena, uint32_t blocks, uint32_t time
     return first;
 }
 
+void pa_count_refused(struct pa_arena *arena, int full)
+{
+    arena->counters.refused++;
+    arena->counters.full += (uint64_t)full;
+    arena->counters.used_then = arena->counters.used;
+    arena->counters.largest_then = pa_largest(arena) * arena->block_size;
+}
+
 uint32_t pa_make_room(struct pa_arena *arena, uint32_t blocks, uint32_t times, uint32_t like)
 {
     uint32_t first, old;
@@ -155,7 +177,8 @@ uint32_t pa_make_room(struct pa_arena *arena, uint32_t blocks, uint32_t times, u
         pthread_mutex_lock(&arena->lock);
         first = find_room(arena, blocks, times, like);
     }
-    arena->counters.refused += first == NONE;
+    if (first == NONE)
+        pa_count_refused(arena, 0);
     pthread_mutex_unlock(&arena->lock);
     return first;
 }

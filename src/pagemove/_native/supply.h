@@ -11,7 +11,11 @@ int pa_is_plain(const struct pa_arena *arena);
  * into a huge page as the extent `like`, if that is none of NONE. NONE: there is none. */
 uint32_t pa_make_room(struct pa_arena *arena, uint32_t blocks, uint32_t times, uint32_t like);
 
-/* The youngest of the kept ones that is as large, or a little larger; NONE. Wants the lock. */
+/* Count a call that is refused; `full`, for want of room. Wants the lock. */
+void pa_count_refused(struct pa_arena *arena, int full);
+
+/* The youngest of the kept ones that has so many blocks, or a few more; else one that has half of
+ * them at least, and room for the others, which are zeros then. NONE. Wants the lock. */
 uint32_t pa_reuse(struct pa_arena *arena, uint32_t blocks);
 
 /* Keep the extent of an object that was freed, unless too many are. Wants the lock. */

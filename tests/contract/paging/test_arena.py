@@ -46,6 +46,33 @@ def test_what_was_freed_and_kept_makes_room():
     assert arena.counters()["kept"] == 0
 
 
+def test_an_array_made_anew_a_little_larger_has_the_old_ones_memory():
+    arena, memory = new_arena(64 * _MIB, _MIB, None)
+    whole = np.frombuffer(memory, np.uint8)
+    first = arena.allocate(4 * _MIB)
+    content = whole[first - memory.address :]
+    content[: 4 * _MIB] = 7
+    arena.release(first)
+    assert arena.allocate(9 * _MIB) != first  # twice as large: there is no room for that
+    assert arena.allocate(5 * _MIB, True) == first
+    assert not content[: 5 * _MIB].any()
+    content[: 5 * _MIB] = 7
+    arena.release(first)
+    assert arena.counters()["kept"] == 5 * _MIB
+    assert arena.allocate(6 * _MIB) == first
+    assert not content[5 * _MIB : 6 * _MIB].any()
+    assert arena.counters()["kept"] == 0
+    assert arena.counters()["used"] == 15 * _MIB
+
+
+def test_hundreds_of_arrays_that_were_freed_are_used_again():
+    arena, _ = new_arena(512 * _MIB, _MIB, None)
+    first = [arena.allocate(_MIB) for _ in range(200)]
+    for address in first:
+        arena.release(address)
+    assert sorted(arena.allocate(_MIB) for _ in range(200)) == sorted(first)
+
+
 def test_what_cannot_grow_where_it_is_moves():
     arena, memory = new_arena(16 * _MIB, _MIB, None)
     _served(memory)
