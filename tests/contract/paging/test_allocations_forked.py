@@ -158,3 +158,26 @@ def test_arrays_beyond_it_do_not():
         _run(_CLOSED_BEYOND)
     assert found.value.returncode == -signal.SIGSEGV
     assert "the program has closed the descriptors of paged memory" in found.value.stderr
+
+
+_ABOUT_TO_EXEC = """
+import os, subprocess, time
+import numpy as np, pagemove
+with pagemove.paged_allocations("8MiB"):
+    array = np.arange(3 << 20)
+for _ in range(20):
+    subprocess.run(["true"], preexec_fn=lambda: None, check=True)
+print(int(array.sum()), flush=True)
+pid = os.fork()
+if not pid:
+    os.closerange(3, 1024)
+    time.sleep(0.5)
+    array[::512].sum()
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_child_that_closes_descriptors_is_warned_only_if_it_goes_on():
+    done = _run(_ABOUT_TO_EXEC)
+    assert done.stdout.split() == [str(sum(range(3 << 20))), str(-signal.SIGSEGV)]
+    assert done.stderr.count("the program has closed the descriptors of paged memory") == 1

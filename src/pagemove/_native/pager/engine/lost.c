@@ -15,6 +15,8 @@
 #include "pager/mechanisms/threads.h"
 #include "pager/mechanisms/voice.h"
 
+#define BEFORE_EXEC UINT64_C(100000000) /* of time between the two, at most */
+
 static int protect(uint64_t start, uint64_t length, int protection)
 {
     return mprotect((void *)(uintptr_t)start, length, protection) ? -errno : 0;
@@ -183,19 +185,10 @@ int pg_shut(struct pg_region *region)
     return error;
 }
 
-void pg_lose(struct pg_region *region, int error)
+static void say_lost(const struct pg_region *region, int error)
 {
     const char *saving = region->mode == PG_WRITE ? ", changes are being saved" : "";
 
-    if (pg_is_lost(region))
-        return; /* for the other reason there is: it is said, and being saved */
-    pthread_mutex_lock(&region->lock);
-    if ((region->plain || region->let_go) && !error) {
-        /* Nothing of it went through what was closed, nor will. */
-        pthread_mutex_unlock(&region->lock);
-        return;
-    }
-    /* First: a touch after that may end the process. */
     if (error)
         pg_say(
             "pagemove: cannot receive the faults of paged memory over %s: %s: it raises SIGSEGV on "
@@ -206,8 +199,38 @@ void pg_lose(struct pg_region *region, int error)
                "that closes all of them does: it raises SIGSEGV on access from now on%s; open it "
                "after that\n",
                region->store.label, saving);
+}
+
+/* A child made by fork that closes all descriptors is mostly about to be another program. Whether
+ * it is none after a while. Drops the lock. */
+static int is_in_use_still(struct pg_region *region)
+{
+    uint64_t until = pg_now() + BEFORE_EXEC;
+
+    while (!__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE) && pg_now() < until)
+        pg_sleep_until(&region->changed, &region->lock, until);
+    return !__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE);
+}
+
+void pg_lose(struct pg_region *region, int error)
+{
+    int carried = !error && region->carried_in;
+
+    if (pg_is_lost(region))
+        return; /* for the other reason there is: it is said, and being saved */
+    pthread_mutex_lock(&region->lock);
+    if ((region->plain || region->let_go) && !error) {
+        /* Nothing of it went through what was closed, nor will. */
+        pthread_mutex_unlock(&region->lock);
+        return;
+    }
+    /* First: a touch after that may end the process. */
+    if (!carried)
+        say_lost(region, error);
     protect(region->base, region->length, PROT_NONE);
     note_lost(region);
+    if (carried && is_in_use_still(region))
+        say_lost(region, error);
     if (region->mode == PG_WRITE &&
         (!region->engine || region->above->post_flush(region) == -ENOMEM)) {
         pg_begin_work(region);
