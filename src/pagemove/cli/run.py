@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from pagemove._native.mapping import generation
 from pagemove.errors import KernelFaultsWarning, UnsupportedError
 from pagemove.paging import PagedAllocations
+from pagemove.paging.available import allowed
+from pagemove.paging.sizes import text_of
 from pagemove.program import bounced, report
 from pagemove.program.lines import Lines
 from pagemove.program.running import NotFoundError, execute
@@ -122,11 +124,13 @@ def main(arguments: list[str]) -> None:
     """Run the program; its exit status, signals and tracebacks are its own."""
     options, kind, target, rest = _parsed(arguments)
     arena = _arena(options, bounced.has_reexecuted())
+    _compare_with_memory(arena.stats().limit or 0)
     if options.report:
         _report_on(arena)
 
     def note(error: Any) -> None:
-        if isinstance(error, MemoryError):
+        # NumPy says what it was for; one that says nothing may be of anything.
+        if isinstance(error, MemoryError) and error.args:
             arena._explain(error, {})
 
     try:
@@ -167,12 +171,22 @@ def _arena(options: argparse.Namespace, again: bool) -> PagedAllocations:
     return arena
 
 
+def _compare_with_memory(limit: int) -> None:
+    most = allowed()
+    if most is not None and limit > most:
+        sys.stderr.write(
+            f"pagemove: the limit, {text_of(limit)}, is more than the {text_of(most)} of memory "
+            "that this machine or the process's control group has: nothing keeps the arrays within "
+            "that; pass --limit auto, or a smaller one\n"
+        )
+
+
 def _report_on(arena: PagedAllocations) -> None:
     born, faulting = generation(), Lines(arena._faults)
     faulting.begin()
 
     def show(*_: object) -> None:
-        # In a child made by fork the arrays are not there.
+        # Not in a child made by fork: nobody looks at its lines.
         if generation() == born:
             faulting.look()
             report.show(arena.stats(), faulting)

@@ -155,20 +155,27 @@ class PagedAllocations:
         now = made[0].counters()
         full = now["full"] - before.get("full", 0)
         if full:
-            stored = int(made[1].stats().store.get("memory_nbytes", 0))
-            error.add_note(
-                "pagemove.paged_allocations: store_limit is full. "
-                f"{text_of(now['used'])} of arrays are in use, at most "
-                f"{text_of(made[1].resident_limit or 0)} of them resident (limit), and the others "
-                f"take {text_of(stored)} compressed, of {text_of(self._store_limit or 0)} "
-                "(store_limit): delete arrays, raise store_limit (pagemove run --store-limit), or "
-                "name a directory with spill= (--spill)"
-            )
+            limit = text_of(made[1].resident_limit or 0)
+            used = f"{text_of(now['used_then'])} of arrays were in use, at most {limit} of them "
+            if self._spill is not None and self._store_limit is None:
+                error.add_note(
+                    f"pagemove.paged_allocations: {self._spill} (spill) is full. {used}"
+                    "resident (limit), and the others in an unnamed file there: delete arrays, "
+                    "make room there, or name another directory"
+                )
+            else:
+                error.add_note(
+                    f"pagemove.paged_allocations: store_limit is full. {used}"
+                    "resident (limit), and the others compressed, in at most "
+                    f"{text_of(self._store_limit or 0)} (store_limit): delete arrays, raise "
+                    "store_limit (pagemove run --store-limit), or name a directory with spill= "
+                    "(--spill)"
+                )
         elif now["refused"] > before.get("refused", 0):
             error.add_note(
                 f"pagemove.paged_allocations has address space for {text_of(made[1].nbytes)} "
-                f"of arrays, {text_of(now['used'])} are in use, and "
-                f"{text_of(now['largest'])} are free in one piece: delete arrays, raise "
+                f"of arrays, {text_of(now['used_then'])} were in use, and "
+                f"{text_of(now['largest_then'])} free in one piece: delete arrays, raise "
                 "the limit, of which that is a multiple, or RLIMIT_AS (ulimit -v)"
             )
 

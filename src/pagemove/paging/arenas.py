@@ -26,7 +26,7 @@ _BLOCKS_OF_A_LIMIT = 64
 
 #: Address space costs nothing; a mapping of more than that the kernel may refuse.
 _MOST_SPACE = 4 << 40
-_LEAST_SPACE = 64 << 30
+_LEAST_SPACE = 1 << 40
 _TIMES_THE_LIMIT = 64
 _MOST_BLOCKS = 1 << 28
 
@@ -74,10 +74,26 @@ def _nothing(nbytes: int) -> FileStore:
     """Return a store that is never read: a region that is opened blank knows what it would say."""
     fd = os.memfd_create("pagemove", os.MFD_CLOEXEC)
     try:
-        os.truncate(fd, nbytes)
+        _enlarge(fd, nbytes)
         return FileStore(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
+
+
+def _enlarge(fd: int, nbytes: int) -> None:
+    try:
+        os.truncate(fd, nbytes)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        raise OSError(
+            errno.EFBIG,
+            f"this process may write files of at most {text_of(most)} (RLIMIT_FSIZE, ulimit -f), "
+            "and what leaves memory goes to one in the directory of spill, at its place in "
+            f"{text_of(nbytes)} of addresses: raise that, or leave spill out, to keep it in "
+            "memory, compressed",
+        ) from None
 
 
 def limit_of(limit: Limit) -> int | Budget:

@@ -122,10 +122,20 @@ def available(root: Path = Path("/")) -> int | None:
     return min((each for each in found if each is not None), default=None)
 
 
-def _in_machine(root: Path) -> int | None:
+def allowed(root: Path = Path("/")) -> int | None:
+    """Return how many bytes this process may have at most; None where that cannot be read.
+
+    The least of what its control groups allow, and of the machine's memory; `root` as `available`.
+    """
+    found = [group.number(MEMORY_FILES[group.version][0]) for group in groups("memory", root)]
+    found.append(_in_machine(root, "MemTotal"))
+    return min((each for each in found if each is not None), default=None)
+
+
+def _in_machine(root: Path, wanted: str = "MemAvailable") -> int | None:
     for line in read(root / "proc/meminfo").splitlines():
         name, _, rest = line.partition(":")
-        if name == "MemAvailable":
+        if name == wanted:
             return int(rest.split()[0]) << 10
     return None
 

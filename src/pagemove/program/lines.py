@@ -80,7 +80,11 @@ class Lines:
         self._seen += added
         # A frame that is held on to keeps arrays when its function has returned: none is, while
         # another thread may run.
-        lines = {thread: self._line_of(frame) for thread, frame in sys._current_frames().items()}
+        lines = {
+            thread: line
+            for thread, frame in sys._current_frames().items()
+            if (line := self._line_of(frame)) is not None
+        }
         threads = tasks()
         counts = {task: faults_of(task) for task in threads}
         # Without those that have ended meanwhile.
@@ -99,14 +103,18 @@ class Lines:
                 self._counts[lines[thread]] += added * share / total
         return True
 
-    def _line_of(self, innermost: FrameType) -> Line:
+    def _line_of(self, innermost: FrameType) -> Line | None:
+        """Return the line of the program that a thread is in, or of a library; not of this one."""
+        found: Line | None = None
         frame: FrameType | None = innermost
         while frame is not None:
             name = frame.f_code.co_filename
             if not name.startswith(("<frozen", self._own, *self._libraries)):
                 return line_in(frame)
+            if found is None and not name.startswith(self._own):
+                found = line_in(frame)
             frame = frame.f_back
-        return line_in(innermost)
+        return found
 
     def most(self, count: int) -> list[tuple[Line, float]]:
         """List lines, most faults first, each with its share of all of them."""

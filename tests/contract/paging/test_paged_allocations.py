@@ -297,7 +297,15 @@ def test_no_address_space_is_a_memory_error_that_says_so(paged):
     with pytest.raises(MemoryError) as caught, paged() as arena:
         np.empty(1 << 50, np.uint8)
     assert arena.stats().refused == 1
-    assert "address space for 64 GiB of arrays" in caught.value.__notes__[0]
+    assert "address space for 1 TiB of arrays, 0 B were in use" in caught.value.__notes__[0]
+
+
+def test_a_limit_of_a_few_megabytes_takes_arrays_larger_than_the_machine(paged):
+    with paged():
+        arrays = [np.zeros(100 << 30, np.uint8) for _ in range(4)]
+    for array in arrays:
+        array[:: 1 << 30] = 1
+    assert [int(array[:: 1 << 30].sum()) for array in arrays] == [100] * 4
 
 
 _FULL = """if True:
@@ -387,9 +395,8 @@ def test_what_was_freed_is_used_again_and_zeros_are_zeros(paged):
         ctypes.memset(first, 7, 2 * _MIB)
         arena.release(first)
         # What is kept gives way to what is in use before anything is evicted.
-        others = [arena.allocate(3 * _MIB) for _ in range(2)]
-        for other in others:
-            ctypes.memset(other, 1, 3 * _MIB)
+        other = arena.allocate(11 * _MIB // 2)
+        ctypes.memset(other, 1, 11 * _MIB // 2)
         assert arena.counters()["kept"] == 2 * _MIB
         third = arena.allocate(_MIB)
         assert arena.counters()["kept"] == 0

@@ -19,6 +19,7 @@ import pagemove
 from pagemove.paging.sizes import nbytes_of
 from pagemove.program import lines
 from pagemove.program.lines import Lines
+from support.disks import small_disk
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -293,6 +294,34 @@ def test_a_store_that_is_full_is_said(tmp_path):
     assert "--spill" in note
 
 
+_CAUGHT = """
+import numpy as np
+random, arrays = np.random.default_rng(0), []
+try:
+    while True:
+        arrays.append(random.random(1 << 18))
+except MemoryError:
+    arrays.clear()
+"""
+
+
+@_COMPRESSED
+@pytest.mark.parametrize("then", ["bytes(1 << 60)", "[0] * (1 << 60)"])
+def test_another_memory_error_is_not_of_the_store(tmp_path, then):
+    done = ran(tmp_path, _CAUGHT + then, "--store-limit", "4MiB")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "MemoryError"
+
+
+@_COMPRESSED
+def test_what_is_said_of_a_full_store_was_so_when_it_was(tmp_path):
+    done = ran(tmp_path, _CAUGHT + "    raise", "--store-limit", "4MiB")
+    assert done.returncode == 1
+    used = re.search(r"store_limit is full\. ([\d.]+) MiB of arrays were in use", done.stderr)
+    assert used is not None, done.stderr
+    assert float(used[1]) > 4
+
+
 @_COMPRESSED
 def test_one_array_that_fills_the_store_gets_a_signal_and_a_reason(tmp_path):
     code = "import numpy as np; np.random.default_rng(0).random(1 << 22)"
@@ -325,3 +354,69 @@ def test_the_store_keeps_to_its_limit(tmp_path):
 def test_a_wrong_store_limit(limit, kind):
     with pytest.raises(kind, match="store_limit"):
         pagemove.paged_allocations("8MiB", store_limit=limit)
+
+
+def test_a_limit_beyond_the_memory_is_said(tmp_path):
+    done = ran(tmp_path, "print(1)", "--limit", "4TiB")
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert done.stderr.startswith("pagemove: the limit, 4 TiB, is more than the ")
+
+
+def test_a_limit_on_files_is_said(tmp_path):
+    (tmp_path / "program.py").write_text("print(1)")
+    command = f"ulimit -f 1000; {sys.executable} -m pagemove run --limit 8MiB --spill . program.py"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "(RLIMIT_FSIZE, ulimit -f)" in done.stderr
+
+
+def test_a_directory_that_takes_no_file_is_said(tmp_path):
+    done = ran(tmp_path, "print(1)", "--spill", "/proc")
+    assert done.returncode == 1
+    assert "goes to an unnamed file in /proc (spill), which takes none" in done.stderr
+
+
+_FILLED = """
+import sys
+import numpy as np
+random, arrays = np.random.default_rng(0), []
+try:
+    while True:
+        arrays.append(np.zeros(1 << 17) if sys.argv[1] == "zeros" else np.empty(1 << 17))
+        arrays[-1][:] = random.random(1 << 17)
+        assert len(arrays) < 100
+except MemoryError:
+    print(len(arrays))
+    del arrays[-8:]  # for what is compared with
+    random = np.random.default_rng(0)
+    assert all((array == random.random(1 << 17)).all() for array in arrays)
+    raise
+"""
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("how", ["zeros", "empty"])
+def test_a_directory_without_room_is_a_memory_error(tmp_path, how):
+    (tmp_path / "program.py").write_text(_FILLED)
+    with small_disk(tmp_path / "small", 32 * _MIB) as small:
+        command = ["--limit", "8MiB", "--spill", str(small), str(tmp_path / "program.py"), how]
+        done = subprocess.run(
+            [sys.executable, "-m", "pagemove", "run", *command],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 1, done.stderr
+    assert 30 <= int(done.stdout) <= 40
+    assert f"{small} (spill) is full. " in done.stderr.splitlines()[-1]
+
+
+def test_no_line_of_this_package_is_in_a_report(tmp_path):
+    program = "import numpy as np\nx = np.arange(1 << 22)\nfor _ in range(9): x += 1"
+    done = ran(tmp_path, program, "--report")
+    lines = re.findall(r"of faults: (.*)", done.stderr)
+    assert lines
+    assert all("program.py" in line for line in lines), lines

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ import pytest
 
 from pagemove import StoreError
 from support import child
+from support.disks import small_disk
 from support.paging import (
     KIB,
     MIB,
@@ -298,20 +298,6 @@ def _writers_meanwhile(path: Path) -> tuple[str | None, str | None]:
 
 def test_writers_wait_for_a_store_that_is_fixed_in_time(file):
     assert child(_writers_meanwhile, file(_NBYTES), deadline=60) == (None, None)
-
-
-@contextlib.contextmanager
-def small_disk(directory: Path, nbytes: int) -> Iterator[Path]:
-    """Mount a file system that is full when it has so many bytes."""
-    directory.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={nbytes}", "none", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", str(directory)], check=True)
 
 
 def _no_space(path: Path, filler: Path) -> tuple[int, str | None, str | None]:

@@ -9,6 +9,7 @@
 #include "pager/mechanisms/channel.h"
 #include "pager/mechanisms/compressed.h"
 #include "pager/mechanisms/trace.h"
+#include "pager/mechanisms/unnamed.h"
 
 enum {
     KEPT_TO_READ = 32, /* blocks, of an eighth of the limit or more */
@@ -172,10 +173,11 @@ int pg_kernel_faults(const struct pg_region *region)
 
 int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
 {
-    uint64_t left = UINT64_MAX, reach, spare;
+    int spills = region->blank && region->mode == PG_PRIVATE;
+    uint64_t left = UINT64_MAX, reach, spare, wanted;
     uint32_t most, kept, taken;
 
-    if (!region->store.compressed)
+    if (!region->store.compressed && !spills)
         return 0;
     pthread_mutex_lock(&region->lock);
     reach = pg_lease_reach(region);
@@ -189,6 +191,9 @@ int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
     pthread_mutex_unlock(&region->lock);
     /* Of what is dirty some has to find room whenever something else is read. */
     spare = (most / 4 > LEAST_SPARE ? most / 4 : LEAST_SPARE) * region->block_size;
-    return left < more &&
-           pg_compressed_is_full(region->store.compressed, spare + (zeros ? 0 : more - left));
+    if (left >= more)
+        return 0;
+    wanted = spare + (zeros ? 0 : more - left);
+    return spills ? pg_room_in(region->spill_directory) < wanted
+                  : pg_compressed_is_full(region->store.compressed, wanted);
 }

@@ -40,7 +40,14 @@ int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
         close(config.fd);
     }
     /* Of a limit something else is to be said, and another directory does not help. */
-    if (error && error != -EMFILE && error != -ENFILE && error != -ENOMEM)
+    if (!error || error == -EMFILE || error == -ENFILE || error == -ENOMEM)
+        return error;
+    if (region->blank)
+        snprintf(text, PG_TEXT,
+                 "what leaves memory goes to an unnamed file in %s (spill), which takes none: %s; "
+                 "name a directory that does",
+                 directory, strerror(-error));
+    else
         snprintf(text, PG_TEXT,
                  "mode 'c' keeps private changes in an unnamed file when they leave memory, and %s "
                  "takes none: %s; set TMPDIR to a directory that does",

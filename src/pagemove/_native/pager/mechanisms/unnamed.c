@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 /* As tempfile does where there is no O_TMPFILE: NFS, FUSE, CephFS. */
@@ -51,4 +52,11 @@ int pg_open_unnamed(const char *directory)
         return fd;
     close(fd);
     return error;
+}
+
+uint64_t pg_room_in(const char *directory)
+{
+    struct statvfs found;
+
+    return statvfs(directory, &found) ? UINT64_MAX : (uint64_t)found.f_bavail * found.f_frsize;
 }

@@ -2,7 +2,13 @@
 #ifndef PAGEMOVE_PAGER_MECHANISMS_UNNAMED_H
 #define PAGEMOVE_PAGER_MECHANISMS_UNNAMED_H
 
+#include <stdint.h>
+
 /* A descriptor of a new one in a directory, which is known to take something, or -errno. */
 int pg_open_unnamed(const char *directory);
+
+/* Bytes that its file system has room for. By name: the program's threads do not have the pager's
+ * descriptors. */
+uint64_t pg_room_in(const char *directory);
 
 #endif
