@@ -22,6 +22,7 @@ from pagemove import PagedMemory, StoreError
 from pagemove.stores import Store
 from support.needs import missing
 from support.paging import Struck, load
+from support.slowness import patience
 from support.threads import wait_for
 
 Words = npt.NDArray[np.uint64]
@@ -257,3 +258,17 @@ def touch(address: int, nbytes: int = 8) -> bytes:
         return os.pread(fd, nbytes, 0)
     finally:
         os.close(fd)
+
+
+def touch_at_last(region: PagedMemory, offset: int, nbytes: int = 8) -> bytes:
+    """Read memory as `touch` does, until a helper that is being started is there.
+
+    That may take longer than a touch waits: then its block is given up, and asked for again.
+    """
+    limit = time.monotonic() + patience(20)
+    while True:
+        try:
+            return touch(region.address + offset, nbytes)
+        except OSError:
+            assert time.monotonic() < limit, "no helper is there"
+            region.evict(offset // region.block_size * region.block_size, region.block_size)
