@@ -1,6 +1,6 @@
 """Threads that fault again and again while they wait for one block.
 
-A thread with a signal pending, or task work of the kernel's, does not sleep in a fault. In user mode
+A thread with a signal pending, or task work of the kernel, does not sleep in a fault. In user mode
 it takes the signal and faults once more. In a system call it cannot: it faults at full speed until
 the fault is resolved, and each time the pager hears of it.
 """
