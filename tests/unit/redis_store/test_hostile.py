@@ -142,7 +142,8 @@ def test_every_answer_has_an_end(fake, where, what):
     if where in ("SLOTS", "COMMAND"):
         fake.answers["INFO"] = bulk("cluster_enabled:1\r\n")
     if where == "MGET":
-        store = opened.enter_context(RedisStore(url, "a", timeout=0.2))
+        store = opened.enter_context(RedisStore(url, "a"))
+        store._client._timeout = 0.2  # from now on: what is to be there in time is the error
     fake.answers[where] = ANSWERS[what](fake)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with opened, pytest.raises(StoreError) as caught:
