@@ -202,7 +202,8 @@ class TestTime:
     @pytest.mark.parametrize("block", SIZES)
     def test_one_that_never_answers_is_an_error_in_time(self, tmp_path, block):
         found = child(_never, tmp_path, block, deadline=60)
-        assert found["asked"] == [0, 0], "once, and again when its poison was discarded"
+        # Once, and again when its poison was discarded; not while the helper may still put it there.
+        assert found["asked"] in ([0], [0, 0])
         assert found["struck after"] < 2.5
         assert found["struck again after"] < 2.5
         assert found["closed after"] < 10

@@ -179,16 +179,17 @@ def test_impossible_clusters(fake, answer):
     fake.answers |= {"INFO": bulk("cluster_enabled:1\r\n"), "SLOTS": answer}
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(StoreError, match="no cluster that there can be"):
-        # Time enough to look at thousands of ranges on a busy machine.
-        RedisStore(f"redis://127.0.0.1:{fake.port}", "a", timeout=3)
-    assert time.monotonic() - started < 30
+        # That is known before the time is over, on a busy machine too.
+        RedisStore(f"redis://127.0.0.1:{fake.port}", "a", timeout=100)
+    assert time.monotonic() - started < 100
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
 
 @pytest.mark.parametrize("word", ["MOVED", "ASK"])
 def test_endless_redirects(fake, word):
     fake.answers["INFO"] = bulk("cluster_enabled:1\r\n")
-    with RedisStore(f"redis://127.0.0.1:{fake.port}", "a", timeout=0.5) as store:
+    with RedisStore(f"redis://127.0.0.1:{fake.port}", "a") as store:
+        store._client._timeout = 0.5
         fake.answers["MGET"] = f"-{word} 1 127.0.0.1:{fake.port}\r\n".encode()
         fake.asked.clear()
         started = time.monotonic()
@@ -217,7 +218,7 @@ def test_endless_redirects(fake, word):
     ],
 )
 def test_what_is_no_block_never_becomes_one(fake, values):
-    with RedisStore(f"redis://127.0.0.1:{fake.port}", "a", timeout=0.2) as store:
+    with RedisStore(f"redis://127.0.0.1:{fake.port}", "a", timeout=100) as store:
         fake.answers["MGET"] = values
         with pytest.raises(StoreError) as caught:
             store.read_into(0, bytearray(64 * K))
