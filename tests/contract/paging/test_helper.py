@@ -202,7 +202,7 @@ class TestTime:
     @pytest.mark.parametrize("block", SIZES)
     def test_one_that_never_answers_is_an_error_in_time(self, tmp_path, block):
         found = child(_never, tmp_path, block, deadline=60)
-        # Once, and again when its poison was discarded; not while the helper may still put it there.
+        # Again when its poison was discarded, unless the helper may still put it there.
         assert found["asked"] in ([0], [0, 0])
         assert found["struck after"] < 2.5
         assert found["struck again after"] < 2.5
