@@ -179,9 +179,9 @@ def test_impossible_clusters(fake, answer):
     fake.answers |= {"INFO": bulk("cluster_enabled:1\r\n"), "SLOTS": answer}
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(StoreError, match="no cluster that there can be"):
-        # That is known before the time is over, on a busy machine too.
-        RedisStore(f"redis://127.0.0.1:{fake.port}", "a", timeout=100)
-    assert time.monotonic() - started < 100
+        # Time enough to look at thousands of ranges on a busy machine.
+        RedisStore(f"redis://127.0.0.1:{fake.port}", "a", timeout=8)
+    assert time.monotonic() - started < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
 
