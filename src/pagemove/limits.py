@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import resource
 from collections.abc import Iterable, Iterator
@@ -63,6 +64,20 @@ _PIECE = 1 << 14
 _THREADS_AT_ONCE = 80
 # Bytes of addresses that a thread or two take: its stack, and an arena of malloc.
 _STACKS = 128 << 20
+# Where there are as many mappings, or addresses, as there may be, the interpreter cannot even look
+# for the reason. These are given up then.
+_MOST_RESERVED, _RESERVED_NBYTES = 4, 1 << 20
+_reserve: list[mmap.mmap] = []
+
+
+def _reserve_mappings() -> None:
+    # Shared: private ones side by side would be one mapping.
+    with contextlib.suppress(OSError, MemoryError):
+        while len(_reserve) < _MOST_RESERVED:
+            _reserve.append(mmap.mmap(-1, _RESERVED_NBYTES, prot=mmap.PROT_READ))
+
+
+_reserve_mappings()
 
 
 def behind(error: BaseException) -> tuple[Limit, ...]:
@@ -99,8 +114,13 @@ def explain(error: _Error) -> _Error:
     OSError or MemoryError
         The same: its class, errno and traceback stay.
     """
-    with contextlib.suppress(MemoryError):  # then what it says is enough
+    try:
         _explain(error)
+    except MemoryError:
+        _reserve.clear()
+        with contextlib.suppress(MemoryError):  # then what it says is enough
+            _explain(error)
+        _reserve_mappings()
     return error
 
 

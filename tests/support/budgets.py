@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pagemove import Budget, PagedMemory
@@ -14,6 +15,7 @@ from support.paging import (
     paged,
     words,
 )
+from support.slowness import patience
 
 #: The blocks of `regions`.
 BLOCK = 64 * KIB
@@ -26,6 +28,14 @@ def touch(memory: PagedMemory, first: int = 0, count: int | None = None) -> None
     for block in range(first, number if count is None else first + count):
         at = block * each
         assert found[at] == expected(memory.nbytes)[at]
+
+
+def touch_until(holds: Callable[[], object], memory: PagedMemory) -> None:
+    """Touch all blocks again and again: leases move by threads of the pager, in their own time."""
+    limit = time.monotonic() + patience(60)
+    while not holds():
+        assert time.monotonic() < limit
+        touch(memory)
 
 
 def leased(budget: Budget, memory: PagedMemory) -> int:

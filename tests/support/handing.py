@@ -22,6 +22,7 @@ import pytest
 import pagemove
 from pagemove.stores import wire
 from pagemove.stores.handed import HandedStore, Offer, describe
+from support.slowness import patience
 
 WORDS = 1 << 18
 HERE = ("127.0.0.1", 0)
@@ -36,7 +37,7 @@ def made(tmp_path: Path) -> Words:
 
 def until(condition: Any, seconds: float = 30.0) -> None:
     """Wait for what another thread does."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -22,13 +22,14 @@ from pagemove import PagedMemory, StoreError
 from pagemove.stores import Store
 from support.needs import missing
 from support.paging import Struck, load
+from support.slowness import patience
 from support.threads import wait_for
 
 Words = npt.NDArray[np.uint64]
 
 _FIELDS = (
     *("delay", "delayed", "failing", "hung"),  # what is to go wrong
-    *("reads", "writes", "flushes", "failed"),  # what has happened
+    *("reads", "writes", "flushes", "failed", "late"),  # what has happened
 )
 _LOG = 4096
 
@@ -39,7 +40,7 @@ class Reins:
     Attributes
     ----------
     delay : int
-        Microseconds that a read takes more.
+        Microseconds that a read takes more, at most until this is 0.
     delayed : int
         Only the read of a block that begins at ``delayed - 1`` takes them; 0: every one.
     failing : int
@@ -48,6 +49,8 @@ class Reins:
         Reads and flushes wait until this is 0.
     reads, writes, flushes, failed : int
         Calls so far. Threads of one helper may miss a count, never the first.
+    late : int
+        Reads that have ended after such a delay.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
@@ -109,13 +112,16 @@ class Reined(Store):
 
     def read_into(self, offset: int, buffer: Any) -> None:
         reins = self.reins
+        late = reins.delay and reins.delayed in (0, offset + 1)
         reins.note(offset)
         self._suffer("read", offset)
-        if reins.delay and reins.delayed in (0, offset + 1):
-            time.sleep(reins.delay / 1e6)
+        if late:
+            self._take_longer(time.monotonic() + reins.delay / 1e6)
         self._hang()
         if os.preadv(self._fd, [buffer], offset) != len(buffer):
             raise StoreError(errno.EIO, "short")
+        if late:
+            reins.late += 1
 
     def write(self, offset: int, data: Any) -> None:
         self.reins.writes += 1
@@ -135,6 +141,10 @@ class Reined(Store):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _take_longer(self, until: float) -> None:
+        while self.reins.delay and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.005))
 
     def _hang(self) -> None:
         while self.reins.hung:
@@ -257,3 +267,17 @@ def touch(address: int, nbytes: int = 8) -> bytes:
         return os.pread(fd, nbytes, 0)
     finally:
         os.close(fd)
+
+
+def touch_at_last(region: PagedMemory, offset: int, nbytes: int = 8) -> bytes:
+    """Read memory as `touch` does, until a helper that is being started is there.
+
+    That may take longer than a touch waits: then its block is given up, and asked for again.
+    """
+    limit = time.monotonic() + patience(20)
+    while True:
+        try:
+            return touch(region.address + offset, nbytes)
+        except OSError:
+            assert time.monotonic() < limit, "no helper is there"
+            region.evict(offset // region.block_size * region.block_size, region.block_size)

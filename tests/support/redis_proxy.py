@@ -48,6 +48,12 @@ class RedisProxy:
                     sock.shutdown(socket.SHUT_RDWR)
                 sock.close()
 
+    @property
+    def held(self) -> int:
+        """How many requests are held back, or kept."""
+        with self._changed:
+            return len(self._held)
+
     def wait_held(self, count: int) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self._held) >= count, 30)

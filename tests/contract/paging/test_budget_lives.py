@@ -17,9 +17,9 @@ import pytest
 import pagemove
 from pagemove import Budget, PagedMemory
 from support import child
-from support.budgets import BLOCK, leased, regions, touch
+from support.budgets import BLOCK, leased, regions, touch, touch_until
 from support.children import fork
-from support.helpers import numbered, reined, reined_region, stored
+from support.helpers import numbered, reined, reined_region, stored, touch_at_last
 from support.paging import (
     COUNT,
     KIB,
@@ -172,15 +172,15 @@ class TestLives:
             store, memory = reined_region(
                 tmp_path, BLOCK, mode="r+", resident_limit=budget, store_timeout=0.2
             )
+            for at in range(0, memory.nbytes, BLOCK):
+                touch_at_last(memory, at)
             words(memory)[:: BLOCK // 8] += np.uint64(1)
             store.reins.failing = errno.EIO
             with (
                 store,
                 paged(path, block_size=BLOCK, prefetch="off", resident_limit=budget) as other,
             ):
-                for _ in range(3):
-                    touch(other)
-                assert budget.stats().refused > 0
+                touch_until(lambda: budget.stats().refused, other)
                 assert budget.stats().regions
                 store.reins.failing = 0
                 memory.close()

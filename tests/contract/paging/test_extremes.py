@@ -38,9 +38,12 @@ _BLOCK = 64 * KIB
 _MANY = 400  # more than the pager has places for threads that wait
 
 
-def _many_waiters(path: Path, mode: str, fault: Fault, limit: int | None) -> list[str]:
+def _many_waiters(
+    path: Path, mode: str, fault: Fault, limit: int | None, timeout: float
+) -> list[str]:
     """So many threads at once, each waiting for a block of its own; return what became of them."""
-    how = {"block_size": 4 * KIB, "resident_limit": limit, "store_timeout": 1.0, "prefetch": "off"}
+    how = {"block_size": 4 * KIB, "resident_limit": limit, "prefetch": "off"}
+    how["store_timeout"] = timeout
     outcomes = []
     with paged(path, mode, faults=[fault], **how) as memory:
         workers = [
@@ -62,10 +65,9 @@ def _many_waiters(path: Path, mode: str, fault: Fault, limit: int | None) -> lis
 @pytest.mark.parametrize("limit", [None, 16 * KIB, MIB])
 def test_hundreds_of_threads_that_wait(file, mode, limit):
     late = Fault("read", count=0, delay=0.004)
-    found = child(_many_waiters, file(_MANY * 4 * KIB), mode, late, limit, deadline=60)
-    # With four blocks for all of them some may have to wait for longer than the timeout.
-    allowed = {"read", "SIGBUS"} if limit == 16 * KIB else {"read"}
-    assert set(found) <= allowed
+    # For as long as it takes: with four blocks for all of them, on a machine that others use too.
+    found = child(_many_waiters, file(_MANY * 4 * KIB), mode, late, limit, 100.0, deadline=60)
+    assert set(found) == {"read"}
 
 
 @pytest.mark.needs("poison")
@@ -73,7 +75,7 @@ def test_hundreds_of_threads_that_wait(file, mode, limit):
 def test_hundreds_of_threads_that_wait_in_vain(file, mode):
     broken = Fault("read", count=0, errno=errno.EIO)
     begin = time.monotonic()
-    found = child(_many_waiters, file(_MANY * 4 * KIB), mode, broken, None, deadline=60)
+    found = child(_many_waiters, file(_MANY * 4 * KIB), mode, broken, None, 1.0, deadline=60)
     assert set(found) == {"SIGBUS"}
     # Each is given up at its own time, not one after the other.
     assert time.monotonic() - begin < 20

@@ -19,7 +19,8 @@ import pytest
 from pagemove import PagedMemory, StoreError, lowlevel
 from pagemove.stores import CallableStore, FsspecStore, Store
 from support import child, together, wait_for
-from support.helpers import helpers, kill_helper, numbered, reined_region, touch
+from support.helpers import helpers, kill_helper, numbered, reined_region, touch, touch_at_last
+from support.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
@@ -193,15 +194,18 @@ class TestTime:
     @pytest.mark.parametrize("block", SIZES)
     def test_a_slow_read_fails_in_time_and_delays_no_other(self, tmp_path, block):
         found = child(_slow, tmp_path, block, deadline=60)
-        assert 0.9 < found["struck after"] < 2.5
+        assert found["not before"] > 0.9
+        assert found["struck after"] < 2.5
         assert found["others"] < 0.9, "other blocks have waited"
         assert found["again"]
 
     @pytest.mark.parametrize("block", SIZES)
     def test_one_that_never_answers_is_an_error_in_time(self, tmp_path, block):
         found = child(_never, tmp_path, block, deadline=60)
-        assert found["struck again"], "after its poison was discarded"
+        # Again when its poison was discarded, unless the helper may still put it there.
+        assert found["asked"] in ([0], [0, 0])
         assert found["struck after"] < 2.5
+        assert found["struck again after"] < 2.5
         assert found["closed after"] < 10
 
     @pytest.mark.parametrize("block", SIZES)
@@ -216,39 +220,35 @@ class TestTime:
 
 
 def _slow(folder: Path, block: int) -> dict[str, Any]:
-    """One block takes 3 s; others, and those of another region, are read meanwhile."""
+    """One block takes very long; others, and those of another region, are read meanwhile."""
     store, region = reined_region(folder, block, store_timeout=1)
     _, other = reined_region(folder, block, store_timeout=1)
     words = numbered(N * block)
-    touch(region.address + block)
-    touch(other.address + block)
-    store.reins.delay, store.reins.delayed = 3_000_000, 1
-    began = time.monotonic()
+    touch_at_last(region, block)
+    touch_at_last(other, block)
+    store.reins.delay, store.reins.delayed = 1_000_000_000, 1
     took = {}
 
     def wait() -> None:
+        began = time.monotonic()
         with pytest.raises(OSError, match="Bad address"):
             touch(region.address)
-        took["struck after"] = time.monotonic() - began
+        took["struck after"] = watch.seconds
+        took["not before"] = time.monotonic() - began
 
     def go_on() -> None:
         wait_for(lambda: 0 in store.reins.offsets)
-        before = time.monotonic()
+        before = watch.seconds
         for one in (region, other):
             for number in range(2, N):
-                assert touch(one.address + number * block) == words[number * block // 8].tobytes()
-        took["others"] = time.monotonic() - before
+                got = touch_at_last(one, number * block)
+                assert got == words[number * block // 8].tobytes()
+        took["others"] = watch.seconds - before
 
-    together(wait, go_on)
+    with Stopwatch() as watch:
+        together(wait, go_on)
     store.reins.delay = 0
-    again = None
-    while again is None:
-        assert time.monotonic() < began + 20
-        region.evict(0, block)
-        try:
-            again = touch(region.address, block)
-        except OSError:
-            time.sleep(0.01)
+    again = touch_at_last(region, 0, block)
     with pytest.raises(StoreError, match="read"):
         region.flush()
     region.close()
@@ -278,17 +278,17 @@ def _slow_to_start(folder: Path) -> dict[str, float]:
     """Return how long each waits while another helper is started."""
     took: dict[str, float] = {"counted": 0}
     how: dict[str, Any] = {"block_size": 4 * K, "prefetch": "off", "store_timeout": 1}
-    with PagedMemory(Sluggish(folder / "started"), **how) as region:
-        touch(region.address)
+    with Stopwatch() as watch, PagedMemory(Sluggish(folder / "started"), **how) as region:
+        touch_at_last(region, 0)
         killed = kill_helper()
         done = threading.Event()
 
         def wait(name: str, number: int) -> None:
-            before = time.monotonic()
+            before = watch.seconds
             # Whether it gets an error or was patient enough.
             with contextlib.suppress(OSError):
                 touch(region.address + number * 4 * K)
-            took[name] = time.monotonic() - before
+            took[name] = watch.seconds - before
 
         def later() -> None:
             wait_for(lambda: killed not in helpers())  # that it is dead was noticed
@@ -296,9 +296,9 @@ def _slow_to_start(folder: Path) -> dict[str, float]:
 
         def count() -> None:
             while not done.is_set():
-                before = time.monotonic()
+                before = watch.seconds
                 region.counters()
-                took["counted"] = max(took["counted"], time.monotonic() - before)
+                took["counted"] = max(took["counted"], watch.seconds - before)
 
         def waiters() -> None:
             try:
@@ -307,28 +307,28 @@ def _slow_to_start(folder: Path) -> dict[str, float]:
                 done.set()
 
         together(waiters, count)
-        before = time.monotonic()
-    return took | {"closed": time.monotonic() - before}
+        before = watch.seconds
+    return took | {"closed": watch.seconds - before}
 
 
 def _never(folder: Path, block: int) -> dict[str, Any]:
     store, region = reined_region(folder, block, store_timeout=1)
-    touch(region.address + block)
+    touch_at_last(region, block)
+    before = store.reins.reads
     store.reins.hung = 1
-    began = time.monotonic()
-    with pytest.raises(OSError, match="Bad address"):
-        touch(region.address)
-    struck = time.monotonic()
-    lowlevel.madvise(region.address, block, mmap.MADV_DONTNEED)
-    with pytest.raises(OSError, match="Bad address"):
-        touch(region.address)
-    discarded = time.monotonic()
-    region.close()
-    return {
-        "struck after": struck - began,
-        "struck again": discarded - struck < 2.5,
-        "closed after": time.monotonic() - discarded,
-    }
+    moments = [0.0]
+    with Stopwatch() as watch:
+        for discard in (False, True):
+            if discard:
+                lowlevel.madvise(region.address, block, mmap.MADV_DONTNEED)
+            with pytest.raises(OSError, match="Bad address"):
+                touch(region.address)
+            moments.append(watch.seconds)
+        asked = store.reins.offsets[before:]
+        region.close()
+        moments.append(watch.seconds)
+    names = "struck after", "struck again after", "closed after"
+    return {"asked": asked} | dict(zip(names, np.diff(moments).tolist(), strict=True))
 
 
 def _cut(folder: Path, mode: str, block: int) -> dict[str, Any]:

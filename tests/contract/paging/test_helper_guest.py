@@ -346,7 +346,7 @@ class TestTime:
         try:
             wait_for((tmp_path / "begun").exists)
             os.killpg(program.pid, signal.SIGSTOP)
-            threading.Event().wait(3)
+            threading.Event().wait(8)
             (tmp_path / "go").touch()
             os.killpg(program.pid, signal.SIGCONT)
             assert program.communicate(timeout=patience(60))[0] == "[115, 115]\n"
@@ -375,7 +375,7 @@ def _program(folder: Path) -> subprocess.Popen[str]:
         f"import os, time\n{_SLOW}"
         + textwrap.dedent("""
         if __name__ == "__main__":
-            how = dict(block_size=4096, store_timeout=2, prefetch="off")
+            how = dict(block_size=4096, store_timeout=6, prefetch="off")
             region = pagemove.PagedMemory(Slow(), **how)
             with memoryview(region) as view:
                 print([view[0], view[4096]])

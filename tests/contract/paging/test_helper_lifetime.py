@@ -18,7 +18,16 @@ import pytest
 
 from pagemove import PagedMemory
 from support import ChildFailed, child, fork, living_child, wait_for
-from support.helpers import has_ended, helpers, kill_helper, numbered, reined, reined_region, touch
+from support.helpers import (
+    has_ended,
+    helpers,
+    kill_helper,
+    numbered,
+    reined,
+    reined_region,
+    touch,
+    touch_at_last,
+)
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
@@ -208,12 +217,11 @@ class TestRestart:
 
 
 def _restarted(folder: Path) -> tuple[int, ...]:
-    # As long as a busy machine may take to start one.
-    with reined_region(folder, store_timeout=6)[1] as region:
+    with reined_region(folder, store_timeout=1)[1] as region:
         touch(region.address)
         counts = [region.counters()["restarts"]]
         kill_helper()
-        touch(region.address + 8 * K)
+        touch_at_last(region, 8 * K)
         counts.append(region.counters()["restarts"])
         kill_helper()
         with pytest.raises(OSError, match="Bad address"):

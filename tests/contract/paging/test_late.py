@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from support.helpers import helpers, kill_helper, numbered, reined_region, stop_
 from support.late_stores import Knobs, Unruly, in_file, unruly
 from support.paging import Struck, load, store
 from support.selection import few
+from support.slowness import patience
 from support.stores import BytesStore
 
 pytestmark = pytest.mark.needs("paging", "fork")
@@ -46,6 +48,16 @@ def _refused(region: PagedMemory, text: str) -> bool:
         if text in _notes(caught.value):
             return True
     return False
+
+
+def _at_last(save: Callable[[], None]) -> None:
+    """Save, again while that takes longer than it may."""
+    limit = time.monotonic() + patience(20)
+    while True:
+        try:
+            return save()
+        except StoreError:
+            assert time.monotonic() < limit
 
 
 def _notes(error: BaseException) -> str:
@@ -262,8 +274,8 @@ def _landed(folder: Path, kind: str, saving: str) -> dict[str, Any]:
     held = knobs.held
     knobs.hold_writes = 0
     wait_for(lambda: knobs.late)
-    save()
-    region.flush()
+    _at_last(save)
+    _at_last(region.flush)
     del blocks
     region.close()
     with _kept_in(kind, folder / "store") as again:

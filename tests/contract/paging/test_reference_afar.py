@@ -17,6 +17,8 @@ from support.servers import Moto, Redis, WebServer, free_ports
 pytestmark = pytest.mark.needs("paging")
 
 NUMBERS = np.arange(40_000)
+#: Of what is opened, and of what refers to it: servers and helpers are started for each test.
+PATIENCE = 100.0
 
 
 def is_stale(load):
@@ -40,7 +42,7 @@ def _written(url, key, numbers, **how):
 
 def _in_redis(url):
     _written(url, "table", NUMBERS, nbytes=NUMBERS.nbytes, create=True)
-    options = {"dtype": NUMBERS.dtype, "resident_limit": "1MiB"}
+    options = {"dtype": NUMBERS.dtype, "resident_limit": "1MiB", "store_timeout": PATIENCE}
     array = open_array(f"{url}#table", **options)
     refers, sent = reference(array), pickle.dumps(array[::-2])
     assert len(sent) < 1024
@@ -94,7 +96,10 @@ def _on_s3(url):
     there.mkdir("bucket")
     there.pipe("bucket/numbers", NUMBERS.tobytes())
     array = open_array(
-        "s3://bucket/numbers", dtype=NUMBERS.dtype, storage_options={"endpoint_url": url}
+        "s3://bucket/numbers",
+        dtype=NUMBERS.dtype,
+        store_timeout=PATIENCE,
+        storage_options={"endpoint_url": url},
     )
     sent = pickle.dumps(array[10:])
     assert len(sent) < 1024
@@ -114,7 +119,9 @@ def test_a_file_on_a_web_server(tmp_path):
 
 
 def _on_a_web_server(url):
-    sent = pickle.dumps(open_array(f"{url}/numbers", dtype=NUMBERS.dtype)[10:])
+    sent = pickle.dumps(
+        open_array(f"{url}/numbers", dtype=NUMBERS.dtype, store_timeout=PATIENCE)[10:]
+    )
     assert (pickle.loads(sent) == NUMBERS[10:]).all()
     return sent
 

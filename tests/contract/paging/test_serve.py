@@ -28,6 +28,7 @@ from pagemove.stores.handed import HandedStore
 from pagemove.testing import Fault, FaultyStore
 from support.cutting import CuttingProxy
 from support.handing import HERE, WORDS, all_of, led_to, made, until
+from support.slowness import patience
 
 
 def test_another_process_has_the_array_and_this_one_no_longer(tmp_path: Path) -> None:
@@ -264,12 +265,18 @@ def test_tcp_to_others_needs_a_secret_or_tls(tmp_path: Path) -> None:
         pagemove.serve(np.zeros(5), HERE)
 
 
-def test_writers_until_the_switch(tmp_path: Path) -> None:
+@pytest.fixture
+def patient_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a writer may not run within 2 ms; it is noticed afterwards then."""
+    monkeypatch.setattr(given, "_LOOK_AGAIN", 0.5)
+
+
+def test_writers_until_the_switch(tmp_path: Path, patient_switch: None) -> None:
     _hand_over_from_under_writers(made(tmp_path))
 
 
 @pytest.mark.needs("zstandard")
-def test_writers_of_compressed_memory_until_the_switch() -> None:
+def test_writers_of_compressed_memory_until_the_switch(patient_switch: None) -> None:
     with pagemove.PagedMemory(nbytes=8 * WORDS, resident_limit="1MiB") as memory:
         _hand_over_from_under_writers(memory.asarray(np.int64))
 
@@ -286,15 +293,15 @@ def _hand_over_from_under_writers(numbers: npt.NDArray[np.int64]) -> None:
         except ValueError as error:
             refused.append(str(error))
 
-    with pagemove.serve(numbers, HERE) as served:
+    with pagemove.serve(numbers, HERE, store_timeout=100) as served:
         threads = [threading.Thread(target=write, args=(half,)) for half in range(2)]
         for thread in threads:
             thread.start()
-        with HandedStore(served.url) as store:
+        with HandedStore(served.url, store_timeout=100) as store:
             until(lambda: min(last) > 2)
             found = all_of(store)
             for thread in threads:
-                thread.join(30)
+                thread.join(patience(30))
             assert len(refused) == 2
             # The one that was refused was not stored, and the one before was, everywhere.
             for half in range(2):

@@ -14,7 +14,7 @@ import pytest
 
 from pagemove import PagedMemory, StoreError
 from support import ChildFailed, child, together, wait_for
-from support.helpers import helpers, kill_helper, numbered, reined, stored, touch
+from support.helpers import helpers, kill_helper, numbered, reined, stored, touch, touch_at_last
 
 from . import SOAK
 from .load import BLOCKS, COUNT, MODES, STEPS, THREADS, K, Load
@@ -104,6 +104,7 @@ def _killed_twice(folder: Path, mode: str, block: int, seed: int) -> dict[str, A
     for row in range(half):
         if row == 3:
             kill_helper()
+            touch_at_last(region, row * block)
         assert np.array_equal(rows[row], expected[row])
         if mode != "r":
             rows[row] += np.uint64(row)
@@ -167,6 +168,7 @@ def _touched_after_two(folder: Path, block: int, log: Path) -> None:
     )
     array = region.asarray(np.uint64)
     kill_helper()
+    touch_at_last(region, 0)
     assert array[0] == numbered(8)[0]
     kill_helper()
     assert array[3 * block // 8] == 0, "zeros"
@@ -306,7 +308,7 @@ def _one_dies(folder: Path, block: int) -> dict[str, Any]:
     def kill() -> None:
         (survivor,) = set(helpers()) - {victim}
         os.kill(victim, signal.SIGKILL)
-        assert touch(first.address + block) == original[block // 8].tobytes()
+        assert touch_at_last(first, block) == original[block // 8].tobytes()
         (other,) = set(helpers()) - {survivor}
         os.kill(other, signal.SIGKILL)
         with pytest.raises(OSError, match="Bad address"):

@@ -28,7 +28,7 @@ static void fault_resident(struct pg_region *region, pg_entry entry, uint64_t ad
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t page = address & ~(region->uffd.page_size - 1);
 
-    if (pg_is_there(&region->uffd, page)) {
+    if (pg_is_answered(&region->uffd, page)) {
         pg_wake(&region->uffd, page, region->uffd.page_size);
         return;
     }
@@ -114,6 +114,9 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
     } else if (block->state == PG_ERROR && pg_is_late(region, number)) {
         /* The poison was discarded, but the helper may still put the block there. */
         pg_poison(&region->uffd, pg_block_address(region, number), region->block_size);
+    } else if (block->state == PG_ERROR && pg_is_answered(&region->uffd, address)) {
+        /* Reported before it was poisoned, and read after that: no reason for another try. */
+        pg_wake(&region->uffd, address & ~(region->uffd.page_size - 1), region->uffd.page_size);
     } else if (block->state == PG_ERROR) {
         /* The poison was discarded, or a part of it: that asks for another try, of the whole. */
         pg_discard(&region->uffd, pg_block_address(region, number), region->block_size);

@@ -12,6 +12,7 @@
 #include "pager/engine/asked.h"
 #include "pager/engine/leaving.h"
 #include "pager/engine/work.h"
+#include "pager/mechanisms/threads.h"
 #include "pager/mechanisms/trace.h"
 
 /* Reads that are taken at once: threads that go on meanwhile have faults, whose reads are to be
@@ -64,14 +65,30 @@ void pg_reading_of(const struct pg_region *region, struct pg_reading *reading)
                                    .alignment = direct->alignment};
 }
 
-int pg_try_ring(void)
+static void *try_ring(void *result)
 {
     struct pg_ring ring;
-    int error = pg_ring_open(&ring);
+    int *error = result;
 
-    if (!error)
+    *error = pg_ring_open(&ring);
+    if (!*error)
         pg_ring_close(&ring);
-    return error;
+    return NULL;
+}
+
+/* By a thread that ends: the kernel takes a ring down in its own time, with task work of the thread
+ * that had it. Until that has run no sleep of the thread lasts, as if a signal were pending, and in
+ * a fault of a system call it cannot run: the thread would fault again and again, at full speed,
+ * until its block is there (6.18). */
+int pg_try_ring(void)
+{
+    pthread_t thread;
+    int result = 0, error = pg_start_thread(&thread, "pagemove-ring", try_ring, &result);
+
+    if (error)
+        return error;
+    pthread_join(thread, NULL);
+    return result;
 }
 
 /* The first time that a block is not in the page cache: most regions over small files never need

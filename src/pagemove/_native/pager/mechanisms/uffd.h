@@ -83,8 +83,17 @@ int pg_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length);
 /* Make holes of a range, poisoned or not. */
 void pg_discard(struct pg_uffd *uffd, uint64_t start, uint64_t length);
 
-/* Whether a page is there, or swapped out. A poisoned page is there too. */
+/* without.c: whether a page is poisoned by what is mapped there. */
+int pg_is_poisoned(const struct pg_uffd *uffd, uint64_t address);
+
+/* Whether a page is there, or swapped out. A page that the kernel has poisoned is there too. */
 int pg_is_there(const struct pg_uffd *uffd, uint64_t address);
+
+/* Whether a touch of a page of the region has its answer: contents, or poison. */
+static inline int pg_is_answered(const struct pg_uffd *uffd, uint64_t address)
+{
+    return pg_is_poisoned(uffd, address) || pg_is_there(uffd, address);
+}
 
 /* A move of pages, which may end early. Bytes, or -errno of the first page. */
 int64_t pg_move_some(const struct pg_uffd *uffd, enum pg_kernel_call call, uint64_t dst,

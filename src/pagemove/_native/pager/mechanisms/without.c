@@ -26,7 +26,7 @@ static void *at(uint64_t address)
     return (void *)(uintptr_t)address;
 }
 
-static int is_poisoned(const struct pg_uffd *uffd, uint64_t address)
+int pg_is_poisoned(const struct pg_uffd *uffd, uint64_t address)
 {
     uint64_t page = (address - uffd->base) / uffd->page_size;
 
@@ -99,7 +99,7 @@ int pg_map_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length)
 
     for (uint64_t done = 0; done < length && !error; done += page) {
         uint64_t address = start + done;
-        if (is_poisoned(uffd, address) || pg_is_there(uffd, address))
+        if (pg_is_answered(uffd, address))
             continue;
         if (mmap(at(address), page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, uffd->empty,
                  0) == MAP_FAILED) {
@@ -121,7 +121,7 @@ void pg_unpoison(struct pg_uffd *uffd, uint64_t start, uint64_t length)
         return;
     for (uint64_t done = 0; done < length; done += page) {
         uint64_t address = start + done;
-        if (!is_poisoned(uffd, address))
+        if (!pg_is_poisoned(uffd, address))
             continue;
         /* Not to be touched before faults are reported: it would be zeros. */
         if (mmap(at(address), page, PROT_NONE,
