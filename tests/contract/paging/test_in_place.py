@@ -211,6 +211,25 @@ def test_those_are_looked_at_before_the_store_is_said_to_be_full() -> None:
         del words, part
 
 
+def test_a_full_store_takes_what_has_come_to_shrink_by_a_little() -> None:
+    """For one block of them alone there is no slab, but for some."""
+    with PagedMemory(
+        nbytes=32 * MIB, resident_limit=MIB, store_limit=8 * MIB, store_timeout=20
+    ) as region:
+        words = region.asarray("u8")
+        words[: 8 * MIB // 8] = noise(8 * MIB)
+        blocks = words.reshape(-1, _BLOCK // 8)
+        blocks[:128, : _BLOCK // 8 // 2] = 7
+        words[8 * MIB // 8 : 12 * MIB // 8] = noise(4 * MIB, 1)
+        assert (blocks[:128, : _BLOCK // 8 // 2] == 7).all()
+        expected = noise(8 * MIB).reshape(-1, _BLOCK // 8)[:, _BLOCK // 8 // 2 :]
+        assert (blocks[:128, _BLOCK // 8 // 2 :] == expected).all()
+        assert (words[8 * MIB // 8 : 12 * MIB // 8] == noise(4 * MIB, 1)).all()
+        assert kept(region)["memory_nbytes"] <= 8 * MIB
+        assert region.stats().errors == 0
+        del words, blocks
+
+
 def test_a_full_store_says_so() -> None:
     with PagedMemory(
         nbytes=8 * MIB, resident_limit=9 * MIB, store_limit="2MiB", store_timeout=0.2

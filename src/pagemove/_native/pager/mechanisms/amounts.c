@@ -23,11 +23,9 @@ void pg_note_peak(struct pg_compressed *memory)
 
 int pg_has_room_in_place(const struct pg_compressed *memory)
 {
-    uint64_t bytes = pg_bytes_kept(memory), most = pg_slabs_largest(memory->slabs);
+    uint64_t bytes = pg_bytes_kept(memory);
 
-    /* Where one that is copied would have it. Without that room none of them could be compressed.
-     */
-    return bytes < memory->limit && memory->limit - bytes >= most;
+    return bytes < memory->limit && memory->limit - bytes >= memory->block_size;
 }
 
 int pg_explain_full(struct pg_compressed *memory, int error, int spilled, char text[PG_TEXT])

@@ -164,15 +164,21 @@ static void note_outside(struct pg_compressed *memory, uint32_t block, struct ke
         pg_spilled_free(memory, block);
 }
 
-/* Bytes that slabs may take when the block is kept there. Wants the lock. */
-static uint64_t most_in_slabs(const struct pg_compressed *memory, const struct kept *before)
+/* Bytes that slabs may take when the block is kept there. One that was in place and shrinks may
+ * open a slab, though that counts for more: the rest of it takes no memory before others have
+ * shrunk, which there would otherwise be no room for. Wants the lock. */
+static uint64_t most_in_slabs(const struct pg_compressed *memory, const struct kept *before,
+                              const struct kept *after)
 {
-    uint64_t others =
-        pg_bytes_in_place(memory) - (before->kind == IN_PLACE ? memory->block_size : 0);
+    uint64_t others = pg_bytes_in_place(memory), most = memory->limit;
 
-    if (memory->limit == UINT64_MAX)
-        return memory->limit;
-    return others < memory->limit ? memory->limit - others : 0;
+    if (most == UINT64_MAX)
+        return most;
+    if (before->kind == IN_PLACE) {
+        others -= memory->block_size;
+        most += after->kind == PACKED ? pg_slabs_largest(memory->slabs) - memory->block_size : 0;
+    }
+    return others < most ? most - others : 0;
 }
 
 /* Keep the bytes of a block in memory. 0, -ENOSPC: there is no room, or -ENOMEM. */
@@ -184,7 +190,7 @@ static int keep(struct pg_compressed *memory, uint32_t block, struct kept kept, 
 
     pthread_mutex_lock(&memory->lock);
     before = memory->kept[block];
-    error = pg_slabs_put(memory->slabs, block, bytes, length, most_in_slabs(memory, &before),
+    error = pg_slabs_put(memory->slabs, block, bytes, length, most_in_slabs(memory, &before, &kept),
                          is_in_slabs(&before), before.word, &kept.word);
     if (!error)
         note(memory, block, kept);

@@ -39,7 +39,7 @@ void pg_slabs_own(struct pg_slabs *slabs, pg_place place, uint32_t owner);
 
 char *pg_slabs_at(const struct pg_slabs *slabs, pg_place place);
 
-/* Bytes of the largest slab, which a block as it is may need. */
+/* Bytes of the largest slab: no less than a block. */
 size_t pg_slabs_largest(const struct pg_slabs *slabs);
 
 /* Bytes of memory that all slabs take. */
