@@ -353,6 +353,61 @@ static void test_lost_track(void)
     pg_become(&blocks, entry, PG_WRITING);
 }
 
+static void test_in_place(void)
+{
+    pg_entry one, other;
+
+    start(FRAMES);
+    one = bring(1, 0, 0);
+    other = bring(2, 0, 0);
+    pg_set_dirty(&blocks, one, 1);
+    pg_set_dirty(&blocks, other, 1);
+    EXPECT(blocks.dirty == 2 && blocks.length[PG_ONCE] == 2);
+    /* Stored, where it is; no longer one that may leave. */
+    pg_set_in_place(&blocks, one, 1);
+    EXPECT(blocks.in_place == 1 && blocks.dirty == 1 && blocks.length[PG_ONCE] == 1);
+    pg_push_tail(&blocks, PG_IN_PLACE, one);
+    EXPECT(pg_choose(&policy, PG_ANY) == other);
+    EXPECT(take_away(PG_ANY) == 2 && take_away(PG_ANY) == UINT32_MAX);
+    /* Written to or not, and tried again: on its way, as any other. */
+    pg_set_dirty(&blocks, one, 0);
+    pg_set_dirty(&blocks, one, 1);
+    pg_unlist(&blocks, one);
+    pg_become(&blocks, one, PG_STAGED);
+    pg_become(&blocks, one, PG_WRITING);
+    pg_become(&blocks, one, PG_STAGED);
+    EXPECT(blocks.in_place == 1 && !blocks.dirty);
+    pg_set_in_place(&blocks, one, 0);
+    EXPECT(!blocks.in_place && blocks.dirty == 1);
+    pg_become(&blocks, one, PG_ABSENT);
+    EXPECT(!blocks.dirty && !blocks.count);
+    end();
+}
+
+/* Ends the process: the store would count for ever what is not there. */
+static void test_lost_place(void)
+{
+    pg_entry entry;
+
+    pg_last_words = say;
+    start(FRAMES);
+    entry = bring(7, 0, 0);
+    pg_set_in_place(&blocks, entry, 1);
+    pg_become(&blocks, entry, PG_ABSENT);
+}
+
+/* Ends the process: it would be chosen to leave with a frame that is none of the limit's. */
+static void test_wrong_list(void)
+{
+    pg_entry entry;
+
+    pg_last_words = say;
+    start(FRAMES);
+    entry = bring(7, 0, 0);
+    pg_set_in_place(&blocks, entry, 1);
+    pg_keep(&policy, entry, 0);
+}
+
 static const struct {
     const char *name;
     void (*test)(void);
@@ -362,6 +417,8 @@ static const struct {
     {"who_leaves", test_who_leaves}, {"what_stays", test_what_stays},
     {"missed", test_missed},         {"latency", test_latency},
     {"errnos", test_errnos},         {"lost_track", test_lost_track},
+    {"in_place", test_in_place},     {"lost_place", test_lost_place},
+    {"wrong_list", test_wrong_list},
 };
 
 int main(int count, char **arguments)

@@ -34,7 +34,7 @@ def run(state: Path, case: str) -> subprocess.CompletedProcess[str]:
     "case",
     [
         *("frames", "jobs", "streams", "record", "latency", "errnos"),
-        *("who_leaves", "what_stays", "missed"),
+        *("who_leaves", "what_stays", "missed", "in_place"),
     ],
 )
 def test_state(state, case):
@@ -42,10 +42,18 @@ def test_state(state, case):
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_a_transition_that_makes_no_sense_ends_the_process(state):
-    done = run(state, "lost_track")
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("lost_track", "cannot go from state 2 to 4"),
+        ("lost_place", "cannot go from state 2 to 0"),
+        ("wrong_list", "cannot be in list 1"),
+    ],
+)
+def test_a_transition_that_makes_no_sense_ends_the_process(state, case, said):
+    done = run(state, case)
     assert done.returncode == -signal.SIGABRT
-    assert done.stdout == "pagemove: block 7 cannot go from state 2 to 4\n"
+    assert done.stdout == f"pagemove: block 7 {said}\n"
 
 
 def test_a_case_that_there_is_not_is_no_success(state):

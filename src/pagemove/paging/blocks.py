@@ -80,7 +80,8 @@ class Blocks(Pager):
         ----------
         offset, length : int
             Bytes; by default all from `offset` on. Every block that has a byte of them goes, but
-            for those that are `pinned`.
+            for those that are `pinned`, and those of compressed memory that count as stored where
+            they are and have no room elsewhere.
 
         Raises
         ------

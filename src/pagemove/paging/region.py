@@ -194,8 +194,10 @@ class PagedMemory(Closing, Viewable):
     **Compressed memory** (`nbytes`). The pager's threads compress what leaves, with LZ4 or else
     zstd of the system (``liblz4.so.1``, ``libzstd.so.1``; ``pagemove doctor`` says which), after
     putting the bytes of 64-bit or 32-bit numbers together where that helps. A block of one repeated
-    value takes 8 bytes; one that does not shrink by an eighth stays as it is, or goes to `spill`.
-    ``stats().store`` says how many there are, and ``memory_nbytes`` what they take. Where
+    value takes 8 bytes; one that does not shrink by an eighth goes to `spill`, or else stays where
+    it is: it is touched without faults, takes its length of `store_limit` and nothing of
+    `resident_limit`, and is tried again now and then. ``stats().store`` says how many there are
+    (``in_place_blocks``), and ``memory_nbytes`` what all of them take. Where
     `store_limit` is full, and `spill` takes nothing, what has changed stays in memory: `flush` and
     `evict` raise `StoreError` (ENOSPC), and a thread that touches a block for which another would
     have to leave waits for `store_timeout` and gets SIGBUS, with a message. Nothing of it outlives

@@ -36,7 +36,8 @@ class PagingStats:
     written_back : int
         Changed blocks that were written to the store.
     resident_nbytes, dirty_nbytes, pinned_nbytes : int
-        Bytes in memory now, blocks on their way in and out included; bytes changed, and not yet
+        Bytes in memory now, blocks on their way in and out included, without those that stay in
+        place and count as stored (``store["in_place_blocks"]``); bytes changed, and not yet
         written back; bytes of blocks that are `pinned`.
     bytes_read, bytes_written : int
         From and to the store.

@@ -97,8 +97,16 @@ static void check_file(const struct paged *paged)
     }
 }
 
-/* What is kept of a region without a file is compressed. */
-enum { MOVING = 1, COMPRESSED = 2 };
+/* What is kept of a region without a file is compressed, and noise stays where it is. */
+enum { MOVING = 1, COMPRESSED = 2, NOISE = 4 };
+
+static void fill_with_noise(const struct paged *paged)
+{
+    uint64_t seed = paged->seed;
+
+    for (uint64_t word = 0; word < paged->words; word++)
+        atomic_store(word_at(paged, word), paged->counts[word] = next(&seed) << 32 | next(&seed));
+}
 
 static void run(uint64_t seed, int mode, uint64_t block_size, uint64_t frames, int how)
 {
@@ -138,6 +146,8 @@ static void run(uint64_t seed, int mode, uint64_t block_size, uint64_t frames, i
     paged.counts = calloc(paged.words, sizeof *paged.counts);
     CHECK(paged.counts);
     CHECK(pg_open(&config, &paged.region, text) == 0);
+    if (how & NOISE)
+        fill_with_noise(&paged);
     CHECK(!pthread_create(&other, NULL, disturb, &paged));
     for (unsigned i = 0; i < WRITERS; i++) {
         writers[i] = (struct writer){&paged, i};
@@ -172,7 +182,8 @@ int main(int argc, char **argv)
     if (*pg_codec_name())
         for (size_t b = 0; b < sizeof block_sizes / sizeof *block_sizes; b++)
             for (size_t l = 0; l < sizeof limits / sizeof *limits; l++)
-                run(seed++, PG_WRITE, block_sizes[b], limits[l], MOVING | COMPRESSED);
+                for (int noise = 0; noise <= NOISE; noise += NOISE)
+                    run(seed++, PG_WRITE, block_sizes[b], limits[l], MOVING | COMPRESSED | noise);
     for (size_t b = 0; b < sizeof block_sizes / sizeof *block_sizes; b++)
         for (int cuts = 0; cuts < 2; cuts++)
             hand_over(seed++, block_sizes[b], cuts);

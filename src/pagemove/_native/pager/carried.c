@@ -224,7 +224,10 @@ static int adopt(struct pg_region *region, const struct pg_block *block)
     pg_become(&region->blocks, entry, PG_RESIDENT);
     /* The kernel has dropped the write protection of clean ones. */
     pg_set_dirty(&region->blocks, entry, 1);
-    pg_count_frame(&region->frames, 1);
+    if (block->in_place)
+        pg_set_in_place(&region->blocks, entry, 1); /* as the store says that is carried along */
+    else
+        pg_count_frame(&region->frames, 1);
     if (block->list == PG_UNLISTED)
         pg_enlist(region, entry, 0);
     else

@@ -60,7 +60,11 @@ pg_entry pg_victim(struct pg_region *region, int write, int only)
 
 void pg_enlist(struct pg_region *region, pg_entry entry, int sequential)
 {
-    if (region->frames.limited && !pg_is_pinned(region, region->blocks.at[entry].number))
+    if (pg_is_pinned(region, region->blocks.at[entry].number))
+        return;
+    if (region->blocks.at[entry].in_place)
+        pg_push_tail(&region->blocks, PG_IN_PLACE, entry);
+    else if (region->frames.limited)
         pg_keep(&region->policy, entry, sequential);
 }
 

@@ -75,6 +75,8 @@ static void drop(struct pg_region *region, pg_entry entry)
     pg_unlist(&region->blocks, entry);
     if (block->state == PG_STAGED)
         pg_slot_back(region, slot, 0);
+    else if (block->in_place)
+        pg_forget_place(region, entry);
     else if (block->state == PG_RESIDENT)
         pg_count_frame(&region->frames, -1);
     pg_become(&region->blocks, entry, PG_ABSENT);

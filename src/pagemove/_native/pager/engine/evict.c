@@ -17,8 +17,7 @@ void pg_note_dropped(struct pg_region *region, pg_entry entry)
     block->flags &= (uint8_t)~PG_UNSYNCED;
 }
 
-/* Forget a block whose frame is in a slot. */
-static void drop(struct pg_region *region, pg_entry entry)
+void pg_drop_staged(struct pg_region *region, pg_entry entry)
 {
     pg_remember(&region->policy, entry);
     pg_note_dropped(region, entry);
@@ -57,8 +56,10 @@ int pg_take_out(struct pg_region *region, pg_entry entry, struct pg_out *out)
     return 0;
 }
 
-static void begin_writing(struct pg_region *region, const struct pg_out *out)
+void pg_begin_writing(struct pg_region *region, struct pg_out *out, int offer)
 {
+    out->offered = offer && out->whole;
+    out->again = region->blocks.at[out->entry].in_place;
     pg_become(&region->blocks, out->entry, PG_WRITING);
     if (!out->whole)
         region->blocks.at[out->entry].flags |= PG_PARTIAL;
@@ -70,10 +71,10 @@ void pg_settle(struct pg_region *region, const struct pg_out *out)
 
     if (!out->whole) {
         /* The user has discarded a part, and the store has the rest. */
-        drop(region, out->entry);
+        pg_drop_staged(region, out->entry);
         pg_give_up(&region->frames, out->slot);
     } else if (sequential) {
-        drop(region, out->entry);
+        pg_drop_staged(region, out->entry);
         pg_give_full(&region->frames, out->slot);
     } else {
         pg_push_tail(&region->blocks, PG_STANDBY, out->entry);
@@ -81,8 +82,20 @@ void pg_settle(struct pg_region *region, const struct pg_out *out)
     pg_frame_available(region);
 }
 
-/* Move some blocks out, so that slots become full or blocks go on standby. Returns how many have
- * left. Drops the lock. */
+/* Drops the lock. */
+static void write_out(struct pg_region *region, struct pg_out *outs, size_t count)
+{
+    int full = 0;
+
+    pg_write_evicted(region, outs, count);
+    for (size_t i = 0; i < count; i++)
+        full |= outs[i].error == -ENOSPC;
+    if (full)
+        pg_make_store_room(region);
+}
+
+/* Move some blocks out, so that slots become full, blocks go on standby, or stay in place and leave
+ * their frames to others. Returns how many have left. Drops the lock. */
 static unsigned evict_some(struct pg_region *region, unsigned most, int write)
 {
     struct pg_out outs[PG_BATCH], *out = outs;
@@ -103,7 +116,7 @@ static unsigned evict_some(struct pg_region *region, unsigned most, int write)
         }
         left++;
         if (region->blocks.at[entry].flags & PG_DIRTY) {
-            begin_writing(region, out);
+            pg_begin_writing(region, out, 1);
             out++;
         } else {
             pg_settle(region, out);
@@ -112,8 +125,9 @@ static unsigned evict_some(struct pg_region *region, unsigned most, int write)
     /* Merged, and not by what pg_look_at_merging knows of? */
     if (refused && !left)
         pg_unmerge(region);
+    pg_note_left(region, left);
     if (out > outs)
-        pg_write_evicted(region, outs, (size_t)(out - outs));
+        write_out(region, outs, (size_t)(out - outs));
     return left;
 }
 
@@ -124,8 +138,8 @@ int pg_write_itself(struct pg_region *region, pg_entry entry)
 
     if (error)
         return error;
-    begin_writing(region, &out);
-    pg_write_evicted(region, &out, 1);
+    pg_begin_writing(region, &out, 0);
+    write_out(region, &out, 1);
     return out.error;
 }
 
@@ -150,6 +164,8 @@ uint16_t pg_reclaim(struct pg_region *region, int write)
     if (blocks->length[PG_STANDBY] < region->policy.standby_wanted) {
         evict_some(region, pg_batch(region), write);
         slot = pg_take_full(&region->frames);
+        if (slot == PG_NO_SLOT)
+            slot = pg_take_fresh(&region->frames);
         if (slot != PG_NO_SLOT)
             return slot;
     }
@@ -157,7 +173,7 @@ uint16_t pg_reclaim(struct pg_region *region, int write)
     if (entry == PG_NONE)
         return PG_NO_SLOT;
     slot = blocks->at[entry].slot;
-    drop(region, entry);
+    pg_drop_staged(region, entry);
     return slot;
 }
 
@@ -188,11 +204,9 @@ static int evict_one(struct pg_region *region, pg_entry entry)
         if (error)
             return error;
         if (block->flags & PG_DIRTY) {
-            begin_writing(region, &out);
-            pg_write_evicted(region, &out, 1);
-            if (out.error)
-                return out.error;
-            return 1;
+            pg_begin_writing(region, &out, 0);
+            write_out(region, &out, 1);
+            return out.error ? out.error : !out.stays;
         }
         if (!out.whole) {
             pg_settle(region, &out);
@@ -202,7 +216,7 @@ static int evict_one(struct pg_region *region, pg_entry entry)
     pg_unlist(&region->blocks, entry);
     {
         uint16_t slot = block->slot;
-        drop(region, entry);
+        pg_drop_staged(region, entry);
         pg_slot_back(region, slot, 0);
     }
     return 0;

@@ -10,6 +10,9 @@ struct pg_out {
     uint32_t number;
     uint16_t slot;
     int whole, error;
+    int offered; /* it may stay in place, if it does not shrink */
+    int stays;   /* it does; `again`: as before */
+    int again;
     struct pg_pages pages;
 };
 
@@ -35,6 +38,12 @@ int pg_write_itself(struct pg_region *region, pg_entry entry);
 /* Move a resident block out, which is STAGED then. 0, or -errno: it is resident as before. */
 int pg_take_out(struct pg_region *region, pg_entry entry, struct pg_out *out);
 
+/* One that was moved out is to be written; `offer`: unless it does not shrink, and may stay. */
+void pg_begin_writing(struct pg_region *region, struct pg_out *out, int offer);
+
+/* Forget a block whose frame is in a slot. */
+void pg_drop_staged(struct pg_region *region, pg_entry entry);
+
 /* A block's contents are not in memory any more. */
 void pg_note_dropped(struct pg_region *region, pg_entry entry);
 
@@ -53,6 +62,31 @@ static inline int pg_is_whole(const struct pg_region *region, const struct pg_pa
             return 0;
     return 1;
 }
+
+/* inplace.c */
+
+/* Blocks have been written that were offered, or have been in place: those that are to stay are in
+ * place from here on, or have an error. */
+void pg_settle_offers(struct pg_region *region, struct pg_out *outs, size_t count);
+
+/* A block that was in place is in the store: it leaves memory, and takes no frame of the limit with
+ * it. */
+void pg_leave_place(struct pg_region *region, const struct pg_out *out);
+
+/* The memory of a block in place is about to be given up: nothing counts it any more. */
+void pg_forget_place(struct pg_region *region, pg_entry entry);
+
+/* So many blocks have left, as far as they could: now and then one in place is tried again. */
+void pg_note_left(struct pg_region *region, unsigned left);
+
+/* So many of them are to be tried again at least. */
+void pg_want_tries(struct pg_region *region, uint32_t count);
+
+/* Try some of those. Drops the lock. */
+void pg_try_again(struct pg_region *region);
+
+/* The store is full: see whether any of them shrinks by now. Drops the lock. */
+void pg_make_store_room(struct pg_region *region);
 
 /* shift.c */
 

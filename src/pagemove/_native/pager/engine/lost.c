@@ -110,7 +110,7 @@ static int save_dirty(struct pg_region *region, uint32_t *failed)
             one = pg_wait_changed(region, patience);
         if (one)
             one = -EBUSY; /* it cannot be mapped, or written */
-        else if (block->state == PG_RESIDENT && block->flags & PG_DIRTY)
+        else if (block->state == PG_RESIDENT && block->flags & PG_DIRTY && !block->in_place)
             one = save_one(region, entry);
         if (!one)
             continue;

@@ -5,6 +5,7 @@
 #include "pager/engine/arriving.h"
 #include "pager/engine/asked.h"
 #include "pager/engine/lease.h"
+#include "pager/engine/leaving.h"
 #include "pager/engine/work.h"
 #include "pager/mechanisms/channel.h"
 #include "pager/mechanisms/compressed.h"
@@ -15,6 +16,9 @@ enum {
     KEPT_TO_READ = 32, /* blocks, of an eighth of the limit or more */
     LEAST_SPARE = 8,   /* blocks that the store has room for, of a quarter of the limit or more */
 };
+
+/* ns to see whether what stays in place shrinks by now: some thousand blocks. */
+#define LONGEST_TRIES UINT64_C(100000000)
 
 void pg_pause(struct pg_region *region, uint64_t nanoseconds)
 {
@@ -171,29 +175,40 @@ int pg_kernel_faults(const struct pg_region *region)
     return !region->uffd.user_mode_only;
 }
 
-int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
+static int is_full(struct pg_region *region, uint64_t more, int zeros)
 {
-    int spills = region->blank && region->mode == PG_PRIVATE;
-    uint64_t left = UINT64_MAX, reach, spare, wanted;
-    uint32_t most, kept, taken;
+    uint64_t left = UINT64_MAX, reach = pg_lease_reach(region), spare, wanted;
+    uint32_t most = reach < UINT32_MAX ? (uint32_t)reach : UINT32_MAX, kept, taken;
 
-    if (!region->store.compressed && !spills)
-        return 0;
-    pthread_mutex_lock(&region->lock);
-    reach = pg_lease_reach(region);
-    most = reach < UINT32_MAX ? (uint32_t)reach : UINT32_MAX;
     /* What is clean can leave. Where all is dirty, and has no room to leave, what is stored cannot
      * be read any more: some frames are left for that. */
     kept = most / 8 > KEPT_TO_READ ? most / 8 : most / 2 < KEPT_TO_READ ? most / 2 : KEPT_TO_READ;
     taken = region->blocks.dirty + kept;
     if (region->frames.limited)
         left = most > taken ? (most - taken) * region->block_size : 0;
-    pthread_mutex_unlock(&region->lock);
     /* Of what is dirty some has to find room whenever something else is read. */
     spare = (most / 4 > LEAST_SPARE ? most / 4 : LEAST_SPARE) * region->block_size;
     if (left >= more)
         return 0;
     wanted = spare + (zeros ? 0 : more - left);
-    return spills ? pg_room_in(region->spill_directory) < wanted
-                  : pg_compressed_is_full(region->store.compressed, wanted);
+    return region->store.compressed ? pg_compressed_is_full(region->store.compressed, wanted)
+                                    : pg_room_in(region->spill_directory) < wanted;
+}
+
+int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
+{
+    uint64_t until;
+    int full;
+
+    if (!region->store.compressed && (!region->blank || region->mode != PG_PRIVATE))
+        return 0;
+    pthread_mutex_lock(&region->lock);
+    full = is_full(region, more, zeros);
+    if (full && region->store.compressed)
+        pg_want_tries(region, region->blocks.in_place);
+    until = pg_now() + LONGEST_TRIES;
+    while (full && region->want_tries && !pg_wait_changed(region, until))
+        full = is_full(region, more, zeros);
+    pthread_mutex_unlock(&region->lock);
+    return full;
 }

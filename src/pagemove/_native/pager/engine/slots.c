@@ -46,8 +46,9 @@ int pg_empty_one(struct pg_region *region, int write)
 
     if (slot == PG_NO_SLOT && region->frames.limited)
         slot = pg_reclaim(region, write);
+    /* Blocks that stay in place leave room, and no slot. */
     if (slot == PG_NO_SLOT)
-        return -PG_NOT_NOW;
+        return pg_has_room(&region->frames) ? 0 : -PG_NOT_NOW;
     pg_give_up(&region->frames, slot);
     return 0;
 }

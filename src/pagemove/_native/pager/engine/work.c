@@ -44,8 +44,17 @@ void pg_frame_available(struct pg_region *region)
     pg_call_worker(region);
 }
 
+static uint32_t frames_at_hand(const struct pg_region *region)
+{
+    const struct pg_frames *frames = &region->frames;
+    uint32_t unused = pg_has_room(frames) ? frames->limit - frames->total : 0;
+
+    return region->blocks.length[PG_STANDBY] + frames->full + unused;
+}
+
 /* As many as are to be on standby, frames included that are to be recycled: those of sequences
- * never stand by. One worker at a time: if the store keeps it waiting, the other still reads. */
+ * never stand by, and blocks that stay in place leave theirs unused. One worker at a time: if the
+ * store keeps it waiting, the other still reads. */
 static void write_out(struct pg_region *region)
 {
     unsigned left;
@@ -58,8 +67,7 @@ static void write_out(struct pg_region *region)
         if (left)
             pg_frame_available(region);
     } while (left && region->blocks.dirty &&
-             region->blocks.length[PG_STANDBY] + region->frames.full <
-                 region->policy.standby_wanted);
+             frames_at_hand(region) < region->policy.standby_wanted);
     region->write_busy = 0;
 }
 
@@ -125,6 +133,8 @@ static int work(struct pg_region *region, int which)
         pg_do_job(region, pg_jobs_take(&region->jobs, which));
     else if (region->request_count && !region->ahead_busy)
         pg_read_ahead(region);
+    else if (region->want_tries)
+        pg_try_again(region);
     else
         worked = pg_has_helper(region) && pg_read_gather(region);
     pg_end_work(region);
@@ -157,6 +167,7 @@ static int is_more(const struct pg_region *region)
     uint64_t now = pg_now();
 
     found += region->request_count && !region->ahead_busy;
+    found += region->want_tries != 0;
     for (uint32_t i = 0; i < region->jobs.count && found < 2; i++)
         found += region->jobs.at[i].not_before <= now;
     return found > 1;

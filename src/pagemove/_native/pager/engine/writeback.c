@@ -134,10 +134,14 @@ void pg_write_back(struct pg_region *region, struct pg_out *outs, size_t count)
                 pieces[k] = (struct pg_piece){
                     (void *)(uintptr_t)pg_slot_address(&region->frames, outs[i + k].slot),
                     region->block_size};
-            failed = pg_store_write(store, outs[i].number * region->block_size, pieces, n);
+            if (store->compressed && outs[i].offered)
+                failed = pg_store_offer(store, outs[i].number, pieces);
+            else
+                failed = pg_store_write(store, outs[i].number * region->block_size, pieces, n);
         }
-        pg_trace_since(region->base, PG_TRACE_WRITE, outs[i].number * region->block_size,
-                       n * region->block_size, began, failed);
+        if (failed != -PG_STAYS)
+            pg_trace_since(region->base, PG_TRACE_WRITE, outs[i].number * region->block_size,
+                           n * region->block_size, began, failed);
         for (size_t k = 0; k < n; k++) {
             outs[i + k].error = failed;
             if (!failed && region->spilled)
@@ -158,21 +162,28 @@ void pg_end_write(struct pg_region *region, unsigned epoch, const struct pg_out 
 {
     /* In memory that is full for one block there may be room for the next. */
     uint64_t most = region->store.compressed ? 8000000 : 250000000, now;
+    size_t again = 0;
     int error = 0;
 
     region->writing[epoch]--;
     for (size_t i = 0; i < count; i++) {
         uint64_t offset = outs[i].number * region->block_size;
+        again += outs[i].stays && outs[i].again;
         if (outs[i].error) {
             error = -outs[i].error;
             continue;
         }
+        if (outs[i].stays)
+            continue;
         region->unsynced = 1;
         region->counters.written_back++;
         region->counters.bytes_written += offset + region->block_size > region->nbytes
                                               ? region->nbytes - offset
                                               : region->block_size;
     }
+    /* That some stay where they are says nothing of whether others have room. */
+    if (count && again == count)
+        return;
     region->write_error = error;
     if (!error) {
         region->write_pause = region->write_failing_since = 0;
@@ -239,8 +250,9 @@ int pg_copy_written(struct pg_region *region, pg_entry entry)
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number);
 
-    /* A part of it is missing: what was discarded has to be read, after the rest is written. */
-    if (block->flags & PG_PARTIAL || pg_make_room(region, 0))
+    /* A part of it is missing: what was discarded has to be read, after the rest is written. And of
+     * one that the store keeps in place there is no second. */
+    if (block->flags & PG_PARTIAL || block->in_place || pg_make_room(region, 0))
         return -PG_NOT_NOW;
     /* Protected, also for somebody who wants to store: so what is there of a copy that ends
      * half-way can be taken away again. */
@@ -275,7 +287,7 @@ static void note_written(struct pg_region *region, pg_entry entry)
 static void settle_copied(struct pg_region *region, const struct pg_out *out)
 {
     region->blocks.at[out->entry].flags &= (uint8_t)~PG_COPY_IN_FLIGHT;
-    if (out->error)
+    if (out->error || out->stays)
         pg_set_dirty(&region->blocks, out->entry, 1);
     else
         note_written(region, out->entry);
@@ -299,15 +311,18 @@ static void settle_written(struct pg_region *region, struct pg_out *out)
         pg_discard(&region->uffd, pg_block_address(region, out->number), region->block_size);
     }
     block->flags &= (uint8_t)~PG_PARTIAL;
-    if (out->error) {
+    if (out->error || out->stays) {
         pg_become(blocks, out->entry, PG_STAGED);
         pg_put_back(region, out);
+        pg_frame_available(region);
         return;
     }
     note_written(region, out->entry);
     pg_set_dirty(blocks, out->entry, 0);
     pg_become(blocks, out->entry, PG_STAGED);
-    if (wanted && out->whole)
+    if (block->in_place)
+        pg_leave_place(region, out);
+    else if (wanted && out->whole)
         bring_back(region, out);
     else
         pg_settle(region, out);
@@ -332,6 +347,7 @@ void pg_write_evicted(struct pg_region *region, struct pg_out *outs, size_t coun
     pthread_mutex_unlock(&region->lock);
     pg_write_back(region, outs, count);
     pthread_mutex_lock(&region->lock);
+    pg_settle_offers(region, outs, count);
     pg_end_write(region, epoch, outs, count);
     if (region->sync_failures != sync_failures)
         distrust(region, outs, count);

@@ -103,7 +103,8 @@ static int read_block(struct pg_compressed *memory, struct pg_coder *coder, uint
     else if (kept.kind == RAW)
         memcpy(to, pg_slabs_at(memory->slabs, kept.word), memory->block_size);
     pthread_mutex_unlock(&memory->lock);
-    if (kept.kind == SAME) {
+    if (kept.kind == SAME || kept.kind == IN_PLACE) {
+        /* Of one in place what the program has discarded is asked for: zeros. */
         repeat(to, kept.word, memory->block_size);
     } else if (kept.kind == PACKED) {
         if (!pg_unpack(coder, kept.length, kept.filter, to))
@@ -163,6 +164,23 @@ static void note_outside(struct pg_compressed *memory, uint32_t block, struct ke
         pg_spilled_free(memory, block);
 }
 
+/* Bytes that slabs may take when the block is kept there. One that was in place and shrinks may
+ * open a slab, though that counts for more: the rest of it takes no memory before others have
+ * shrunk, which there would otherwise be no room for. Wants the lock. */
+static uint64_t most_in_slabs(const struct pg_compressed *memory, const struct kept *before,
+                              const struct kept *after)
+{
+    uint64_t others = pg_bytes_in_place(memory), most = memory->limit;
+
+    if (most == UINT64_MAX)
+        return most;
+    if (before->kind == IN_PLACE) {
+        others -= memory->block_size;
+        most += after->kind == PACKED ? pg_slabs_largest(memory->slabs) - memory->block_size : 0;
+    }
+    return others < most ? most - others : 0;
+}
+
 /* Keep the bytes of a block in memory. 0, -ENOSPC: there is no room, or -ENOMEM. */
 static int keep(struct pg_compressed *memory, uint32_t block, struct kept kept, const void *bytes,
                 size_t length)
@@ -172,12 +190,11 @@ static int keep(struct pg_compressed *memory, uint32_t block, struct kept kept, 
 
     pthread_mutex_lock(&memory->lock);
     before = memory->kept[block];
-    error = pg_slabs_put(memory->slabs, block, bytes, length, memory->limit, is_in_slabs(&before),
-                         before.word, &kept.word);
+    error = pg_slabs_put(memory->slabs, block, bytes, length, most_in_slabs(memory, &before, &kept),
+                         is_in_slabs(&before), before.word, &kept.word);
     if (!error)
         note(memory, block, kept);
-    if (memory->peak < pg_slabs_bytes(memory->slabs))
-        memory->peak = pg_slabs_bytes(memory->slabs);
+    pg_note_peak(memory);
     pthread_mutex_unlock(&memory->lock);
     if (!error && before.kind == SPILLED)
         pg_spilled_free(memory, block);
@@ -195,31 +212,26 @@ static int spill(struct pg_compressed *memory, uint32_t block, const char *bytes
     return error;
 }
 
-static int explain(struct pg_compressed *memory, int error, int spilled, char text[PG_TEXT])
+/* Whether a block is in place, or may be, as far as there is room. */
+static int may_stay(struct pg_compressed *memory, uint32_t block, int offered)
 {
-    char also[PG_TEXT / 2] = "";
-    uint64_t bytes;
+    int may;
 
     pthread_mutex_lock(&memory->lock);
-    bytes = pg_slabs_bytes(memory->slabs);
+    may = memory->kept[block].kind == IN_PLACE || (offered && pg_has_room_in_place(memory));
     pthread_mutex_unlock(&memory->lock);
+    return may;
+}
 
-    if (spilled)
-        snprintf(also, sizeof also, ", and the unnamed file in %.1000s (spill) takes none: %s",
-                 memory->spill_name, strerror(-spilled));
-    if (error == -ENOSPC)
-        snprintf(text, PG_TEXT,
-                 "store_limit is full: compressed blocks take %llu bytes of %llu%s; raise "
-                 "store_limit, %s, or free data by setting it to zero",
-                 (unsigned long long)bytes, (unsigned long long)memory->limit, also,
-                 spilled ? "make room in that directory" : "name a directory with spill=");
-    else
-        snprintf(text, PG_TEXT, "no memory for its compressed bytes%s", also);
-    return error;
+/* What is in place takes no less where there is no room to compress it, and stays. */
+static int refuse(struct pg_compressed *memory, uint32_t block, int error, int spilled,
+                  char text[PG_TEXT])
+{
+    return may_stay(memory, block, 0) ? -PG_STAYS : pg_explain_full(memory, error, spilled, text);
 }
 
 static int write_block(struct pg_compressed *memory, struct pg_coder *coder, uint32_t block,
-                       const char *bytes, char text[PG_TEXT])
+                       const char *bytes, int offered, char text[PG_TEXT])
 {
     struct kept kept = {.kind = RAW};
     unsigned filter;
@@ -240,15 +252,17 @@ static int write_block(struct pg_compressed *memory, struct pg_coder *coder, uin
             spilled = spill(memory, block, bytes);
         else if (!error)
             return 0;
-        return memory->spill >= 0 && !spilled ? 0 : explain(memory, error, spilled, text);
+        return memory->spill >= 0 && !spilled ? 0 : refuse(memory, block, error, spilled, text);
     }
     if (memory->spill >= 0) {
         spilled = spill(memory, block, bytes);
         if (!spilled)
             return 0;
     }
+    if (offered && memory->spill < 0 && may_stay(memory, block, 1))
+        return -PG_STAYS;
     error = keep(memory, block, kept, bytes, memory->block_size);
-    return error ? explain(memory, error, spilled, text) : 0;
+    return error ? refuse(memory, block, error, spilled, text) : 0;
 }
 
 /* A part of a block, of which the rest stays as it is. */
@@ -261,7 +275,7 @@ static int write_part(struct pg_compressed *memory, struct pg_coder *coder, uint
     if (error)
         return error;
     memcpy(whole + start, bytes, length);
-    return write_block(memory, coder, block, whole, text);
+    return write_block(memory, coder, block, whole, 0, text);
 }
 
 static int read_part(struct pg_compressed *memory, struct pg_coder *coder, uint32_t block,
@@ -287,7 +301,7 @@ static int transfer(struct pg_compressed *memory, struct pg_coder *coder, uint64
         char *bytes = (char *)piece->iov_base + done;
         length = piece->iov_len - done < size - start ? piece->iov_len - done : size - start;
         if (length == size)
-            error = writing ? write_block(memory, coder, block, bytes, text)
+            error = writing ? write_block(memory, coder, block, bytes, 0, text)
                             : read_block(memory, coder, block, bytes, nowait, text);
         else
             error = writing ? write_part(memory, coder, block, start, bytes, length, text)
@@ -324,18 +338,36 @@ int pg_compressed_write(struct pg_compressed *memory, uint64_t offset, const str
     return transfer_all(memory, offset, vector, count, 1, 0, text);
 }
 
-int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more)
+int pg_compressed_offer(struct pg_compressed *memory, uint32_t block, const void *bytes,
+                        char text[PG_TEXT])
 {
-    uint64_t bytes, blocks, room;
+    struct pg_idle *idle = pg_borrow(&memory->coders);
+    int error;
+
+    text[0] = 0;
+    if (!idle)
+        return -ENOMEM;
+    error = write_block(memory, idle->coder, block, bytes, 1, text);
+    pg_give_back(&memory->coders, idle);
+    return error;
+}
+
+int pg_compressed_stay(struct pg_compressed *memory, uint32_t block, int again, char text[PG_TEXT])
+{
+    struct kept before;
+    int room;
 
     pthread_mutex_lock(&memory->lock);
-    bytes = pg_slabs_bytes(memory->slabs);
-    blocks = memory->counts[SAME] + memory->counts[PACKED] + memory->counts[RAW];
+    before = memory->kept[block];
+    room = again || pg_has_room_in_place(memory);
+    if (room && before.kind != IN_PLACE) {
+        note(memory, block, (struct kept){.kind = IN_PLACE});
+        if (is_in_slabs(&before))
+            pg_slabs_drop(memory->slabs, before.word);
+        pg_note_peak(memory);
+    }
     pthread_mutex_unlock(&memory->lock);
-    if (memory->limit == UINT64_MAX || memory->spill >= 0 || bytes < memory->limit / 2)
-        return 0;
-    room = memory->limit > bytes ? memory->limit - bytes : 0;
-    return (double)room * (double)(blocks * memory->block_size) / (double)bytes < (double)more;
+    return room ? 0 : pg_explain_full(memory, -ENOSPC, 0, text);
 }
 
 int pg_compressed_shift(struct pg_compressed *memory, uint32_t to, uint32_t from)
@@ -365,30 +397,4 @@ void pg_compressed_discard(struct pg_compressed *memory, uint32_t first, uint64_
 {
     for (uint64_t block = first; block < first + count && block < memory->blocks; block++)
         note_outside(memory, (uint32_t)block, (struct kept){.kind = SAME});
-}
-
-void pg_compressed_stats(struct pg_compressed *memory, char text[PG_TEXT])
-{
-    uint64_t counts[KINDS], packed, bytes, peak, stored, all;
-
-    pthread_mutex_lock(&memory->lock);
-    memcpy(counts, memory->counts, sizeof counts);
-    packed = memory->packed;
-    bytes = pg_slabs_bytes(memory->slabs);
-    peak = memory->peak;
-    pthread_mutex_unlock(&memory->lock);
-    all = counts[SAME] + counts[PACKED] + counts[RAW] + counts[SPILLED];
-    stored = counts[SAME] * sizeof(uint64_t) + packed +
-             (counts[RAW] + counts[SPILLED]) * memory->block_size;
-    snprintf(text, PG_TEXT,
-             "{\"blocks\": %llu, \"stored_nbytes\": %llu, \"ratio\": %.6g, "
-             "\"memory_nbytes\": %llu, \"peak_memory_nbytes\": %llu, \"same_value_blocks\": %llu, "
-             "\"compressed_blocks\": %llu, \"incompressible_blocks\": %llu, "
-             "\"spilled_blocks\": %llu, \"spilled_nbytes\": %llu}",
-             (unsigned long long)all, (unsigned long long)stored,
-             stored ? (double)all * (double)memory->block_size / (double)stored : 0,
-             (unsigned long long)bytes, (unsigned long long)peak, (unsigned long long)counts[SAME],
-             (unsigned long long)counts[PACKED], (unsigned long long)counts[RAW],
-             (unsigned long long)counts[SPILLED],
-             (unsigned long long)(counts[SPILLED] * memory->block_size));
 }

@@ -2,7 +2,8 @@
  * pager's own threads.
  *
  * A new one is all zeros. A block of one repeated word is kept as that word. One that does not
- * shrink goes to a file as it is, where there is one, or stays as it is. */
+ * shrink goes to a file as it is, where there is one; else it stays in its place in the region, or
+ * is copied as it is, and takes as much of the limit either way. */
 #ifndef PAGEMOVE_PAGER_MECHANISMS_COMPRESSED_H
 #define PAGEMOVE_PAGER_MECHANISMS_COMPRESSED_H
 
@@ -31,6 +32,16 @@ int pg_compressed_read(struct pg_compressed *memory, uint64_t offset, const stru
                        size_t count, int nowait, char text[PG_TEXT]);
 int pg_compressed_write(struct pg_compressed *memory, uint64_t offset, const struct iovec *vector,
                         size_t count, char text[PG_TEXT]);
+
+/* Write a whole block that may stay where it is. -PG_STAYS: it does not shrink, and should; nothing
+ * has changed. */
+int pg_compressed_offer(struct pg_compressed *memory, uint32_t block, const void *bytes,
+                        char text[PG_TEXT]);
+
+/* Count a block as kept in place, of which nothing else is kept then, until it is written, shifted
+ * or discarded. 0, or -ENOSPC: there is no room, unless it has been in place; and `text` says so.
+ * Whoever calls this has the region's lock, so that a fork finds region and store of one mind. */
+int pg_compressed_stay(struct pg_compressed *memory, uint32_t block, int again, char text[PG_TEXT]);
 
 /* Whether it has no room for so many bytes more, if they shrink as those that it holds; it says
  * nothing of that before it is half full. */

@@ -1,4 +1,5 @@
-/* What compressed memory keeps of its blocks. Included by compressed.c and spilled.c alone. */
+/* What compressed memory keeps of its blocks. Included by compressed.c, amounts.c and spilled.c
+ * alone. */
 #ifndef PAGEMOVE_PAGER_MECHANISMS_KEPT_H
 #define PAGEMOVE_PAGER_MECHANISMS_KEPT_H
 
@@ -9,8 +10,9 @@
 #include "pager/mechanisms/compressed.h"
 #include "pager/mechanisms/slabs.h"
 
-/* How a block is kept. What was never written is the word 0. */
-enum kind { SAME, PACKED, RAW, SPILLED, KINDS };
+/* How a block is kept. What was never written is the word 0. IN_PLACE: not here, but in the region,
+ * where it takes as much as it would here. */
+enum kind { SAME, PACKED, RAW, IN_PLACE, SPILLED, KINDS };
 
 struct kept {
     uint64_t word;   /* the repeated one; a place in slabs; the checksum of what is in the file */
@@ -30,6 +32,21 @@ struct pg_compressed {
     uint64_t counts[KINDS], packed; /* blocks of each kind, but for zeros; bytes of compressed */
     uint64_t peak;                  /* bytes of memory that they took at most */
 };
+
+/* amounts.c: bytes of memory that all blocks take; of these, those of blocks in place. They want
+ * the lock. */
+uint64_t pg_bytes_in_place(const struct pg_compressed *memory);
+uint64_t pg_bytes_kept(const struct pg_compressed *memory);
+
+/* Whether one more has room in place. Wants the lock. */
+int pg_has_room_in_place(const struct pg_compressed *memory);
+
+/* Why a block was not kept; `spilled`: why the file did not take it either, or 0. Returns `error`.
+ */
+int pg_explain_full(struct pg_compressed *memory, int error, int spilled, char text[PG_TEXT]);
+
+/* It is more than before, perhaps. Wants the lock. */
+void pg_note_peak(struct pg_compressed *memory);
 
 /* spilled.c: blocks in the unnamed file. */
 

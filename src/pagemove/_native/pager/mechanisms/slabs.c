@@ -35,6 +35,7 @@ struct class {
 struct pg_slabs {
     size_t page, unit;
     unsigned objects; /* of a slab */
+    size_t largest;
     int dumped;
     pg_moved *moved;
     void *context;
@@ -53,6 +54,7 @@ struct pg_slabs *pg_slabs_new(size_t block_size, int dumped, pg_moved *moved, vo
     slabs->page = (size_t)sysconf(_SC_PAGESIZE);
     slabs->unit = block_size / CLASSES < LEAST ? LEAST : block_size / CLASSES;
     slabs->objects = slabs->unit < slabs->page ? (unsigned)(slabs->page / slabs->unit) : 1;
+    slabs->largest = (block_size + slabs->unit - 1) / slabs->unit * slabs->unit * slabs->objects;
     slabs->dumped = dumped;
     slabs->moved = moved;
     slabs->context = context;
@@ -89,6 +91,11 @@ void pg_slabs_free(struct pg_slabs *slabs)
             unmap(slabs, slabs->arenas[i]);
     free(slabs->arenas);
     free(slabs);
+}
+
+size_t pg_slabs_largest(const struct pg_slabs *slabs)
+{
+    return slabs->largest;
 }
 
 uint64_t pg_slabs_bytes(const struct pg_slabs *slabs)

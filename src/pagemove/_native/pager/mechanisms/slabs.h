@@ -39,6 +39,9 @@ void pg_slabs_own(struct pg_slabs *slabs, pg_place place, uint32_t owner);
 
 char *pg_slabs_at(const struct pg_slabs *slabs, pg_place place);
 
+/* Bytes of the largest slab: no less than a block. */
+size_t pg_slabs_largest(const struct pg_slabs *slabs);
+
 /* Bytes of memory that all slabs take. */
 uint64_t pg_slabs_bytes(const struct pg_slabs *slabs);
 

@@ -84,8 +84,14 @@ void pg_staging_free(struct pg_frames *frames)
     pg_frames_free(frames);
 }
 
+void pg_empty_slot(struct pg_frames *frames, uint16_t slot)
+{
+    pg_empty_pages(pg_slot_address(frames, slot), frames->block_size);
+    pg_give_empty(frames, slot);
+}
+
 void pg_give_up(struct pg_frames *frames, uint16_t slot)
 {
-    madvise((void *)(uintptr_t)pg_slot_address(frames, slot), frames->block_size, MADV_DONTNEED);
+    pg_empty_pages(pg_slot_address(frames, slot), frames->block_size);
     pg_note_given_up(frames, slot);
 }

@@ -18,7 +18,8 @@ int pg_staging_init(struct pg_frames *frames, const struct pg_uffd *uffd, uint64
                     uint16_t outgoing_slots, uint16_t incoming_slots, int huge);
 void pg_staging_free(struct pg_frames *frames);
 
-/* Empty a slot and give it back: there is a frame less. */
+/* Empty a slot and give it back; and a slot whose frame counts: there is one less. */
+void pg_empty_slot(struct pg_frames *frames, uint16_t slot);
 void pg_give_up(struct pg_frames *frames, uint16_t slot);
 
 /* See that no slot is merged with other memory (merging.c). */

@@ -122,8 +122,7 @@ void pg_store_free(struct pg_store *store, int inherited)
     store->said = NULL;
 }
 
-/* Count a call and do what tests want of it: a positive errno, or the bytes to leave out. */
-static int inject(struct pg_store *store, int operation, uint64_t *shorten)
+int pg_inject(struct pg_store *store, int operation, uint64_t *shorten)
 {
     uint64_t call;
     int error = 0;
@@ -246,7 +245,7 @@ static int call_memory(struct pg_store *store, int operation, uint64_t offset,
         error = reads ? pg_compressed_read(store->compressed, offset, vector, used, nowait, text)
                       : pg_compressed_write(store->compressed, offset, vector, used, text);
 
-    if (error && error != -PG_NOT_NOW)
+    if (error && error != -PG_NOT_NOW && error != -PG_STAYS)
         pg_note_said(store, operation, offset, total, error, text);
     return error;
 }
@@ -277,7 +276,7 @@ int pg_store_read(struct pg_store *store, uint64_t offset, const struct pg_piece
     /* A helper answers when it can, and every read that tests count is one that may wait. */
     if (nowait && (store->injection_count || store->channel || store->direct.state == 1))
         return -PG_NOT_NOW;
-    error = inject(store, PG_OP_READ, &shorten);
+    error = pg_inject(store, PG_OP_READ, &shorten);
     if (error)
         return -error;
     total = clip(store, offset, pieces, count, vector, &used);
@@ -324,7 +323,7 @@ int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piec
     struct iovec vector[PG_PIECES];
     uint64_t shorten, total;
     size_t used;
-    int error = inject(store, PG_OP_WRITE, &shorten);
+    int error = pg_inject(store, PG_OP_WRITE, &shorten);
 
     if (error)
         return -error;
@@ -376,7 +375,7 @@ int pg_store_shift(struct pg_store *store, uint32_t to, uint32_t from)
 int pg_store_sync(struct pg_store *store)
 {
     uint64_t shorten;
-    int error = inject(store, PG_OP_SYNC, &shorten);
+    int error = pg_inject(store, PG_OP_SYNC, &shorten);
 
     if (error)
         return -error;

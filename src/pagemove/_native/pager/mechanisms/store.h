@@ -79,6 +79,14 @@ int pg_store_place(const struct pg_store *store, uint64_t offset, uint64_t lengt
 int pg_store_write(struct pg_store *store, uint64_t offset, const struct pg_piece *pieces,
                    size_t count);
 
+/* The same of one whole block, which may stay where it is: -PG_STAYS, it is to. Then the store is
+ * asked to count it, with the region's lock; `again`: it did before. 0 or -ENOSPC. */
+int pg_store_offer(struct pg_store *store, uint32_t number, const struct pg_piece *block);
+int pg_store_stay(struct pg_store *store, uint32_t number, uint64_t block_size, int again);
+
+/* Count a call and do what tests want of it: a positive errno, or the bytes to leave out. */
+int pg_inject(struct pg_store *store, int operation, uint64_t *shorten);
+
 /* Keep nothing of a range, so far as that is possible: it reads as zeros. Of whole
  * blocks of compressed memory, a file of the pager's own, or a helper's store that keeps no zeros.
  */

@@ -181,7 +181,8 @@ void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state)
 #undef FROM
     struct pg_block *block = &blocks->at[entry];
 
-    if (!(allowed[state] & 1u << block->state))
+    if (!(allowed[state] & 1u << block->state) ||
+        (block->in_place && (state == PG_ABSENT || state == PG_ERROR)))
         lost_track("pagemove: block %u cannot go from state %d to %d\n", block->number,
                    block->state, state);
     block->state = (unsigned char)(state & 7);
@@ -203,17 +204,32 @@ void pg_set_dirty(struct pg_blocks *blocks, pg_entry entry, int dirty)
 {
     struct pg_block *block = &blocks->at[entry];
 
-    if (dirty && !(block->flags & PG_DIRTY))
+    if (dirty && !(block->flags & PG_DIRTY) && !block->in_place)
         blocks->dirty++;
-    if (!dirty && block->flags & PG_DIRTY)
+    if (!dirty && block->flags & PG_DIRTY && !block->in_place)
         blocks->dirty--;
     block->flags = (uint8_t)(dirty ? block->flags | PG_DIRTY : block->flags & ~PG_DIRTY);
+}
+
+void pg_set_in_place(struct pg_blocks *blocks, pg_entry entry, int in_place)
+{
+    struct pg_block *block = &blocks->at[entry];
+    uint32_t dirty = (block->flags & PG_DIRTY) != 0;
+
+    if (block->in_place == in_place)
+        return;
+    pg_unlist(blocks, entry);
+    block->in_place = in_place & 1;
+    blocks->in_place += in_place ? 1 : UINT32_MAX;
+    blocks->dirty += in_place ? -dirty : dirty;
 }
 
 void pg_push_tail(struct pg_blocks *blocks, enum pg_list list, pg_entry entry)
 {
     pg_entry prev;
 
+    if (blocks->at[entry].in_place != (list == PG_IN_PLACE))
+        lost_track("pagemove: block %u cannot be in list %d\n", blocks->at[entry].number, list);
     pg_unlist(blocks, entry);
     prev = blocks->tail[list];
     blocks->link[entry] = (struct pg_link){prev, PG_NONE};

@@ -26,7 +26,16 @@ enum pg_flag {
     PG_UNSYNCED = 64,      /* written back by a flush that has yet to make it durable */
 };
 
-enum pg_list { PG_UNLISTED = 0, PG_ONCE, PG_HOT, PG_RECENT, PG_SCAN, PG_STANDBY, PG_LISTS };
+enum pg_list {
+    PG_UNLISTED = 0,
+    PG_ONCE,
+    PG_HOT,
+    PG_RECENT,
+    PG_SCAN,
+    PG_STANDBY,
+    PG_IN_PLACE, /* of all in place, those that may be tried again; the next one is the first */
+    PG_LISTS
+};
 
 #define PG_NONE UINT32_MAX
 #define PG_NO_SLOT UINT16_MAX
@@ -38,7 +47,8 @@ struct pg_block {
     uint32_t number;
     uint16_t slot;
     uint8_t state : 3, list : 3;
-    uint8_t hot : 1; /* was needed again soon after it had left, or would have */
+    uint8_t hot : 1;      /* was needed again soon after it had left, or would have */
+    uint8_t in_place : 1; /* the store keeps it where it is, and counts its frame (inplace.c) */
     uint8_t flags;
 };
 _Static_assert(sizeof(struct pg_block) == 8, "8 bytes a block");
@@ -61,7 +71,8 @@ struct pg_blocks {
     uint64_t capacity, table_size;
     pg_entry used; /* entries ever in use; free ones are chained by `number` */
     pg_entry free;
-    uint32_t count, dirty;
+    uint32_t count, in_place;
+    uint32_t dirty; /* but for those in place, which have been stored */
     pg_entry head[PG_LISTS], tail[PG_LISTS];
     uint32_t length[PG_LISTS];
 };
@@ -91,6 +102,10 @@ void pg_become(struct pg_blocks *blocks, pg_entry entry, enum pg_state state);
 void pg_expect_filling(const struct pg_blocks *blocks, pg_entry entry, uint32_t number);
 
 void pg_set_dirty(struct pg_blocks *blocks, pg_entry entry, int dirty);
+
+/* Such a block is in no list but PG_IN_PLACE, and no other is in that; it is not absent, nor does
+ * it stand by or raise SIGBUS before the store counts it no more. */
+void pg_set_in_place(struct pg_blocks *blocks, pg_entry entry, int in_place);
 
 /* Lists: an entry is in one at most. */
 void pg_push_tail(struct pg_blocks *blocks, enum pg_list list, pg_entry entry);

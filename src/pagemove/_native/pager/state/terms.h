@@ -26,6 +26,7 @@ enum pg_code {
     PG_INTERRUPTED,  /* the program does not wait any longer */
     PG_UNALIGNED,    /* blocks do not begin where direct I/O can */
     PG_LOST,         /* the region is not there for the program; what was changed is saved */
+    PG_STAYS,        /* a block does not shrink, and may as well stay where it is */
 };
 
 /* The errno that people see for a code, both positive. 0: PG_SHORT, of a flush PG_NOT_DURABLE. */
