@@ -45,7 +45,7 @@ def _loops(times: int) -> list[int]:
 
 def test_most_of_what_fits_stays():
     read = child(_loops, 8, deadline=60)
-    # All that does not fit, and about 2 MiB: what is just behind the reader, and before it.
+    # All that does not fit, and 4 MiB: what is just before the reader, and behind it.
     assert sorted(read[2:])[2] <= 2.5 * (_BLOCKS - _FRAMES)
 
 
@@ -60,8 +60,8 @@ def _scan_where_nothing_moves() -> int:
         region.evict()  # changed ones cannot leave otherwise
         assert words[::_WORDS].sum() == sum(range(_BLOCKS))
         before = region.stats().evicted
-        # Some have to, before the reader is known to go from end to end.
-        with refused(MOVE_OUT, first=500):
+        # Some have to: not all are known to be of a sequence. All are more than 3000.
+        with refused(MOVE_OUT, first=2000):
             for _ in range(3):
                 for block in range(_BLOCKS):
                     part = words[block * _WORDS : (block + 1) * _WORDS]

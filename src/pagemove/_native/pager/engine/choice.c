@@ -9,7 +9,7 @@ enum {
     MOST_AHEAD = 8 << 20,
     /* A reader hardly waits for what is compressed in memory, and frames of blocks that are ahead
      * of it, or just behind, hold nothing of what is read again. */
-    MOST_AHEAD_COMPRESSED = 1 << 20,
+    MOST_AHEAD_COMPRESSED = LARGEST_READ,
     MOST_STANDBY = 16384,         /* slots have numbers of 16 bits */
     MOST_STANDBY_REMAPPED = 1024, /* each slot is a mapping of its own */
 };
