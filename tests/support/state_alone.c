@@ -45,7 +45,7 @@ static void start(uint32_t limit)
     EXPECT(!pg_frames_init(&frames, PAGE, 4, 8));
     EXPECT(!pg_blocks_init(&blocks, BLOCKS));
     EXPECT(!pg_ghosts_init(&policy, limit));
-    pg_policy_share(&policy, limit, PAGE, 16);
+    pg_policy_share(&policy, limit, PAGE, 8 << 20, 16);
 }
 
 static void end(void)

@@ -2,9 +2,14 @@
 
 #include "pager/engine/leaving.h"
 #include "pager/mechanisms/channel.h"
+#include "pager/mechanisms/compressed.h"
 
 enum {
     LARGEST_READ = 2 << 20,
+    MOST_AHEAD = 8 << 20,
+    /* A reader hardly waits for what is compressed in memory, and frames of blocks that are ahead
+     * of it, or just behind, hold nothing of what is read again. */
+    MOST_AHEAD_COMPRESSED = LARGEST_READ,
     MOST_STANDBY = 16384,         /* slots have numbers of 16 bits */
     MOST_STANDBY_REMAPPED = 1024, /* each slot is a mapping of its own */
 };
@@ -40,9 +45,11 @@ static uint32_t most_at_once(const struct pg_region *region, uint64_t frames)
 void pg_share_out(struct pg_region *region)
 {
     uint32_t frames = pg_frames_shared(&region->frames);
+    int in_memory = region->store.compressed && !pg_compressed_spills(region->store.compressed);
 
     frames = frames < region->frames_most ? frames : region->frames_most;
     pg_policy_share(&region->policy, frames, region->block_size,
+                    in_memory ? MOST_AHEAD_COMPRESSED : MOST_AHEAD,
                     region->uffd.moves ? MOST_STANDBY : MOST_STANDBY_REMAPPED);
     region->chunk_most = most_at_once(region, frames);
 }

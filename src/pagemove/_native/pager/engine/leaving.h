@@ -24,6 +24,10 @@ struct pg_out {
  */
 uint16_t pg_reclaim(struct pg_region *region, int write);
 
+/* Let go of neighbours that are clean and of a sequence, with their frames. How many; 0: others are
+ * to leave first, or these cannot. */
+unsigned pg_drop_in_place(struct pg_region *region);
+
 /* How many blocks leave, or are written, at once: not so many that others lack their frames. */
 unsigned pg_batch(const struct pg_region *region);
 
@@ -154,6 +158,9 @@ void pg_look_at_merging(struct pg_region *region);
 
 /* Part what was merged. */
 void pg_unmerge(struct pg_region *region);
+
+/* Whether all pages of a block are write-protected that are there. */
+int pg_is_protected(const struct pg_region *region, uint32_t number);
 
 /* flush.c */
 

@@ -15,8 +15,7 @@
 /* /proc/PID/pagemap: write-protected by userfaultfd. */
 #define PROTECTED (UINT64_C(1) << 57)
 
-/* Whether all pages of a block are protected that are there. */
-static int is_protected(const struct pg_region *region, uint32_t number)
+int pg_is_protected(const struct pg_region *region, uint32_t number)
 {
     uint64_t entries[PG_MOST_PAGES], page = region->uffd.page_size;
     size_t count = region->block_size / page, wanted = count * sizeof entries[0];
@@ -40,7 +39,7 @@ void pg_unmerge(struct pg_region *region)
     for (pg_entry entry = 0; entry < region->blocks.used; entry++) {
         const struct pg_block *block = &region->blocks.at[entry];
         if (block->state == PG_RESIDENT && !(block->flags & PG_DIRTY) &&
-            !is_protected(region, block->number))
+            !pg_is_protected(region, block->number))
             pg_set_dirty(&region->blocks, entry, 1);
     }
 }

@@ -63,8 +63,10 @@ int pg_make_room(struct pg_region *region, int write)
 {
     int error = 0;
 
+    /* A frame in a slot saves whoever comes next the zeroing of a new one. */
     while (!error && !has_room(region))
-        error = pg_empty_one(region, write);
+        if (region->frames.full > PG_BATCH || !region->frames.limited || !pg_drop_in_place(region))
+            error = pg_empty_one(region, write);
     return error;
 }
 

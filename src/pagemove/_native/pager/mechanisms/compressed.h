@@ -47,6 +47,9 @@ int pg_compressed_stay(struct pg_compressed *memory, uint32_t block, int again, 
  * nothing of that before it is half full. */
 int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more);
 
+/* Whether a block that does not shrink, or has no room, goes to a file. */
+int pg_compressed_spills(const struct pg_compressed *memory);
+
 /* Have a block be another, which is zeros. 0, or -ENOTSUP: it is in the file. */
 int pg_compressed_shift(struct pg_compressed *memory, uint32_t to, uint32_t from);
 

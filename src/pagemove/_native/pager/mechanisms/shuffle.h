@@ -7,7 +7,7 @@
 
 enum pg_filter { PG_PLAIN, PG_WORDS8, PG_WORDS4, PG_FILTERS };
 
-/* Lengths are multiples of 128. `to` and `from` do not overlap, and need no alignment. */
+/* Lengths are multiples of 512. `to` and `from` do not overlap, and need no alignment. */
 void pg_shuffle(enum pg_filter filter, void *to, const void *from, size_t length);
 void pg_unshuffle(enum pg_filter filter, void *to, const void *from, size_t length);
 

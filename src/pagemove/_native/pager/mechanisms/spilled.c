@@ -56,3 +56,8 @@ void pg_spilled_free(struct pg_compressed *memory, uint32_t block)
     fallocate(memory->spill, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
               (off_t)(block * memory->block_size), (off_t)memory->block_size);
 }
+
+int pg_compressed_spills(const struct pg_compressed *memory)
+{
+    return memory->spill >= 0;
+}

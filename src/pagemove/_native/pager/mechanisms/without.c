@@ -139,8 +139,8 @@ void pg_unpoison(struct pg_uffd *uffd, uint64_t start, uint64_t length)
     }
 }
 
-void pg_discard(struct pg_uffd *uffd, uint64_t start, uint64_t length)
+int pg_discard(struct pg_uffd *uffd, uint64_t start, uint64_t length)
 {
     pg_unpoison(uffd, start, length);
-    madvise(at(start), length, MADV_DONTNEED);
+    return madvise(at(start), length, MADV_DONTNEED) ? -errno : 0;
 }

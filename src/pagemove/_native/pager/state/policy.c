@@ -20,10 +20,8 @@ static uint32_t standby_of(uint32_t frames, uint32_t most)
 }
 
 void pg_policy_share(struct pg_policy *policy, uint32_t frames, uint64_t block_size,
-                     uint32_t standby_most)
+                     uint64_t ahead_most, uint32_t standby_most)
 {
-    uint64_t in_cache = (UINT64_C(8) << 20) / block_size;
-
     /* What was learnt is kept as shares: the limit of a region with a budget comes and goes, down
      * to where there is nothing to share. */
     if (!policy->shared)
@@ -34,7 +32,8 @@ void pg_policy_share(struct pg_policy *policy, uint32_t frames, uint64_t block_s
     }
     policy->shared = frames;
     /* Far enough to hide the store behind the reader, and within an eighth of the limit. */
-    policy->window_most = clamp(clamp(in_cache, 4, 256), 1, clamp(frames / 8, 1, 256));
+    policy->window_most =
+        clamp(clamp(ahead_most / block_size, 4, 256), 1, clamp(frames / 8, 1, 256));
     policy->recent_most = 2 * policy->window_most + 2;
     policy->scan_least = clamp(frames / 8, policy->recent_most, UINT32_MAX);
     policy->scan_most = clamp(frames - frames / 8, policy->scan_least, UINT32_MAX);

@@ -53,10 +53,10 @@ struct pg_policy {
     uint32_t against_oldest, newest_since;
 };
 
-/* Share so many frames out among the lists, and of them `standby_most` at most to those that are
- * unmapped before they leave. */
+/* Share so many frames out among the lists: at most `standby_most` to those that are unmapped
+ * before they leave, and `ahead_most` bytes or so to what is read ahead of a reader. */
 void pg_policy_share(struct pg_policy *policy, uint32_t frames, uint64_t block_size,
-                     uint32_t standby_most);
+                     uint64_t ahead_most, uint32_t standby_most);
 
 /* A block to leave. PG_NONE: there is none, or it would take long to find one. */
 pg_entry pg_choose(struct pg_policy *policy, enum pg_choice choice);
