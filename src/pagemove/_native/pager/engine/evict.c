@@ -162,7 +162,7 @@ static int may_drop(const struct pg_region *region, pg_entry entry)
            pg_is_protected(region, block->number);
 }
 
-unsigned pg_drop_in_place(struct pg_region *region)
+unsigned pg_drop_unmoved(struct pg_region *region)
 {
     pg_entry entries[PG_BATCH], entry;
     unsigned most = pg_batch(region), count = 0;
@@ -191,7 +191,7 @@ unsigned pg_drop_in_place(struct pg_region *region)
         if (error) {
             pg_enlist(region, entries[i], 1);
         } else {
-            drop(region, entries[i]);
+            pg_drop_staged(region, entries[i]);
             pg_count_frame(&region->frames, -1);
         }
     }

@@ -26,7 +26,7 @@ uint16_t pg_reclaim(struct pg_region *region, int write);
 
 /* Let go of neighbours that are clean and of a sequence, with their frames. How many; 0: others are
  * to leave first, or these cannot. */
-unsigned pg_drop_in_place(struct pg_region *region);
+unsigned pg_drop_unmoved(struct pg_region *region);
 
 /* How many blocks leave, or are written, at once: not so many that others lack their frames. */
 unsigned pg_batch(const struct pg_region *region);
@@ -45,7 +45,7 @@ int pg_take_out(struct pg_region *region, pg_entry entry, struct pg_out *out);
 /* One that was moved out is to be written; `offer`: unless it does not shrink, and may stay. */
 void pg_begin_writing(struct pg_region *region, struct pg_out *out, int offer);
 
-/* Forget a block whose frame is in a slot. */
+/* Forget a block whose frame is in a slot, or given up. */
 void pg_drop_staged(struct pg_region *region, pg_entry entry);
 
 /* A block's contents are not in memory any more. */

@@ -65,7 +65,7 @@ int pg_make_room(struct pg_region *region, int write)
 
     /* A frame in a slot saves whoever comes next the zeroing of a new one. */
     while (!error && !has_room(region))
-        if (region->frames.full > PG_BATCH || !region->frames.limited || !pg_drop_in_place(region))
+        if (region->frames.full > PG_BATCH || !region->frames.limited || !pg_drop_unmoved(region))
             error = pg_empty_one(region, write);
     return error;
 }
