@@ -450,3 +450,22 @@ print(right)
 
 def test_memory_that_the_program_has_merged() -> None:
     assert fresh_interpreter(_MERGED).strip() == "True"
+
+
+def _engaged_by_a_smaller_limit() -> tuple[int, int]:
+    arena, memory = new_arena(64 * MIB, MIB, None, follows=True)
+    address = arena.allocate(48 * MIB)
+    words = np.frombuffer(memory, np.uint64)[(address - memory.address) // 8 :][: 6 * MIB]
+    words[:] = np.random.default_rng(0).integers(0, 2**64, len(words), np.uint64)
+    follower = memory._follower
+    assert follower is not None
+    follower.resize(8 * MIB, timeout=20)
+    resident = memory.stats().resident_nbytes
+    assert (words == np.random.default_rng(0).integers(0, 2**64, len(words), np.uint64)).all()
+    return resident, int(memory.stats().store["in_place_blocks"])
+
+
+def test_a_limit_that_becomes_less_puts_noise_in_place() -> None:
+    resident, in_place = child(_engaged_by_a_smaller_limit, deadline=60)
+    assert resident <= 8 * MIB
+    assert in_place > 0

@@ -178,6 +178,7 @@ def _run(moves: bool, forks: bool, seconds: float) -> dict[str, Any]:
         thread.join()
     if failed:
         raise failed[0]
+    memory.evict()  # what was read ahead of somebody
     stats = memory.stats()
     left = {name: stats.store[name] for name in ("memory_nbytes", "blocks", "in_place_blocks")}
     return most | left | {"at the end": stats.resident_nbytes + stats.dirty_nbytes + stats.errors}
