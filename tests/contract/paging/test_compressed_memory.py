@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -20,7 +21,7 @@ import pytest
 
 from pagemove import PAGE_SIZE, PagedMemory, StoreError
 from pagemove._native import pager
-from support import fresh_interpreter
+from support import child, fresh_interpreter
 
 pytestmark = [
     pytest.mark.needs("paging"),
@@ -409,3 +410,26 @@ def test_the_library_is_chosen_at_run_time(codec, monkeypatch):
     else:
         assert store == "CompressedMemory"
         assert name.lower().startswith(codec)
+
+
+def _locked(how: str) -> list[int]:
+    size = 16 * 65536
+    with PagedMemory(nbytes=size, resident_limit=8 * 65536, block_size=65536) as region:
+        words = region.asarray(np.uint64)
+        words[:] = np.arange(len(words))
+        region.evict()
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.mlock(ctypes.c_void_p(region.address), ctypes.c_size_t(65536)) == 0
+        if how == "written":
+            words[:8192] += np.uint64(1)
+            words[8192:].sum()
+        found = [int(words[0]), int(words[8191]), region.stats().errors]
+        assert libc.munlock(ctypes.c_void_p(region.address), ctypes.c_size_t(65536)) == 0
+        del words
+    return found
+
+
+@pytest.mark.parametrize("how", ["absent", "written"])
+def test_a_block_that_is_locked_arrives(how):
+    more = how == "written"
+    assert child(_locked, how, deadline=60) == [more, 8191 + more, 0]

@@ -414,6 +414,34 @@ def test_a_directory_without_room_is_a_memory_error(tmp_path, how):
     assert f"{small} (spill) is full. " in done.stderr.splitlines()[-1]
 
 
+_SMALL = """
+import sys
+import numpy as np
+random, arrays = np.random.default_rng(0), []
+try:
+    while len(arrays) < 100:
+        arrays.append(random.random(1 << 17))
+except MemoryError:
+    print(len(arrays))
+"""
+
+
+@pytest.mark.needs("root")
+def test_a_directory_with_room_for_less_than_the_limit_is_used(tmp_path):
+    (tmp_path / "program.py").write_text(_SMALL)
+    with small_disk(tmp_path / "small", 12 * _MIB) as small:
+        command = ["--limit", "64MiB", "--spill", str(small), str(tmp_path / "program.py")]
+        done = subprocess.run(
+            [sys.executable, "-m", "pagemove", "run", *command],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert 60 < int(done.stdout) <= 76
+
+
 def test_no_line_of_this_package_is_in_a_report(tmp_path):
     program = "import numpy as np\nx = np.arange(1 << 22)\nfor _ in range(9): x += 1"
     done = ran(tmp_path, program, "--report")

@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 
+#include "pager/life.h"
 #include "pager/shared.h"
 
 static void call_worker(struct pg_region *region)
@@ -28,4 +29,5 @@ const struct pg_above pg_above = {
     .worked = pg_pool_worked,
     .post_flush = post_flush,
     .post_shrink = pg_post_shrink,
+    .mark_lost = pg_mark_region_lost,
 };

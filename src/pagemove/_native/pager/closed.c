@@ -47,3 +47,15 @@ void pg_leave_closed(struct pg_stone *stone)
     pg_leave_grave(stone);
     pg_release_forks();
 }
+
+void pg_mark_region_lost(struct pg_region *region)
+{
+    pg_hold_forks();
+    if (region->stone) {
+        pg_mark_lost(region->stone, region->base, region->length, region->store.label);
+        /* It is not freed with the region. */
+        region->stone = NULL;
+        pg_watch_graves();
+    }
+    pg_release_forks();
+}

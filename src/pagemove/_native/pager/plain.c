@@ -108,13 +108,8 @@ static void lease_adopted(struct pg_region *region)
 /* Pages around what was counted may be there too, where they were huge. */
 static void evict_excess(struct pg_region *region)
 {
-    uint32_t before = UINT32_MAX;
-
-    /* What stays in place leaves frames, and mostly no slot. */
-    while (region->frames.total > region->frames.limit && region->frames.total < before) {
-        before = region->frames.total;
-        pg_empty_one(region, 1);
-    }
+    while (region->frames.total > region->frames.limit && !pg_empty_one(region, 1))
+        ;
 }
 
 /* Whether the program has closed its descriptors, though the event loop may not know it yet: to

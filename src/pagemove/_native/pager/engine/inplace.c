@@ -73,11 +73,14 @@ static unsigned try_some(struct pg_region *region, unsigned most)
         if (!error)
             pg_begin_writing(region, out++, 1);
     }
-    if (out == outs)
-        return 0;
-    pg_write_evicted(region, outs, (size_t)(out - outs));
+    if (out > outs) {
+        region->trying++;
+        pg_write_evicted(region, outs, (size_t)(out - outs));
+        region->trying--;
+    }
     while (out-- > outs)
         shrunk += !out->error && !out->stays;
+    pthread_cond_broadcast(&region->changed);
     return shrunk;
 }
 
@@ -99,7 +102,8 @@ void pg_want_tries(struct pg_region *region, uint32_t count)
 
 void pg_try_again(struct pg_region *region)
 {
-    uint32_t tries = region->want_tries < PG_BATCH ? region->want_tries : PG_BATCH;
+    uint32_t most = pg_batch(region);
+    uint32_t tries = region->want_tries < most ? region->want_tries : most;
 
     region->left = 0;
     region->want_tries -= tries;
@@ -110,7 +114,9 @@ void pg_try_again(struct pg_region *region)
 
 void pg_make_store_room(struct pg_region *region)
 {
-    for (unsigned tried = 0; tried < TRIES_WHEN_FULL; tried += PG_BATCH)
-        if (try_some(region, PG_BATCH))
+    unsigned most = pg_batch(region);
+
+    for (unsigned tried = 0; tried < TRIES_WHEN_FULL; tried += most)
+        if (try_some(region, most))
             break;
 }

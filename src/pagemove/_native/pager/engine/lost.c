@@ -201,15 +201,19 @@ static void say_lost(const struct pg_region *region, int error)
                region->store.label, saving);
 }
 
-/* A child made by fork that closes all descriptors is mostly about to be another program. Whether
- * it is none after a while. Drops the lock. */
-static int is_in_use_still(struct pg_region *region)
+/* A child made by fork that closes all descriptors is mostly about to be another program. Who
+ * touches the memory is told; the others only if there are any after a while. */
+static void say_lost_later(struct pg_region *region)
 {
     uint64_t until = pg_now() + BEFORE_EXEC;
 
+    region->above->mark_lost(region);
+    pthread_mutex_lock(&region->lock);
     while (!__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE) && pg_now() < until)
         pg_sleep_until(&region->changed, &region->lock, until);
-    return !__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE);
+    pthread_mutex_unlock(&region->lock);
+    if (!__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
+        say_lost(region, 0);
 }
 
 void pg_lose(struct pg_region *region, int error)
@@ -229,8 +233,6 @@ void pg_lose(struct pg_region *region, int error)
         say_lost(region, error);
     protect(region->base, region->length, PROT_NONE);
     note_lost(region);
-    if (carried && is_in_use_still(region))
-        say_lost(region, error);
     if (region->mode == PG_WRITE &&
         (!region->engine || region->above->post_flush(region) == -ENOMEM)) {
         pg_begin_work(region);
@@ -239,4 +241,6 @@ void pg_lose(struct pg_region *region, int error)
             pg_end_work(region);
     }
     pthread_mutex_unlock(&region->lock);
+    if (carried)
+        say_lost_later(region);
 }

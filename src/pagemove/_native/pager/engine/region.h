@@ -135,6 +135,7 @@ struct pg_region {
     struct pg_jobs jobs;
     unsigned working;            /* threads that may be in I/O now */
     int want_writes, write_busy; /* dirty blocks are to be written; a worker does so */
+    uint32_t trying;             /* threads that have some out */
     uint32_t want_tries;         /* of blocks in place, again (inplace.c) */
     uint32_t left;               /* blocks that have left since one was */
     struct pg_request requests[PG_REQUESTS];

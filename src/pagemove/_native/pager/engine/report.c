@@ -175,7 +175,8 @@ int pg_kernel_faults(const struct pg_region *region)
     return !region->uffd.user_mode_only;
 }
 
-static int is_full(struct pg_region *region, uint64_t more, int zeros)
+/* `room`: bytes that a directory has for what leaves memory. */
+static int is_full(struct pg_region *region, uint64_t more, int zeros, uint64_t room)
 {
     uint64_t left = UINT64_MAX, reach = pg_lease_reach(region), spare, wanted;
     uint32_t most = reach < UINT32_MAX ? (uint32_t)reach : UINT32_MAX, kept, taken;
@@ -190,25 +191,29 @@ static int is_full(struct pg_region *region, uint64_t more, int zeros)
     spare = (most / 4 > LEAST_SPARE ? most / 4 : LEAST_SPARE) * region->block_size;
     if (left >= more)
         return 0;
-    wanted = spare + (zeros ? 0 : more - left);
-    return region->store.compressed ? pg_compressed_is_full(region->store.compressed, wanted)
-                                    : pg_room_in(region->spill_directory) < wanted;
+    wanted = zeros ? 0 : more - left;
+    if (region->store.compressed)
+        return pg_compressed_is_full(region->store.compressed, spare + wanted);
+    spare = spare < room / 4 ? spare : room / 4;
+    return room - spare <= wanted;
 }
 
 int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
 {
-    uint64_t until;
+    uint64_t until, room = UINT64_MAX;
     int full;
 
     if (!region->store.compressed && (!region->blank || region->mode != PG_PRIVATE))
         return 0;
+    if (!region->store.compressed)
+        room = pg_room_in(region->spill_directory);
     pthread_mutex_lock(&region->lock);
-    full = is_full(region, more, zeros);
+    full = is_full(region, more, zeros, room);
     if (full && region->store.compressed)
         pg_want_tries(region, region->blocks.in_place);
     until = pg_now() + LONGEST_TRIES;
-    while (full && region->want_tries && !pg_wait_changed(region, until))
-        full = is_full(region, more, zeros);
+    while (full && (region->want_tries || region->trying) && !pg_wait_changed(region, until))
+        full = is_full(region, more, zeros, room);
     pthread_mutex_unlock(&region->lock);
     return full;
 }

@@ -43,12 +43,13 @@ void pg_slot_back(struct pg_region *region, uint16_t slot, int whole)
 int pg_empty_one(struct pg_region *region, int write)
 {
     uint16_t slot = pg_take_full(&region->frames);
+    uint32_t before = region->frames.total;
 
     if (slot == PG_NO_SLOT && region->frames.limited)
         slot = pg_reclaim(region, write);
-    /* Blocks that stay in place leave room, and no slot. */
+    /* Blocks that stay in place leave frames, and no slot. */
     if (slot == PG_NO_SLOT)
-        return pg_has_room(&region->frames) ? 0 : -PG_NOT_NOW;
+        return pg_has_room(&region->frames) || region->frames.total < before ? 0 : -PG_NOT_NOW;
     pg_give_up(&region->frames, slot);
     return 0;
 }

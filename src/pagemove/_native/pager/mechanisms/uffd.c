@@ -187,7 +187,8 @@ static int move_otherwise(const struct pg_uffd *uffd, int error, uint64_t dst, u
 {
     if (pg_has_moved(uffd, error, dst, src))
         return 0;
-    if (error == -EBUSY)
+    /* Pinned; or locked on one side alone. */
+    if (error == -EBUSY || error == -EINVAL)
         error = pg_copy_in(uffd, dst, src, uffd->page_size, uffd->read_only);
     else if (error == -EEXIST)
         error = 0;
