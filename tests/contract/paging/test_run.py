@@ -320,7 +320,7 @@ def test_no_memory_is_said(tmp_path):
     paged = ran([*_PAGED, "-c", "import numpy; numpy.empty(1 << 50, 'u1')"], tmp_path)
     assert paged.returncode == 1
     assert "Unable to allocate" in paged.stderr
-    assert "address space for 64 GiB of arrays" in paged.stderr
+    assert "address space for 1 TiB of arrays" in paged.stderr
 
 
 def test_the_console_script_does_the_same(tmp_path):
