@@ -122,7 +122,8 @@ def test_what_was_measured_is_judged_and_the_rest_named(interrupted):
     for key in ("mappings", "outcomes", "faults"):
         assert findings[key].verdict is Verdict.UNMEASURED
         assert "interrupted before this was measured" in findings[key].why
-    assert findings["one-unit"].why.startswith("remap_anon_pages against mremap: one page alone")
+    # Before that it may say that the differences drown in the noise.
+    assert "remap_anon_pages against mremap: one page alone" in findings["one-unit"].why
 
 
 def test_report_json_and_figure_are_written_and_the_status_is_130(interrupted, tmp_path):
