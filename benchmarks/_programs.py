@@ -170,6 +170,8 @@ def measure(
     """Run one program all ways in turn, and print its lines."""
     first = run([*ways.paged, "--limit", _NO_LIMIT], program, options.megabytes)
     need = first.size(r"at most ([\d.]+ \w+) at a time")
+    # What it has beside its arrays is not limited: of a transform, its plan.
+    beside = max(ways.beside, first.size(r"process at most ([\d.]+ \w+)") - need + _BESIDE)
     costs: dict[str, list[Cost]] = {}
     killed: set[str] = set()
     for _ in range(options.passes):
@@ -204,7 +206,7 @@ def measure(
         print(f"    {way}: killed by the kernel, for want of memory")
     for share in _SHARES:
         for one in costs[f"{share} %"]:
-            check_memory(one, need * share // 100, ways.beside, name)
+            check_memory(one, need * share // 100, beside, name)
         for other in ("memopro", "zram"):
             if f"{other} {share} %" in medians:
                 for when, costing in (("", medians), (", started", computing)):
