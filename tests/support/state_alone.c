@@ -384,8 +384,7 @@ static void test_in_place(void)
     end();
 }
 
-/* Ends the process: the store would count for ever what is not there. */
-static void test_lost_place(void)
+static pg_entry bring_in_place(void)
 {
     pg_entry entry;
 
@@ -393,19 +392,19 @@ static void test_lost_place(void)
     start(FRAMES);
     entry = bring(7, 0, 0);
     pg_set_in_place(&blocks, entry, 1);
-    pg_become(&blocks, entry, PG_ABSENT);
+    return entry;
+}
+
+/* Ends the process: the store would count for ever what is not there. */
+static void test_lost_place(void)
+{
+    pg_become(&blocks, bring_in_place(), PG_ABSENT);
 }
 
 /* Ends the process: it would be chosen to leave with a frame that is none of the limit's. */
 static void test_wrong_list(void)
 {
-    pg_entry entry;
-
-    pg_last_words = say;
-    start(FRAMES);
-    entry = bring(7, 0, 0);
-    pg_set_in_place(&blocks, entry, 1);
-    pg_keep(&policy, entry, 0);
+    pg_keep(&policy, bring_in_place(), 0);
 }
 
 static const struct {

@@ -84,8 +84,7 @@ int pa_keep(struct pa_arena *arena, uint32_t first)
 {
     uint64_t bytes = arena->extents[first].used * arena->block_size;
 
-    if (!pa_is_plain(arena) || arena->kept_count == KEPT_AT_MOST ||
-        arena->counters.used + arena->counters.kept + bytes > arena->memory.limit)
+    if (!pa_is_plain(arena) || arena->kept_count == KEPT_AT_MOST || is_beyond_limit(arena, bytes))
         return 0;
     arena->extents[first].state = KEPT;
     arena->kept[arena->kept_count++] = first;
@@ -93,18 +92,23 @@ int pa_keep(struct pa_arena *arena, uint32_t first)
     return 1;
 }
 
+/* Have the oldest that is kept be free; there is one. Drops the lock. */
+static void free_oldest(struct pa_arena *arena)
+{
+    uint32_t first = take_kept(arena, 0);
+
+    pthread_mutex_unlock(&arena->lock);
+    pa_discard_extent(arena, first);
+    pthread_mutex_lock(&arena->lock);
+}
+
 int pa_hold_limit(struct pa_arena *arena, uint64_t more)
 {
     int beyond;
 
     pthread_mutex_lock(&arena->lock);
-    while (arena->kept_count && is_beyond_limit(arena, more)) {
-        uint32_t first = take_kept(arena, 0);
-
-        pthread_mutex_unlock(&arena->lock);
-        pa_discard_extent(arena, first);
-        pthread_mutex_lock(&arena->lock);
-    }
+    while (arena->kept_count && is_beyond_limit(arena, more))
+        free_oldest(arena);
     beyond = is_beyond_limit(arena, more);
     pthread_mutex_unlock(&arena->lock);
     return beyond && pa_is_plain(arena) ? arena->memory.engage(arena->memory.region) : 0;
@@ -166,15 +170,12 @@ void pa_count_refused(struct pa_arena *arena, int full)
 
 uint32_t pa_make_room(struct pa_arena *arena, uint32_t blocks, uint32_t times, uint32_t like)
 {
-    uint32_t first, old;
+    uint32_t first;
 
     pthread_mutex_lock(&arena->lock);
     first = find_room(arena, blocks, times, like);
     while (first == NONE && arena->kept_count) {
-        old = take_kept(arena, 0);
-        pthread_mutex_unlock(&arena->lock);
-        pa_discard_extent(arena, old);
-        pthread_mutex_lock(&arena->lock);
+        free_oldest(arena);
         first = find_room(arena, blocks, times, like);
     }
     if (first == NONE)

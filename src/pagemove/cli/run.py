@@ -124,7 +124,7 @@ def main(arguments: list[str]) -> None:
     """Run the program; its exit status, signals and tracebacks are its own."""
     options, kind, target, rest = _parsed(arguments)
     arena = _arena(options, bounced.has_reexecuted())
-    _compare_with_memory(arena.stats().limit or 0)
+    _compare_with_memory(arena._limit)
     if options.report:
         _report_on(arena)
 
@@ -171,7 +171,7 @@ def _arena(options: argparse.Namespace, again: bool) -> PagedAllocations:
     return arena
 
 
-def _compare_with_memory(limit: int) -> None:
+def _compare_with_memory(limit: Any) -> None:
     most = allowed()
     if most is not None and limit > most:
         sys.stderr.write(

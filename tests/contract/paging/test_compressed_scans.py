@@ -6,6 +6,7 @@ import ctypes
 import os
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pagemove import PagedMemory
@@ -21,25 +22,39 @@ pytestmark = [
 _BLOCK = 65536
 _FRAMES, _BLOCKS = 1024, 1152
 _WORDS = _BLOCK // 8
+Words = npt.NDArray[np.uint64]
+
+
+def _region() -> PagedMemory:
+    """Open one that does not fit its limit."""
+    return PagedMemory(nbytes=_BLOCKS * _BLOCK, block_size=_BLOCK, resident_limit=_FRAMES * _BLOCK)
+
+
+def _filled(region: PagedMemory) -> Words:
+    """Give each block contents of its own."""
+    words = np.frombuffer(region, np.uint64)
+    for block in range(_BLOCKS):
+        words[block * _WORDS : (block + 1) * _WORDS] = np.arange(block, block + _WORDS)
+    return words
+
+
+def _check(words: Words, block: int) -> None:
+    part = words[block * _WORDS : (block + 1) * _WORDS]
+    assert np.array_equal(part, np.arange(block, block + _WORDS))
 
 
 def _loops(times: int) -> list[int]:
     """Return how many blocks were read in each of some loops over all of them."""
     read = []
-    with PagedMemory(
-        nbytes=_BLOCKS * _BLOCK, block_size=_BLOCK, resident_limit=_FRAMES * _BLOCK
-    ) as region:
-        words = np.frombuffer(region, np.uint64)
-        for block in range(_BLOCKS):
-            words[block * _WORDS : (block + 1) * _WORDS] = np.arange(block, block + _WORDS)
+    with _region() as region:
+        words = _filled(region)
         for _ in range(times):
             before = region.stats().bytes_read
             for block in range(_BLOCKS):
-                part = words[block * _WORDS : (block + 1) * _WORDS]
-                assert np.array_equal(part, np.arange(block, block + _WORDS))
+                _check(words, block)
             read.append((region.stats().bytes_read - before) // _BLOCK)
             assert region.stats().resident_nbytes <= _FRAMES * _BLOCK
-        del words, part
+        del words
     return read
 
 
@@ -51,12 +66,8 @@ def test_most_of_what_fits_stays():
 
 def _scan_where_nothing_moves() -> int:
     """Return how many blocks have left."""
-    with PagedMemory(
-        nbytes=_BLOCKS * _BLOCK, block_size=_BLOCK, resident_limit=_FRAMES * _BLOCK
-    ) as region:
-        words = np.frombuffer(region, np.uint64)
-        for block in range(_BLOCKS):
-            words[block * _WORDS : (block + 1) * _WORDS] = np.arange(block, block + _WORDS)
+    with _region() as region:
+        words = _filled(region)
         region.evict()  # changed ones cannot leave otherwise
         assert words[::_WORDS].sum() == sum(range(_BLOCKS))
         before = region.stats().evicted
@@ -64,10 +75,9 @@ def _scan_where_nothing_moves() -> int:
         with refused(MOVE_OUT, first=2000):
             for _ in range(3):
                 for block in range(_BLOCKS):
-                    part = words[block * _WORDS : (block + 1) * _WORDS]
-                    assert np.array_equal(part, np.arange(block, block + _WORDS))
+                    _check(words, block)
         assert region.stats().resident_nbytes <= _FRAMES * _BLOCK
-        del words, part
+        del words
         return region.stats().evicted - before
 
 
@@ -78,19 +88,14 @@ def test_clean_blocks_leave_without_being_moved():
 
 def _scan_beside_locked_blocks() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    with PagedMemory(
-        nbytes=_BLOCKS * _BLOCK, block_size=_BLOCK, resident_limit=_FRAMES * _BLOCK
-    ) as region:
-        words = np.frombuffer(region, np.uint64)
-        for block in range(_BLOCKS):
-            words[block * _WORDS : (block + 1) * _WORDS] = np.arange(block, block + _WORDS)
+    with _region() as region:
+        words = _filled(region)
         region.evict()
         for turn in range(4):
             for block in range(_BLOCKS):
-                part = words[block * _WORDS : (block + 1) * _WORDS]
-                assert np.array_equal(part, np.arange(block, block + _WORDS))
+                _check(words, block)
                 if not turn and block % 300 == 200:
-                    address = ctypes.c_void_p(part.ctypes.data)
+                    address = ctypes.c_void_p(words.ctypes.data + block * _BLOCK)
                     if libc.mlock(address, ctypes.c_size_t(_BLOCK)):
                         raise OSError(ctypes.get_errno(), "mlock")
         assert region.stats().resident_nbytes <= _FRAMES * _BLOCK
@@ -99,7 +104,7 @@ def _scan_beside_locked_blocks() -> None:
             pagemap.seek(8 * first)
             (entry,) = np.frombuffer(pagemap.read(8), np.uint64)
         assert int(entry) >> 63
-        del words, part
+        del words
 
 
 def test_what_is_locked_stays_among_those_that_leave():

@@ -379,12 +379,11 @@ def test_a_directory_that_takes_no_file_is_said(tmp_path):
 
 
 _FILLED = """
-import sys
 import numpy as np
 random, arrays = np.random.default_rng(0), []
 try:
     while True:
-        arrays.append(np.zeros(1 << 17) if sys.argv[1] == "zeros" else np.empty(1 << 17))
+        arrays.append(np.zeros(1 << 17) if how == "zeros" else np.empty(1 << 17))
         arrays[-1][:] = random.random(1 << 17)
         assert len(arrays) < 100
 except MemoryError:
@@ -399,23 +398,14 @@ except MemoryError:
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("how", ["zeros", "empty"])
 def test_a_directory_without_room_is_a_memory_error(tmp_path, how):
-    (tmp_path / "program.py").write_text(_FILLED)
     with small_disk(tmp_path / "small", 32 * _MIB) as small:
-        command = ["--limit", "8MiB", "--spill", str(small), str(tmp_path / "program.py"), how]
-        done = subprocess.run(
-            [sys.executable, "-m", "pagemove", "run", *command],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = ran(tmp_path, f"how = {how!r}" + _FILLED, "--spill", str(small))
     assert done.returncode == 1, done.stderr
     assert 30 <= int(done.stdout) <= 40
     assert f"{small} (spill) is full. " in done.stderr.splitlines()[-1]
 
 
 _SMALL = """
-import sys
 import numpy as np
 random, arrays = np.random.default_rng(0), []
 try:
@@ -428,16 +418,8 @@ except MemoryError:
 
 @pytest.mark.needs("root")
 def test_a_directory_with_room_for_less_than_the_limit_is_used(tmp_path):
-    (tmp_path / "program.py").write_text(_SMALL)
     with small_disk(tmp_path / "small", 12 * _MIB) as small:
-        command = ["--limit", "64MiB", "--spill", str(small), str(tmp_path / "program.py")]
-        done = subprocess.run(
-            [sys.executable, "-m", "pagemove", "run", *command],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = ran(tmp_path, _SMALL, "--limit", "64MiB", "--spill", str(small))
     assert done.returncode == 0, done.stderr
     assert 60 < int(done.stdout) <= 76
 

@@ -48,11 +48,11 @@ void pg_leave_closed(struct pg_stone *stone)
     pg_release_forks();
 }
 
-void pg_mark_region_lost(struct pg_region *region)
+void pg_mark_region_lost(struct pg_region *region, const char *line)
 {
     pg_hold_forks();
     if (region->stone) {
-        pg_mark_lost(region->stone, region->base, region->length, region->store.label);
+        pg_mark_lost(region->stone, region->base, region->length, line);
         /* It is not freed with the region. */
         region->stone = NULL;
         pg_watch_graves();

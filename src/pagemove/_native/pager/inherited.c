@@ -156,13 +156,9 @@ void pg_explain_grave(struct pg_stone *stone, const char *why)
     stone->said = stone->line;
 }
 
-void pg_mark_lost(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label)
+void pg_mark_lost(struct pg_stone *stone, uint64_t base, uint64_t length, const char *line)
 {
-    snprintf(stone->line, LONGEST,
-             "pagemove: the program has closed the descriptors of paged memory over %.600s, as "
-             "code that closes all of them does: it raises SIGSEGV on access; open it after "
-             "that\n",
-             label);
+    snprintf(stone->line, LONGEST, "%s", line);
     stone->said = stone->line;
     stone->reserved = 1;
     stone->base = base;

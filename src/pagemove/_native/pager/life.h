@@ -62,7 +62,7 @@ void pg_note_saved(struct pg_saving *saving, const struct pg_region *region, int
 void pg_ending_forked(void);
 
 /* closed.c: as pg_above.mark_lost. */
-void pg_mark_region_lost(struct pg_region *region);
+void pg_mark_region_lost(struct pg_region *region, const char *line);
 
 /* closed.c: have whoever touches the region from now on, and gets SIGSEGV, learn that it is closed;
  * and then leave its addresses to PROT_NONE, as they are already. The second may be called when the

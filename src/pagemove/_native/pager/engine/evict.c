@@ -17,7 +17,7 @@ void pg_note_dropped(struct pg_region *region, pg_entry entry)
     block->flags &= (uint8_t)~PG_UNSYNCED;
 }
 
-void pg_drop_staged(struct pg_region *region, pg_entry entry)
+void pg_forget_evicted(struct pg_region *region, pg_entry entry)
 {
     pg_remember(&region->policy, entry);
     pg_note_dropped(region, entry);
@@ -71,10 +71,10 @@ void pg_settle(struct pg_region *region, const struct pg_out *out)
 
     if (!out->whole) {
         /* The user has discarded a part, and the store has the rest. */
-        pg_drop_staged(region, out->entry);
+        pg_forget_evicted(region, out->entry);
         pg_give_up(&region->frames, out->slot);
     } else if (sequential) {
-        pg_drop_staged(region, out->entry);
+        pg_forget_evicted(region, out->entry);
         pg_give_full(&region->frames, out->slot);
     } else {
         pg_push_tail(&region->blocks, PG_STANDBY, out->entry);
@@ -191,7 +191,7 @@ unsigned pg_drop_unmoved(struct pg_region *region)
         if (error) {
             pg_enlist(region, entries[i], 1);
         } else {
-            pg_drop_staged(region, entries[i]);
+            pg_forget_evicted(region, entries[i]);
             pg_count_frame(&region->frames, -1);
         }
     }
@@ -222,7 +222,7 @@ uint16_t pg_reclaim(struct pg_region *region, int write)
     if (entry == PG_NONE)
         return PG_NO_SLOT;
     slot = blocks->at[entry].slot;
-    pg_drop_staged(region, entry);
+    pg_forget_evicted(region, entry);
     return slot;
 }
 
@@ -265,7 +265,7 @@ static int evict_one(struct pg_region *region, pg_entry entry)
     pg_unlist(&region->blocks, entry);
     {
         uint16_t slot = block->slot;
-        pg_drop_staged(region, entry);
+        pg_forget_evicted(region, entry);
         pg_slot_back(region, slot, 0);
     }
     return 0;

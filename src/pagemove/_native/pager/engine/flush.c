@@ -143,12 +143,6 @@ static int is_held(const struct pg_block *block)
            (block->state != PG_ABSENT && block->flags & PG_COPY_IN_FLIGHT);
 }
 
-/* One in place is where the store keeps it. */
-static int is_to_be_written(const struct pg_block *block)
-{
-    return block->flags & PG_DIRTY && !block->in_place;
-}
-
 /* Whether to end between two blocks. What a region that is lost has not saved, who waits for the
  * flush to end does in another way (lost.c). */
 static int is_to_end(const struct pg_region *region)
@@ -191,7 +185,7 @@ static int write_dirty(struct pg_region *region, uint32_t *failed)
             note_error(&sweep, error, block->number);
             break;
         }
-        if (block->state != PG_RESIDENT || !is_to_be_written(block))
+        if (block->state != PG_RESIDENT || !pg_is_to_be_written(block))
             continue;
         add_copy(region, &sweep, entry);
         if (sweep.count == PG_BATCH)
@@ -210,7 +204,7 @@ struct pg_written pg_write_some(struct pg_region *region, pg_entry first, pg_ent
 
     for (unsigned tried = 0; entry < end && tried < most; entry++) {
         const struct pg_block *block = &region->blocks.at[entry];
-        if (block->state != PG_RESIDENT || !is_to_be_written(block) || is_held(block))
+        if (block->state != PG_RESIDENT || !pg_is_to_be_written(block) || is_held(block))
             continue;
         add_copy(region, &sweep, entry);
         tried++;

@@ -49,7 +49,7 @@ void pg_settle_offers(struct pg_region *region, struct pg_out *outs, size_t coun
 void pg_leave_place(struct pg_region *region, const struct pg_out *out)
 {
     pg_set_in_place(&region->blocks, out->entry, 0);
-    pg_drop_staged(region, out->entry);
+    pg_forget_evicted(region, out->entry);
     pg_empty_slot(&region->frames, out->slot);
 }
 
@@ -78,8 +78,8 @@ static unsigned try_some(struct pg_region *region, unsigned most)
         pg_write_evicted(region, outs, (size_t)(out - outs));
         region->trying--;
     }
-    while (out-- > outs)
-        shrunk += !out->error && !out->stays;
+    for (const struct pg_out *each = outs; each < out; each++)
+        shrunk += !each->error && !each->stays;
     pthread_cond_broadcast(&region->changed);
     return shrunk;
 }

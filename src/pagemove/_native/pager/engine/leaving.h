@@ -46,7 +46,7 @@ int pg_take_out(struct pg_region *region, pg_entry entry, struct pg_out *out);
 void pg_begin_writing(struct pg_region *region, struct pg_out *out, int offer);
 
 /* Forget a block whose frame is in a slot, or given up. */
-void pg_drop_staged(struct pg_region *region, pg_entry entry);
+void pg_forget_evicted(struct pg_region *region, pg_entry entry);
 
 /* A block's contents are not in memory any more. */
 void pg_note_dropped(struct pg_region *region, pg_entry entry);

@@ -5,6 +5,7 @@
  * nothing open that it has not opened since: from here on the region is not there for it. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -110,7 +111,7 @@ static int save_dirty(struct pg_region *region, uint32_t *failed)
             one = pg_wait_changed(region, patience);
         if (one)
             one = -EBUSY; /* it cannot be mapped, or written */
-        else if (block->state == PG_RESIDENT && block->flags & PG_DIRTY && !block->in_place)
+        else if (block->state == PG_RESIDENT && pg_is_to_be_written(block))
             one = save_one(region, entry);
         if (!one)
             continue;
@@ -185,40 +186,42 @@ int pg_shut(struct pg_region *region)
     return error;
 }
 
-static void say_lost(const struct pg_region *region, int error)
+static void describe_lost(const struct pg_region *region, int error, char line[PG_TEXT])
 {
     const char *saving = region->mode == PG_WRITE ? ", changes are being saved" : "";
 
     if (error)
-        pg_say(
-            "pagemove: cannot receive the faults of paged memory over %s: %s: it raises SIGSEGV on "
-            "access from now on%s; open it again\n",
-            region->store.label, strerror(error), saving);
+        snprintf(line, PG_TEXT,
+                 "pagemove: cannot receive the faults of paged memory over %.600s: %s: it raises "
+                 "SIGSEGV on access from now on%s; open it again\n",
+                 region->store.label, strerror(error), saving);
     else
-        pg_say("pagemove: the program has closed the descriptors of paged memory over %s, as code "
-               "that closes all of them does: it raises SIGSEGV on access from now on%s; open it "
-               "after that\n",
-               region->store.label, saving);
+        snprintf(line, PG_TEXT,
+                 "pagemove: the program has closed the descriptors of paged memory over %.600s, as "
+                 "code that closes all of them does: it raises SIGSEGV on access from now on%s; "
+                 "open it after that\n",
+                 region->store.label, saving);
 }
 
 /* A child made by fork that closes all descriptors is mostly about to be another program. Who
  * touches the memory is told; the others only if there are any after a while. */
-static void say_lost_later(struct pg_region *region)
+static void say_later(struct pg_region *region, const char *line)
 {
     uint64_t until = pg_now() + BEFORE_EXEC;
 
-    region->above->mark_lost(region);
+    region->above->mark_lost(region, line);
     pthread_mutex_lock(&region->lock);
     while (!__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE) && pg_now() < until)
         pg_sleep_until(&region->changed, &region->lock, until);
     pthread_mutex_unlock(&region->lock);
     if (!__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE))
-        say_lost(region, 0);
+        pg_say("%s", line);
 }
 
 void pg_lose(struct pg_region *region, int error)
 {
     int carried = !error && region->carried_in;
+    char line[PG_TEXT];
 
     if (pg_is_lost(region))
         return; /* for the other reason there is: it is said, and being saved */
@@ -229,8 +232,9 @@ void pg_lose(struct pg_region *region, int error)
         return;
     }
     /* First: a touch after that may end the process. */
+    describe_lost(region, error, line);
     if (!carried)
-        say_lost(region, error);
+        pg_say("%s", line);
     protect(region->base, region->length, PROT_NONE);
     note_lost(region);
     if (region->mode == PG_WRITE &&
@@ -242,5 +246,5 @@ void pg_lose(struct pg_region *region, int error)
     }
     pthread_mutex_unlock(&region->lock);
     if (carried)
-        say_lost_later(region);
+        say_later(region, line);
 }

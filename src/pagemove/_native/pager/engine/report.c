@@ -201,15 +201,15 @@ static int is_full(struct pg_region *region, uint64_t more, int zeros, uint64_t 
 int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
 {
     uint64_t until, room = UINT64_MAX;
-    int full;
+    int full, compressed = region->store.compressed != NULL;
 
-    if (!region->store.compressed && (!region->blank || region->mode != PG_PRIVATE))
+    if (!compressed && (!region->blank || region->mode != PG_PRIVATE))
         return 0;
-    if (!region->store.compressed)
+    if (!compressed)
         room = pg_room_in(region->spill_directory);
     pthread_mutex_lock(&region->lock);
     full = is_full(region, more, zeros, room);
-    if (full && region->store.compressed)
+    if (full && compressed)
         pg_want_tries(region, region->blocks.in_place);
     until = pg_now() + LONGEST_TRIES;
     while (full && (region->want_tries || region->trying) && !pg_wait_changed(region, until))

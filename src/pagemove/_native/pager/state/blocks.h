@@ -60,6 +60,12 @@ static inline int pg_is_busy(const struct pg_block *block)
            block->flags & PG_COPY_IN_FLIGHT;
 }
 
+/* Whether it has changes that no store has. One in place is where the store keeps it. */
+static inline int pg_is_to_be_written(const struct pg_block *block)
+{
+    return block->flags & PG_DIRTY && !block->in_place;
+}
+
 struct pg_link {
     pg_entry prev, next;
 };
