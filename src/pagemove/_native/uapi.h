@@ -165,6 +165,9 @@ _Static_assert(sizeof(struct pm_procmap_query) == 104, "struct procmap_query is 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
 #define PM_PR_SET_VMA 0x53564d41
 #define PM_PR_SET_VMA_ANON_NAME 0
 

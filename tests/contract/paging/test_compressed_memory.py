@@ -410,26 +410,3 @@ def test_the_library_is_chosen_at_run_time(codec, monkeypatch):
     else:
         assert store == "CompressedMemory"
         assert name.lower().startswith(codec)
-
-
-def _locked(how: str) -> list[int]:
-    size = 16 * 65536
-    with PagedMemory(nbytes=size, resident_limit=8 * 65536, block_size=65536) as region:
-        words = region.asarray(np.uint64)
-        words[:] = np.arange(len(words))
-        region.evict()
-        libc = ctypes.CDLL(None, use_errno=True)
-        assert libc.mlock(ctypes.c_void_p(region.address), ctypes.c_size_t(65536)) == 0
-        if how == "written":
-            words[:8192] += np.uint64(1)
-            words[8192:].sum()
-        found = [int(words[0]), int(words[8191]), region.stats().errors]
-        assert libc.munlock(ctypes.c_void_p(region.address), ctypes.c_size_t(65536)) == 0
-        del words
-    return found
-
-
-@pytest.mark.parametrize("how", ["absent", "written"])
-def test_a_block_that_is_locked_arrives(how):
-    more = how == "written"
-    assert child(_locked, how, deadline=60) == [more, 8191 + more, 0]

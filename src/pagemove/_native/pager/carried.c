@@ -28,6 +28,7 @@
 #include "pager/mechanisms/compressed.h"
 #include "pager/mechanisms/threads.h"
 #include "pager/opening.h"
+#include "uapi.h"
 
 /* ns that a fork waits for blocks on their way; what takes longer the child does not have. */
 #define PATIENCE UINT64_C(5000000000)
@@ -207,7 +208,7 @@ int pg_clear_carried(const struct pg_region *region)
         const struct pg_block *block = &blocks->at[entry];
         if (block->state != PG_ABSENT && !is_there(block) &&
             madvise((void *)(uintptr_t)pg_block_address(region, block->number), region->block_size,
-                    MADV_DONTNEED))
+                    MADV_DONTNEED_LOCKED))
             return -errno;
     }
     return madvise(at(region), region->length, MADV_DONTFORK) ? -errno : 0;

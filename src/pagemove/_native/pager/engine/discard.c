@@ -10,10 +10,7 @@
 #include "pager/engine/arriving.h"
 #include "pager/engine/leaving.h"
 #include "pager/engine/work.h"
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
+#include "uapi.h"
 
 /* Bytes that are discarded before others may have the lock. */
 enum { AT_ONCE = 4 << 20 };
@@ -82,11 +79,23 @@ static void drop(struct pg_region *region, pg_entry entry)
     pg_become(&region->blocks, entry, PG_ABSENT);
 }
 
+/* Pages that belong to no block any more. What was locked in memory (mlock) is not from here on, as
+ * if it had been unmapped: whoever has the addresses next has not asked for that. */
+static void give_up_pages(struct pg_region *region, uint32_t first, uint32_t end)
+{
+    uint64_t start = pg_block_address(region, first), length = (end - first) * region->block_size;
+
+    if (!pg_discard_unlocked(start, length) && !region->uffd.poisoned)
+        return;
+    munlock((void *)(uintptr_t)start, length);
+    pg_discard(&region->uffd, start, length);
+}
+
 /* Drops the lock. `stored`: the store has something of them, which is not read any more. */
 static int discard_some(struct pg_region *region, uint32_t first, uint32_t end, int *stored)
 {
     uint64_t until = pg_overdue(region, pg_overdue(region, pg_now()));
-    int busy = 0, found = 0;
+    int busy = 0;
 
     for (uint32_t number = first; number < end; number++) {
         busy = try_block(region, number, until);
@@ -103,15 +112,10 @@ static int discard_some(struct pg_region *region, uint32_t first, uint32_t end, 
             pg_note_forgotten(region, number);
             *stored = 1;
         }
-        if (entry == PG_NONE)
-            continue;
-        drop(region, entry);
-        found = 1;
+        if (entry != PG_NONE)
+            drop(region, entry);
     }
-    if (!found)
-        return 0;
-    /* What is there of a block belongs to no frame any more. */
-    pg_discard(&region->uffd, pg_block_address(region, first), (end - first) * region->block_size);
+    give_up_pages(region, first, end);
     pg_frame_available(region);
     pthread_cond_broadcast(&region->changed);
     return 0;
@@ -140,7 +144,7 @@ int pg_drop_blocks(struct pg_region *region, uint64_t offset, uint64_t length, i
 
         pthread_mutex_lock(&region->lock);
         if (region->plain)
-            pg_discard(&region->uffd, pg_block_address(region, at), (to - at) * region->block_size);
+            give_up_pages(region, at, to);
         else
             error = discard_some(region, at, to, stored);
         give_up_spare(region);

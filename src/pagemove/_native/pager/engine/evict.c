@@ -186,7 +186,7 @@ unsigned pg_drop_unmoved(struct pg_region *region)
     }
     if (!count)
         return 0;
-    error = pg_discard(&region->uffd, pg_block_address(region, first), count * region->block_size);
+    error = pg_discard_unlocked(pg_block_address(region, first), count * region->block_size);
     for (unsigned i = 0; i < count; i++) {
         if (error) {
             pg_enlist(region, entries[i], 1);

@@ -34,13 +34,13 @@ const char *pg_cause_of(int code)
 static void describe_starved(struct pg_region *region, uint32_t number)
 {
     char also[PG_TEXT] = "", text[PG_TEXT];
-    char blocks[96] = "all blocks of the staging area are in use by I/O";
+    char blocks[128] = "all blocks of the staging area are in use by I/O";
 
     pg_store_text(&region->store, PG_OP_WRITE, PG_ANYWHERE, region->write_error, text);
     text[strcspn(text, "\n")] = 0;
     if (region->frames.limited)
         snprintf(blocks, sizeof blocks,
-                 "all %u blocks that may be resident are in use by I/O, changed or pinned",
+                 "all %u blocks that may be resident are in use by I/O, changed, pinned or locked (mlock)",
                  region->frames.limit);
     if (region->write_error && region->mode == PG_PRIVATE)
         snprintf(also, sizeof also,

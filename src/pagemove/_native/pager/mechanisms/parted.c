@@ -17,10 +17,6 @@
 #include "pager/mechanisms/uffd.h"
 #include "uapi.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-
 /* ns between tries to have memory for what is nowhere else. */
 #define PAUSE 1000000
 

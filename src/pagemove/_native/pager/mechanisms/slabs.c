@@ -7,6 +7,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "uapi.h"
+
 /* LEAST: bytes from class to class. With smaller steps slabs that are never full would take more
  * than they save. */
 enum { CLASSES = 64, LEAST = 256, SLABS = 64, NONE = -1, ARENA = 4 << 20 };
@@ -286,7 +288,7 @@ static void close_slab(struct pg_slabs *slabs, struct class *class, int64_t slab
         unmap(slabs, arena);
         free_number(slabs, number);
     } else {
-        madvise(object_at(slabs, slab, 0), class->slab_size, MADV_DONTNEED);
+        madvise(object_at(slabs, slab, 0), class->slab_size, MADV_DONTNEED_LOCKED);
     }
 }
 

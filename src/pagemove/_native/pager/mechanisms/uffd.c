@@ -179,7 +179,7 @@ int pg_show(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
 
 void pg_empty_pages(uint64_t address, uint64_t length)
 {
-    madvise((void *)(uintptr_t)address, length, MADV_DONTNEED);
+    madvise((void *)(uintptr_t)address, length, MADV_DONTNEED_LOCKED);
 }
 
 /* What becomes of a page that UFFDIO_MOVE has refused. 0: it is in the region, and only there. */

@@ -80,8 +80,12 @@ void pg_wake(const struct pg_uffd *uffd, uint64_t start, uint64_t length);
 /* Poison the holes of a range: touching them is SIGBUS, and EFAULT for a system call. */
 int pg_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length);
 
-/* Make holes of a range, poisoned or not. 0, or -errno: some are not, as they are locked. */
+/* Make holes of a range, poisoned, locked in memory (mlock) or not. 0 or -errno. */
 int pg_discard(struct pg_uffd *uffd, uint64_t start, uint64_t length);
+
+/* The same for pages that are not poisoned, but not for what is locked: -EINVAL, and some may be
+ * there. */
+int pg_discard_unlocked(uint64_t start, uint64_t length);
 
 /* without.c: whether a page is poisoned by what is mapped there. */
 int pg_is_poisoned(const struct pg_uffd *uffd, uint64_t address);

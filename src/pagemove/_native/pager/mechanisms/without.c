@@ -142,5 +142,10 @@ void pg_unpoison(struct pg_uffd *uffd, uint64_t start, uint64_t length)
 int pg_discard(struct pg_uffd *uffd, uint64_t start, uint64_t length)
 {
     pg_unpoison(uffd, start, length);
+    return madvise(at(start), length, MADV_DONTNEED_LOCKED) ? -errno : 0;
+}
+
+int pg_discard_unlocked(uint64_t start, uint64_t length)
+{
     return madvise(at(start), length, MADV_DONTNEED) ? -errno : 0;
 }
