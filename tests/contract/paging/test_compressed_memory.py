@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -21,7 +20,7 @@ import pytest
 
 from pagemove import PAGE_SIZE, PagedMemory, StoreError
 from pagemove._native import pager
-from support import child, fresh_interpreter
+from support import fresh_interpreter
 
 pytestmark = [
     pytest.mark.needs("paging"),
