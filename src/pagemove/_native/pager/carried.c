@@ -4,7 +4,8 @@
  * region it has the pages that are resident, shared until one of both writes to them or evicts
  * them. The userfaultfd, the pager's threads and its descriptors it has not: all of these are made
  * anew, in the same structure, while the program is still in fork, for from then on it may touch a
- * block that is not resident.
+ * block that is not resident. The files that blocks have gone to (spill) both read from then on, and
+ * neither writes (spilled.c).
  *
  * So that the child finds each block either resident or in the store, the fork waits until none is
  * on its way from one to the other with changes, and then a thread of the pager keeps all locks
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "generation.h"
 #include "paged.h"
@@ -26,6 +28,7 @@
 #include "pager/inherited.h"
 #include "pager/life.h"
 #include "pager/mechanisms/compressed.h"
+#include "pager/mechanisms/spilled.h"
 #include "pager/mechanisms/threads.h"
 #include "pager/opening.h"
 #include "uapi.h"
@@ -140,7 +143,9 @@ static int hold(struct pg_region *region, struct pg_call *call)
         /* Until then a page that cannot move is pinned. */
         region->uffd.forked = 1;
         pthread_mutex_lock(memory);
+        pg_compressed_part(region->store.compressed);
         pthread_mutex_lock(&region->calls_lock);
+        region->holder = gettid();
         if (region->holding == PG_HOLD_ASKED)
             become(region, PG_HELD);
         until = pg_now() + LONGEST;
@@ -178,6 +183,9 @@ void pg_carry(struct pg_region *region)
     if (region->holding == PG_HOLD_ASKED)
         become(region, PG_NOT_HELD);
     pthread_mutex_unlock(&region->calls_lock);
+    region->lacking = region->carried
+                          ? pg_compressed_lend(region->store.compressed, region->holder)
+                          : 0;
 }
 
 void pg_carry_back(struct pg_region *region)
@@ -185,6 +193,7 @@ void pg_carry_back(struct pg_region *region)
     if (!region->carried)
         return;
     region->carried = 0;
+    pg_compressed_take_back(region->store.compressed);
     pthread_mutex_lock(&region->calls_lock);
     if (region->holding == PG_HELD)
         become(region, PG_LET_GO);
@@ -276,14 +285,25 @@ static void forget(struct pg_region *former)
     pg_forget_region(former);
 }
 
+static void close_all(const int *files, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        close(files[i]);
+}
+
 void pg_carry_on(struct pg_region *region)
 {
     struct pg_region *former = malloc(sizeof *former);
     struct pg_config config;
-    int error = -ENOMEM;
+    int files[PG_SPILLS], error = -ENOMEM;
+    size_t count;
 
-    if (!former) {
-        bury(region, region, error);
+    pg_compressed_forked(region->store.compressed);
+    count = pg_compressed_descriptors(region->store.compressed, files);
+    if (!former || region->lacking) {
+        bury(region, region, former ? region->lacking : error);
+        close_all(files, count);
+        free(former);
         return;
     }
     *former = *region;
@@ -299,7 +319,6 @@ void pg_carry_on(struct pg_region *region)
     region->uffd.forked = 1;
     region->opening = pg_new_opening(&config);
     if (region->opening) {
-        pg_compressed_forked(former->store.compressed);
         region->opening->config.kept = former->store.compressed;
         region->spilled = former->spilled;
         former->store.compressed = NULL;
@@ -308,6 +327,8 @@ void pg_carry_on(struct pg_region *region)
         region->opening->config.kept = NULL;
     }
     region->former = NULL;
+    /* The pager has them in a table of its own. */
+    close_all(files, count);
     if (error) {
         bury(region, former, error);
     } else {

@@ -8,6 +8,7 @@
 #include "pager/carried.h"
 #include "pager/heirs.h"
 #include "pager/inherited.h"
+#include "pager/mechanisms/compressed.h"
 #include "pager/mechanisms/trace.h"
 #include "pager/mechanisms/voice.h"
 #include "pager/memories.h"
@@ -50,6 +51,8 @@ static struct pg_region *take_leave(void)
             last = &region->next;
             continue;
         }
+        if (region->carried)
+            pg_compressed_take_back(region->store.compressed);
         region->inherited = 1;
         /* What is ordinary memory the child has. */
         if (!region->plain)

@@ -350,10 +350,7 @@ int pg_open_as(const struct pg_config *config, struct pg_heir *heir, struct pg_r
         pg_free_opening(region->opening);
         region->opening = NULL;
     }
-    /* A file that the pager writes has one writer. */
-    __atomic_store_n(&region->carries,
-                     config->again && config->compression && !config->compression->spill,
-                     __ATOMIC_RELEASE);
+    __atomic_store_n(&region->carries, config->again && config->compression, __ATOMIC_RELEASE);
     *opened = region;
     return 0;
 }

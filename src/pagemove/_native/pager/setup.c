@@ -17,7 +17,9 @@
 #include "pager/engine/lease.h"
 #include "pager/engine/leaving.h"
 #include "pager/engine/work.h"
+#include "pager/mechanisms/compressed.h"
 #include "pager/mechanisms/holes.h"
+#include "pager/mechanisms/spilled.h"
 #include "pager/mechanisms/table.h"
 #include "pager/mechanisms/threads.h"
 #include "pager/mechanisms/trace.h"
@@ -146,7 +148,8 @@ static int start_threads(struct pg_region *region)
 /* Only what the pager is to have of the program's, and standard streams for a helper. */
 static int own_table(const struct pg_region *region, const struct pg_config *config)
 {
-    int kept[8] = {region->watched}, count = 1;
+    int kept[8 + PG_SPILLS] = {region->watched};
+    size_t count = 1;
     const int door = config->helper ? config->helper->door_fd : -1;
 
     if (region->origin)
@@ -159,10 +162,12 @@ static int own_table(const struct pg_region *region, const struct pg_config *con
         for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
             if (fcntl(fd, F_GETFD) >= 0)
                 kept[count++] = fd;
+    } else if (config->kept) {
+        count += pg_compressed_descriptors(config->kept, kept + count);
     } else if (!config->compression && !config->taking) {
         kept[count++] = config->fd;
     }
-    return pg_own_table(kept, (size_t)count, region->watched);
+    return pg_own_table(kept, count, region->watched);
 }
 
 int pg_say_closed(char text[PG_TEXT])

@@ -51,19 +51,53 @@ int pg_explain_full(struct pg_compressed *memory, int error, int spilled, char t
     return error;
 }
 
-int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more)
+/* Of how many more bytes there is an idea of how they shrink, and where they go. */
+struct foresight {
+    double outside; /* bytes that the file system has */
+    double room;    /* bytes that memory has */
+    double shrunk;  /* bytes of memory for one that shrinks */
+    double whole;   /* the part of them that does not shrink; all, where little is known */
+};
+
+enum { KNOWN = 16 /* blocks */ };
+
+static struct foresight foresee(struct pg_compressed *memory)
 {
-    uint64_t bytes, blocks, room;
+    struct foresight seen = {.shrunk = 1};
+    uint64_t bytes, inside, outside;
 
     pthread_mutex_lock(&memory->lock);
     bytes = pg_bytes_kept(memory);
-    blocks = memory->counts[SAME] + memory->counts[PACKED] + memory->counts[RAW] +
+    inside = memory->counts[SAME] + memory->counts[PACKED] + memory->counts[RAW] +
              memory->counts[IN_PLACE];
+    outside = memory->counts[SPILLED];
+    if (memory->spills)
+        seen.outside = (double)pg_room_to_spill(memory->files);
     pthread_mutex_unlock(&memory->lock);
-    if (memory->limit == UINT64_MAX || memory->spill >= 0 || bytes < memory->limit / 2)
+    seen.room = memory->limit > bytes ? (double)(memory->limit - bytes) : 0;
+    if (bytes)
+        seen.shrunk = (double)bytes / (double)(inside * memory->block_size);
+    if (memory->spills)
+        seen.whole = (double)(outside + KNOWN) / (double)(outside + KNOWN + inside);
+    return seen;
+}
+
+int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more)
+{
+    struct foresight seen;
+    double outside, room;
+
+    if (memory->limit == UINT64_MAX)
         return 0;
-    room = memory->limit > bytes ? memory->limit - bytes : 0;
-    return (double)room * (double)(blocks * memory->block_size) / (double)bytes < (double)more;
+    seen = foresee(memory);
+    if (!memory->spills && seen.room > (double)memory->limit / 2)
+        return 0;
+    /* What does not shrink goes to the file as long as that has room, and what does to memory. */
+    outside = seen.outside - (double)more * seen.whole;
+    room = seen.room - (double)more * (1 - seen.whole) * seen.shrunk;
+    if (outside < 0)
+        return room + outside < 0;
+    return room < 0 && outside + room / seen.shrunk < 0;
 }
 
 void pg_compressed_stats(struct pg_compressed *memory, char text[PG_TEXT])
@@ -91,4 +125,9 @@ void pg_compressed_stats(struct pg_compressed *memory, char text[PG_TEXT])
              (unsigned long long)counts[PACKED], (unsigned long long)raw,
              (unsigned long long)counts[IN_PLACE], (unsigned long long)counts[SPILLED],
              (unsigned long long)(counts[SPILLED] * memory->block_size));
+}
+
+int pg_compressed_spills(const struct pg_compressed *memory)
+{
+    return memory->spills;
 }

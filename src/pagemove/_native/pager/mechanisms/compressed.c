@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "pager/mechanisms/checksum.h"
 #include "pager/mechanisms/kept.h"
 
 static size_t table_bytes(const struct pg_compressed *memory)
@@ -36,18 +37,19 @@ int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uin
     memory->limit = wanted->limit ? wanted->limit : UINT64_MAX;
     memory->blocks = (uint32_t)((nbytes + block_size - 1) / block_size);
     pg_coders_init(&memory->coders, block_size, dumped);
-    memory->spill = -1;
     memory->spill_name = strdup(wanted->spill ? wanted->spill : "");
     memory->slabs = pg_slabs_new(block_size, dumped, note_moved, memory);
     memory->kept = mmap(NULL, table_bytes(memory), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory->kept == MAP_FAILED)
         memory->kept = NULL;
-    if (!memory->spill_name || !memory->slabs || !memory->kept) {
+    memory->files = calloc(1, sizeof *memory->files);
+    if (!memory->spill_name || !memory->slabs || !memory->kept || !memory->files) {
         pg_compressed_close(memory);
         return -ENOMEM;
     }
-    memory->spill = spill;
+    memory->spills = spill >= 0;
+    pg_spills_init(memory->files, memory->spill_name, block_size, spill);
     *opened = memory;
     return 0;
 }
@@ -58,21 +60,11 @@ void pg_compressed_close(struct pg_compressed *memory)
     pg_slabs_free(memory->slabs);
     if (memory->kept)
         munmap(memory->kept, table_bytes(memory));
-    if (memory->spill >= 0)
-        close(memory->spill);
+    if (memory->files)
+        pg_spills_free(memory->files);
+    free(memory->files);
     free(memory->spill_name);
     free(memory);
-}
-
-pthread_mutex_t *pg_compressed_lock(struct pg_compressed *memory)
-{
-    return &memory->lock;
-}
-
-void pg_compressed_forked(struct pg_compressed *memory)
-{
-    pthread_mutex_init(&memory->lock, NULL);
-    pg_coders_forked(&memory->coders);
 }
 
 /* Reading. */
@@ -87,6 +79,32 @@ static void repeat(void *to, uint64_t word, uint64_t length)
     }
     for (uint64_t i = 0; i < length / sizeof word; i++)
         words[i] = word;
+}
+
+static struct pg_spilled place_of(const struct kept *kept)
+{
+    return (struct pg_spilled){kept->length, kept->filter};
+}
+
+static int read_spilled(struct pg_compressed *memory, const struct kept *kept, char *to, int nowait,
+                        char text[PG_TEXT])
+{
+    int error = pg_read_spilled(memory->files, place_of(kept), to, nowait);
+
+    if (error == -PG_NOT_NOW)
+        return error;
+    if (error) {
+        snprintf(text, PG_TEXT, "the unnamed file of spilled blocks in %.1000s cannot be read",
+                 memory->spill_name);
+        return error;
+    }
+    if (pg_checksum(to, memory->block_size) == kept->word)
+        return 0;
+    snprintf(text, PG_TEXT,
+             "the block has changed in the unnamed file of spilled blocks in %.1000s: check the "
+             "device, and compute it again",
+             memory->spill_name);
+    return -EIO;
 }
 
 /* A whole block. Of one that is compressed the bytes are copied first, for when another thread
@@ -112,7 +130,7 @@ static int read_block(struct pg_compressed *memory, struct pg_coder *coder, uint
         snprintf(text, PG_TEXT, "its compressed bytes have changed in memory");
         return -EIO;
     } else if (kept.kind == SPILLED) {
-        return nowait ? -PG_NOT_NOW : pg_spilled_read(memory, block, kept.word, to, text);
+        return read_spilled(memory, &kept, to, nowait, text);
     }
     return 0;
 }
@@ -149,6 +167,17 @@ static int is_in_slabs(const struct kept *kept)
     return kept->kind == PACKED || kept->kind == RAW;
 }
 
+/* What was in a file is not any more. */
+static void leave_file(struct pg_compressed *memory, const struct kept *before)
+{
+    if (before->kind != SPILLED)
+        return;
+    pg_empty_spilled(memory->files, place_of(before));
+    pthread_mutex_lock(&memory->lock);
+    pg_give_place(memory->files, place_of(before));
+    pthread_mutex_unlock(&memory->lock);
+}
+
 /* Note it of a block that takes no memory any more. */
 static void note_outside(struct pg_compressed *memory, uint32_t block, struct kept kept)
 {
@@ -159,9 +188,12 @@ static void note_outside(struct pg_compressed *memory, uint32_t block, struct ke
     note(memory, block, kept);
     if (is_in_slabs(&before))
         pg_slabs_drop(memory->slabs, before.word);
+    /* Its place is written again soon. */
+    if (before.kind == SPILLED && kept.kind == SPILLED)
+        pg_give_place(memory->files, place_of(&before));
     pthread_mutex_unlock(&memory->lock);
-    if (before.kind == SPILLED && kept.kind != SPILLED)
-        pg_spilled_free(memory, block);
+    if (kept.kind != SPILLED)
+        leave_file(memory, &before);
 }
 
 /* Bytes that slabs may take when the block is kept there. One that was in place and shrinks may
@@ -196,20 +228,33 @@ static int keep(struct pg_compressed *memory, uint32_t block, struct kept kept, 
         note(memory, block, kept);
     pg_note_peak(memory);
     pthread_mutex_unlock(&memory->lock);
-    if (!error && before.kind == SPILLED)
-        pg_spilled_free(memory, block);
+    if (!error)
+        leave_file(memory, &before);
     return error;
 }
 
-/* Write a block to the file, as it is. */
+/* Write a block to a file, as it is. What the file had of it stays until that is done. */
 static int spill(struct pg_compressed *memory, uint32_t block, const char *bytes)
 {
     struct kept kept = {.kind = SPILLED};
-    int error = pg_spilled_write(memory, block, bytes, &kept.word);
+    struct pg_spilled at;
+    int error;
 
-    if (!error)
-        note_outside(memory, block, kept);
-    return error;
+    pthread_mutex_lock(&memory->lock);
+    error = pg_take_place(memory->files, &at);
+    pthread_mutex_unlock(&memory->lock);
+    if (error)
+        return error;
+    kept.length = at.place;
+    kept.filter = at.file;
+    error = pg_write_spilled(memory->files, at, bytes);
+    if (error) {
+        leave_file(memory, &kept);
+        return error;
+    }
+    kept.word = pg_checksum(bytes, memory->block_size);
+    note_outside(memory, block, kept);
+    return 0;
 }
 
 /* Whether a block is in place, or may be, as far as there is room. */
@@ -248,18 +293,18 @@ static int write_block(struct pg_compressed *memory, struct pg_coder *coder, uin
     if (kept.length) {
         kept.kind = PACKED;
         error = keep(memory, block, kept, pg_coder_packed(coder), kept.length);
-        if (error && memory->spill >= 0)
+        if (error && memory->spills)
             spilled = spill(memory, block, bytes);
         else if (!error)
             return 0;
-        return memory->spill >= 0 && !spilled ? 0 : refuse(memory, block, error, spilled, text);
+        return memory->spills && !spilled ? 0 : refuse(memory, block, error, spilled, text);
     }
-    if (memory->spill >= 0) {
+    if (memory->spills) {
         spilled = spill(memory, block, bytes);
         if (!spilled)
             return 0;
     }
-    if (offered && memory->spill < 0 && may_stay(memory, block, 1))
+    if (offered && !memory->spills && may_stay(memory, block, 1))
         return -PG_STAYS;
     error = keep(memory, block, kept, bytes, memory->block_size);
     return error ? refuse(memory, block, error, spilled, text) : 0;
@@ -376,8 +421,8 @@ int pg_compressed_shift(struct pg_compressed *memory, uint32_t to, uint32_t from
     int error = 0;
 
     pthread_mutex_lock(&memory->lock);
-    if (kept[from].kind == SPILLED || kept[to].kind != SAME || kept[to].word) {
-        error = -ENOTSUP;
+    if (kept[to].kind != SAME || kept[to].word) {
+        error = -EEXIST;
     } else {
         kept[to] = kept[from];
         kept[from] = (struct kept){.kind = SAME};

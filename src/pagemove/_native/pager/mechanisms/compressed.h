@@ -10,21 +10,37 @@
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 
 #include "pager/mechanisms/config.h"
 
 struct pg_compressed;
 
-/* `spill`: a file of its own for blocks that do not shrink, or -1. 0 or -errno. */
+/* `spill`: an unnamed file in the directory for blocks that do not shrink, or have no room; or -1.
+ * 0 or -errno. */
 int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uint64_t block_size,
                        int dumped, int spill, struct pg_compressed **opened);
 void pg_compressed_close(struct pg_compressed *memory);
 
-/* Who has this while the process is forked sees to it that the child can go on with it, which calls
- * the other. */
+/* forked.c: whoever has this while the process is forked sees to it that the child can go on with
+ * it. */
 pthread_mutex_t *pg_compressed_lock(struct pg_compressed *memory);
+
+/* Then, with the lock: the files it has are read alone from now on, by both processes. */
+void pg_compressed_part(struct pg_compressed *memory);
+
+/* The thread that forks has to have them, which thread `owner` has. 0 or -errno. */
+int pg_compressed_lend(struct pg_compressed *memory, pid_t owner);
+
+/* It needs them no more: the parent when it has forked, the child when its pager has them. */
+void pg_compressed_take_back(struct pg_compressed *memory);
+
+/* In the child: go on with it. */
 void pg_compressed_forked(struct pg_compressed *memory);
+
+/* The descriptors it has: how many, PG_SPILLS at most. */
+size_t pg_compressed_descriptors(const struct pg_compressed *memory, int *fds);
 
 /* As pg_store_read and pg_store_write, of what lies within the store. Of one block there is one
  * call at a time. `text` says why it failed, where more is known than the errno says. */
@@ -50,7 +66,7 @@ int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more);
 /* Whether a block that does not shrink, or has no room, goes to a file. */
 int pg_compressed_spills(const struct pg_compressed *memory);
 
-/* Have a block be another, which is zeros. 0, or -ENOTSUP: it is in the file. */
+/* Have a block be another, which is zeros. 0, or -EEXIST: it is not. */
 int pg_compressed_shift(struct pg_compressed *memory, uint32_t to, uint32_t from);
 
 /* Whether a block is one word, repeated. It is not written meanwhile. */

@@ -1,4 +1,4 @@
-/* What compressed memory keeps of its blocks. Included by compressed.c, amounts.c and spilled.c
+/* What compressed memory keeps of its blocks. Included by compressed.c, amounts.c and forked.c
  * alone. */
 #ifndef PAGEMOVE_PAGER_MECHANISMS_KEPT_H
 #define PAGEMOVE_PAGER_MECHANISMS_KEPT_H
@@ -9,23 +9,26 @@
 #include "pager/mechanisms/coders.h"
 #include "pager/mechanisms/compressed.h"
 #include "pager/mechanisms/slabs.h"
+#include "pager/mechanisms/spilled.h"
 
 /* How a block is kept. What was never written is the word 0. IN_PLACE: not here, but in the region,
  * where it takes as much as it would here. */
 enum kind { SAME, PACKED, RAW, IN_PLACE, SPILLED, KINDS };
 
 struct kept {
-    uint64_t word;   /* the repeated one; a place in slabs; the checksum of what is in the file */
-    uint32_t length; /* of what is packed */
-    uint8_t kind, filter;
+    uint64_t word;   /* the repeated one; a place in slabs; the checksum of what is in a file */
+    uint32_t length; /* of what is packed; or the place in a file */
+    uint8_t kind;
+    uint8_t filter; /* of what is packed; or which file */
 };
 
 struct pg_compressed {
     pthread_mutex_t lock;
     uint64_t nbytes, block_size, limit;
     uint32_t blocks;
-    int spill;
+    int spills; /* there is a directory for what has no room */
     char *spill_name;
+    struct pg_spills *files;
     struct kept *kept;
     struct pg_slabs *slabs;
     struct pg_coders coders;
@@ -47,18 +50,5 @@ int pg_explain_full(struct pg_compressed *memory, int error, int spilled, char t
 
 /* It is more than before, perhaps. Wants the lock. */
 void pg_note_peak(struct pg_compressed *memory);
-
-/* spilled.c: blocks in the unnamed file. */
-
-/* 0, or -errno, and `text` says why. */
-int pg_spilled_read(struct pg_compressed *memory, uint32_t block, uint64_t checksum, char *to,
-                    char text[PG_TEXT]);
-
-/* 0 and the checksum, or -errno. */
-int pg_spilled_write(struct pg_compressed *memory, uint32_t block, const char *bytes,
-                     uint64_t *checksum);
-
-/* The block is not in the file any more. */
-void pg_spilled_free(struct pg_compressed *memory, uint32_t block);
 
 #endif

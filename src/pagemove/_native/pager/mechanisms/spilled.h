@@ -1,0 +1,80 @@
+/* Unnamed files for blocks that compressed memory has no room for, or that do not shrink. Included
+ * by kept.h, and by carried.c and setup.c for how many there may be.
+ *
+ * A block has a place in one of them. What a fork has found in a file stays as it is there for as
+ * long as another process has that file: the file is frozen, and both go on with files of their
+ * own. */
+#ifndef PAGEMOVE_PAGER_MECHANISMS_SPILLED_H
+#define PAGEMOVE_PAGER_MECHANISMS_SPILLED_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "pager/mechanisms/config.h"
+
+/* Most have one. Where children live on there is one more for each fork after which some left. */
+enum { PG_SPILLS = 64 };
+
+struct pg_spill {
+    int fd;             /* -1: there is none */
+    int lent;           /* the same file in the program's table, while it is forked; or -1 */
+    int frozen;         /* others read it: nothing is written to it, and no place given up */
+    uint32_t used, end; /* places that blocks have; behind the last that one ever had */
+    uint32_t *free, free_count, free_room;
+};
+
+struct pg_spills {
+    const char *directory;
+    uint64_t block_size;
+    struct pg_spill files[PG_SPILLS];
+};
+
+/* A place of a block. */
+struct pg_spilled {
+    uint32_t place;
+    uint8_t file;
+};
+
+/* `first`: the file to begin with. */
+void pg_spills_init(struct pg_spills *spills, const char *directory, uint64_t block_size,
+                    int first);
+void pg_spills_free(struct pg_spills *spills);
+
+/* Those that end in "place" want the lock of the memory. */
+
+/* A place to write a block to. 0 or -errno. */
+int pg_take_place(struct pg_spills *spills, struct pg_spilled *at);
+
+/* The bytes of a place are not needed any more. */
+void pg_give_place(struct pg_spills *spills, struct pg_spilled at);
+
+/* Without the lock, of a place that stays what it is meanwhile. */
+
+/* 0 or -errno; -PG_NOT_NOW with `nowait`: it is not in the page cache. */
+int pg_read_spilled(const struct pg_spills *spills, struct pg_spilled at, char *to, int nowait);
+int pg_write_spilled(const struct pg_spills *spills, struct pg_spilled at, const char *bytes);
+
+/* Have the file system take the bytes of a place back, which is given up next. */
+void pg_empty_spilled(const struct pg_spills *spills, struct pg_spilled at);
+
+/* Bytes of the directory's file system that a block may still have. */
+uint64_t pg_room_to_spill(const struct pg_spills *spills);
+
+/* For a fork. They want the lock. */
+
+/* Whoever has these from now on finds them as they are. */
+void pg_spills_freeze(struct pg_spills *spills);
+
+/* Open them for the table of the thread that calls this, out of that of thread `owner`. 0 or
+ * -errno; in either case pg_spills_take_back is to follow, or in the child pg_spills_accept. */
+int pg_spills_lend(struct pg_spills *spills, pid_t owner);
+void pg_spills_take_back(struct pg_spills *spills);
+
+/* These are the ones to read from now on. */
+void pg_spills_accept(struct pg_spills *spills);
+
+/* Their descriptors: how many. */
+size_t pg_spills_descriptors(const struct pg_spills *spills, int fds[PG_SPILLS]);
+
+#endif
