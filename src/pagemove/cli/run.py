@@ -30,9 +30,9 @@ def run(arguments: list[str]) -> None:
     SCRIPT | - | -m MODULE | -c CODE [ARGUMENTS]
 
     --limit: the most bytes of arrays in memory: a size; a share of the memory available; auto (the
-    default): half of it. --spill: a directory for what does not fit, as it is; without it that is
-    kept in memory, compressed, in at most --store-limit bytes. With both, what does not shrink, or
-    has no room, goes to the directory. --min-size: smaller arrays are left to NumPy (1MiB).
+    default): half of it. What does not fit is kept in memory, compressed, in at most --store-limit
+    bytes (with --spill a quarter of the limit by default). --spill: a directory for what does not
+    shrink, or has no room there. --min-size: smaller arrays are left to NumPy (1MiB).
     --report: print what it took on standard error at the end, and on SIGUSR1.
     """
     main(arguments)
@@ -66,7 +66,7 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
     parser.add_argument(
         "--spill",
         metavar="DIR",
-        help="a directory for what does not fit; without it that stays in memory, compressed",
+        help="a directory for what does not shrink, or has no room in the store's limit",
     )
     parser.add_argument(
         "--min-size", default="1MiB", metavar="SIZE", help="smaller arrays are left to NumPy (1MiB)"

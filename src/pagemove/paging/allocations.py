@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from pagemove._native import arena as native
 from pagemove._native.mapping import generation
+from pagemove.introspect import PAGE_SIZE
 from pagemove.paging.arenas import ArenaMemory, directory_of, limit_of, new_arena
+from pagemove.paging.budget import Budget
 from pagemove.paging.compression import store_limit_of
 from pagemove.paging.options import Limit, Size
 from pagemove.paging.sizes import nbytes_of, text_of
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from typing_extensions import CapsuleType
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+#: Of the limit, what is compressed may take as much more where a directory takes the rest.
+_SHARE_WITH_SPILL = 4
 
 #: What is left when a block ends, innermost last: who has entered, and the handler before; in a
 #: child made by fork the arena is another one.
@@ -48,7 +53,7 @@ class AllocationStats:
         Arrays that were made, so far.
     moved_nbytes : int
         Bytes that were copied because an array grew (`ndarray.resize`), had no room where it was,
-        and its pages could not move: a forked child shares them, or they are in a file.
+        and its pages could not move: a forked child shares them, or they are locked (mlock).
     refused : int
         Arrays that were not made, for want of address space, or of room in `store_limit`: each was
         a MemoryError.
@@ -92,6 +97,10 @@ class PagedAllocations:
         self._follows = isinstance(limit, str) and limit.strip().lower() == "auto"
         self._spill = directory_of(spill)
         self._store_limit = store_limit_of(store_limit)
+        if self._spill is not None and self._store_limit is None:
+            limited = self._limit
+            most = limited.limit if isinstance(limited, Budget) else limited
+            self._store_limit = max(most // _SHARE_WITH_SPILL, PAGE_SIZE)
         self._making, self._process = threading.Lock(), generation()
         self._made: tuple[native.Arena, ArenaMemory] | None = None
 
@@ -156,20 +165,22 @@ class PagedAllocations:
         full = now["full"] - before.get("full", 0)
         if full:
             limit = text_of(made[1].resident_limit or 0)
-            used = f"{text_of(now['used_then'])} of arrays were in use, at most {limit} of them "
-            if self._spill is not None and self._store_limit is None:
+            used = (
+                f"{text_of(now['used_then'])} of arrays were in use, at most {limit} of them "
+                "resident (limit), and the others compressed, in at most "
+                f"{text_of(self._store_limit or 0)} (store_limit)"
+            )
+            if self._spill is not None:
                 error.add_note(
-                    f"pagemove.paged_allocations: {self._spill} (spill) is full. {used}"
-                    "resident (limit), and the others in an unnamed file there: delete arrays, "
-                    "make room there, or name another directory"
+                    f"pagemove.paged_allocations: {self._spill} (spill) is full. {used}, or in "
+                    "unnamed files there: delete arrays, make room there (or raise RLIMIT_FSIZE, "
+                    "ulimit -f), or name another directory"
                 )
             else:
                 error.add_note(
-                    f"pagemove.paged_allocations: store_limit is full. {used}"
-                    "resident (limit), and the others compressed, in at most "
-                    f"{text_of(self._store_limit or 0)} (store_limit): delete arrays, raise "
-                    "store_limit (pagemove run --store-limit), or name a directory with spill= "
-                    "(--spill)"
+                    f"pagemove.paged_allocations: store_limit is full. {used}: delete arrays, "
+                    "raise store_limit (pagemove run --store-limit), or name a directory with "
+                    "spill= (--spill)"
                 )
         elif now["refused"] > before.get("refused", 0):
             error.add_note(
@@ -304,14 +315,14 @@ def paged_allocations(
     min_size : int or str
         Arrays of fewer bytes are made as ever.
     spill : str or path-like, optional
-        A directory: what does not fit the limit goes to an unnamed file there, as it is. By default
-        it is kept in memory, compressed, outside of the limit.
+        A directory. What does not fit the limit is kept in memory, compressed, outside of the
+        limit; what does not shrink, or has no room there, goes to an unnamed file in the directory,
+        as it is, if there is one.
     store_limit : int or str, optional
-        The most bytes of memory that what is compressed may take; by default it takes what it
-        needs. With `spill` too, blocks are compressed, and those that do not shrink, or for which
-        there is no room, go to the file. Without, an array for which there is no room any more is
-        a MemoryError, with a note that says so; a thread that stores to one that was made before
-        gets SIGBUS, after `PagedMemory`'s message.
+        The most bytes of memory that what is compressed may take; by default what it needs, and
+        with `spill` a quarter of `limit`. Where there is no room any more, neither in the
+        directory, an array is a MemoryError, with a note that says so; a thread that stores to one
+        that was made before gets SIGBUS, after `PagedMemory`'s message.
 
     Returns
     -------
@@ -344,8 +355,8 @@ def paged_allocations(
     As long as all of them fit `limit`, and it is no `Budget`, they are ordinary memory that costs
     what it always does, also in children made by fork and for system calls. The first that does not
     fit has the pager serve the arena from then on. A child made by fork after that has the arrays
-    as they were at that moment, and the limit for itself. With `spill`, a shared `Budget` or the
-    helper process they are not there: touching them is SIGSEGV, after a message, and arrays made
+    as they were at that moment, and the limit for itself. With a shared `Budget` or the helper
+    process they are not there: touching them is SIGSEGV, after a message, and arrays made
     there are ordinary ones. System calls on arrays need `pinned` or `save` then, where
     `PagedMemory.kernel_faults` is False.
 

@@ -16,7 +16,6 @@ from pagemove.paging.following import ArenaLimit, follow
 from pagemove.paging.options import FEWEST_BLOCKS, Limit
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sizes import nbytes_of, text_of
-from pagemove.stores.file import FileStore
 
 #: What is read and evicted as one: a part of the smallest array, so that little of the last block
 #: is for nothing, and of the limit, so that there are some to choose from.
@@ -55,12 +54,7 @@ class ArenaMemory(PagedMemory):
             "writeback_interval": None,
             "name": "arrays",
         }
-        if spill is None or store_limit is not None:
-            super().__init__(nbytes=nbytes, store_limit=store_limit, spill=spill, **options)
-        else:
-            self._spill_directory = os.fsencode(spill)
-            with _nothing(nbytes) as store:
-                super().__init__(store, mode="c", **options)
+        super().__init__(nbytes=nbytes, store_limit=store_limit, spill=spill, **options)
         self._forgettable = True
 
     def _save_or_tell(self) -> None:
@@ -68,32 +62,6 @@ class ArenaMemory(PagedMemory):
 
     def _save_before_close(self) -> None:
         pass
-
-
-def _nothing(nbytes: int) -> FileStore:
-    """Return a store that is never read: a region that is opened blank knows what it would say."""
-    fd = os.memfd_create("pagemove", os.MFD_CLOEXEC)
-    try:
-        _enlarge(fd, nbytes)
-        return FileStore(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
-
-
-def _enlarge(fd: int, nbytes: int) -> None:
-    try:
-        os.truncate(fd, nbytes)
-    except OSError as error:
-        if error.errno != errno.EFBIG:
-            raise
-        most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        raise OSError(
-            errno.EFBIG,
-            f"this process may write files of at most {text_of(most)} (RLIMIT_FSIZE, ulimit -f), "
-            "and what leaves memory goes to one in the directory of spill, at its place in "
-            f"{text_of(nbytes)} of addresses: raise that, or leave spill out, to keep it in "
-            "memory, compressed",
-        ) from None
 
 
 def limit_of(limit: Limit) -> int | Budget:

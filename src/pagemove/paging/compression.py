@@ -107,15 +107,17 @@ def memory_of(
     store_limit: Size | None,
     spill: str | os.PathLike[str] | None,
 ) -> Store:
-    """Make compressed memory: in this process where there is a library, else by a helper."""
-    if pager.codec() is not None:
+    """Make compressed memory: in this process where there is a library, else by a helper.
+
+    With `spill` it is in this process always: without a library nothing shrinks, and goes there.
+    """
+    if pager.codec() is not None or spill is not None:
         return CompressedMemory(nbytes, store_limit=store_limit, spill=spill)
-    wanted = {"store_limit": store_limit, "spill": spill}
-    asked = [name for name, value in wanted.items() if value is not None]
-    if asked:
+    if store_limit is not None:
         raise ValueError(
-            f"{' and '.join(asked)} are for memory compressed in this process, which needs "
-            "liblz4.so.1 or libzstd.so.1: install one (Debian: liblz4-1, Fedora: lz4-libs)"
+            "store_limit is for memory compressed in this process, which needs liblz4.so.1 or "
+            "libzstd.so.1: install one (Debian: liblz4-1, Fedora: lz4-libs), or name a directory "
+            "with spill"
         )
     from pagemove.stores.compressed import CompressedStore
 

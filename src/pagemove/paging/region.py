@@ -183,9 +183,9 @@ class PagedMemory(Closing, Viewable):
     again, and in a child that is not forked by Python: the region is not there, touching it is
     SIGSEGV, after a message that names it, the object refuses new buffers, and closing it does
     nothing. Compressed memory is there with the contents of the moment, in any child, unless it has
-    `spill`, a `Budget` with others or the helper process: resident pages and compressed blocks are
-    shared copy-on-write, each process has the limits for itself, and nothing is pinned in the
-    child.
+    a `Budget` with others or the helper process: resident pages and compressed blocks are shared
+    copy-on-write, each process has the limits and new files (`spill`) for itself, and nothing is
+    pinned in the child.
 
     Where the process may open userfaultfd for user mode only, `kernel_faults` is False, and a
     system call on memory that is not resident fails with EFAULT: `pinned` and `save` are for that,
@@ -325,7 +325,6 @@ class PagedMemory(Closing, Viewable):
     _blank = False
     # That the kernel alone serves it until there is more in it than its limit.
     _plain = False
-    _spill_directory = b""
 
     def _open(self, store: Store, options: Checked, *, again: bool) -> None:
         with limits.named():
@@ -361,7 +360,7 @@ class PagedMemory(Closing, Viewable):
                     writeback_ns=options.writeback_ns if store.restartable else 0,
                     outlives=store.restartable,
                     read_ahead=options.read_ahead,
-                    spill_directory=self._spill_directory or options.spill_directory,
+                    spill_directory=options.spill_directory,
                     blank=self._blank,
                     plain=self._plain,
                     dumped=os.environ.get("PAGEMOVE_CORE_DUMPS", "0") not in ("", "0"),

@@ -25,7 +25,9 @@ def _run(program: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
 _FORKED = """
 import os, sys
 import numpy as np, pagemove
-with pagemove.paged_allocations(sys.argv[2], spill=sys.argv[1]):
+limit = pagemove.Budget(sys.argv[2]) if sys.argv[3:] else sys.argv[2]
+other = pagemove.PagedMemory(nbytes=1 << 20, resident_limit=limit) if sys.argv[3:] else None
+with pagemove.paged_allocations(limit, spill=sys.argv[1]):
     numbers = np.arange(1 << 20)
     pid = os.fork()
     if not pid:
@@ -40,10 +42,16 @@ with pagemove.paged_allocations(sys.argv[2], spill=sys.argv[1]):
 
 
 def test_in_a_forked_child_new_arrays_are_ordinary_and_evicted_ones_end_it(tmp_path):
-    done = _run(_FORKED, tmp_path, "7MiB")
+    done = _run(_FORKED, tmp_path, "7MiB", "shared")
     assert done.stdout.split() == ["1048575", "1048575", "-11", "0"]
     assert "paged memory over the arrays of pagemove.paged_allocations" in done.stderr
     assert "spawn or forkserver" in done.stderr
+
+
+def test_in_a_forked_child_evicted_ones_are_there_too(tmp_path):
+    done = _run(_FORKED, tmp_path, "7MiB")
+    assert done.stdout.split() == ["1048575", "1048575", "0", "0"]
+    assert not done.stderr
 
 
 def test_in_a_forked_child_arrays_that_fit_the_limit_are_there(tmp_path):

@@ -240,9 +240,11 @@ class TestSpill:
             words = region.asarray("u8")
             words[:] = _noise(region.nbytes)
             region.evict()
+            block = _noise(region.nbytes).tobytes()[3 * _BLOCK : 4 * _BLOCK]
             with _spill_of(tmp_path).open("r+b") as file:
-                file.seek(3 * _BLOCK + 1000)
-                file.write(bytes([~file.peek(1)[0] & 0xFF]))
+                place = file.read().index(block)
+                file.seek(place + 1000)
+                file.write(bytes([~block[1000] & 0xFF]))
             with pytest.raises(StoreError, match="the block has changed in the unnamed file"):
                 region.prefetch(3 * _BLOCK, _BLOCK, wait=True)
             assert (words[: 3 * _BLOCK // 8] == _noise(region.nbytes)[: 3 * _BLOCK // 8]).all()

@@ -44,9 +44,10 @@ def budget():
     return memory(resident_limit=shared), pagemove.open_array("kept.npy", resident_limit=shared)
 
 def arena():
-    with pagemove.paged_allocations(LIMIT, spill=".") as made:
+    shared = pagemove.Budget("2MiB")
+    with pagemove.paged_allocations(shared) as made:
         array = np.full(COUNT, 7)
-    return array, made
+    return array, made, memory(resident_limit=shared)
 
 def handed():
     giver = pagemove.open_array("kept.npy", mode="r+", resident_limit=LIMIT)
@@ -61,7 +62,6 @@ MAKE = {{
     "r+": lambda: file("r+"),
     "c": lambda: file("c"),
     "message": lambda: memory(fork="message"),
-    "spill": lambda: memory(spill="."),
     "descriptors": memory,
     "budget": budget,
     "arena": arena,
@@ -126,19 +126,19 @@ def of_all(what):
     return forked(lambda: -forked(touch(what))) if how == "twice" else -forked(touch(what))
 """
 
+_SHARED = "compressed memory is inherited if it has a resident_limit of its own, and fork="
 _REMEDIES = {
     "r": "fork='reopen' before the fork",
     "r+": "flush it in the parent and open it here",
     "c": "open it here without them",
-    "message": "compressed memory is inherited if it has a resident_limit of its own, no spill",
-    "spill": "compressed memory is inherited if it has a resident_limit of its own, no spill",
-    "budget": "compressed memory is inherited if it has a resident_limit of its own, no spill",
+    "message": _SHARED,
+    "budget": _SHARED,
     "descriptors": "): Too many open files",
     "arena": "make arrays here",
     "handed": "hand it over again, by pagemove.serve in the parent",
     "empty": "make a new one here",
 }
-_COMPRESSED = {"message", "spill", "budget", "descriptors", "arena"}
+_COMPRESSED = {"message", "budget", "descriptors", "arena"}
 
 
 def _run(program: str, how: str, kind: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -184,7 +184,6 @@ forked(call)
 @pytest.mark.parametrize(
     ("kind", "remedy"),
     [
-        pytest.param("spill", "if it has a resident_limit of its own", marks=compressed),
         pytest.param("budget", "if it has a resident_limit of its own", marks=compressed),
         ("handed", "hand it over again"),
     ],

@@ -96,7 +96,7 @@ def test_what_was_spilled_leaves_the_file(tmp_path):
         return spilled
 
     with pagemove.paged_allocations("4MiB", spill=tmp_path):
-        numbers = np.arange(2 * _MIB)
+        numbers = np.random.default_rng(0).random(2 * _MIB)
         before = used()
         del numbers
         assert before > 8 * _MIB

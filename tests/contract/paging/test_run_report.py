@@ -213,8 +213,7 @@ def test_the_whole_process_has_the_limit_and_what_is_compressed_and_no_more(tmp_
     nothing, _ = sizes(0)
     peak, stored = sizes(128)
     assert peak <= nothing + (24 * _MIB) + stored + 32 * _MIB
-    assert bool(stored) == (not where)
-    assert stored < 100 * _MIB
+    assert 0 < stored < (7 * _MIB if where else 100 * _MIB)
 
 
 @pytest.fixture
@@ -363,19 +362,21 @@ def test_a_limit_beyond_the_memory_is_said(tmp_path):
 
 
 def test_a_limit_on_files_is_said(tmp_path):
-    (tmp_path / "program.py").write_text("print(1)")
-    command = f"ulimit -f 1000; {sys.executable} -m pagemove run --limit 8MiB --spill . program.py"
+    """And nothing more is in the file than it allows."""
+    (tmp_path / "program.py").write_text("how = 'empty'\n" + _FILLED)
+    command = f"ulimit -f 16384; {sys.executable} -m pagemove run --limit 8MiB --spill . program.py"
     done = subprocess.run(
-        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
-    assert "(RLIMIT_FSIZE, ulimit -f)" in done.stderr
+    assert done.returncode == 1, done.stderr
+    assert 20 <= int(done.stdout) <= 26
+    assert "(or raise RLIMIT_FSIZE, ulimit -f)" in done.stderr
 
 
 def test_a_directory_that_takes_no_file_is_said(tmp_path):
     done = ran(tmp_path, "print(1)", "--spill", "/proc")
     assert done.returncode == 1
-    assert "goes to an unnamed file in /proc (spill), which takes none" in done.stderr
+    assert "spill names /proc for what has no room in memory, which takes no" in done.stderr
 
 
 _FILLED = """
@@ -421,7 +422,8 @@ def test_a_directory_with_room_for_less_than_the_limit_is_used(tmp_path):
     with small_disk(tmp_path / "small", 12 * _MIB) as small:
         done = ran(tmp_path, _SMALL, "--limit", "64MiB", "--spill", str(small))
     assert done.returncode == 0, done.stderr
-    assert 60 < int(done.stdout) <= 76
+    # Limit, directory, and a quarter of the limit for what has no room there.
+    assert 68 < int(done.stdout) <= 92
 
 
 def test_no_line_of_this_package_is_in_a_report(tmp_path):

@@ -4,8 +4,8 @@
  * region it has the pages that are resident, shared until one of both writes to them or evicts
  * them. The userfaultfd, the pager's threads and its descriptors it has not: all of these are made
  * anew, in the same structure, while the program is still in fork, for from then on it may touch a
- * block that is not resident. The files that blocks have gone to (spill) both read from then on, and
- * neither writes (spilled.c).
+ * block that is not resident. The files that blocks have gone to (spill) both read from then on,
+ * and neither writes (spilled.c).
  *
  * So that the child finds each block either resident or in the store, the fork waits until none is
  * on its way from one to the other with changes, and then a thread of the pager keeps all locks
@@ -183,9 +183,8 @@ void pg_carry(struct pg_region *region)
     if (region->holding == PG_HOLD_ASKED)
         become(region, PG_NOT_HELD);
     pthread_mutex_unlock(&region->calls_lock);
-    region->lacking = region->carried
-                          ? pg_compressed_lend(region->store.compressed, region->holder)
-                          : 0;
+    region->lacking =
+        region->carried ? pg_compressed_lend(region->store.compressed, region->holder) : 0;
 }
 
 void pg_carry_back(struct pg_region *region)

@@ -123,8 +123,7 @@ void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const
                               "be passed a copy of what is needed",
         [PG_REMEDY_ARRAYS] = "make arrays here, or be passed copies as arguments",
         [PG_REMEDY_COMPRESSED] = "compressed memory is inherited if it has a resident_limit of its "
-                                 "own, no spill, and fork='reopen'; or be passed a copy of what is "
-                                 "needed",
+                                 "own, and fork='reopen'; or be passed a copy of what is needed",
         [PG_REMEDY_HELPER] = "it ends with the parent: make one here, or be passed a copy of what "
                              "is needed",
         [PG_REMEDY_TAKEN] = "hand it over again, by pagemove.serve in the parent and open_array of "

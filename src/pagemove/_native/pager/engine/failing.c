@@ -40,13 +40,13 @@ static void describe_starved(struct pg_region *region, uint32_t number)
     text[strcspn(text, "\n")] = 0;
     if (region->frames.limited)
         snprintf(blocks, sizeof blocks,
-                 "all %u blocks that may be resident are in use by I/O, changed, pinned or locked (mlock)",
+                 "all %u blocks that may be resident are in use by I/O, changed, pinned or locked "
+                 "(mlock)",
                  region->frames.limit);
     if (region->write_error && region->mode == PG_PRIVATE)
         snprintf(also, sizeof also,
-                 ", and changed ones cannot be written to the unnamed file in %s (%s): %s",
-                 region->spill_directory, pg_spill_option(region),
-                 pg_cause_of(region->write_error));
+                 ", and changed ones cannot be written to the unnamed file in %s (TMPDIR): %s",
+                 region->spill_directory, pg_cause_of(region->write_error));
     else if (region->write_error)
         snprintf(also, sizeof also, ", and changed ones cannot be written: %s%s%.3000s",
                  pg_cause_of(region->write_error), *text ? ": " : "", text);

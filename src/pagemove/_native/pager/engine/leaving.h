@@ -100,12 +100,6 @@ uint32_t pg_shift_blocks(struct pg_region *region, uint32_t to, uint32_t from, u
 
 /* writeback.c */
 
-/* What has said where that is. */
-static inline const char *pg_spill_option(const struct pg_region *region)
-{
-    return region->blank ? "spill" : "TMPDIR";
-}
-
 /* Open the file of private changes. 0, or -errno; then `text` says what to do. */
 int pg_open_spill(struct pg_region *region, char text[PG_TEXT]);
 

@@ -222,7 +222,7 @@ struct pg_region {
     uint64_t carried_in;
     pid_t holder; /* the thread that holds it for a fork */
     int lacking;  /* -errno: the child cannot have its files */
-    int carried; /* the child that is being forked is to have it; with the lock of all regions */
+    int carried;  /* the child that is being forked is to have it; with the lock of all regions */
     uint64_t carried_limit; /* bytes, that there; for a budget is one process's */
     enum pg_hold { PG_NOT_HELD, PG_HOLD_ASKED, PG_HELD, PG_LET_GO } holding;
     pthread_cond_t held; /* that changes, with the lock of calls */

@@ -10,7 +10,6 @@
 #include "pager/mechanisms/channel.h"
 #include "pager/mechanisms/compressed.h"
 #include "pager/mechanisms/trace.h"
-#include "pager/mechanisms/unnamed.h"
 
 enum {
     KEPT_TO_READ = 32, /* blocks, of an eighth of the limit or more */
@@ -175,8 +174,7 @@ int pg_kernel_faults(const struct pg_region *region)
     return !region->uffd.user_mode_only;
 }
 
-/* `room`: bytes that a directory has for what leaves memory. */
-static int is_full(struct pg_region *region, uint64_t more, int zeros, uint64_t room)
+static int is_full(struct pg_region *region, uint64_t more, int zeros)
 {
     uint64_t left = UINT64_MAX, reach = pg_lease_reach(region), spare, wanted;
     uint32_t most = reach < UINT32_MAX ? (uint32_t)reach : UINT32_MAX, kept, taken;
@@ -192,28 +190,23 @@ static int is_full(struct pg_region *region, uint64_t more, int zeros, uint64_t 
     if (left >= more)
         return 0;
     wanted = zeros ? 0 : more - left;
-    if (region->store.compressed)
-        return pg_compressed_is_full(region->store.compressed, spare + wanted);
-    spare = spare < room / 4 ? spare : room / 4;
-    return room - spare <= wanted;
+    return pg_compressed_is_full(region->store.compressed, wanted, spare);
 }
 
 int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
 {
-    uint64_t until, room = UINT64_MAX;
-    int full, compressed = region->store.compressed != NULL;
+    uint64_t until;
+    int full;
 
-    if (!compressed && (!region->blank || region->mode != PG_PRIVATE))
+    if (!region->store.compressed)
         return 0;
-    if (!compressed)
-        room = pg_room_in(region->spill_directory);
     pthread_mutex_lock(&region->lock);
-    full = is_full(region, more, zeros, room);
-    if (full && compressed)
+    full = is_full(region, more, zeros);
+    if (full)
         pg_want_tries(region, region->blocks.in_place);
     until = pg_now() + LONGEST_TRIES;
     while (full && (region->want_tries || region->trying) && !pg_wait_changed(region, until))
-        full = is_full(region, more, zeros, room);
+        full = is_full(region, more, zeros);
     pthread_mutex_unlock(&region->lock);
     return full;
 }

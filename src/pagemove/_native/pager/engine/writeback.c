@@ -42,16 +42,10 @@ int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
     /* Of a limit something else is to be said, and another directory does not help. */
     if (!error || error == -EMFILE || error == -ENFILE || error == -ENOMEM)
         return error;
-    if (region->blank)
-        snprintf(text, PG_TEXT,
-                 "what leaves memory goes to an unnamed file in %s (spill), which takes none: %s; "
-                 "name a directory that does",
-                 directory, strerror(-error));
-    else
-        snprintf(text, PG_TEXT,
-                 "mode 'c' keeps private changes in an unnamed file when they leave memory, and %s "
-                 "takes none: %s; set TMPDIR to a directory that does",
-                 directory, strerror(-error));
+    snprintf(text, PG_TEXT,
+             "mode 'c' keeps private changes in an unnamed file when they leave memory, and %s "
+             "takes none: %s; set TMPDIR to a directory that does",
+             directory, strerror(-error));
     return error;
 }
 
@@ -66,8 +60,7 @@ static int spill_original(struct pg_region *region, struct pg_store *store, uint
 
     for (uint64_t done = 0; done < length && !error; done += PIECE) {
         struct pg_piece piece = {buffer, length - done < PIECE ? length - done : PIECE};
-        if (!region->blank)
-            error = pg_store_read(&region->store, offset + done, &piece, 1, 0, &got);
+        error = pg_store_read(&region->store, offset + done, &piece, 1, 0, &got);
         if (!error)
             error = pg_store_write(store, offset + done, &piece, 1);
     }

@@ -53,6 +53,7 @@ int pg_explain_full(struct pg_compressed *memory, int error, int spilled, char t
 
 /* Of how many more bytes there is an idea of how they shrink, and where they go. */
 struct foresight {
+    double all;     /* bytes that there is room for where nothing shrinks, taken ones included */
     double outside; /* bytes that the file system has */
     double room;    /* bytes that memory has */
     double shrunk;  /* bytes of memory for one that shrinks */
@@ -74,6 +75,7 @@ static struct foresight foresee(struct pg_compressed *memory)
     if (memory->spills)
         seen.outside = (double)pg_room_to_spill(memory->files);
     pthread_mutex_unlock(&memory->lock);
+    seen.all = (double)memory->limit + seen.outside + (double)(outside * memory->block_size);
     seen.room = memory->limit > bytes ? (double)(memory->limit - bytes) : 0;
     if (bytes)
         seen.shrunk = (double)bytes / (double)(inside * memory->block_size);
@@ -82,19 +84,21 @@ static struct foresight foresee(struct pg_compressed *memory)
     return seen;
 }
 
-int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more)
+int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more, uint64_t spare)
 {
     struct foresight seen;
-    double outside, room;
+    double outside, room, most;
 
     if (memory->limit == UINT64_MAX)
         return 0;
     seen = foresee(memory);
     if (!memory->spills && seen.room > (double)memory->limit / 2)
         return 0;
+    most = (double)spare < seen.all / 4 || !memory->spills ? (double)spare : seen.all / 4;
+    most += (double)more;
     /* What does not shrink goes to the file as long as that has room, and what does to memory. */
-    outside = seen.outside - (double)more * seen.whole;
-    room = seen.room - (double)more * (1 - seen.whole) * seen.shrunk;
+    outside = seen.outside - most * seen.whole;
+    room = seen.room - most * (1 - seen.whole) * seen.shrunk;
     if (outside < 0)
         return room + outside < 0;
     return room < 0 && outside + room / seen.shrunk < 0;

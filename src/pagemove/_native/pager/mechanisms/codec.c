@@ -95,6 +95,8 @@ static void find(void)
         library = open_library("libzstd.so.1", zstd, sizeof zstd / sizeof *zstd);
     if (library)
         name_codec(library, "zstd", "ZSTD_versionString");
+    else
+        codec.zstd_compress = NULL;
 }
 
 const char *pg_codec_name(void)
@@ -130,6 +132,8 @@ struct pg_coder *pg_coder_new(size_t block_size, int dumped)
     coder->packed = coder->shuffled + block_size;
     if (codec.lz4_compress) {
         coder->state = malloc((size_t)codec.lz4_state_size());
+    } else if (!codec.zstd_compress) {
+        return coder; /* nothing shrinks */
     } else {
         coder->state = codec.zstd_new_compressor();
         coder->decompressor = codec.zstd_new_decompressor();
@@ -144,7 +148,7 @@ void pg_coder_free(struct pg_coder *coder)
 {
     if (codec.lz4_compress) {
         free(coder->state);
-    } else {
+    } else if (codec.zstd_compress) {
         codec.zstd_free_compressor(coder->state); /* NULL does nothing */
         codec.zstd_free_decompressor(coder->decompressor);
     }
@@ -212,6 +216,9 @@ size_t pg_pack(struct pg_coder *coder, const void *block, unsigned *filter)
     unsigned chosen = coder->filter;
     size_t size = 0;
 
+    *filter = PG_PLAIN;
+    if (!coder->state)
+        return 0;
     if (chosen == PG_FILTERS || coder->age++ % LEARN_EVERY == 0)
         chosen = choose(coder, block);
     /* A part may mislead. LZ4 soon gives up what it finds nothing in; zstd does not. */

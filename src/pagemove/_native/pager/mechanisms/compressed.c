@@ -275,6 +275,19 @@ static int refuse(struct pg_compressed *memory, uint32_t block, int error, int s
     return may_stay(memory, block, 0) ? -PG_STAYS : pg_explain_full(memory, error, spilled, text);
 }
 
+/* Whether a block would be compressed only to find that there is no room for that. */
+static int is_crowded(struct pg_compressed *memory, uint32_t block)
+{
+    uint64_t bytes;
+    int has;
+
+    pthread_mutex_lock(&memory->lock);
+    bytes = memory->packed + memory->counts[RAW] * memory->block_size;
+    has = is_in_slabs(&memory->kept[block]);
+    pthread_mutex_unlock(&memory->lock);
+    return !has && memory->limit != UINT64_MAX && bytes > memory->limit - memory->limit / 16;
+}
+
 static int write_block(struct pg_compressed *memory, struct pg_coder *coder, uint32_t block,
                        const char *bytes, int offered, char text[PG_TEXT])
 {
@@ -288,8 +301,10 @@ static int write_block(struct pg_compressed *memory, struct pg_coder *coder, uin
         note_outside(memory, block, kept);
         return 0;
     }
-    kept.length = (uint32_t)pg_pack(coder, bytes, &filter);
-    kept.filter = (uint8_t)filter;
+    if (!memory->spills || !is_crowded(memory, block)) {
+        kept.length = (uint32_t)pg_pack(coder, bytes, &filter);
+        kept.filter = (uint8_t)filter;
+    }
     if (kept.length) {
         kept.kind = PACKED;
         error = keep(memory, block, kept, pg_coder_packed(coder), kept.length);

@@ -59,9 +59,9 @@ int pg_compressed_offer(struct pg_compressed *memory, uint32_t block, const void
  * Whoever calls this has the region's lock, so that a fork finds region and store of one mind. */
 int pg_compressed_stay(struct pg_compressed *memory, uint32_t block, int again, char text[PG_TEXT]);
 
-/* Whether it has no room for so many bytes more, if they shrink as those that it holds; it says
- * nothing of that before it is half full. */
-int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more);
+/* Whether it has no room for so many bytes more, and `spare` ones if it is not small, where they
+ * shrink as those that it holds; without a file it says nothing of that before it is half full. */
+int pg_compressed_is_full(struct pg_compressed *memory, uint64_t more, uint64_t spare);
 
 /* Whether a block that does not shrink, or has no room, goes to a file. */
 int pg_compressed_spills(const struct pg_compressed *memory);

@@ -33,10 +33,11 @@ static int open_memory(struct pg_store *store, const struct pg_config *config, c
     }
     spill = directory ? pg_open_unnamed(directory) : -1;
     if (directory && spill < 0) {
-        snprintf(text, PG_TEXT,
-                 "spill names %.1000s for what does not compress, which takes no unnamed file: %s; "
-                 "name a directory that does",
-                 directory, strerror(-spill));
+        snprintf(
+            text, PG_TEXT,
+            "spill names %.1000s for what has no room in memory, which takes no unnamed file: %s; "
+            "name a directory that does",
+            directory, strerror(-spill));
         return spill;
     }
     error = pg_compressed_open(config->compression, config->nbytes, config->block_size,
