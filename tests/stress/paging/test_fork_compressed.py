@@ -44,9 +44,11 @@ Numbers = npt.NDArray[np.int64]
 
 
 @pytest.mark.timeout(3600)
-def test_forks_under_load() -> None:
+@pytest.mark.parametrize("where", ["memory", "files"])
+def test_forks_under_load(where: str, tmp_path: Path) -> None:
     forks = int(_FORKS * SOAK)
-    told = newborn(_storm, forks, deadline=60 + 2 * forks)
+    files = {"spill": tmp_path, "store_limit": "64KiB"} if where == "files" else {}
+    told = newborn(_storm, forks, files, deadline=60 + 2 * forks)
     assert told.pop("wrong") == []
     assert told.pop("evicted") > 1000
     assert sum(told.values()) == forks
@@ -172,8 +174,8 @@ def _left() -> tuple[int, int, int]:
     return len(os.listdir("/proc/self/fd")), mappings, len(children)
 
 
-def _storm(forks: int) -> dict[str, Any]:
-    with pagemove.paged_allocations("2MiB", min_size="256KiB") as arena:
+def _storm(forks: int, files: dict[str, Any]) -> dict[str, Any]:
+    with pagemove.paged_allocations("2MiB", min_size="256KiB", **files) as arena:
         constant = [
             np.arange(_COUNT) if which % 2 else np.full(_COUNT, which) for which in range(4)
         ]
