@@ -1,5 +1,5 @@
-/* What compressed memory keeps of its blocks. Included by compressed.c, amounts.c and forked.c
- * alone. */
+/* What compressed memory keeps of its blocks. Included by compressed.c, keeping.c, amounts.c
+ * and forked.c alone. */
 #ifndef PAGEMOVE_PAGER_MECHANISMS_KEPT_H
 #define PAGEMOVE_PAGER_MECHANISMS_KEPT_H
 
@@ -35,6 +35,17 @@ struct pg_compressed {
     uint64_t counts[KINDS], packed; /* blocks of each kind, but for zeros; bytes of compressed */
     uint64_t peak;                  /* bytes of memory that they took at most */
 };
+
+/* Where in a file it is. */
+static inline struct pg_spilled pg_place_of(const struct kept *kept)
+{
+    return (struct pg_spilled){kept->length, kept->filter};
+}
+
+/* keeping.c: keep a block from now on as it is best. 0; -PG_STAYS: in its place, with `offered` or
+ * if it has been there; or -errno, and `text` says why. */
+int pg_keep_block(struct pg_compressed *memory, struct pg_coder *coder, uint32_t block,
+                  const char *bytes, int offered, char text[PG_TEXT]);
 
 /* amounts.c: bytes of memory that all blocks take; of these, those of blocks in place. They want
  * the lock. */
