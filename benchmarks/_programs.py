@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=256)
     parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--spill", action="store_true", help="to a file, not compressed")
+    parser.add_argument("--spill", action="store_true", help="a directory for what has no room")
     parser.add_argument("--only", default="", help="programs with this in their names")
     parser.add_argument("--memopro", metavar="PYTHON", help="an interpreter that has it")
     parser.add_argument("--zram", action="store_true", help="swap on zram, too; needs root")

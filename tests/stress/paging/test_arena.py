@@ -8,8 +8,10 @@ import threading
 import numpy as np
 import pytest
 
+from pagemove import PAGE_SIZE
 from pagemove._native import pager
 from pagemove.paging.arenas import new_arena
+from support.system import mlock
 
 from .test_fork_storm import forked
 
@@ -30,7 +32,7 @@ class Objects:
         self.arena, self.random = arena, random.Random(seed)
         self.base, self.bytes = memory.address, np.frombuffer(memory, np.uint8)
         self.known: dict[int, tuple[int, dict[int, int]]] = {}
-        self.refused = 0
+        self.refused = self.locked = 0
 
     def size(self):
         return int(_LARGEST ** self.random.random()) if self.random.random() > 0.05 else 0
@@ -50,8 +52,19 @@ class Objects:
             if at < nbytes:
                 assert int(self.bytes[address - self.base + at]) == value
 
+    def lock(self):
+        """Have a page of one object, a small part of all, stay in memory until that is freed."""
+        address = self.random.choice(list(self.known))
+        if self.locked in self.known or not self.known[address][0]:
+            return
+        at = self.random.randrange(self.known[address][0]) & -PAGE_SIZE
+        mlock(address + at, PAGE_SIZE)
+        self.locked = address
+
     def step(self):
         what = self.random.random()
+        if self.known:
+            self.lock()
         if what < 0.5 or not self.known:
             nbytes = self.size()
             address = self.arena.allocate(nbytes, True)
@@ -93,13 +106,16 @@ def _go_on(every):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["spills", "compresses", "forks"])
-def test_contents_are_kept_and_nothing_leaks(tmp_path, how):
+@pytest.mark.parametrize("spills", [False, True])
+@pytest.mark.parametrize("how", ["compresses", "forks"])
+def test_contents_are_kept_and_nothing_leaks(tmp_path, how, spills):
     if how == "forks" and pager.codec() is None:
         pytest.skip("no liblz4.so.1 nor libzstd.so.1")
-    arena, memory = new_arena(16 << 20, 8 * _BLOCK, tmp_path if how == "spills" else None)
+    files = (tmp_path, _BLOCK) if spills else (None, None)
+    arena, memory = new_arena(16 << 20, 8 * _BLOCK, *files)
     failed: list[BaseException] = []
     together = threading.Barrier(_THREADS)
+
     every = [Objects(arena, memory, seed) for seed in range(_THREADS)]
 
     def work(objects):
