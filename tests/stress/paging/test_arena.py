@@ -115,7 +115,6 @@ def test_contents_are_kept_and_nothing_leaks(tmp_path, how, spills):
     arena, memory = new_arena(16 << 20, 8 * _BLOCK, *files)
     failed: list[BaseException] = []
     together = threading.Barrier(_THREADS)
-
     every = [Objects(arena, memory, seed) for seed in range(_THREADS)]
 
     def work(objects):
