@@ -65,6 +65,18 @@ pg_entry pg_victim(struct pg_region *region, int write, int only)
     return entry;
 }
 
+pg_entry pg_victim_aside(const struct pg_region *region, int write)
+{
+    pg_entry entry = region->blocks.head[PG_STUCK];
+    const struct pg_block *block = &region->blocks.at[entry == PG_NONE ? 0 : entry];
+
+    if (entry == PG_NONE || block->flags & PG_COPY_IN_FLIGHT)
+        return PG_NONE;
+    if (!(block->flags & PG_DIRTY))
+        return entry;
+    return write && pg_may_write(region) && !is_late(region, block->number) ? entry : PG_NONE;
+}
+
 void pg_enlist(struct pg_region *region, pg_entry entry, int sequential)
 {
     if (pg_is_pinned(region, region->blocks.at[entry].number))

@@ -13,6 +13,9 @@ void pg_share_out(struct pg_region *region);
 /* A block to leave, which may be dirty with `write`. PG_NONE: there is none, or without `only` none
  * whose writing would not begin with waiting for an earlier one. */
 pg_entry pg_victim(struct pg_region *region, int write, int only);
+
+/* The next of those that the kernel has refused to move. */
+pg_entry pg_victim_aside(const struct pg_region *region, int write);
 void pg_enlist(struct pg_region *region, pg_entry entry, int sequential);
 
 /* A touch has found a block on standby. */

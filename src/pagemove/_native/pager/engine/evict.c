@@ -94,23 +94,50 @@ static void write_out(struct pg_region *region, struct pg_out *outs, size_t coun
         pg_make_store_room(region);
 }
 
+/* What the kernel has refused to move is not to be in the way of what can leave. */
+static void put_aside(struct pg_region *region, pg_entry entry)
+{
+    enum pg_list list = region->blocks.at[entry].list;
+
+    if (list != PG_UNLISTED && list != PG_IN_PLACE)
+        pg_push_tail(&region->blocks, PG_STUCK, entry);
+}
+
+/* Who leaves next; of what was put aside `*stuck` more, where there is nothing else. */
+static pg_entry next_to_leave(struct pg_region *region, int write, int only, uint32_t *stuck)
+{
+    pg_entry entry = pg_victim(region, write, only);
+
+    if (entry != PG_NONE || !*stuck)
+        return entry;
+    --*stuck;
+    return pg_victim_aside(region, write);
+}
+
 /* Move some blocks out, so that slots become full, blocks go on standby, or stay in place and leave
  * their frames to others. Returns how many have left. Drops the lock. */
 static unsigned evict_some(struct pg_region *region, unsigned most, int write)
 {
     struct pg_out outs[PG_BATCH], *out = outs;
     unsigned left = 0, refused = 0;
+    uint32_t stuck = region->blocks.length[PG_STUCK];
     int error;
 
     pg_look_at_merging(region);
+    /* One of those put aside may be able to leave by now. */
+    if (stuck) {
+        stuck--;
+        pg_enlist(region, region->blocks.head[PG_STUCK], 0);
+    }
     while (left < most && refused < 2 * PG_BATCH) {
-        pg_entry entry = pg_victim(region, write, !left);
+        pg_entry entry = next_to_leave(region, write, !left, &stuck);
         if (entry == PG_NONE)
             break;
         error = pg_take_out(region, entry, out);
         if (error == -PG_NOT_NOW)
             break;
         if (error) {
+            put_aside(region, entry);
             refused++;
             continue;
         }

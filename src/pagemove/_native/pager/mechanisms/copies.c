@@ -9,11 +9,12 @@
 
 int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t length, int protect)
 {
-    uint64_t done = 0;
+    uint64_t done = 0, most = length;
     int wake = 0;
 
     while (done < length) {
-        uint64_t portion = pg_portion(PG_CALL_COPY, length - done, uffd->page_size);
+        uint64_t left = length - done < most ? length - done : most;
+        uint64_t portion = pg_portion(PG_CALL_COPY, left, uffd->page_size);
         struct pm_uffdio_copy arg = {
             .dst = dst + done, .src = src + done, .len = portion, .mode = protect ? 2 : 0};
         int trouble = pg_trouble(PG_CALL_COPY);
@@ -26,6 +27,8 @@ int pg_copy_in(const struct pg_uffd *uffd, uint64_t dst, uint64_t src, uint64_t 
         } else if (errno == EEXIST) {
             done += uffd->page_size;
             wake = 1;
+        } else if (errno == ENOENT && portion > uffd->page_size) {
+            most = uffd->page_size; /* it lies in two mappings, by an advice of the user's */
         } else if (errno != EAGAIN) {
             return -errno;
         }

@@ -161,11 +161,14 @@ int64_t pg_move_some(const struct pg_uffd *uffd, enum pg_kernel_call call, uint6
 
         if (!ioctl(fd, PM_UFFDIO_MOVE, &arg))
             return (int64_t)length;
-        if (errno != EAGAIN)
+        if (errno != EAGAIN && (errno != EINVAL || length == uffd->page_size))
             return -errno;
         if (arg.move > 0)
             return arg.move;
-        sched_yield();
+        if (errno == EINVAL)
+            length = uffd->page_size; /* it lies in two mappings, by an advice of the user's */
+        else
+            sched_yield();
     }
 }
 
@@ -295,23 +298,27 @@ void pg_wake(const struct pg_uffd *uffd, uint64_t start, uint64_t length)
 
 int pg_poison(struct pg_uffd *uffd, uint64_t start, uint64_t length)
 {
-    uint64_t done = 0;
+    uint64_t done = 0, most = length;
+    int error = 0;
 
     if (!uffd->moves)
         return pg_map_poison(uffd, start, length);
-    while (done < length) {
-        struct pm_uffdio_poison arg = {.range = {start + done, length - done}};
+    while (done < length && !error) {
+        uint64_t left = length - done < most ? length - done : most;
+        struct pm_uffdio_poison arg = {.range = {start + done, left}};
         if (!ioctl(uffd->region, PM_UFFDIO_POISON, &arg))
-            break;
-        if (arg.updated > 0)
+            done += left;
+        else if (arg.updated > 0)
             done += (uint64_t)arg.updated;
         else if (errno == EEXIST)
             done += uffd->page_size;
+        else if (errno == ENOENT && left > uffd->page_size)
+            most = uffd->page_size; /* as in pg_copy_in */
         else if (errno != EAGAIN)
-            return -errno;
+            error = -errno;
     }
     pg_wake(uffd, start, length);
-    return 0;
+    return error;
 }
 
 int pg_each_found(const struct pg_uffd *uffd, uint64_t *at, uint64_t end, pg_found *function,

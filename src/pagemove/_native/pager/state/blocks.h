@@ -34,6 +34,7 @@ enum pg_list {
     PG_SCAN,
     PG_STANDBY,
     PG_IN_PLACE, /* of all in place, those that may be tried again; the next one is the first */
+    PG_STUCK,    /* the kernel has refused to move them: pinned, or locked (mlock) */
     PG_LISTS
 };
 
