@@ -158,6 +158,10 @@ def test_arrays_beyond_it_do_not():
         _run(_CLOSED_BEYOND)
     assert found.value.returncode == -signal.SIGSEGV
     assert "the program has closed the descriptors of paged memory" in found.value.stderr
+    assert "close only descriptors that the program has opened" in found.value.stderr
+    # There is nothing to open, and nothing that could be saved.
+    assert "open it" not in found.value.stderr
+    assert "saved" not in found.value.stderr
 
 
 _ABOUT_TO_EXEC = """
@@ -184,3 +188,31 @@ def test_a_child_that_closes_descriptors_is_warned_only_if_it_goes_on(pause):
     assert done.stdout.split() == [str(sum(range(3 << 20))), str(-signal.SIGSEGV)]
     said = done.stderr.count("the program has closed the descriptors of paged memory")
     assert said == (2 if pause else 1)  # unasked, and by who touches it
+
+
+_TOUCHED_AT_ONCE = """
+import os, sys
+import numpy as np, pagemove
+with pagemove.paged_allocations("8MiB"):
+    array = np.arange(3 << 20)
+for _ in range(16):
+    pid = os.fork()
+    if not pid:
+        os.closerange(3, 256)
+        while True:
+            array[::512].sum()
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_child_that_touches_them_at_once_is_always_told():
+    done = _run(_TOUCHED_AT_ONCE)
+    assert done.stdout.split() == [str(-signal.SIGSEGV)] * 16
+    lines = done.stderr.splitlines()
+    assert len(lines) == 16, done.stderr
+    for line in lines:
+        assert "the program has closed the descriptors of paged memory" in line
+        assert line.endswith(
+            "close only descriptors that the program has opened, or fork before the arrays are "
+            "made, or start workers by spawn or forkserver"
+        )
