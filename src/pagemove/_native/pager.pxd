@@ -68,6 +68,7 @@ cdef extern from "pager/mechanisms/mail.h" nogil:
     int pg_desk_wait(pg_desk *desk, uint32_t lane)
     int pg_desk_place(pg_desk *desk, uint32_t lane, uint64_t source)
     void pg_desk_end(pg_desk *desk)
+    void pg_desk_note_cut_off(pg_desk *desk)
     void pg_desk_leave(pg_desk *desk)
 
 cdef extern from "pager/mechanisms/watch.h" nogil:
