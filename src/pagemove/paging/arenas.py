@@ -59,7 +59,7 @@ class ArenaMemory(PagedMemory):
             super().__init__(nbytes=nbytes, store_limit=store_limit, spill=spill, **options)
         else:
             self._spill_directory = os.fsencode(spill)
-            with _nothing(nbytes) as store:
+            with _nothing(nbytes, spill) as store:
                 super().__init__(store, mode="c", **options)
         self._forgettable = True
 
@@ -70,17 +70,17 @@ class ArenaMemory(PagedMemory):
         pass
 
 
-def _nothing(nbytes: int) -> FileStore:
+def _nothing(nbytes: int, spill: Path) -> FileStore:
     """Return a store that is never read: a region that is opened blank knows what it would say."""
     fd = os.memfd_create("pagemove", os.MFD_CLOEXEC)
     try:
-        _enlarge(fd, nbytes)
+        _enlarge(fd, nbytes, spill)
         return FileStore(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
 
 
-def _enlarge(fd: int, nbytes: int) -> None:
+def _enlarge(fd: int, nbytes: int, spill: Path) -> None:
     try:
         os.truncate(fd, nbytes)
     except OSError as error:
@@ -90,7 +90,7 @@ def _enlarge(fd: int, nbytes: int) -> None:
         raise OSError(
             errno.EFBIG,
             f"this process may write files of at most {text_of(most)} (RLIMIT_FSIZE, ulimit -f), "
-            "and what leaves memory goes to one in the directory of spill, at its place in "
+            f"and what leaves memory goes to one in {spill} (spill), at its place in "
             f"{text_of(nbytes)} of addresses: raise that, or leave spill out, to keep it in "
             "memory, compressed",
         ) from None
@@ -141,13 +141,15 @@ def directory_of(spill: str | os.PathLike[str] | None) -> Path | None:
             "or leave spill out to keep what does not fit in memory, compressed"
         )
     path = Path(spill).absolute()
-    if not path.is_dir():
-        raise NotADirectoryError(
-            errno.ENOTDIR,
-            "spill must be a directory that an unnamed file can be made in",
-            str(path),
-        )
-    return path
+    code = errno.ENOTDIR
+    try:
+        if path.is_dir():
+            return path
+    except OSError as error:
+        code = error.errno or code
+    wanted = "spill must be a directory that an unnamed file can be made in"
+    why = "" if code == errno.ENOTDIR else f", and it cannot be looked at: {os.strerror(code)}"
+    raise OSError(code, f"{wanted}{why}", str(path))
 
 
 def new_arena(

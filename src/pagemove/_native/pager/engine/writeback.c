@@ -30,6 +30,7 @@ int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
 {
     struct pg_config config = {.nbytes = region->nbytes, .label = "the file of private changes"};
     const char *directory = region->spill_directory;
+    char why[PG_UNNAMED_TEXT];
     int error = 0;
 
     config.fd = pg_open_unnamed(directory);
@@ -39,19 +40,19 @@ int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
         error = pg_store_init(&region->spill, &config, -1, text);
         close(config.fd);
     }
-    /* Of a limit something else is to be said, and another directory does not help. */
-    if (!error || error == -EMFILE || error == -ENFILE || error == -ENOMEM)
+    if (!error ||
+        !pg_explain_unnamed(directory, -error, region->blank ? "name" : "set TMPDIR to", why))
         return error;
     if (region->blank)
         snprintf(text, PG_TEXT,
-                 "what leaves memory goes to an unnamed file in %s (spill), which takes none: %s; "
-                 "name a directory that does",
-                 directory, strerror(-error));
+                 "what leaves memory goes to an unnamed file in %.1000s (spill), which takes none: "
+                 "%s, or leave spill out to keep it in memory, compressed",
+                 directory, why);
     else
         snprintf(text, PG_TEXT,
-                 "mode 'c' keeps private changes in an unnamed file when they leave memory, and %s "
-                 "takes none: %s; set TMPDIR to a directory that does",
-                 directory, strerror(-error));
+                 "mode 'c' keeps private changes in an unnamed file when they leave memory, and "
+                 "%.1000s takes none: %s",
+                 directory, why);
     return error;
 }
 
