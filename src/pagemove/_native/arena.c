@@ -162,6 +162,11 @@ int pa_is_carried(const struct pa_arena *arena)
     return generation && generation == pm_generation_known();
 }
 
+int pa_is_lost(const struct pa_arena *arena)
+{
+    return __atomic_load_n(arena->memory.lost, __ATOMIC_ACQUIRE);
+}
+
 void *pa_allocate(struct pa_arena *arena, uint64_t nbytes, int zeros)
 {
     uint32_t blocks = blocks_of(arena, nbytes), first = NONE;

@@ -33,6 +33,7 @@ struct pa_memory {
     uint64_t limit;   /* bytes that may be resident; 0: not known */
     const int *plain; /* whether the kernel alone serves it, which it does at first if at all */
     const uint64_t *carried_in; /* the pm_generation() of a forked child that has it too, or 0 */
+    const int *lost; /* whether it is not there any more: the program has closed its descriptors */
     pa_discard discard;
     pa_engage engage;
     pa_shift shift;
@@ -64,6 +65,9 @@ int pa_has(const struct pa_arena *arena, const void *object);
 
 /* Whether this is a forked child that has the region, and may call all of these. */
 int pa_is_carried(const struct pa_arena *arena);
+
+/* Whether a touch of its objects raises SIGSEGV, and nothing is to be allocated in it. */
+int pa_is_lost(const struct pa_arena *arena);
 
 /* At a multiple of the block size, and with `zeros` zeros. NULL: there is no extent. */
 void *pa_allocate(struct pa_arena *arena, uint64_t nbytes, int zeros);

@@ -13,7 +13,7 @@ static int is_here(const struct pa_use *use)
 
 static int is_ours(const struct pa_use *use, uint64_t nbytes)
 {
-    return nbytes >= use->least && is_here(use);
+    return nbytes >= use->least && is_here(use) && !pa_is_lost(use->arena);
 }
 
 static void *use_malloc(void *ctx, size_t nbytes)

@@ -68,6 +68,7 @@ cdef extern from "pager/mechanisms/mail.h" nogil:
     int pg_desk_wait(pg_desk *desk, uint32_t lane)
     int pg_desk_place(pg_desk *desk, uint32_t lane, uint64_t source)
     void pg_desk_end(pg_desk *desk)
+    void pg_desk_note_cut_off(pg_desk *desk)
     void pg_desk_leave(pg_desk *desk)
 
 cdef extern from "pager/mechanisms/watch.h" nogil:
@@ -172,6 +173,7 @@ cdef extern from "pager/pager.h" nogil:
     int pg_shift(pg_region *region, uint64_t to, uint64_t start, uint64_t length)
     const int *pg_plain_flag(const pg_region *region)
     const uint64_t *pg_carried_in(const pg_region *region)
+    const int *pg_lost_flag(const pg_region *region)
     int pg_discard_blocks(pg_region *region, uint64_t offset, uint64_t length)
     int pg_pin(pg_region *region, const pg_run *runs, size_t count, int write)
     void pg_unpin(pg_region *region, const pg_run *runs, size_t count)

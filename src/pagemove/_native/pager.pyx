@@ -146,7 +146,8 @@ cdef class Pager(Region):
     def for_arenas(self):
         """Return addresses for C: of what discards blocks, of what has a region that was opened
         `plain` served, of what moves blocks, of what says whether there is room, of whether it
-        still is plain, of which forked process has it too, and of the first argument of all.
+        still is plain, of which forked process has it too, of whether it is lost, and of the first
+        argument of all.
         """
         return (
             <uint64_t> <uintptr_t> &pg_discard_blocks,
@@ -155,6 +156,7 @@ cdef class Pager(Region):
             <uint64_t> <uintptr_t> &pg_is_full,
             <uint64_t> <uintptr_t> pg_plain_flag(self._open()),
             <uint64_t> <uintptr_t> pg_carried_in(self._open()),
+            <uint64_t> <uintptr_t> pg_lost_flag(self._open()),
             <uint64_t> <uintptr_t> self._open(),
         )
 

@@ -141,7 +141,9 @@ cdef class Region:
             raise OSError(EFBIG, "more blocks than can be numbered: choose a larger block size")
         if status:
             reason = text.decode(errors="replace") or os.strerror(-status)
-            error = OSError(-status, f"cannot set up paged memory of {nbytes} bytes: {reason}")
+            # Of arrays that are allocated there are as many addresses as can be had.
+            what = "memory for arrays" if blank and text[0] else f"paged memory of {nbytes} bytes"
+            error = OSError(-status, f"cannot set up {what}: {reason}")
             error.explained = bool(text[0])
             raise error
         status = pm_paged_enter(

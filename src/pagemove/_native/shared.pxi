@@ -181,6 +181,10 @@ cdef class Desk:
         with nogil:
             pg_desk_end(&self._desk)
 
+    def note_cut_off(self):
+        """Have the region say why this process ends: its descriptors were closed."""
+        pg_desk_note_cut_off(&self._desk)
+
     def leave(self):
         """Put nothing into the region any more: then its descriptor can be closed."""
         with nogil:

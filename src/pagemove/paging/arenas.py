@@ -109,13 +109,15 @@ def directory_of(spill: str | os.PathLike[str] | None) -> Path | None:
             "or leave spill out to keep what does not fit in memory, compressed"
         )
     path = Path(spill).absolute()
-    if not path.is_dir():
-        raise NotADirectoryError(
-            errno.ENOTDIR,
-            "spill must be a directory that an unnamed file can be made in",
-            str(path),
-        )
-    return path
+    code = errno.ENOTDIR
+    try:
+        if path.is_dir():
+            return path
+    except OSError as error:
+        code = error.errno or code
+    wanted = "spill must be a directory that an unnamed file can be made in"
+    why = "" if code == errno.ENOTDIR else f", and it cannot be looked at: {os.strerror(code)}"
+    raise OSError(code, f"{wanted}{why}", str(path))
 
 
 def new_arena(

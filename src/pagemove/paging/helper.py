@@ -65,7 +65,7 @@ class _LogToParent(logging.Handler):
         with contextlib.suppress(Exception):
             # A thread that the store started belongs to no region in particular.
             tenant = OF_THREADS.get(get_ident()) or self._house.anyone
-            if tenant is None:
+            if tenant is None or not tenant.is_whole():
                 return
             state = dict(record.__dict__, msg=record.getMessage(), args=None, exc_info=None)
             if record.exc_info and not record.exc_text:
@@ -93,13 +93,20 @@ def main() -> None:
         say(control, _failure(error))
         os._exit(1)
     try:
+        tenant.furnish()
         _prepare(tenant, house)
         _open(tenant)
     except BaseException as error:
+        tenant.check_whole()
         say(control, _failure(_limited(error)))
         os._exit(1)
+    tenant.check_whole()
     if tenant.door is not None:
-        _let_in(house, tenant)
+        try:
+            _let_in(house, tenant)
+        except OSError:
+            tenant.check_whole()
+            raise
     say(control, _DONE)
     tenant.wait_for_end()
     try:
@@ -117,6 +124,7 @@ def _let_in(house: House, first: Tenant) -> NoReturn:
     door = _Socket(fileno=first.door)
     while True:
         message, descriptors = received(door, 1)
+        house.check_whole()
         if not message:
             break
         house.enter()
@@ -145,6 +153,7 @@ def _take(house: House, control: socket.socket) -> None:
             os.close(process)
         tenant = Tenant(control)
         OF_THREADS[get_ident()] = tenant
+        tenant.furnish()
         (_, path, level, _, pickled), is_first = _handed(tenant)
         # All but where its own modules are is as it was for the first.
         sys.path += [entry for entry in path if entry not in sys.path]
@@ -155,9 +164,12 @@ def _take(house: House, control: socket.socket) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         house.leave(control, tenant)
     except BaseException as error:
+        if tenant is not None:
+            tenant.check_whole()
         say(control, _failure(_limited(error)))
         house.leave(control, tenant)
     else:
+        tenant.check_whole()
         say(control, _DONE)
     finally:
         OF_THREADS.pop(get_ident(), None)
@@ -221,7 +233,7 @@ def _open(tenant: Tenant) -> None:
     tenant.open(_serve)
 
 
-def _serve(tenant: Tenant, lane: socket.socket, number: int, view: memoryview) -> None:
+def _serve(tenant: Tenant, number: int, view: memoryview) -> None:
     """Answer the requests of one lane, one after another."""
     source = np.frombuffer(view, np.uint8).ctypes.data
     desk, store = tenant.desk, tenant.store
@@ -236,9 +248,9 @@ def _serve(tenant: Tenant, lane: socket.socket, number: int, view: memoryview) -
                 return
             answer = _DONE if found == _PLACED else _answer(store, view, *desk.request(number))
         except BaseException as error:
+            tenant.check_whole()
             answer = _failure(error)
-        with contextlib.suppress(BrokenPipeError):
-            lane.send(answer)
+        tenant.answer(number, answer)
 
 
 def _answer(store: Store, view: memoryview, operation: int, offset: int, length: int) -> bytes:

@@ -15,12 +15,13 @@ import socket
 import struct
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from pagemove import limits
 from pagemove._native.pager import Desk, beat, mail_bytes, watch_beats
+from pagemove.descriptors import identity_of
 from pagemove.stores.base import Store
 
 #: Of the answers of `pagemove.paging.helper`: error, length of the text that follows.
@@ -93,7 +94,7 @@ class Tenant:
     door : int or None
         By which others come.
     desk : Desk or None
-        Where its requests come, once it is open.
+        Where its requests come, once `furnish` was called.
     """
 
     def __init__(self, control: socket.socket) -> None:
@@ -110,27 +111,67 @@ class Tenant:
         self.config, self._memory, log, self._region, *lanes = found
         self.log = _Socket(fileno=log)
         self._lanes = [_Socket(fileno=lane) for lane in lanes]
+        # A store may close any number, and open something else under it.
+        self._known_lanes = [identity_of(lane) for lane in lanes]
+        own = control.fileno(), self.config, log, self._region
+        self._known = {fd: identity_of(fd) for fd in own}
+        self._buffers: mmap.mmap | None = None
         self.store: Store | None = None
         self.desk: Desk | None = None
         self._leaving, self._gone = allocate_lock(), False
         self._counting, self._running = allocate_lock(), 0
         self._quiet = allocate_lock()
 
-    def open(self, serve: Callable[[Tenant, socket.socket, int, memoryview], None]) -> None:
-        """Have a thread serve each lane."""
+    def furnish(self) -> None:
+        """Map its memory, by which the region learns more than by descriptors."""
         room = self.nbytes * len(self._lanes)
         try:
-            buffers = mmap.mmap(self._memory, room + mail_bytes())
+            self._buffers = mmap.mmap(self._memory, room + mail_bytes())
         finally:
             os.close(self._memory)
             self._memory = -1
-        letters = np.frombuffer(buffers, np.uint8)[room:].ctypes.data
-        self.desk = Desk(letters, self._generation, self._region, buffers)
-        for number, lane in enumerate(self._lanes):
-            view = memoryview(buffers)[number * self.nbytes : (number + 1) * self.nbytes]
+        letters = np.frombuffer(self._buffers, np.uint8)[room:].ctypes.data
+        self.desk = Desk(letters, self._generation, self._region, self._buffers)
+
+    def is_whole(self) -> bool:
+        """Whether the descriptors are still what they were, apart from those of lanes."""
+        with self._leaving:
+            return self._gone or all(identity_of(fd) == known for fd, known in self._known.items())
+
+    def check_whole(self) -> None:
+        """End this process, and have the region say why, if a store has closed any of them."""
+        if not self.is_whole():
+            self.give_up()
+
+    def answer(self, number: int, answer: bytes) -> None:
+        """Send an answer by one of the lanes, or end this process if a store has closed that."""
+        lane, known = self._lanes[number], self._known_lanes[number]
+        if identity_of(lane.fileno()) == known:
+            try:
+                lane.send(answer)
+            except BrokenPipeError:
+                return  # the region has ended, or given up
+            except OSError:
+                if identity_of(lane.fileno()) == known:
+                    raise
+            else:
+                return
+        self.give_up()
+
+    def give_up(self) -> NoReturn:
+        """End this process: descriptors that it cannot do without were closed."""
+        if self.desk is not None:
+            self.desk.note_cut_off()
+        os._exit(1)
+
+    def open(self, serve: Callable[[Tenant, int, memoryview], None]) -> None:
+        """Have a thread serve each lane."""
+        assert self._buffers is not None
+        for number in range(len(self._lanes)):
+            view = memoryview(self._buffers)[number * self.nbytes : (number + 1) * self.nbytes]
             self._begin()
             try:
-                start_thread(self._run, (serve, lane, number, view))
+                start_thread(self._run, (serve, number, view))
             except BaseException:
                 self._finish()
                 raise
@@ -147,19 +188,21 @@ class Tenant:
             if not self._running:
                 self._quiet.release()
 
-    def _run(self, serve: Callable[..., None], lane: socket.socket, *which: Any) -> None:
+    def _run(self, serve: Callable[..., None], number: int, view: memoryview) -> None:
         OF_THREADS[get_ident()] = self
         try:
-            with lane:
-                serve(self, lane, *which)
+            serve(self, number, view)
         finally:
+            with contextlib.suppress(OSError):  # a store has closed it
+                self._lanes[number].close()
             del OF_THREADS[get_ident()]
             self._finish()
 
     def wait_for_end(self) -> None:
         """Wait for the region's end, and begin nothing more for it."""
-        with contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(OSError):  # reset; or a store has closed it
             self.control.recv(1)
+        self.check_whole()
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -219,6 +262,11 @@ class House:
         """Count one that is on its way in."""
         with self._lock:
             self._count += 1
+
+    def check_whole(self) -> None:
+        """End this process if a store has closed what any of the others needs."""
+        for tenant in list(self._staying):
+            tenant.check_whole()
 
     def stay(self, tenant: Tenant) -> None:
         """Have it leave when its region ends."""

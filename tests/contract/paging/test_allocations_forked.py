@@ -166,6 +166,10 @@ def test_arrays_beyond_it_do_not():
         _run(_CLOSED_BEYOND)
     assert found.value.returncode == -signal.SIGSEGV
     assert "the program has closed the descriptors of paged memory" in found.value.stderr
+    assert "close only descriptors that the program has opened" in found.value.stderr
+    # There is nothing to open, and nothing that could be saved.
+    assert "open it" not in found.value.stderr
+    assert "saved" not in found.value.stderr
 
 
 _ABOUT_TO_EXEC = """
@@ -192,3 +196,60 @@ def test_a_child_that_closes_descriptors_is_warned_only_if_it_goes_on(pause):
     assert done.stdout.split() == [str(sum(range(3 << 20))), str(-signal.SIGSEGV)]
     said = done.stderr.count("the program has closed the descriptors of paged memory")
     assert said == (2 if pause else 1)  # unasked, and by who touches it
+
+
+_TOUCHED_AT_ONCE = """
+import os, sys
+import numpy as np, pagemove
+with pagemove.paged_allocations("8MiB"):
+    array = np.arange(3 << 20)
+for n in range(16):
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(f"{sys.argv[1]}/{n}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        os.closerange(3, 256)
+        while True:
+            array[::512].sum()
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_child_that_touches_them_at_once_is_always_told(tmp_path):
+    done = _run(_TOUCHED_AT_ONCE, tmp_path)
+    assert done.stdout.split() == [str(-signal.SIGSEGV)] * 16
+    for said in tmp_path.iterdir():
+        line, *_ = said.read_text().splitlines()
+        assert "the program has closed the descriptors of paged memory" in line
+        assert line.endswith(
+            "close only descriptors that the program has opened, or fork before the arrays are "
+            "made, or start workers by spawn or forkserver"
+        )
+    assert len(list(tmp_path.iterdir())) == 16
+
+
+_MADE_AFTER = """
+import os, sys, time
+import numpy as np, pagemove
+with pagemove.paged_allocations("8MiB") as arena:
+    array = np.arange(3 << 20)
+    def work():
+        os.closerange(3, 256)
+        while not arena._arena()[1].lost:
+            time.sleep(0.001)
+        fresh = np.arange(3 << 20)
+        fresh += np.ones(3 << 20, int)
+        return int(fresh.sum() - len(fresh) == sum(range(3 << 20)))
+    if sys.argv[1] == "child":
+        pid = os.fork()
+        if not pid:
+            os._exit(work())
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    else:
+        print(work(), flush=True)
+        os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("where", ["child", "here"])
+def test_what_is_made_after_that_is_ordinary_memory(where):
+    assert _run(_MADE_AFTER, where).stdout.split() == ["1"]

@@ -201,6 +201,34 @@ def test_a_store_of_another_kind_gets_its_helper_anew(path, tmp_path):
     assert run(path, code) == (["1", "1", "7"], "")
 
 
+def test_a_store_that_cannot_be_had_again_is_said_before_the_touch_ends_the_child(path, tmp_path):
+    (tmp_path / "once.py").write_text(
+        "import pathlib, pagemove\n"
+        "class Once(pagemove.stores.Store):\n"
+        "    nbytes = 1 << 20\n"
+        "    def __init__(self):\n"
+        "        self.name = 'once'\n"
+        "    def __setstate__(self, state):\n"
+        f"        pathlib.Path({str(tmp_path / 'made')!r}).touch(exist_ok=False)\n"
+        "    def read_into(self, offset, buffer):\n"
+        "        buffer[:] = bytes(len(buffer))\n"
+    )
+    code = f"""
+    sys.path.insert(0, {str(tmp_path)!r})
+    import once
+    region = pagemove.PagedMemory(once.Once(), resident_limit="256KiB")
+    numbers = region.asarray(np.int64)
+    numbers[0]
+    print(*(child(lambda: numbers[100_000]) for _ in range(6)))
+    """
+    said, message = run(path, code)
+    assert said == ["-11"] * 6
+    lines = message.splitlines()
+    assert len(lines) == 6, message
+    assert all("cannot be opened again: FileExistsError" in line for line in lines)
+    assert all(line.endswith("touching it raises SIGSEGV") for line in lines)
+
+
 def test_a_fork_while_it_is_being_opened(path, tmp_path):
     """The child of the child opens it itself, and finds it in one place only."""
     (tmp_path / "held.py").write_text(

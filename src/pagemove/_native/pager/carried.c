@@ -67,8 +67,10 @@ static int is_half_way(const struct pg_region *region)
 
 static int can_carry(const struct pg_region *region)
 {
-    return region->carries && !region->plain && !region->stop && !pg_is_lost(region) &&
-           !region->uffd.poisoned && !__atomic_load_n(&region->ending, __ATOMIC_ACQUIRE);
+    /* Without a stone it is about to be lost, or closed. */
+    return region->carries && region->stone && !region->plain && !region->stop &&
+           !pg_is_lost(region) && !region->uffd.poisoned &&
+           !__atomic_load_n(&region->ending, __ATOMIC_ACQUIRE);
 }
 
 const uint64_t *pg_carried_in(const struct pg_region *region)

@@ -191,11 +191,14 @@ static int prepare(struct pg_estate *mine)
     return error;
 }
 
+/* Of an exception the first line. */
 static void say_why(const struct pg_heir *heir)
 {
+    const char *why = reason(heir);
+
     pg_say("pagemove: paged memory over %s, which this process has inherited, cannot be opened "
-           "again: %s; touching it raises SIGSEGV\n",
-           heir->opening->config.label, reason(heir));
+           "again: %.*s; touching it raises SIGSEGV\n",
+           heir->opening->config.label, (int)strcspn(why, "\n"), why);
 }
 
 static void *open_one(void *argument)
@@ -208,16 +211,17 @@ static void *open_one(void *argument)
 
     config.fd = heir->fd;
     error = pg_open_as(&config, heir, &region, heir->text);
-    if (error)
+    heir->error = error;
+    if (error) {
+        /* First: who waits for a page there may end the process. */
+        say_why(heir);
         bar(heir);
+    }
     /* The region has its own of these. */
     close_files(heir);
     close(heir->uffd.region);
     pthread_mutex_lock(&mine->lock);
     heir->region = region;
-    heir->error = error;
-    if (error)
-        say_why(heir);
     heir->state = error ? PG_HEIR_FAILED : PG_HEIR_OPEN;
     pthread_cond_broadcast(&mine->changed);
     pthread_mutex_unlock(&mine->lock);

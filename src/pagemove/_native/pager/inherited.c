@@ -102,12 +102,17 @@ enum pg_remedy pg_remedy_of(const struct pg_config *config)
 
 static void hold(struct pg_stone *stone, uint64_t base, uint64_t length, int over)
 {
+    int reserved = stone->reserved && !over;
+
+    /* First: a touch after that may end the process. */
+    if (over)
+        stone->reserved = 1;
     stone->base = base;
-    stone->length = length;
-    /* At once, or the stack of a thread is there. */
-    if (over || !stone->reserved)
-        stone->reserved = reserve(base, length, over);
+    __atomic_store_n(&stone->length, length, __ATOMIC_RELEASE);
     add(stone);
+    /* At once, or the stack of a thread is there. */
+    if (!reserved)
+        stone->reserved = reserve(base, length, over);
 }
 
 void pg_mark_grave(struct pg_stone *stone, uint64_t base, uint64_t length, const char *label,

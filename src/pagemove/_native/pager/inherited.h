@@ -44,8 +44,8 @@ void pg_explain_grave(struct pg_stone *stone, const char *why);
 /* Whether nothing else has taken its addresses. */
 int pg_is_reserved(const struct pg_stone *stone);
 
-/* Of a region of this process, all of it PROT_NONE: from now on a touch says this line. Wants the
- * lock of all regions. */
+/* Of a region of this process, all of which is PROT_NONE soon: from then on a touch says this line.
+ * Wants the lock of all regions. */
 void pg_mark_lost(struct pg_stone *stone, uint64_t base, uint64_t length, const char *line);
 
 /* The region is there again. The stone may be marked once more. */

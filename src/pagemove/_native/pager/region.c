@@ -74,12 +74,15 @@ static int is_left_to_others(const struct pg_region *region)
 }
 
 /* A helper that is late may still copy a block to where the region was. So the addresses are given
- * back when it has ended; if it cannot be ended, never. */
+ * back when it has ended; if it cannot be ended, never. Where an heir waits for a page it is told
+ * the reason first (estate.c). */
 static void unmap_region(struct pg_region *region)
 {
     void *base = (void *)(uintptr_t)region->base;
 
-    if (region->base) {
+    if (region->base && region->origin && is_left_to_others(region)) {
+        pg_store_end(&region->store);
+    } else if (region->base) {
         int kept, ended;
         /* A child that was forked in between would have it, and not reserve it. */
         pg_hold_forks();

@@ -36,8 +36,8 @@ struct pg_above {
     /* Return what others of its budget want back, the same. */
     int (*post_shrink)(struct pg_region *region);
 
-    /* Whoever touches it from now on, and gets SIGSEGV, is told this line. Takes the lock of all
-     * regions. */
+    /* Before it is PROT_NONE: whoever touches it then, and gets SIGSEGV, is told this line. Takes
+     * the lock of all regions. */
     void (*mark_lost)(struct pg_region *region, const char *line);
 };
 

@@ -24,6 +24,7 @@ int pg_moves(const struct pg_region *region);
 
 /* Whether the program has closed its descriptors: it raises SIGSEGV on access, all calls fail. */
 int pg_lost(const struct pg_region *region);
+const int *pg_lost_flag(const struct pg_region *region); /* to be loaded atomically */
 
 /* As pg_pin says. */
 void pg_unpin(struct pg_region *region, const struct pg_run *runs, size_t count);

@@ -186,21 +186,41 @@ int pg_shut(struct pg_region *region)
     return error;
 }
 
+/* What is of an arena nobody opens. */
+static const char *remedy(const struct pg_region *region, int error)
+{
+    if (!region->blank)
+        return error ? "open it again" : "open it after that";
+    if (error)
+        return "make the arrays again, in a new process";
+    return region->carried_in
+               ? "close only descriptors that the program has opened, or fork before "
+                 "the arrays are made, or start workers by spawn or forkserver"
+               : "close only descriptors that the program has opened, or close them "
+                 "before the arrays are made";
+}
+
+/* What is compressed in memory of this process nobody can read any more. */
+static int is_saved(const struct pg_region *region)
+{
+    return region->mode == PG_WRITE && !region->store.compressed;
+}
+
 static void describe_lost(const struct pg_region *region, int error, char line[PG_TEXT])
 {
-    const char *saving = region->mode == PG_WRITE ? ", changes are being saved" : "";
+    const char *saving = is_saved(region) ? ", changes are being saved" : "";
 
     if (error)
         snprintf(line, PG_TEXT,
                  "pagemove: cannot receive the faults of paged memory over %.600s: %s: it raises "
-                 "SIGSEGV on access from now on%s; open it again\n",
-                 region->store.label, strerror(error), saving);
+                 "SIGSEGV on access from now on%s; %s\n",
+                 region->store.label, strerror(error), saving, remedy(region, error));
     else
         snprintf(line, PG_TEXT,
                  "pagemove: the program has closed the descriptors of paged memory over %.600s, as "
                  "code that closes all of them does: it raises SIGSEGV on access from now on%s; "
-                 "open it after that\n",
-                 region->store.label, saving);
+                 "%s\n",
+                 region->store.label, saving, remedy(region, error));
 }
 
 /* A child made by fork that closes all descriptors is mostly about to be another program. Who
@@ -209,7 +229,6 @@ static void say_later(struct pg_region *region, const char *line)
 {
     uint64_t until = pg_now() + BEFORE_EXEC;
 
-    region->above->mark_lost(region, line);
     pthread_mutex_lock(&region->lock);
     while (!__atomic_load_n(&region->stop, __ATOMIC_ACQUIRE) && pg_now() < until)
         pg_sleep_until(&region->changed, &region->lock, until);
@@ -225,20 +244,23 @@ void pg_lose(struct pg_region *region, int error)
 
     if (pg_is_lost(region))
         return; /* for the other reason there is: it is said, and being saved */
+    describe_lost(region, error, line);
+    /* First: a touch after PROT_NONE may end the process. A page that is touched before is served
+     * as ever, and who waits for one is woken below. A carried region is never plain, so it is lost
+     * for certain. Without its lock, which a fork waits for that has the lock of all regions. */
+    if (carried)
+        region->above->mark_lost(region, line);
     pthread_mutex_lock(&region->lock);
     if ((region->plain || region->let_go) && !error) {
         /* Nothing of it went through what was closed, nor will. */
         pthread_mutex_unlock(&region->lock);
         return;
     }
-    /* First: a touch after that may end the process. */
-    describe_lost(region, error, line);
     if (!carried)
         pg_say("%s", line);
     protect(region->base, region->length, PROT_NONE);
     note_lost(region);
-    if (region->mode == PG_WRITE &&
-        (!region->engine || region->above->post_flush(region) == -ENOMEM)) {
+    if (is_saved(region) && (!region->engine || region->above->post_flush(region) == -ENOMEM)) {
         pg_begin_work(region);
         region->has_saver = !pg_start_thread(&region->saver, "pagemove-save", save, region);
         if (!region->has_saver)

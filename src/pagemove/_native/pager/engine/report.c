@@ -154,6 +154,11 @@ int pg_lost(const struct pg_region *region)
     return pg_is_lost(region);
 }
 
+const int *pg_lost_flag(const struct pg_region *region)
+{
+    return &region->lost;
+}
+
 int pg_shares_helper(const struct pg_region *region)
 {
     return region->store.channel && pg_channel_shares(region->store.channel);

@@ -30,6 +30,7 @@ int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
 {
     struct pg_config config = {.nbytes = region->nbytes, .label = "the file of private changes"};
     const char *directory = region->spill_directory;
+    char why[PG_UNNAMED_TEXT];
     int error = 0;
 
     config.fd = pg_open_unnamed(directory);
@@ -39,13 +40,13 @@ int pg_open_spill(struct pg_region *region, char text[PG_TEXT])
         error = pg_store_init(&region->spill, &config, -1, text);
         close(config.fd);
     }
-    /* Of a limit something else is to be said, and another directory does not help. */
-    if (!error || error == -EMFILE || error == -ENFILE || error == -ENOMEM)
+    if (!error || !pg_explain_unnamed(directory, -error, "set TMPDIR to", why))
         return error;
-    snprintf(text, PG_TEXT,
-             "mode 'c' keeps private changes in an unnamed file when they leave memory, and %s "
-             "takes none: %s; set TMPDIR to a directory that does",
-             directory, strerror(-error));
+    snprintf(
+        text, PG_TEXT,
+        "mode 'c' keeps private changes in an unnamed file when they leave memory, and %.1000s "
+        "takes none: %s",
+        directory, why);
     return error;
 }
 

@@ -19,6 +19,10 @@
 /* ns: a store that is to be tried once only still needs time to answer. */
 #define LEAST_PATIENCE UINT64_C(1000000000)
 
+/* ns that a helper has to say why it has ended; between looks. */
+#define REASON UINT64_C(50000000)
+#define LOOK UINT64_C(1000000)
+
 /* A request that nobody gets any more need not be made: its socket is closed at the other end. */
 static int is_gone(const struct pg_lane *lane)
 {
@@ -90,13 +94,26 @@ static uint64_t total_length(const struct pg_piece *pieces, size_t count)
     return total;
 }
 
-/* What cannot come from the helper itself. */
-static void explain(int status, char text[PG_TEXT])
+/* One whose sockets a store has closed says so a moment after that, when the store returns. */
+static void await_reason(const struct pg_channel *channel, const struct pg_lane *lane)
 {
-    if (status)
-        strcpy(text, status == -PG_NO_ANSWER
-                         ? "the helper process that runs the store does not answer"
-                         : "the helper process that runs the store has ended");
+    uint64_t until = pg_now() + REASON;
+
+    while (!pg_mail_is_cut_off(channel->letters, lane->generation) && pg_now() < until &&
+           !__atomic_load_n(&channel->stopping, __ATOMIC_RELAXED))
+        pg_sleep(LOOK);
+}
+
+/* What cannot come from the helper itself. */
+static void explain(const struct pg_channel *channel, const struct pg_lane *lane, int status,
+                    char text[PG_TEXT])
+{
+    if (!status)
+        return;
+    strcpy(text, status == -PG_NO_ANSWER ? "the helper process that runs the store does not answer"
+                                         : "the helper process that runs the store has ended");
+    if (status != -PG_NO_ANSWER && pg_mail_is_cut_off(channel->letters, lane->generation))
+        strcat(text, PG_CUT_OFF);
 }
 
 int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
@@ -124,7 +141,9 @@ int pg_channel_call(struct pg_channel *channel, int operation, uint64_t offset,
             break;
         done += part;
     }
-    explain(status, text);
+    if (status == -PG_GONE)
+        await_reason(channel, lane);
+    explain(channel, lane, status, text);
     pg_return_lane(channel, lane, status, offset + done, part);
     return status ? status : error;
 }
@@ -171,7 +190,7 @@ int pg_channel_answer(struct pg_channel *channel, struct pg_lane *lane, int *sai
         return 0;
     }
     status = pg_helper_receive(lane->socket, 0, said, text);
-    explain(status, text);
+    explain(channel, lane, status, text);
     if (status == -PG_NO_ANSWER)
         return status;
     if (status)

@@ -13,6 +13,7 @@
 
 #include "pager/mechanisms/clock.h"
 #include "pager/mechanisms/host.h"
+#include "pager/mechanisms/mail.h"
 
 /* What a library of before Linux 5.4 lacks. */
 #ifndef SYS_pidfd_send_signal
@@ -293,6 +294,8 @@ int pg_helper_start(struct pg_channel *channel, char text[PG_TEXT])
         for (uint32_t i = 0; i < channel->count; i++)
             channel->sockets[i] = -1;
         pg_helper_end(channel);
+        if (pg_mail_is_cut_off(channel->letters, channel->generation + 1))
+            strcpy(text, "the helper process ended before it had its store" PG_CUT_OFF);
         return error;
     }
     return 0;

@@ -59,6 +59,11 @@ int pg_make_pair(int pair[2]);
 /* 0, -PG_NO_ANSWER or -errno. */
 int pg_wait_readable(int fd, uint64_t deadline);
 
+/* Why a helper has ended; follows words that say that it has. */
+#define PG_CUT_OFF                                                                                 \
+    ": a store that it runs has closed descriptors which are not its own, as os.closerange does; " \
+    "close only what the store has opened"
+
 /* Whether nobody waits for the helper that is being started. */
 int pg_is_given_up(const struct pg_channel *channel);
 

@@ -16,6 +16,7 @@
 #include "pager/mechanisms/helper.h"
 #include "pager/mechanisms/host.h"
 #include "pager/mechanisms/limits.h"
+#include "pager/mechanisms/mail.h"
 #include "pager/mechanisms/threads.h"
 
 /* ns between looks for late answers. */
@@ -50,6 +51,8 @@ static void note_refusal(struct pg_channel *channel, int error, const char *text
     char limit[PG_LIMIT_TEXT];
 
     channel->refusal[0] = 0;
+    if (error == -EPIPE && !*text && pg_mail_is_cut_off(channel->letters, channel->generation))
+        strcpy(channel->refusal, PG_CUT_OFF);
     if (!error || error == -ESHUTDOWN || (error == -EPIPE && !*text))
         return;
     pg_name_limit(*text ? 0 : -error, limit);
@@ -208,8 +211,10 @@ static void explain(const struct pg_channel *channel, int error, int operation, 
         snprintf(text, PG_TEXT, "the helper process that runs the store has ended%.*s",
                  PG_TEXT - 64, channel->refusal);
     else if (channel->starting)
-        strcpy(text, "the helper process that runs the store has ended, and another has not "
-                     "started yet");
+        snprintf(text, PG_TEXT,
+                 "the helper process that runs the store has ended, and another has not started "
+                 "yet%s",
+                 pg_mail_is_cut_off(channel->letters, channel->generation) ? PG_CUT_OFF : "");
     else if (must_wait(channel, operation, offset, length))
         strcpy(text, operation == PG_OP_SYNC
                          ? "an earlier flush of the store has not been answered yet"

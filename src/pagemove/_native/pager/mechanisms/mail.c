@@ -54,6 +54,17 @@ int pg_mail_taken(const struct pg_letter *letter, uint32_t number)
     return __atomic_load_n(&letter->taken, __ATOMIC_ACQUIRE) == number;
 }
 
+/* Not 0, whatever the generation is. */
+static uint32_t cut_off_in(unsigned generation)
+{
+    return generation << 1 | 1;
+}
+
+int pg_mail_is_cut_off(const struct pg_letter *letters, unsigned generation)
+{
+    return __atomic_load_n(&letters->cut_off, __ATOMIC_ACQUIRE) == cut_off_in(generation);
+}
+
 int pg_mail_listen(struct pg_letter *letter, uint32_t number)
 {
     uint32_t unanswered = number;
@@ -155,6 +166,11 @@ void pg_desk_end(struct pg_desk *desk)
             futex(&desk->letters[lane].number, FUTEX_WAKE, INT_MAX);
         nanosleep(&pause, NULL);
     }
+}
+
+void pg_desk_note_cut_off(struct pg_desk *desk)
+{
+    __atomic_store_n(&desk->letters->cut_off, cut_off_in(desk->generation), __ATOMIC_RELEASE);
 }
 
 void pg_desk_leave(struct pg_desk *desk)

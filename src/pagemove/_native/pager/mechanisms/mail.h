@@ -26,8 +26,9 @@ struct pg_letter {
     uint32_t answer; /* the number: the answer may be given here; and one more: it was; else not */
     uint32_t woken;  /* the number, when the helper has woken who waited for the block */
     struct pg_errand request;
-    uint32_t taken; /* the number, when a thread of the helper has begun with it */
-    uint32_t unused[3];
+    uint32_t taken;   /* the number, when a thread of the helper has begun with it */
+    uint32_t cut_off; /* of the first lane alone: pg_desk_note_cut_off */
+    uint32_t unused[2];
 };
 
 _Static_assert(sizeof(struct pg_letter) == 64, "each has a cache line of its own");
@@ -49,6 +50,9 @@ int pg_mail_answered(const struct pg_letter *letter, uint32_t number);
 /* Whether a thread of the helper has begun with that request. If not, none of one that has ended
  * will. */
 int pg_mail_taken(const struct pg_letter *letter, uint32_t number);
+
+/* Whether the helper of that generation has ended since its descriptors were closed. */
+int pg_mail_is_cut_off(const struct pg_letter *letters, unsigned generation);
 
 /* Have the answer come by the socket after all. Whether it was given here already. */
 int pg_mail_listen(struct pg_letter *letter, uint32_t number);
@@ -79,6 +83,10 @@ int pg_desk_place(struct pg_desk *desk, uint32_t lane, uint64_t source);
 
 /* Have those who wait return, and wait until they have. */
 void pg_desk_end(struct pg_desk *desk);
+
+/* This process is about to end, for a store in it has closed descriptors that are not its own.
+ * There is no socket by which to say so. */
+void pg_desk_note_cut_off(struct pg_desk *desk);
 
 /* Put nothing into the region from now on: then its descriptor can be closed. */
 void pg_desk_leave(struct pg_desk *desk);

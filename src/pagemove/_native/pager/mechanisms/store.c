@@ -25,6 +25,7 @@ enum { FORGOTTEN = 65536 };
 static int open_memory(struct pg_store *store, const struct pg_config *config, char text[PG_TEXT])
 {
     const char *directory = config->compression->spill;
+    char why[PG_UNNAMED_TEXT];
     int spill, error;
 
     if (config->kept) {
@@ -33,11 +34,11 @@ static int open_memory(struct pg_store *store, const struct pg_config *config, c
     }
     spill = directory ? pg_open_unnamed(directory) : -1;
     if (directory && spill < 0) {
-        snprintf(
-            text, PG_TEXT,
-            "spill names %.1000s for what has no room in memory, which takes no unnamed file: %s; "
-            "name a directory that does",
-            directory, strerror(-spill));
+        if (pg_explain_unnamed(directory, -spill, "name", why))
+            snprintf(text, PG_TEXT,
+                     "spill names %.1000s for what has no room in memory, which takes no unnamed "
+                     "file: %s, or leave spill out",
+                     directory, why);
         return spill;
     }
     error = pg_compressed_open(config->compression, config->nbytes, config->block_size,

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -54,9 +55,32 @@ int pg_open_unnamed(const char *directory)
     return error;
 }
 
+int pg_explain_unnamed(const char *directory, int error, const char *verb,
+                       char text[PG_UNNAMED_TEXT])
+{
+    const char *cause = strerror(error), *which = "that does";
+
+    if (error == EMFILE || error == ENFILE || error == ENOMEM)
+        return 0;
+    if (error == EACCES || error == EPERM || error == EROFS)
+        which = "that this process may write to";
+    else if (error == ENOSPC || error == EDQUOT)
+        which = "with room";
+    else if (error == ENOENT && !access(directory, F_OK))
+        cause = "its file system makes no files";
+    if (error == EFBIG)
+        snprintf(text, PG_UNNAMED_TEXT, "%s; raise RLIMIT_FSIZE (ulimit -f)", cause);
+    else
+        snprintf(text, PG_UNNAMED_TEXT, "%s; %s a directory %s", cause, verb, which);
+    return 1;
+}
+
+/* Some file systems do not know how large they are. */
 uint64_t pg_room_in(const char *directory)
 {
     struct statvfs found;
 
-    return statvfs(directory, &found) ? UINT64_MAX : (uint64_t)found.f_bavail * found.f_frsize;
+    if (statvfs(directory, &found) || !found.f_blocks)
+        return UINT64_MAX;
+    return (uint64_t)found.f_bavail * found.f_frsize;
 }
