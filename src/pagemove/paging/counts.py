@@ -1,0 +1,32 @@
+"""What a region has counted, as `PagingStats`: JSON, and words about files, for this alone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pagemove.paging import failures
+from pagemove.paging.reading import described
+from pagemove.paging.stats import PagingStats
+
+if TYPE_CHECKING:
+    from pagemove.paging.blocks import Blocks
+
+
+def stats_of(region: Blocks) -> PagingStats:
+    """Return what a region has done so far, and what it holds; ValueError if it is closed."""
+    with memoryview(region):
+        counters = region.counters()
+        resident, dirty = counters.pop("resident"), counters.pop("dirty")
+        pinned = counters.pop("pinned")
+        del counters["leased"]
+        return PagingStats(
+            **counters,
+            resident_nbytes=resident,
+            dirty_nbytes=dirty,
+            pinned_nbytes=pinned,
+            failures=tuple(each.error(region._label) for each in failures.noted(region)),
+            histogram=tuple(region.histogram()),
+            io=described(region, region._store),
+            store=json.loads(region.store_stats() or "{}"),
+        )
