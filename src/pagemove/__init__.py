@@ -87,16 +87,21 @@ else:
     }
     # Who makes a region may be told why that fails, what it has done, and that there is no
     # descriptor left: nothing is imported then. `pagemove run` has a region before the program.
-    _OF_REGIONS = ("paging.stored", "paging.counts", "paging.gather", "paging.sigterm", "probing")
+    _OF_ARENAS = ("paging.counts", "probing")
+    _OF_STORES = (*_OF_ARENAS, "paging.stored", "paging.gather", "paging.sigterm")
     # That arrays pickle, and what Dask is told of them, is made of what is built on them.
-    _OF_ARRAYS = (*_OF_REGIONS, "paging.reference")
-    _ALONG = dict.fromkeys(("paging.allocations", "paging.region"), _OF_REGIONS) | dict.fromkeys(
-        (
-            *("paging.array", "paging.arrays", "paging.create", "paging.memmap", "paging.open"),
-            *("paging.reference", "paging.taking"),
-        ),
-        _OF_ARRAYS,
-    )
+    _OF_ARRAYS = (*_OF_STORES, "paging.reference")
+    _ALONG = {
+        "paging.allocations": _OF_ARENAS,
+        "paging.region": _OF_STORES,
+        "paging.array": _OF_ARRAYS,
+        "paging.arrays": _OF_ARRAYS,
+        "paging.create": _OF_ARRAYS,
+        "paging.memmap": _OF_ARRAYS,
+        "paging.open": _OF_ARRAYS,
+        "paging.reference": _OF_ARRAYS,
+        "paging.taking": _OF_ARRAYS,
+    }
     _PARTS = frozenset(
         (
             *("arguments", "calls", "cgroups", "containers", "descriptors", "errors"),

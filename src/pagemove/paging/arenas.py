@@ -145,7 +145,10 @@ def directory_of(spill: str | os.PathLike[str] | None) -> Path | None:
             "spill is '', which names no directory: pass one on a disk ('.' is the current one), "
             "or leave spill out to keep what does not fit in memory, compressed"
         )
-    from pathlib import Path  # as the file there, for this alone
+    # What serves a file there comes now, and without `spill` never.
+    from pathlib import Path
+
+    from pagemove.paging import stored  # noqa: F401
 
     path = Path(spill).absolute()
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""What a region has counted, as `PagingStats`: JSON, and words about files, for this alone."""
+"""What a region has counted, as `PagingStats`: with dataclasses and JSON, for this alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from pagemove.paging import failures
-from pagemove.paging.reading import described
+from pagemove.paging.compression import CompressedMemory
 from pagemove.paging.stats import PagingStats
 
 if TYPE_CHECKING:
@@ -27,6 +27,15 @@ def stats_of(region: Blocks) -> PagingStats:
             pinned_nbytes=pinned,
             failures=tuple(each.error(region._label) for each in failures.noted(region)),
             histogram=tuple(region.histogram()),
-            io=described(region, region._store),
+            io=_io_of(region),
             store=json.loads(region.store_stats() or "{}"),
         )
+
+
+def _io_of(region: Blocks) -> dict[str, str]:
+    queue, direct, _ = region.reading()
+    if isinstance(region._store, CompressedMemory) and not queue and not direct:
+        return {}
+    from pagemove.paging.reading import described  # there already, where there is a file
+
+    return described(region, region._store)
