@@ -6,8 +6,8 @@ of /proc/self/cgroup may be a path of the host; what is mounted decides.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 
@@ -16,45 +16,45 @@ class Group(NamedTuple):
 
     Attributes
     ----------
-    path : Path
+    path : str
         Its directory.
     version : int
         1 or 2, of the hierarchy.
     """
 
-    path: Path
+    path: str
     version: int
 
     def number(self, name: str) -> int | None:
         """Read a file with one number; None where there is none, or it says that there is none."""
-        text = read(self.path / name)
+        text = read(os.path.join(self.path, name))
         return int(text) if text.isdecimal() else None
 
     def numbers(self, name: str) -> dict[str, int]:
         """Read a file with a name and a number in each line; those that can be read."""
-        pairs = (line.split() for line in read(self.path / name).splitlines())
+        pairs = (line.split() for line in read(os.path.join(self.path, name)).splitlines())
         return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
 
 
 class _Mount(NamedTuple):
-    root: PurePosixPath
-    point: Path
+    root: str
+    point: str
     kind: str
     options: frozenset[str]
 
 
-def groups(controller: str, root: Path = Path("/")) -> Iterator[Group]:
+def groups(controller: str, root: str | os.PathLike[str] = "/") -> Iterator[Group]:
     """Return the group of this process for a controller, and those that it is in, innermost first.
 
     Parameters
     ----------
     controller : str
         ``"memory"`` or ``"pids"``.
-    root : Path
+    root : path-like
         The root of the file system: another in tests.
     """
     mounts = list(_mounts(root))
-    for line in read(root / "proc/self/cgroup").splitlines():
+    for line in read(os.path.join(root, "proc/self/cgroup")).splitlines():
         number, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if number == "0" and not names:
@@ -68,32 +68,33 @@ def groups(controller: str, root: Path = Path("/")) -> Iterator[Group]:
             continue
         if found is not None:
             version = 2 if found.kind == "cgroup2" else 1
-            yield from (Group(each, version) for each in _upwards(found, PurePosixPath(path)))
+            yield from (Group(each, version) for each in _upwards(found, path))
 
 
-def _upwards(mount: _Mount, path: PurePosixPath) -> Iterator[Path]:
+def _upwards(mount: _Mount, path: str) -> Iterator[str]:
     """List the directories of a group and of those around it, as far as they can be seen."""
-    inside = path.relative_to(mount.root) if path.is_relative_to(mount.root) else path
-    parts = [part for part in inside.parts if part not in ("/", "..")]
+    root = mount.root.rstrip("/")
+    inside = path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
+    parts = [part for part in inside.split("/") if part not in ("", "..")]
     for count in range(len(parts), -1, -1):
-        directory = mount.point.joinpath(*parts[:count])
+        directory = os.path.join(mount.point, *parts[:count])
         # Of a container that has a part of the hierarchy: the path is the host's.
-        if directory.is_dir():
+        if os.path.isdir(directory):
             yield directory
 
 
-def _mounts(root: Path) -> Iterator[_Mount]:
+def _mounts(root: str | os.PathLike[str]) -> Iterator[_Mount]:
     # proc_pid_mountinfo(5): ID, parent, device, root, mount point, options, any tags, "-", type,
     # source, super options.
-    for line in read(root / "proc/self/mountinfo").splitlines():
+    for line in read(os.path.join(root, "proc/self/mountinfo")).splitlines():
         fields, _, tail = line.partition(" - ")
         place, about = fields.split(), tail.split()
         if len(place) >= 5 and len(about) >= 3 and about[0] in ("cgroup", "cgroup2"):
-            point = root / place[4].lstrip("/")
-            yield _Mount(PurePosixPath(place[3]), point, about[0], frozenset(about[2].split(",")))
+            point = os.path.join(root, place[4].lstrip("/"))
+            yield _Mount(place[3], point, about[0], frozenset(about[2].split(",")))
 
 
-def read(path: Path | str) -> str:
+def read(path: str | os.PathLike[str]) -> str:
     """Read a small file; empty where it cannot be read."""
     try:
         with open(path) as file:

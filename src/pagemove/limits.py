@@ -9,7 +9,6 @@ import mmap
 import os
 import resource
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from pagemove.cgroups import groups, read
@@ -346,6 +345,6 @@ def is_dumpable() -> bool:
     what is in it.
     """
     try:
-        return Path("/proc/self/stat").stat().st_uid == os.geteuid()
+        return os.stat("/proc/self/stat").st_uid == os.geteuid()
     except OSError:
         return True

@@ -15,14 +15,10 @@ import numpy.typing as npt
 
 from pagemove import limits, lowlevel
 from pagemove._native.mapping import Mapping
-from pagemove.arguments import whole_number
+from pagemove.arguments import checked_name, whole_number
 from pagemove.introspect import HUGE_PAGE_SIZE, PAGE_SIZE, page_states
 from pagemove.registration import register
 from pagemove.views import Viewable, owner_behind
-
-# The kernel allows printable ASCII but for these, and 79 bytes (prctl(2), PR_SET_VMA_ANON_NAME).
-_NAME_FORBIDDEN = set("[]\\$`")
-_NAME_LONGEST = 79
 
 _LARGEST = 2**63 - 1
 
@@ -256,16 +252,3 @@ def spare_tail(buffer: object, end: int) -> int:
     if end != memory.address + memory._array_nbytes:
         return 0
     return -end % PAGE_SIZE
-
-
-def checked_name(name: str | None) -> bytes:
-    """Return the name of a mapping as the kernel takes it; ValueError if it does not."""
-    text = "pagemove" if name is None else name
-    if not isinstance(text, str):
-        raise TypeError(f"name must be a str, not {type(text).__name__}")
-    bad = [c for c in text if not " " <= c <= "~" or c in _NAME_FORBIDDEN]
-    if bad or len(text) > _NAME_LONGEST:
-        raise ValueError(
-            f"name {text!r}: at most {_NAME_LONGEST} printable ASCII characters, none of []\\$`"
-        )
-    return text.encode()

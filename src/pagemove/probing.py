@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
+from pagemove import children
 from pagemove._native import calls, pager, remap
 from pagemove._native.mapping import Hold
 from pagemove._native.pager import codec
@@ -163,7 +164,7 @@ def look(killed: Collection[str] = ()) -> KernelFeatures:
     return replace(found, problems=tuple(problems))
 
 
-os.register_at_fork(after_in_child=_probe.cache_clear)
+children.first_do(_probe.cache_clear)
 
 
 def _count_vmas() -> int:

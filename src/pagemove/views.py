@@ -7,9 +7,9 @@ import operator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
-import numpy.typing as npt
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from typing_extensions import Buffer
 
 Scalar = TypeVar("Scalar", bound=np.generic)

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("fresh_features")
 PRELUDE = """
 import ctypes, json, os, struct
 import pagemove
+from pagemove import *  # while this user may read them
 from pagemove._native import calls
 libc = ctypes.CDLL(None, use_errno=True)
 

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2] / "src"
 #: from another room of its floor. "pagemove" is the public names, as users import them.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("_native", "_version"),
-    ("arguments", "cgroups", "descriptors", "errors", "stdout", "views"),
+    ("arguments", "cgroups", "children", "descriptors", "errors", "stdout", "views"),
     ("kernel", "limits", "lowlevel"),
-    ("introspect", "problems", "registration"),
+    ("introspect", "lazily", "problems", "registration"),
     ("memory", "probing"),
     ("calls", "stores"),
     ("containers",),

@@ -225,9 +225,9 @@ class TestGroups:
     def test_nested(self, tmp_path):
         inner = make_tree(tmp_path, {}, version=2, controller="memory", group="a/b", files={})
         assert [group.path for group in cgroups.groups("memory", tmp_path)] == [
-            inner,
-            inner.parent,
-            inner.parent.parent,
+            str(inner),
+            str(inner.parent),
+            str(inner.parent.parent),
         ]
 
     def test_a_container_whose_root_is_the_group(self, tmp_path):
@@ -240,19 +240,19 @@ class TestGroups:
             info = f"30 23 0:26 {mount} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
             make_tree(tmp_path, {"proc/self/mountinfo": info})
             (group,) = cgroups.groups("memory", tmp_path)
-            assert group.path == mounted
+            assert group.path == str(mounted)
             assert group.number("memory.max") == 5
 
     def test_outside_of_the_namespace(self, tmp_path):
         mounted = make_tree(tmp_path, {}, version=2, controller="memory", group="", files={})
         make_tree(tmp_path, {"proc/self/cgroup": "0::/../../x\n"})
-        assert [group.path for group in cgroups.groups("memory", tmp_path)] == [mounted]
+        assert [group.path for group in cgroups.groups("memory", tmp_path)] == [str(mounted)]
 
     def test_what_is_not_there(self, tmp_path):
         assert list(cgroups.groups("memory", tmp_path)) == []
         make_tree(tmp_path, {"proc/self/cgroup": "0::/a\nnonsense\n4:cpu,cpuacct:/\n"})
         assert list(cgroups.groups("memory", tmp_path)) == []
-        group = cgroups.Group(tmp_path, 2)
+        group = cgroups.Group(str(tmp_path), 2)
         make_tree(tmp_path, {"one": "max\n", "two": "no number", "stat": "a 1\nb\nc x\nd 4\n"})
         assert [group.number(name) for name in ("one", "two", "three")] == [None] * 3
         assert group.numbers("stat") == {"a": 1, "d": 4}

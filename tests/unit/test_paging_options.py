@@ -9,7 +9,7 @@ import pytest
 
 from pagemove import PAGE_SIZE, Memory
 from pagemove.paging.options import check_store, checked
-from pagemove.paging.serving import is_native
+from pagemove.paging.stored import is_native
 from pagemove.stores import FileStore
 from pagemove.testing import FaultyStore
 from support.stores import BytesStore

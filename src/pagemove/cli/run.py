@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import atexit
-import signal
 import sys
 import warnings
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from pagemove._native.mapping import generation
 from pagemove.errors import KernelFaultsWarning, UnsupportedError
-from pagemove.paging import PagedAllocations
+from pagemove.paging.allocations import PagedAllocations
 from pagemove.paging.available import allowed
 from pagemove.paging.sizes import text_of
-from pagemove.program import bounced, report
-from pagemove.program.lines import Lines
+from pagemove.program import bounced
 from pagemove.program.running import NotFoundError, execute
+
+if TYPE_CHECKING:
+    import argparse
 
 _DESCRIPTION = "Run a Python program with NumPy's large arrays in paged memory, under one limit."
 _FAILED, _MISUSED = 1, 2
@@ -42,9 +40,46 @@ def run(arguments: list[str]) -> None:
 _INTERPRETERS = ("-X", "-W", "-u", "-O", "-B", "-I", "-E", "-s", "-S", "-P", "-v", "-q", "-i")
 
 _WITH_VALUES = ("--limit", "--store-limit", "--spill", "--min-size")
+_DEFAULTS: dict[str, Any] = {
+    "limit": "auto",
+    "store_limit": None,
+    "spill": None,
+    "min_size": "1MiB",
+    "report": False,
+}
+
+#: The options by name; "script", "module" or "code"; which; and what follows.
+_Parsed: TypeAlias = tuple[dict[str, Any], str, str, list[str]]
 
 
-def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[str]]:
+def _simple(arguments: list[str]) -> _Parsed | None:
+    """Parse what is as the help has it; None for all else, help and mistakes.
+
+    To import argparse and to describe the options to it would take longer than all that happens
+    until the program begins.
+    """
+    options, words = dict(_DEFAULTS), iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == "--report":
+            options["report"] = True
+        elif name in _WITH_VALUES:
+            value = value if equals else next(words, "-")
+            if value.startswith("-"):
+                return None
+            options[name[2:].replace("-", "_")] = value
+        elif word in ("-m", "-c"):
+            target = next(words, None)
+            kind = "module" if word == "-m" else "code"
+            return None if target is None else (options, kind, target, [*words])
+        else:
+            return None if word.startswith("-") else (options, "script", word, [*words])
+    return None
+
+
+def _parsed(arguments: list[str]) -> _Parsed:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="pagemove run",
         description=_DESCRIPTION,
@@ -53,7 +88,6 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
     )
     parser.add_argument(
         "--limit",
-        default="auto",
         metavar="SIZE",
         help="the most bytes of arrays that are in memory: 2GiB; 50%% of the memory available; "
         "auto, the default: half of it, and less while others need memory",
@@ -69,7 +103,7 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
         help="a directory for what does not shrink, or has no room in the store's limit",
     )
     parser.add_argument(
-        "--min-size", default="1MiB", metavar="SIZE", help="smaller arrays are left to NumPy (1MiB)"
+        "--min-size", metavar="SIZE", help="smaller arrays are left to NumPy (1MiB)"
     )
     parser.add_argument(
         "--report",
@@ -88,6 +122,7 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
             parser,
             f"{unknown} is an option of the interpreter: python {unknown} ... -m pagemove run ...",
         )
+    parser.set_defaults(**_DEFAULTS)
     options = parser.parse_args(arguments)
     for kind in ("module", "code", "script"):
         given = getattr(options, kind)
@@ -101,7 +136,8 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, str, str, list[st
                 given = given[1:]
                 if not given:
                     break
-            return options, kind, given[0], given[1:] + more
+            named = {name: getattr(options, name) for name in _DEFAULTS}
+            return named, kind, given[0], given[1:] + more
     return _refuse(parser, "a program is needed: SCRIPT, - (standard input), -m MODULE or -c CODE")
 
 
@@ -122,11 +158,13 @@ def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 
 def main(arguments: list[str]) -> None:
     """Run the program; its exit status, signals and tracebacks are its own."""
-    options, kind, target, rest = _parsed(arguments)
+    options, kind, target, rest = _simple(arguments) or _parsed(arguments)
     arena = _arena(options, bounced.has_reexecuted())
     _compare_with_memory(arena._limit)
-    if options.report:
-        _report_on(arena)
+    if options["report"]:
+        from pagemove.program import report  # and what it needs to know of modules and lines
+
+        report.begin(arena)
 
     def note(error: Any) -> None:
         # NumPy says what it was for; one that says nothing may be of anything.
@@ -140,13 +178,13 @@ def main(arguments: list[str]) -> None:
         sys.exit(_MISUSED if kind == "script" else _FAILED)
 
 
-def _arena(options: argparse.Namespace, again: bool) -> PagedAllocations:
+def _arena(options: dict[str, Any], again: bool) -> PagedAllocations:
     try:
         arena = PagedAllocations(
-            options.limit,
-            min_size=options.min_size,
-            spill=options.spill,
-            store_limit=options.store_limit,
+            options["limit"],
+            min_size=options["min_size"],
+            spill=options["spill"],
+            store_limit=options["store_limit"],
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", KernelFaultsWarning)
@@ -179,17 +217,3 @@ def _compare_with_memory(limit: Any) -> None:
             "that this machine or the process's control group has: nothing keeps the arrays within "
             "that; pass --limit auto, or a smaller one\n"
         )
-
-
-def _report_on(arena: PagedAllocations) -> None:
-    born, faulting = generation(), Lines(arena._faults)
-    faulting.begin()
-
-    def show(*_: object) -> None:
-        # Not in a child made by fork: nobody looks at its lines.
-        if generation() == born:
-            faulting.look()
-            report.show(arena.stats(), faulting)
-
-    atexit.register(show)
-    signal.signal(signal.SIGUSR1, show)

@@ -8,22 +8,22 @@ import os
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from mmap import PAGESIZE as PAGE_SIZE
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from pagemove._native import arena as native
 from pagemove._native.mapping import generation
-from pagemove.introspect import PAGE_SIZE
 from pagemove.paging.arenas import ArenaMemory, directory_of, limit_of, new_arena
 from pagemove.paging.budget import Budget
 from pagemove.paging.compression import store_limit_of
 from pagemove.paging.options import Limit, Size
 from pagemove.paging.sizes import nbytes_of, text_of
-from pagemove.paging.stats import PagingStats
 
 if TYPE_CHECKING:
     from typing_extensions import CapsuleType
+
+    from pagemove.paging.stats import AllocationStats
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -35,44 +35,6 @@ _SHARE_WITH_SPILL = 4
 _entered: ContextVar[
     tuple[tuple[PagedAllocations, CapsuleType, CapsuleType, dict[str, int], native.Arena], ...]
 ] = ContextVar("pagemove.paged_allocations", default=())
-
-
-@dataclass(frozen=True, slots=True)
-class AllocationStats:
-    """What an arena holds, and what its region has done: of `PagedAllocations.stats`.
-
-    Attributes
-    ----------
-    limit : int or None
-        Bytes that are in memory at most.
-    arrays : int
-        Arrays in it, also those that have outlived the block.
-    nbytes, peak_nbytes : int
-        Bytes of all of them, in whole blocks: now, and at most so far.
-    allocations : int
-        Arrays that were made, so far.
-    moved_nbytes : int
-        Bytes that were copied because an array grew (`ndarray.resize`), had no room where it was,
-        and its pages could not move: a forked child shares them, or they are locked (mlock).
-    refused : int
-        Arrays that were not made, for want of address space, or of room in `store_limit`: each was
-        a MemoryError.
-    space_nbytes, largest_free_nbytes : int
-        Address space; the largest part of it that is free in one piece. What is free has no memory.
-    paging : PagingStats
-        Of the region.
-    """
-
-    limit: int | None
-    arrays: int
-    nbytes: int
-    peak_nbytes: int
-    allocations: int
-    moved_nbytes: int
-    refused: int
-    space_nbytes: int
-    largest_free_nbytes: int
-    paging: PagingStats = field(repr=False)
 
 
 class PagedAllocations:
@@ -254,6 +216,10 @@ class PagedAllocations:
         ...     allocations.stats().arrays
         1
         """
+        from dataclasses import replace
+
+        from pagemove.paging.stats import AllocationStats, PagingStats  # see there
+
         with self._lock():
             made = self._made
         if made is None or made[1].inherited:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from pathlib import Path
-from typing import Any
+from mmap import PAGESIZE as PAGE_SIZE
+from typing import TYPE_CHECKING, Any
 
 from pagemove._native.arena import Arena
-from pagemove.introspect import PAGE_SIZE
 from pagemove.paging.available import LEAST, SHARE, available
 from pagemove.paging.budget import Budget
 from pagemove.paging.following import ArenaLimit, follow
 from pagemove.paging.options import FEWEST_BLOCKS, Limit
 from pagemove.paging.region import PagedMemory
 from pagemove.paging.sizes import nbytes_of, text_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: What is read and evicted as one: a part of the smallest array, so that little of the last block
 #: is for nothing, and of the limit, so that there are some to choose from.
@@ -108,6 +110,8 @@ def directory_of(spill: str | os.PathLike[str] | None) -> Path | None:
             "spill is '', which names no directory: pass one on a disk ('.' is the current one), "
             "or leave spill out to keep what does not fit in memory, compressed"
         )
+    from pathlib import Path  # not for arenas without files
+
     path = Path(spill).absolute()
     code = errno.ENOTDIR
     try:

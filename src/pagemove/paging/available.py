@@ -10,9 +10,9 @@ import os
 import threading
 import time
 import weakref
-from pathlib import Path
 from typing import Protocol
 
+from pagemove import children
 from pagemove.cgroups import groups, read
 from pagemove.limits import MEMORY_FILES
 from pagemove.paging.budget import Budget
@@ -78,7 +78,7 @@ def _in_child() -> None:
     _opening = weakref.WeakSet()
 
 
-os.register_at_fork(after_in_child=_in_child)
+children.first_do(_in_child)
 
 _automatic: Budget | None = None
 _watcher: Watcher | None = None  # of that budget
@@ -91,12 +91,12 @@ _opening: weakref.WeakSet[Share] = weakref.WeakSet()
 _promised: weakref.WeakKeyDictionary[Region, int] = weakref.WeakKeyDictionary()
 
 
-def available(root: Path = Path("/")) -> int | None:
+def available(root: str | os.PathLike[str] = "/") -> int | None:
     """Return how many bytes this process can still allocate before others must free some.
 
     Parameters
     ----------
-    root : Path
+    root : path-like
         Of the file system: another in tests.
 
     Returns
@@ -122,7 +122,7 @@ def available(root: Path = Path("/")) -> int | None:
     return min((each for each in found if each is not None), default=None)
 
 
-def allowed(root: Path = Path("/")) -> int | None:
+def allowed(root: str | os.PathLike[str] = "/") -> int | None:
     """Return how many bytes this process may have at most; None where that cannot be read.
 
     The least of what its control groups allow, and of the machine's memory; `root` as `available`.
@@ -132,8 +132,8 @@ def allowed(root: Path = Path("/")) -> int | None:
     return min((each for each in found if each is not None), default=None)
 
 
-def _in_machine(root: Path, wanted: str = "MemAvailable") -> int | None:
-    for line in read(root / "proc/meminfo").splitlines():
+def _in_machine(root: str | os.PathLike[str], wanted: str = "MemAvailable") -> int | None:
+    for line in read(os.path.join(root, "proc/meminfo")).splitlines():
         name, _, rest = line.partition(":")
         if name == wanted:
             return int(rest.split()[0]) << 10

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
-from typing import Any, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 from pagemove._native.pager import Pager
-from pagemove.paging import failures, gather
-from pagemove.paging.reading import described
+from pagemove.paging import failures
 from pagemove.paging.sizes import span
-from pagemove.paging.stats import PagingStats
 from pagemove.stores.base import Store
+
+if TYPE_CHECKING:
+    from pagemove.paging.stats import PagingStats
 
 
 class Blocks(Pager):
@@ -58,6 +58,8 @@ class Blocks(Pager):
         """
         many = not isinstance(offset, SupportsIndex) or bool(getattr(offset, "ndim", None))
         if many:
+            from pagemove.paging import gather  # which the other kind does without
+
             size = None if length is None else operator.index(length)
             gather.read_together(self, gather.runs_in(self, offset, size), wait)
             return
@@ -201,21 +203,9 @@ class Blocks(Pager):
         ...     (region.stats() - before).bytes_read
         1048576
         """
-        with memoryview(self):
-            counters = self.counters()
-            resident, dirty = counters.pop("resident"), counters.pop("dirty")
-            pinned = counters.pop("pinned")
-            del counters["leased"]
-            return PagingStats(
-                **counters,
-                resident_nbytes=resident,
-                dirty_nbytes=dirty,
-                pinned_nbytes=pinned,
-                failures=tuple(each.error(self._label) for each in failures.noted(self)),
-                histogram=tuple(self.histogram()),
-                io=described(self, self._store),
-                store=json.loads(self.store_stats() or "{}"),
-            )
+        from pagemove.paging.counts import stats_of  # see there
+
+        return stats_of(self)
 
     def _save(self) -> bool:
         """Write changes back and make them durable; StoreError.

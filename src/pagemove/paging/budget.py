@@ -5,90 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import os
 import threading
 import weakref
-from dataclasses import dataclass
+from mmap import PAGESIZE as PAGE_SIZE
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
+from pagemove import children
 from pagemove._native.pager import SharedLimit
-from pagemove.introspect import PAGE_SIZE
 from pagemove.paging.sizes import nbytes_of, text_of
 
 if TYPE_CHECKING:
     from pagemove.paging.region import PagedMemory
+    from pagemove.paging.stats import BudgetStats
 
 _LARGEST = 2**63 - 1
 _MOST_SECONDS = 2**63 / 1e9 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetShare:
-    """What one region has of a `Budget` at the moment.
-
-    Attributes
-    ----------
-    label : str
-        The store of the region, as messages name it.
-    block_size : int
-        Bytes of its blocks; it has whole blocks of the budget.
-    leased_nbytes : int
-        Bytes that are its own for now: it may use them without asking.
-    resident_nbytes : int
-        Bytes of it in memory, blocks on their way in and out included; never more than leased.
-    """
-
-    label: str
-    block_size: int
-    leased_nbytes: int
-    resident_nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetStats:
-    """What became of a `Budget` so far, and who has it at this moment.
-
-    Attributes
-    ----------
-    limit : int
-        Bytes that all regions together may have in memory.
-    leased_nbytes : int
-        Bytes that regions have, used or not: never more than `limit`, but while `Budget.resize`
-        has yet to get back what is too much.
-    least_nbytes : int
-        Bytes that the regions cannot do without: four blocks each, and what is `pinned`.
-    grown_nbytes, returned_nbytes : int
-        Bytes that regions got so far, and returned.
-    moved_nbytes : int
-        Bytes, of those returned, that went from a region that missed little to one that missed
-        more.
-    refused : int
-        Times that a region could not return what was wanted of it: its blocks are pinned, in use,
-        or cannot be written.
-    members : int
-        Regions that share it, those included that have ended but not given back their memory.
-    regions : tuple of BudgetShare
-        What each of the open ones has.
-    kept_nbytes : int
-        Bytes of it that are set aside for what the processes of regions keep decoded
-        (`stores.SlicedStore`).
-    """
-
-    limit: int
-    leased_nbytes: int
-    least_nbytes: int
-    grown_nbytes: int
-    returned_nbytes: int
-    moved_nbytes: int
-    refused: int
-    members: int
-    regions: tuple[BudgetShare, ...] = ()
-    kept_nbytes: int = 0
-
-    @property
-    def resident_nbytes(self) -> int:
-        """Bytes of all open regions in memory."""
-        return sum(each.resident_nbytes for each in self.regions)
 
 
 # What is set aside of budgets, by the identity of the store that keeps it.
@@ -274,6 +205,8 @@ class Budget(SharedLimit):
         ...     share.resident_nbytes <= share.leased_nbytes <= budget.limit
         True
         """
+        from pagemove.paging.stats import BudgetShare, BudgetStats  # see there
+
         regions = {}
         for region in list(self._regions):
             # In a child made by fork one may not be opened yet, and is not for this; or it is
@@ -327,7 +260,7 @@ def _in_child() -> None:
         budget._setting = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_in_child)
+children.first_do(_in_child)
 
 
 def give_back_kept(store: object) -> None:

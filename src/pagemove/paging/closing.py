@@ -7,14 +7,17 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from pagemove import children
 from pagemove._native.mapping import generation
 from pagemove.paging import failures, hosts, working_set
 from pagemove.paging.blocks import Blocks
 from pagemove.paging.budget import give_back_kept
 from pagemove.paging.exits import tell
-from pagemove.stores.filelock import FileLock
+
+if TYPE_CHECKING:
+    from pagemove.stores.filelock import FileLock
 
 # Seconds that close waits for calls of other threads.
 _CALLED = 0.2
@@ -27,7 +30,7 @@ def _in_child() -> None:
     _sharing = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_in_child)
+children.first_do(_in_child)
 
 
 class Closing(Blocks):

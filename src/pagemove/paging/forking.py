@@ -11,6 +11,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING
 
+from pagemove import children
 from pagemove._native.pager import serve_inherited
 
 if TYPE_CHECKING:
@@ -50,4 +51,4 @@ def _in_child() -> None:
         serve_inherited()
 
 
-os.register_at_fork(after_in_child=_in_child)
+children.first_do(_in_child)

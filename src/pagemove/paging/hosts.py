@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+from pagemove import children
 from pagemove._native.pager import Host
 from pagemove.descriptors import identity_of, keep
 from pagemove.stores.base import Store
@@ -141,7 +142,7 @@ def _forked() -> None:
     _doors.clear()
 
 
-os.register_at_fork(after_in_child=_forked)
+children.first_do(_forked)
 
 
 def kind_of(store: Store) -> str | None:

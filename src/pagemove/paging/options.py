@@ -6,16 +6,15 @@ import math
 import numbers
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from mmap import PAGESIZE as PAGE_SIZE
 from types import MappingProxyType
-from typing import Literal, SupportsIndex, TypeAlias, TypedDict, TypeGuard
+from typing import Literal, NamedTuple, SupportsIndex, TypeAlias, TypedDict, TypeGuard
 
 import numpy as np
 
 from pagemove._native.mapping import Mapping as OwnedMapping
 from pagemove._native.pager import Pager
-from pagemove.introspect import PAGE_SIZE
-from pagemove.memory import checked_name
+from pagemove.arguments import checked_name
 from pagemove.paging.available import Share, automatic
 from pagemove.paging.budget import Budget
 from pagemove.paging.sizes import nbytes_of, text_of
@@ -66,8 +65,7 @@ class PagingOptions(ModelessOptions, total=False):
     mode: Mode
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(NamedTuple):
     """The same, as the pager takes them.
 
     Attributes

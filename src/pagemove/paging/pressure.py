@@ -8,10 +8,10 @@ than the page cache waits too, and a smaller budget would not help it.
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 from pagemove.cgroups import groups, read
@@ -40,7 +40,7 @@ class Yielding(Protocol):
 class Available(Protocol):
     """A function that says how much memory is available."""
 
-    def __call__(self, root: Path) -> int | None:
+    def __call__(self, root: str | os.PathLike[str]) -> int | None:
         """Return bytes; None where that is unknown."""
 
 
@@ -53,11 +53,13 @@ class Watcher:
         It is held weakly.
     available : callable
         How many bytes are available, of a root.
-    root : Path
+    root : path-like
         Of the file system: another in tests.
     """
 
-    def __init__(self, budget: Yielding, available: Available, root: Path = Path("/")) -> None:
+    def __init__(
+        self, budget: Yielding, available: Available, root: str | os.PathLike[str] = "/"
+    ) -> None:
         self._budget = weakref.ref(budget)
         # What was asked for, which it never exceeds, and what it was made into.
         self._limit = self._made = budget.counters()["total"]
@@ -67,11 +69,11 @@ class Watcher:
         self._looked = time.monotonic()
         self._pressed = self._looked - QUIET
 
-    def _stalled(self) -> Iterator[tuple[Path, int]]:
+    def _stalled(self) -> Iterator[tuple[str, int]]:
         """List the microseconds that some task waited for memory, of the machine and each group."""
-        files = [self._root / "proc/pressure/memory"]
+        files = [os.path.join(self._root, "proc/pressure/memory")]
         files += [
-            group.path / "memory.pressure"
+            os.path.join(group.path, "memory.pressure")
             for group in groups("memory", self._root)
             if group.version == _UNIFIED
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import threading
 import weakref
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pagemove import limits
+from pagemove import children, limits
 from pagemove.paging.array import PagedArray
 from pagemove.paging.behind import check_open
 from pagemove.paging.budget import Budget
@@ -258,7 +257,7 @@ def _in_child() -> None:
     _opening, _open = threading.RLock(), weakref.WeakValueDictionary()
 
 
-os.register_at_fork(after_in_child=_in_child)
+children.first_do(_in_child)
 
 
 def reference(view: npt.NDArray[Any], *, copy: bool = False) -> Reference:

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from pagemove import limits
-from pagemove.paging import forking, hosts, refusals, registry, sigterm, trace, working_set
+from pagemove.paging import forking, hosts, refusals, registry, tracing, working_set
 from pagemove.paging.available import settle, withdraw
 from pagemove.paging.blocks import Blocks
 from pagemove.paging.budget import Budget
@@ -27,7 +27,6 @@ from pagemove.paging.options import (
 )
 from pagemove.paging.serving import file_lock, label_of, serving, store_of
 from pagemove.paging.sizes import text_of
-from pagemove.probing import features
 from pagemove.stores.base import Store
 from pagemove.views import Viewable
 
@@ -315,6 +314,8 @@ class PagedMemory(Closing, Viewable):
         if self._saves:
             save_at_exit(self)
             if store.restartable:
+                from pagemove.paging import sigterm  # for what outlives the process alone
+
                 sigterm.arm()
         if order:
             super().replay(order)
@@ -338,7 +339,7 @@ class PagedMemory(Closing, Viewable):
             raise
 
     def _serve(self, store: Store, options: Checked, *, again: bool) -> None:
-        trace.begin()
+        tracing.begin()
         lanes = 0
         try:
             writes = options.mode == MODES["r+"]
@@ -376,6 +377,8 @@ class PagedMemory(Closing, Viewable):
                     hosts.forget(door[0])
         except OSError as error:
             if error.errno in _UNSUPPORTED:
+                from pagemove.probing import features  # and all that a kernel may lack
+
                 features(refresh=True).require("paging")
             refusals.explain(error, lanes)
             raise

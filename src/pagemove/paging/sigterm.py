@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeAlias
 
+from pagemove import children
 from pagemove._native import pager
 from pagemove._native.mapping import generation
 
@@ -206,4 +207,4 @@ def _in_child() -> None:
         signal.signal(signal.SIGTERM, handler.previous)
 
 
-os.register_at_fork(after_in_child=_in_child)
+children.first_do(_in_child)

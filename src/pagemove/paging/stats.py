@@ -1,4 +1,7 @@
-"""What a region has done so far, in numbers."""
+"""What regions, budgets and arenas have done so far, in numbers.
+
+Dataclasses take long to make for what most programs never ask: this is imported by who is asked.
+"""
 
 from __future__ import annotations
 
@@ -151,3 +154,110 @@ class PagingStats:
             io=self.io,
             store=self.store,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationStats:
+    """What an arena holds, and what its region has done: of `PagedAllocations.stats`.
+
+    Attributes
+    ----------
+    limit : int or None
+        Bytes that are in memory at most.
+    arrays : int
+        Arrays in it, also those that have outlived the block.
+    nbytes, peak_nbytes : int
+        Bytes of all of them, in whole blocks: now, and at most so far.
+    allocations : int
+        Arrays that were made, so far.
+    moved_nbytes : int
+        Bytes that were copied because an array grew (`ndarray.resize`), had no room where it was,
+        and its pages could not move: a forked child shares them, or they are locked (mlock).
+    refused : int
+        Arrays that were not made, for want of address space, or of room in `store_limit`: each was
+        a MemoryError.
+    space_nbytes, largest_free_nbytes : int
+        Address space; the largest part of it that is free in one piece. What is free has no memory.
+    paging : PagingStats
+        Of the region.
+    """
+
+    limit: int | None
+    arrays: int
+    nbytes: int
+    peak_nbytes: int
+    allocations: int
+    moved_nbytes: int
+    refused: int
+    space_nbytes: int
+    largest_free_nbytes: int
+    paging: PagingStats = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetShare:
+    """What one region has of a `Budget` at the moment.
+
+    Attributes
+    ----------
+    label : str
+        The store of the region, as messages name it.
+    block_size : int
+        Bytes of its blocks; it has whole blocks of the budget.
+    leased_nbytes : int
+        Bytes that are its own for now: it may use them without asking.
+    resident_nbytes : int
+        Bytes of it in memory, blocks on their way in and out included; never more than leased.
+    """
+
+    label: str
+    block_size: int
+    leased_nbytes: int
+    resident_nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStats:
+    """What became of a `Budget` so far, and who has it at this moment.
+
+    Attributes
+    ----------
+    limit : int
+        Bytes that all regions together may have in memory.
+    leased_nbytes : int
+        Bytes that regions have, used or not: never more than `limit`, but while `Budget.resize`
+        has yet to get back what is too much.
+    least_nbytes : int
+        Bytes that the regions cannot do without: four blocks each, and what is `pinned`.
+    grown_nbytes, returned_nbytes : int
+        Bytes that regions got so far, and returned.
+    moved_nbytes : int
+        Bytes, of those returned, that went from a region that missed little to one that missed
+        more.
+    refused : int
+        Times that a region could not return what was wanted of it: its blocks are pinned, in use,
+        or cannot be written.
+    members : int
+        Regions that share it, those included that have ended but not given back their memory.
+    regions : tuple of BudgetShare
+        What each of the open ones has.
+    kept_nbytes : int
+        Bytes of it that are set aside for what the processes of regions keep decoded
+        (`stores.SlicedStore`).
+    """
+
+    limit: int
+    leased_nbytes: int
+    least_nbytes: int
+    grown_nbytes: int
+    returned_nbytes: int
+    moved_nbytes: int
+    refused: int
+    members: int
+    regions: tuple[BudgetShare, ...] = ()
+    kept_nbytes: int = 0
+
+    @property
+    def resident_nbytes(self) -> int:
+        """Bytes of all open regions in memory."""
+        return sum(each.resident_nbytes for each in self.regions)

@@ -6,7 +6,6 @@ import atexit
 import errno
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,29 +63,16 @@ _KINDS = {
 }
 _MOMENTS = frozenset([5, 6, 7])
 
-_lock = threading.Lock()
-_begun = False
 
-
-def begin() -> None:
-    """Trace from here on if the environment asks for it. Errors are said, and nothing else."""
-    global _begun
-    if _begun:
+def begin(path: str) -> None:
+    """Trace into a file from here on. Errors are said, and nothing else."""
+    target = Path(path.replace("%p", str(os.getpid()))).absolute()
+    try:
+        target, ring = _claim(target)
+    except OSError as error:
+        tell(f"PAGEMOVE_TRACE={path}: cannot trace into {target}: {error.strerror}")
         return
-    with _lock:
-        if _begun:
-            return
-        _begun = True
-        path = os.environ.get("PAGEMOVE_TRACE")
-        if not path:
-            return
-        target = Path(path.replace("%p", str(os.getpid()))).absolute()
-        try:
-            target, ring = _claim(target)
-        except OSError as error:
-            tell(f"PAGEMOVE_TRACE={path}: cannot trace into {target}: {error.strerror}")
-            return
-        atexit.register(_finish, ring, target, generation())
+    atexit.register(_finish, ring, target, generation())
 
 
 def _claim(target: Path) -> tuple[Path, Path]:

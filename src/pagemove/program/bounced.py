@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import pagemove._native
@@ -44,7 +43,7 @@ def install(address: int, nbytes: int) -> bool:
 
 def reexecute() -> None:
     """Re-execute the interpreter (execve) with the library; return if that cannot be."""
-    library = str(Path(pagemove._native.__file__).with_name("bounce.so.1"))
+    library = os.path.join(os.path.dirname(pagemove._native.__file__), "bounce.so.1")
     before = os.environ.get(_PRELOAD, "")
     # The loader takes a space and a colon for the end of a name.
     if not sys.executable or {" ", ":"} & {*library} or not os.path.exists(library):

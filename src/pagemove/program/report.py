@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import atexit
+import signal
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
+from pagemove._native.mapping import generation
 from pagemove.cgroups import read
-from pagemove.paging import AllocationStats
+from pagemove.paging import counts  # noqa: F401 (at exit it is to be there)
 from pagemove.paging.exits import tell
 from pagemove.paging.sizes import text_of
 from pagemove.program.lines import Lines
 from pagemove.program.lines import text_of as place_of
 
+if TYPE_CHECKING:
+    from pagemove.paging.allocations import PagedAllocations
+    from pagemove.paging.stats import AllocationStats
+
 #: Of the program's.
 _MOST_LINES = 5
+
+
+def begin(arena: PagedAllocations) -> None:
+    """Print it at the end of the program, and on SIGUSR1."""
+    born, faulting = generation(), Lines(arena._faults)
+    faulting.begin()
+
+    def show_now(*_: object) -> None:
+        # Not in a child made by fork: nobody looks at its lines.
+        if generation() == born:
+            faulting.look()
+            show(arena.stats(), faulting)
+
+    atexit.register(show_now)
+    signal.signal(signal.SIGUSR1, show_now)
 
 
 def show(stats: AllocationStats, faulting: Lines) -> None:

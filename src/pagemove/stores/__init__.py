@@ -3,8 +3,9 @@
 A kind of store is imported at its first use: most programs use one, and some need slow libraries.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from pagemove import lazily
 
 if TYPE_CHECKING:
     from pagemove.stores.base import Store
@@ -16,27 +17,19 @@ if TYPE_CHECKING:
     from pagemove.stores.redis import RedisStore
     from pagemove.stores.sliced import SlicedStore
 else:
-    _MODULES = {
-        "CallableStore": "callable",
-        "CompressedStore": "compressed",
-        "FileStore": "file",
-        "FsspecStore": "fsspec",
-        "LayeredStore": "layered",
-        "RedisStore": "redis",
-        "SlicedStore": "sliced",
-        "Store": "base",
-    }
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-        found = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = found
-        return found
-
-    def __dir__() -> list[str]:
-        # For completion: modules that are only parts of it are left out.
-        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+    __getattr__, __dir__ = lazily.names(
+        __name__,
+        {
+            "CallableStore": "callable",
+            "CompressedStore": "compressed",
+            "FileStore": "file",
+            "FsspecStore": "fsspec",
+            "LayeredStore": "layered",
+            "RedisStore": "redis",
+            "SlicedStore": "sliced",
+            "Store": "base",
+        },
+    )
 
 
 __all__ = [

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
+from pagemove import children
 from pagemove.descriptors import identity_of, keep
 
 
@@ -37,7 +38,7 @@ def _in_child() -> None:
             stack.callback(each._in_child)
 
 
-os.register_at_fork(after_in_child=_in_child)
+children.first_do(_in_child)
 
 
 def open_high(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:

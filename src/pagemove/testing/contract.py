@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pagemove.errors import StoreError
-from pagemove.paging import PagedMemory
+from pagemove.paging.region import PagedMemory
 from pagemove.probing import features
 from pagemove.stores import Store
 

@@ -1,4 +1,4 @@
-"""Blocks that lie in two mappings, since the program has advised a part of one; what cannot leave."""
+"""Blocks in two mappings, since the program has advised a part of one; and what cannot leave."""
 
 from __future__ import annotations
 

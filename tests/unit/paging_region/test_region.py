@@ -239,7 +239,7 @@ class TestUnsupported:
                 raise UnsupportedError(errno.EPERM, f"{names}: the remedy")
 
         monkeypatch.setattr(region_module.Closing, "__init__", refuse, raising=False)
-        monkeypatch.setattr(region_module, "features", features)
+        monkeypatch.setattr("pagemove.probing.features", features)
         with pytest.raises(UnsupportedError, match=r"paging.*the remedy"):
             opened(path)
 
