@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagemove import StoreError
+from pagemove import PAGE_SIZE, StoreError
 from support import child
 from support.disks import small_disk
 from support.paging import (
@@ -98,6 +99,30 @@ def test_what_passes_is_not_noticed(file, name, by):
     assert wrong is None
     assert errors == 0
     assert retries > 0 or name == "late"
+
+
+def _read_beside_what_cannot_be_written(path: Path) -> int:
+    """Most blocks of the limit are dirty, and the others read what is many times as much."""
+    how = {"block_size": PAGE_SIZE, "store_timeout": 1.0, "writeback_interval": None}
+    order = random.Random(3)
+    with paged(path, "r+", resident_limit=512 * PAGE_SIZE, prefetch="off", **how) as memory:
+        blocks = words(memory).reshape(-1, PAGE_SIZE // 8)
+        kept = blocks[:, 7].copy()
+        broken()
+        changed = order.sample(range(len(blocks)), 420)
+        for block in changed:
+            blocks[block, 8] = 1
+        for block in order.sample(range(len(blocks)), len(blocks)):
+            assert blocks[block, 7] == kept[block]
+        assert all(blocks[block, 8] == 1 for block in changed)
+        evicted = memory.stats().evicted
+        mended()
+        del blocks
+    return evicted
+
+
+def test_reads_go_on_beside_what_cannot_be_written(file):
+    assert child(_read_beside_what_cannot_be_written, file(2048 * PAGE_SIZE), deadline=120) > 1500
 
 
 def _flush_fails(path: Path) -> tuple[tuple, str | None, tuple, str | None]:

@@ -57,7 +57,10 @@ void pg_share_out(struct pg_region *region)
 pg_entry pg_victim(struct pg_region *region, int write, int only)
 {
     int dirty = write && pg_may_write(region);
-    pg_entry entry = pg_choose(&region->policy, dirty ? PG_ANSWERED : PG_CLEAN);
+    pg_entry entry;
+
+    region->policy.patient = region->write_error != 0;
+    entry = pg_choose(&region->policy, dirty ? PG_ANSWERED : PG_CLEAN);
 
     /* Whoever writes one whose last write is late waits for that: the others must not, too. */
     if (entry == PG_NONE && dirty && only && pg_has_helper(region))

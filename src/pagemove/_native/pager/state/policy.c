@@ -63,9 +63,10 @@ static pg_entry first_to_leave(const struct pg_policy *policy, enum pg_list list
     const struct pg_blocks *blocks = policy->blocks;
     pg_entry entry = newest ? blocks->tail[list] : blocks->head[list];
 
-    /* Where nearly all are dirty, writing some is quicker than finding one that is not. */
+    /* Where nearly all are dirty, writing some is quicker than finding one that is not; unless they
+     * cannot be written. */
     for (int steps = 0; entry != PG_NONE && stays(policy, entry, choice); steps++) {
-        if (steps == MOST_STEPS)
+        if (steps == MOST_STEPS && !policy->patient)
             return PG_NONE;
         entry = newest ? blocks->link[entry].prev : blocks->link[entry].next;
     }

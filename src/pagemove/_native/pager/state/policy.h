@@ -45,6 +45,8 @@ struct pg_policy {
     uint32_t shared;                             /* frames, of which those are parts */
     uint32_t window_most;                        /* blocks that are read ahead of a reader */
     double once_share, scan_share;
+    int patient; /* what is dirty cannot be written now: it is worth while to look for what is not
+                  */
     uint32_t scanned, oldest_first, random; /* scanned: at which eviction, the last time */
 
     /* What was learnt from blocks that were missed (ghosts.c). */
