@@ -323,6 +323,27 @@ def test_no_memory_is_said(tmp_path):
     assert "address space for 1 TiB of arrays" in paged.stderr
 
 
+_LIMITED = """
+import resource, sys, numpy as np
+most = int(sys.argv[2])
+resource.setrlimit(getattr(resource, "RLIMIT_" + sys.argv[1]), (most, most))
+arrays = [np.ones(1 << 17) for _ in range(40)]
+print(int(sum(array.sum() for array in arrays)))
+"""
+
+
+@pytest.mark.parametrize("limit", ["8MiB", "1GiB"])
+@pytest.mark.parametrize("name", ["AS", "DATA"])
+def test_a_program_that_limits_its_own_memory_hears_of_it(tmp_path, name, limit):
+    """Beyond what it has: every allocation of the C library fails from then on."""
+    (tmp_path / "limited.py").write_text(_LIMITED)
+    command = [*_PAGED[:-3], limit, "limited.py", name, str(16 << 20)]
+    done = ran(command, tmp_path)
+    assert done.stdout == "" or done.returncode == 0
+    if done.returncode:
+        assert "MemoryError" in done.stderr or f"RLIMIT_{name}" in done.stderr, done
+
+
 def test_the_console_script_does_the_same(tmp_path):
     script = Path(sys.executable).with_name("pagemove")
     if not os.access(script, os.X_OK):

@@ -25,7 +25,7 @@ struct task {
     enum pg_task kind;
 };
 
-__thread struct pg_engine *pg_inside;
+PG_THREAD_LOCAL struct pg_engine *pg_inside;
 
 static void *serve_pool(void *argument);
 

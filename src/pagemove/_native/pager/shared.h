@@ -10,6 +10,7 @@
 
 #include "pager/engine/flights.h"
 #include "pager/life.h"
+#include "pager/mechanisms/threads.h"
 
 enum {
     PG_KINDS = 4, /* of userfaultfds: with and without moves, and faults of the kernel */
@@ -78,7 +79,7 @@ struct pg_engine {
 };
 
 /* Whether this thread is one of the pager's and has the table of an engine. */
-extern __thread struct pg_engine *pg_inside;
+extern PG_THREAD_LOCAL struct pg_engine *pg_inside;
 
 /* shared.c */
 

@@ -33,11 +33,12 @@ const char *pg_cause_of(int code)
 /* Not for want of the store, but of a frame. */
 static void describe_starved(struct pg_region *region, uint32_t number)
 {
-    char also[PG_TEXT] = "", text[PG_TEXT];
+    char also[PG_TEXT] = "", text[PG_TEXT], limit[PG_LIMIT_TEXT];
     char blocks[128] = "all blocks of the staging area are in use by I/O";
 
     pg_store_text(&region->store, PG_OP_WRITE, PG_ANYWHERE, region->write_error, text);
     text[strcspn(text, "\n")] = 0;
+    pg_name_limit(pg_errno_of(region->write_error), limit);
     if (region->frames.limited)
         snprintf(blocks, sizeof blocks,
                  "all %u blocks that may be resident are in use by I/O, changed, pinned or locked "
@@ -48,8 +49,8 @@ static void describe_starved(struct pg_region *region, uint32_t number)
                  ", and changed ones cannot be written to the unnamed file in %s (TMPDIR): %s",
                  region->spill_directory, pg_cause_of(region->write_error));
     else if (region->write_error)
-        snprintf(also, sizeof also, ", and changed ones cannot be written: %s%s%.3000s",
-                 pg_cause_of(region->write_error), *text ? ": " : "", text);
+        snprintf(also, sizeof also, ", and changed ones cannot be written: %s%s%.3000s%s",
+                 pg_cause_of(region->write_error), *text ? ": " : "", text, limit);
     pg_say("pagemove: no room for %llu bytes at offset %llu of %s: %s%s; they raise SIGBUS on "
            "access\n",
            (unsigned long long)region->block_size,

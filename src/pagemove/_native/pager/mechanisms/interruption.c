@@ -2,9 +2,11 @@
 
 #include <stddef.h>
 
+#include "pager/mechanisms/threads.h"
+
 static int (*may_wait_no_longer)(void);
 
-static __thread const int *called_off;
+static PG_THREAD_LOCAL const int *called_off;
 
 void pg_ask_while_waiting(int (*ask)(void))
 {

@@ -4,6 +4,15 @@
 
 #include <pthread.h>
 
+/* A variable of each thread. The GNU C library has room for a few of them in every thread's stack;
+ * for others it calls malloc when a thread first uses one, and ends the process where there is no
+ * memory (RLIMIT_AS, RLIMIT_DATA). musl has memory for all when the library is loaded. */
+#ifdef __GLIBC__
+#define PG_THREAD_LOCAL __thread __attribute__((tls_model("initial-exec")))
+#else
+#define PG_THREAD_LOCAL __thread
+#endif
+
 /* Start a thread that takes no signals. 0 or -errno. Needs no lock. */
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);
 

@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "pager/mechanisms/threads.h"
+
 enum { EVENTS = 1 << 17, THREADS = 1024, REGIONS = 1024, NAME = 16 };
 
 struct event {
@@ -51,7 +53,7 @@ struct pg_trace *pg_trace;
 
 /* Of the thread that runs; a fork makes it another one. */
 static uint32_t process, forks;
-static __thread uint32_t thread, thread_forks;
+static PG_THREAD_LOCAL uint32_t thread, thread_forks;
 
 static uint64_t clock_of(clockid_t id)
 {
