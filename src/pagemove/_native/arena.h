@@ -53,6 +53,8 @@ struct pa_counters {
     uint64_t used_then;        /* bytes in use when one was refused last; */
     uint64_t largest_then;     /* of the largest free extent at that time */
     uint64_t lost;             /* bytes that could not be discarded, and are never used again */
+    uint64_t unserved;         /* times that the pager could not serve the region when it had to, */
+    int unserved_error;        /* and the errno of the last */
 };
 
 struct pa_arena;

@@ -27,7 +27,8 @@ cdef extern from "arena.h" nogil:
         pass
     struct pa_counters:
         uint64_t used, peak, kept, reserved, free, largest, objects, allocated, moved, refused
-        uint64_t full, used_then, largest_then, lost
+        uint64_t full, used_then, largest_then, lost, unserved
+        int unserved_error
     pa_arena *pa_new(const pa_memory *memory)
     void pa_free_arena(pa_arena *arena)
     void *pa_allocate(pa_arena *arena, uint64_t nbytes, int zeros)
@@ -197,6 +198,8 @@ cdef class Arena:
             "used_then": counters.used_then,
             "largest_then": counters.largest_then,
             "lost": counters.lost,
+            "unserved": counters.unserved,
+            "unserved_error": counters.unserved_error,
         }
 
     def set_limit(self, uint64_t limit):

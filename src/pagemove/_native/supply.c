@@ -102,6 +102,19 @@ static void free_oldest(struct pa_arena *arena)
     pthread_mutex_lock(&arena->lock);
 }
 
+static int engage(struct pa_arena *arena)
+{
+    int error = arena->memory.engage(arena->memory.region);
+
+    if (!error)
+        return 0;
+    pthread_mutex_lock(&arena->lock);
+    arena->counters.unserved++;
+    arena->counters.unserved_error = -error;
+    pthread_mutex_unlock(&arena->lock);
+    return error;
+}
+
 int pa_hold_limit(struct pa_arena *arena, uint64_t more)
 {
     int beyond;
@@ -111,7 +124,7 @@ int pa_hold_limit(struct pa_arena *arena, uint64_t more)
         free_oldest(arena);
     beyond = is_beyond_limit(arena, more);
     pthread_mutex_unlock(&arena->lock);
-    return beyond && pa_is_plain(arena) ? arena->memory.engage(arena->memory.region) : 0;
+    return beyond && pa_is_plain(arena) ? engage(arena) : 0;
 }
 
 static void advise(const struct pa_arena *arena, uint32_t first, uint32_t blocks)

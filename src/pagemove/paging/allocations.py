@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
@@ -29,6 +30,26 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 #: Of the limit, what is compressed may take as much more where a directory takes the rest.
 _SHARE_WITH_SPILL = 4
+
+#: Why the pager could not be switched on, and what helps.
+_UNSERVED = {
+    errno.ENOMEM: (
+        ". A part of an array has been unmapped (munmap, mremap), or there is no memory or mapping "
+        "left (vm.max_map_count): leave the memory of arrays mapped, or delete such an array"
+    ),
+    errno.EINVAL: (
+        ". Something that cannot be paged has been mapped over a part of an array, as a file "
+        "(mmap with MAP_FIXED): delete that array, or raise the limit"
+    ),
+    errno.EBUSY: (
+        ". Somebody else has registered a part of an array with a userfaultfd: unregister it, or "
+        "delete that array"
+    ),
+    errno.EBADF: (
+        ". The program has closed the library's descriptors: use another paged_allocations, begun "
+        "after that"
+    ),
+}
 
 #: What is left when a block ends, innermost last: who has entered, and the handler before; in a
 #: child made by fork the arena is another one.
@@ -124,6 +145,14 @@ class PagedAllocations:
         if made is None or made[1].inherited:
             return
         now = made[0].counters()
+        if now["unserved"] > before.get("unserved", 0):
+            code = now["unserved_error"]
+            error.add_note(
+                "pagemove.paged_allocations: the arrays would be more than "
+                f"{text_of(made[1].resident_limit or 0)} (limit), and cannot be paged: "
+                f"{os.strerror(code)}{_UNSERVED.get(code, '')}"
+            )
+            return
         full = now["full"] - before.get("full", 0)
         if full:
             limit = text_of(made[1].resident_limit or 0)

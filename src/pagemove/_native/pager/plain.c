@@ -76,11 +76,12 @@ static int engage(struct pg_region *region)
 
     if (error)
         return error;
-    if (madvise(base, region->length, MADV_DONTFORK))
-        return -errno;
+    /* Also where it fails, for a part is not mapped, the rest has been advised. */
+    error = madvise(base, region->length, MADV_DONTFORK) ? -errno : 0;
     /* Parts may have been advised otherwise, and be mappings of their own because of that. */
     madvise(base, region->length, region->uffd.advice);
-    error = pg_register(region->uffd.region, region->base, region->length, region->uffd.mode);
+    if (!error)
+        error = pg_register(region->uffd.region, region->base, region->length, region->uffd.mode);
     if (!error) {
         error = for_all_there(region, adopt);
         if (error) {
