@@ -36,6 +36,8 @@ def names(
     def attribute(name: str) -> object:
         # Modules are read from files, of which the process may have as many as it may.
         with limits.named():
+            # First: threads that come to it by different ways would each find a part of it.
+            importlib.import_module("numpy")
             if name in parts:
                 return importlib.import_module(f"{package}.{name}")
             if name not in modules:

@@ -95,7 +95,8 @@ def _parsed(arguments: list[str]) -> _Parsed:
     parser.add_argument(
         "--store-limit",
         metavar="SIZE",
-        help="the most bytes of memory that what is kept compressed takes, beyond the limit",
+        help="the most bytes of memory that what is kept compressed takes, beyond the limit; "
+        "with --spill a quarter of the limit by default",
     )
     parser.add_argument(
         "--spill",
