@@ -6,6 +6,8 @@ import ctypes
 import os
 import re
 import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ import pytest
 
 from pagemove import PAGE_SIZE, PagedAllocations, PagedMemory
 from pagemove._native import pager
+from pagemove.stores import FileStore
 from support import ChildFailed, child
+from support.slowness import patience
 
 pytestmark = [
     pytest.mark.needs("paging", "fork"),
@@ -107,6 +111,47 @@ def _freed_below_the_limit() -> tuple[int, int]:
 
 def test_what_is_freed_below_the_limit_is_zeros_again():
     assert child(_freed_below_the_limit, deadline=60) == (0, 0)
+
+
+def _saved(path: Path, how: str) -> list[object]:
+    """Store to a file's region that is locked in part, also while it is flushed."""
+    size, found = 16 * _BLOCK, []
+    np.zeros(size // 8, np.uint64).tofile(path)
+    with PagedMemory(
+        FileStore(path, writable=True), resident_limit=8 * _BLOCK, block_size=_BLOCK, mode="r+"
+    ) as region:
+        words = region.asarray(np.uint64)
+        _lock(region.address, 2 * _BLOCK + PAGE_SIZE)
+        for turn in range(1, 4):
+            words[:] = turn
+            ended = threading.Event()
+            counting = threading.Thread(target=_count, args=(words, ended))
+            counting.start()
+            if how == "flush":
+                region.flush()
+                found.append(set(np.fromfile(path, np.uint64)[1:]) == {turn})
+            else:
+                began = time.monotonic()
+                region.evict()
+                found.append(time.monotonic() - began < patience(4))
+            ended.set()
+            counting.join()
+        last = int(words[0])
+        found += [region.stats().errors, last > 0]
+        del words
+    saved = np.fromfile(path, np.uint64)
+    return [*found, int(saved[0]) == last, set(saved[1:]) == {3}]
+
+
+def _count(words: Words, ended: threading.Event) -> None:
+    while not ended.is_set():
+        words[0] += np.uint64(1)
+
+
+@pytest.mark.parametrize("how", ["flush", "evict"])
+def test_what_is_stored_to_a_locked_block_is_saved(tmp_path, how):
+    found = child(_saved, tmp_path / "file", how, deadline=120)
+    assert found == [True, True, True, 0, True, True, True]
 
 
 def _grown(limit: int) -> list[bool]:

@@ -278,7 +278,7 @@ static int evict_one(struct pg_region *region, pg_entry entry)
         pg_look_at_merging(region);
         error = pg_take_out(region, entry, &out);
         if (error)
-            return error;
+            return error == -EINVAL ? 0 : error; /* it is locked in memory (mlock), and stays */
         if (block->flags & PG_DIRTY) {
             pg_begin_writing(region, &out, 0);
             write_out(region, &out, 1);
