@@ -6,6 +6,7 @@ import errno
 import functools
 import inspect
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -83,7 +84,7 @@ class PagedAllocations:
         if self._spill is not None and self._store_limit is None:
             limited = self._limit
             most = limited.limit if isinstance(limited, Budget) else limited
-            self._store_limit = max(most // _SHARE_WITH_SPILL, PAGE_SIZE)
+            self._store_limit = min(max(most // _SHARE_WITH_SPILL, PAGE_SIZE), sys.maxsize)
         self._making, self._process = threading.Lock(), generation()
         self._made: tuple[native.Arena, ArenaMemory] | None = None
 

@@ -122,7 +122,7 @@ def test_the_space_of_what_was_changed_is_free_when_the_child_has_ended(tmp_path
 
 
 def _many_live(folder: Path) -> list[int]:
-    """More children live on than there may be files: blocks stay in memory, nothing is lost."""
+    """As many children live on as there may be files, and more: the parent has one."""
     with _spilling(folder, 4 * MIB, MIB) as region:
         words = region.asarray("u8")
         expected = _noise(region.nbytes)
@@ -140,11 +140,58 @@ def _many_live(folder: Path) -> list[int]:
             expected[part] = words[part] = _noise(words[part].nbytes, number)
         os.close(go[1])
         found = [_ended(pid) for pid in pids]
-        right = bool((words == expected).all())
+        right = bool((words == expected).all()) and len(_files(folder)) == 1
         words[:] = expected = _noise(region.nbytes, 5)
         right = right and bool((words == expected).all())
         del words
     return [*found, int(not right)]
+
+
+def _deep(folder: Path, depth: int) -> int:
+    """Return how many generations find what they should, each with a file of its own."""
+    with _spilling(folder, 2 * MIB, MIB) as region:
+        words = region.asarray("u8")
+        expected = _noise(region.nbytes)
+        words[:] = expected
+        for generation in range(depth):
+            part = slice(generation % 8 * 32768, (generation % 8 + 1) * 32768)
+            expected[part] = words[part] = _noise(words[part].nbytes, generation)
+            if not (words == expected).all():
+                os._exit(generation)
+            pid = fork()
+            if pid:
+                found = _ended(pid)
+                if generation:
+                    os._exit(found)
+                del words
+                return found
+        os._exit(depth)
+
+
+def test_children_of_children(tmp_path):
+    assert child(_deep, tmp_path, 40, deadline=120) == 40
+
+
+def _without_directory(folder: Path) -> list[bool]:
+    folder.mkdir()
+    with _spilling(folder) as region:
+        words = region.asarray("u8")
+        expected = _noise(region.nbytes)
+        words[:] = expected
+        folder.rmdir()
+        pid = fork()
+        if not pid:
+            os._exit(0 if (words == expected).all() else 1)
+        found = [_ended(pid) == 0]
+        for seed in range(1, 4):
+            words[:] = expected = _noise(region.nbytes, seed)
+            found.append(bool((words == expected).all()))
+        del words
+    return found
+
+
+def test_a_parent_needs_the_directory_no_more(tmp_path):
+    assert all(child(_without_directory, tmp_path / "gone", deadline=60))
 
 
 def test_more_children_than_files(tmp_path):

@@ -264,14 +264,15 @@ int pg_adopt_carried(struct pg_region *region)
 }
 
 /* A touch is SIGSEGV from now on. `former` has what it was in the parent. */
-static void bury(struct pg_region *region, struct pg_region *former, int error)
+static void bury(struct pg_region *region, struct pg_region *former, const char *what, int error)
 {
     char why[LONGEST_REASON];
 
     region->inherited = 1;
     pg_mark_grave(former->stone, former->base, former->length, former->store.label, former->mode,
                   former->remedy, 1);
-    snprintf(why, sizeof why, "%.500s: %.200s", former->store.label, strerror(pg_errno_of(-error)));
+    snprintf(why, sizeof why, "%.500s: %s%.200s", former->store.label, what,
+             strerror(pg_errno_of(-error)));
     pg_explain_grave(former->stone, why);
     former->stone = NULL;
     pg_watch_graves();
@@ -302,7 +303,8 @@ void pg_carry_on(struct pg_region *region)
     pg_compressed_forked(region->store.compressed);
     count = pg_compressed_descriptors(region->store.compressed, files);
     if (!former || region->lacking) {
-        bury(region, region, former ? region->lacking : error);
+        bury(region, region, former ? "its files (spill), by /proc: " : "",
+             former ? region->lacking : error);
         close_all(files, count);
         free(former);
         return;
@@ -331,7 +333,7 @@ void pg_carry_on(struct pg_region *region)
     /* The pager has them in a table of its own. */
     close_all(files, count);
     if (error) {
-        bury(region, former, error);
+        bury(region, former, "", error);
     } else {
         pm_paged_enter(region->base, region->base + region->length);
         __atomic_store_n(&region->carried_in, pm_generation(), __ATOMIC_RELEASE);

@@ -52,6 +52,9 @@ int pg_prefetch(struct pg_region *region, uint64_t offset, uint64_t length, int 
 /* Take blocks that touch the range away, changed ones after writing them back. */
 int pg_evict(struct pg_region *region, uint64_t offset, uint64_t length);
 
+/* pg_lacks_room, once what files keep for children that have ended has been given back. */
+int pg_is_full(struct pg_region *region, uint64_t more, int zeros);
+
 /* Have whole blocks of a region that was opened blank be zeros again, at once and whatever they
  * were: neither memory nor the store keeps anything of them. For memory that nobody uses any more.
  * Runs no signal handlers, and may be called with the interpreter's lock. -EBUSY: a block is

@@ -11,6 +11,7 @@
 #include "pager/engine/pin.h"
 #include "pager/engine/work.h"
 #include "pager/life.h"
+#include "pager/mechanisms/compressed.h"
 #include "pager/pager.h"
 
 static int run(struct pg_region *region, const struct pg_call *wanted, char *text)
@@ -69,6 +70,24 @@ static int store_stats(struct pg_region *region, struct pg_call *call)
 static int forget(struct pg_region *region, struct pg_call *call)
 {
     return pg_is_lost(region) ? -EBADF : pg_do_forget(region, call->offset, call->length);
+}
+
+static int thaw(struct pg_region *region, struct pg_call *call)
+{
+    (void)call;
+    if (!pg_is_lost(region))
+        pg_compressed_thaw(region->store.compressed);
+    return 0;
+}
+
+int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
+{
+    if (!pg_lacks_room(region, more, zeros))
+        return 0;
+    if (!pg_compressed_spills(region->store.compressed) ||
+        pg_run_call(region, &(struct pg_call){.function = thaw}, NULL, 0))
+        return 1;
+    return pg_lacks_room(region, more, zeros);
 }
 
 int pg_discard_blocks(struct pg_region *region, uint64_t offset, uint64_t length)

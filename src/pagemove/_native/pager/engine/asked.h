@@ -81,6 +81,6 @@ int pg_compresses(const struct pg_region *region);
 
 /* Whether compressed memory, and what may be resident, have no room for so many bytes more, as far
  * as can be said from what it holds: of `zeros` they may take none. */
-int pg_is_full(struct pg_region *region, uint64_t more, int zeros);
+int pg_lacks_room(struct pg_region *region, uint64_t more, int zeros);
 
 #endif

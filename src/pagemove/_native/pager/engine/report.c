@@ -198,7 +198,7 @@ static int is_full(struct pg_region *region, uint64_t more, int zeros)
     return pg_compressed_is_full(region->store.compressed, wanted, spare);
 }
 
-int pg_is_full(struct pg_region *region, uint64_t more, int zeros)
+int pg_lacks_room(struct pg_region *region, uint64_t more, int zeros)
 {
     uint64_t until;
     int full;

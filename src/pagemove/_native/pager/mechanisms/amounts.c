@@ -45,7 +45,10 @@ int pg_explain_full(struct pg_compressed *memory, int error, int spilled, char t
                  "store_limit is full: compressed blocks take %llu bytes of %llu%s; raise "
                  "store_limit, %s, or free data by setting it to zero",
                  (unsigned long long)bytes, (unsigned long long)memory->limit, also,
-                 spilled ? "make room in that directory" : "name a directory with spill=");
+                 !spilled ? "name a directory with spill="
+                 : spilled == -ENOSPC || spilled == -EDQUOT || spilled == -EFBIG
+                     ? "make room in that directory"
+                     : "have that directory take files");
     else
         snprintf(text, PG_TEXT, "no memory for its compressed bytes%s", also);
     return error;

@@ -30,6 +30,9 @@ pthread_mutex_t *pg_compressed_lock(struct pg_compressed *memory);
 /* Then, with the lock: the files it has are read alone from now on, by both processes. */
 void pg_compressed_part(struct pg_compressed *memory);
 
+/* Have what was kept in them for others that have ended by now. For a thread of the pager. */
+void pg_compressed_thaw(struct pg_compressed *memory);
+
 /* The thread that forks has to have them, which thread `owner` has. 0 or -errno. */
 int pg_compressed_lend(struct pg_compressed *memory, pid_t owner);
 

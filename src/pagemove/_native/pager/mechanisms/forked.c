@@ -13,6 +13,13 @@ void pg_compressed_part(struct pg_compressed *memory)
     pg_spills_freeze(memory->files);
 }
 
+void pg_compressed_thaw(struct pg_compressed *memory)
+{
+    pthread_mutex_lock(&memory->lock);
+    pg_spills_thaw(memory->files);
+    pthread_mutex_unlock(&memory->lock);
+}
+
 int pg_compressed_lend(struct pg_compressed *memory, pid_t owner)
 {
     return pg_spills_lend(memory->files, owner);

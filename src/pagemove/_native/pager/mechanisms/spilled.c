@@ -24,7 +24,8 @@ static void close_file(struct pg_spill *spill)
 {
     if (spill->fd >= 0)
         close(spill->fd);
-    free(spill->free);
+    free(spill->unused.at);
+    free(spill->left.at);
     *spill = without_file();
 }
 
@@ -34,6 +35,7 @@ void pg_spills_init(struct pg_spills *spills, const char *directory, uint64_t bl
     for (unsigned i = 0; i < PG_SPILLS; i++)
         spills->files[i] = without_file();
     spills->files[0].fd = first;
+    spills->files[0].own = first >= 0;
 }
 
 void pg_spills_free(struct pg_spills *spills)
@@ -44,20 +46,37 @@ void pg_spills_free(struct pg_spills *spills)
 
 /* Places. */
 
-static off_t offset_of(const struct pg_spills *spills, struct pg_spilled at)
+static off_t offset_of(const struct pg_spills *spills, uint32_t place)
 {
-    return (off_t)(at.place * spills->block_size);
+    return (off_t)(place * spills->block_size);
 }
 
-static int is_open(const struct pg_spill *spill)
+static void empty(const struct pg_spills *spills, const struct pg_spill *spill, uint32_t place,
+                  uint32_t count)
 {
-    return spill->fd >= 0 && !spill->frozen;
+    fallocate(spill->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset_of(spills, place),
+              (off_t)(count * spills->block_size));
+}
+
+/* What has no memory for its number is not used again before the file is empty. */
+static void note_place(struct pg_places *places, uint32_t place)
+{
+    uint32_t room = places->room ? 2 * places->room : 64;
+
+    if (places->count == places->room) {
+        uint32_t *larger = realloc(places->at, room * sizeof *larger);
+        if (!larger)
+            return;
+        places->at = larger;
+        places->room = room;
+    }
+    places->at[places->count++] = place;
 }
 
 /* Whether no other process has a file. The kernel gives a lease for writing to whoever is alone
  * with it; should another open it in this very moment, the signal that says so is one that is
  * ignored. */
-static int is_ours(int fd)
+static int is_alone(int fd)
 {
     if (fcntl(fd, F_SETSIG, SIGURG) || fcntl(fd, F_SETLEASE, F_WRLCK))
         return 0;
@@ -65,47 +84,78 @@ static int is_ours(int fd)
     return 1;
 }
 
-/* Those whose children have ended may be written to again. */
-static void thaw(struct pg_spills *spills)
+static int by_number(const void *one, const void *other)
+{
+    uint32_t a = *(const uint32_t *)one, b = *(const uint32_t *)other;
+
+    return (a > b) - (a < b);
+}
+
+/* Have all of a file that this process is alone with, and give back what is for nobody there. */
+static void take_over(const struct pg_spills *spills, struct pg_spill *spill)
+{
+    struct pg_places *left = &spill->left;
+
+    spill->own = 1;
+    spill->frozen = 0;
+    if (left->count)
+        qsort(left->at, left->count, sizeof *left->at, by_number);
+    for (uint32_t first = 0, end; first < left->count; first = end) {
+        for (end = first + 1; end < left->count && left->at[end] == left->at[end - 1] + 1; end++)
+            ;
+        empty(spills, spill, left->at[first], end - first);
+        for (uint32_t i = first; i < end; i++)
+            note_place(&spill->unused, left->at[i]);
+    }
+    left->count = 0;
+}
+
+void pg_spills_thaw(struct pg_spills *spills)
 {
     for (unsigned i = 0; i < PG_SPILLS; i++) {
         struct pg_spill *spill = &spills->files[i];
-        if (!spill->frozen || !is_ours(spill->fd))
-            continue;
-        spill->frozen = 0;
-        for (uint32_t k = 0; k < spill->free_count; k++)
-            pg_empty_spilled(spills, (struct pg_spilled){spill->free[k], (uint8_t)i});
+        if (spill->fd >= 0 && (!spill->own || spill->left.count) && is_alone(spill->fd))
+            take_over(spills, spill);
     }
 }
 
-static int find_open(const struct pg_spills *spills)
+/* A file of this process, if it can be with a place that there is already; or -1. */
+static int find_own(const struct pg_spills *spills)
 {
-    for (int i = 0; i < PG_SPILLS; i++)
-        if (is_open(&spills->files[i]))
+    int found = -1;
+
+    for (int i = 0; i < PG_SPILLS; i++) {
+        const struct pg_spill *spill = &spills->files[i];
+        if (spill->fd < 0 || !spill->own)
+            continue;
+        if (spill->unused.count)
             return i;
-    return -1;
+        found = found < 0 ? i : found;
+    }
+    return found;
 }
 
 /* A file that can be written to. Its number, or -errno. */
 static int find_or_make(struct pg_spills *spills)
 {
-    int found = find_open(spills), fd;
+    int found = find_own(spills), fd;
 
+    if (found >= 0 && spills->files[found].unused.count)
+        return found;
+    pg_spills_thaw(spills);
+    found = find_own(spills);
     if (found >= 0)
         return found;
-    thaw(spills);
-    found = find_open(spills);
     for (int i = 0; i < PG_SPILLS && found < 0; i++)
         if (spills->files[i].fd < 0)
             found = i;
     if (found < 0)
         return -EMFILE;
-    if (spills->files[found].fd >= 0)
-        return found;
     fd = pg_open_unnamed(spills->directory);
     if (fd < 0)
         return fd;
     spills->files[found].fd = fd;
+    spills->files[found].own = 1;
     return found;
 }
 
@@ -118,38 +168,25 @@ int pg_take_place(struct pg_spills *spills, struct pg_spilled *at)
         return found;
     spill = &spills->files[found];
     at->file = (uint8_t)found;
-    at->place = spill->free_count ? spill->free[--spill->free_count] : spill->end++;
+    at->place = spill->unused.count ? spill->unused.at[--spill->unused.count] : spill->end++;
     spill->used++;
     return 0;
-}
-
-/* What has no memory for its number is not used again before the file is empty. */
-static void note_free(struct pg_spill *spill, uint32_t place)
-{
-    uint32_t room = spill->free_room ? 2 * spill->free_room : 64;
-
-    if (spill->free_count == spill->free_room) {
-        uint32_t *larger = realloc(spill->free, room * sizeof *larger);
-        if (!larger)
-            return;
-        spill->free = larger;
-        spill->free_room = room;
-    }
-    spill->free[spill->free_count++] = place;
 }
 
 void pg_give_place(struct pg_spills *spills, struct pg_spilled at)
 {
     struct pg_spill *spill = &spills->files[at.file];
 
-    note_free(spill, at.place);
+    note_place(at.place < spill->frozen ? &spill->left : &spill->unused, at.place);
     if (--spill->used)
         return;
-    if (find_open(spills) != (int)at.file) {
-        close_file(spill); /* others read it, or another is written to */
+    if (!spill->own) {
+        close_file(spill);
         return;
     }
-    spill->end = spill->free_count = 0;
+    if (spill->frozen && !is_alone(spill->fd))
+        return;
+    spill->end = spill->frozen = spill->unused.count = spill->left.count = 0;
     if (ftruncate(spill->fd, 0))
         return; /* its places are written over */
 }
@@ -159,7 +196,7 @@ void pg_give_place(struct pg_spills *spills, struct pg_spilled at)
 int pg_read_spilled(const struct pg_spills *spills, struct pg_spilled at, char *to, int nowait)
 {
     int fd = spills->files[at.file].fd;
-    off_t start = offset_of(spills, at);
+    off_t start = offset_of(spills, at.place);
 
     for (uint64_t done = 0; done < spills->block_size;) {
         struct iovec rest = {to + done, spills->block_size - done};
@@ -178,7 +215,7 @@ int pg_read_spilled(const struct pg_spills *spills, struct pg_spilled at, char *
 int pg_write_spilled(const struct pg_spills *spills, struct pg_spilled at, const char *bytes)
 {
     int fd = spills->files[at.file].fd;
-    off_t start = offset_of(spills, at);
+    off_t start = offset_of(spills, at.place);
 
     for (uint64_t done = 0; done < spills->block_size;) {
         ssize_t put = pwrite(fd, bytes + done, spills->block_size - done, start + (off_t)done);
@@ -195,16 +232,15 @@ void pg_empty_spilled(const struct pg_spills *spills, struct pg_spilled at)
 {
     const struct pg_spill *spill = &spills->files[at.file];
 
-    if (!spill->frozen)
-        fallocate(spill->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset_of(spills, at),
-                  (off_t)spills->block_size);
+    if (spill->own && at.place >= spill->frozen)
+        empty(spills, spill, at.place, 1);
 }
 
 uint64_t pg_room_to_spill(const struct pg_spills *spills)
 {
     uint64_t room = pg_room_in(spills->directory);
     struct rlimit most;
-    int found = find_open(spills);
+    int found = find_own(spills);
     uint64_t used = found < 0 ? 0 : spills->files[found].used * spills->block_size;
 
     if (getrlimit(RLIMIT_FSIZE, &most) || most.rlim_cur == RLIM_INFINITY)
@@ -217,9 +253,15 @@ uint64_t pg_room_to_spill(const struct pg_spills *spills)
 
 void pg_spills_freeze(struct pg_spills *spills)
 {
-    thaw(spills);
-    for (unsigned i = 0; i < PG_SPILLS; i++)
-        spills->files[i].frozen = spills->files[i].fd >= 0 && spills->files[i].used;
+    pg_spills_thaw(spills);
+    for (unsigned i = 0; i < PG_SPILLS; i++) {
+        struct pg_spill *spill = &spills->files[i];
+        /* What was unused is not to be written by both. */
+        for (uint32_t k = 0; k < spill->unused.count; k++)
+            note_place(&spill->left, spill->unused.at[k]);
+        spill->unused.count = 0;
+        spill->frozen = spill->end;
+    }
 }
 
 int pg_spills_lend(struct pg_spills *spills, pid_t owner)
@@ -228,7 +270,7 @@ int pg_spills_lend(struct pg_spills *spills, pid_t owner)
 
     for (unsigned i = 0; i < PG_SPILLS; i++) {
         struct pg_spill *spill = &spills->files[i];
-        if (!spill->frozen)
+        if (!spill->used)
             continue;
         snprintf(path, sizeof path, "/proc/self/task/%d/fd/%d", (int)owner, spill->fd);
         /* For writing, so that the lease knows of it. */
@@ -253,10 +295,9 @@ void pg_spills_accept(struct pg_spills *spills)
     for (unsigned i = 0; i < PG_SPILLS; i++) {
         struct pg_spill *spill = &spills->files[i];
         spill->fd = spill->lent;
-        if (spill->fd >= 0)
-            continue;
-        free(spill->free);
-        *spill = without_file();
+        spill->own = 0;
+        if (spill->fd < 0)
+            close_file(spill);
     }
 }
 

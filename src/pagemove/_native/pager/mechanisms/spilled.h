@@ -2,8 +2,8 @@
  * by kept.h, and by carried.c and setup.c for how many there may be.
  *
  * A block has a place in one of them. What a fork has found in a file stays as it is there for as
- * long as another process has that file: the file is frozen, and both go on with files of their
- * own. */
+ * long as another process has that file. Who has made it goes on behind that; a child writes to a
+ * file of its own. */
 #ifndef PAGEMOVE_PAGER_MECHANISMS_SPILLED_H
 #define PAGEMOVE_PAGER_MECHANISMS_SPILLED_H
 
@@ -13,15 +13,22 @@
 
 #include "pager/mechanisms/config.h"
 
-/* Most have one. Where children live on there is one more for each fork after which some left. */
+/* Most have one. A child has one more than its parent. */
 enum { PG_SPILLS = 64 };
 
+/* Places that no block has. */
+struct pg_places {
+    uint32_t *at, count, room;
+};
+
 struct pg_spill {
-    int fd;             /* -1: there is none */
-    int lent;           /* the same file in the program's table, while it is forked; or -1 */
-    int frozen;         /* others read it: nothing is written to it, and no place given up */
-    uint32_t used, end; /* places that blocks have; behind the last that one ever had */
-    uint32_t *free, free_count, free_room;
+    int fd;                  /* -1: there is none */
+    int lent;                /* the same file in the program's table, while it is forked; or -1 */
+    int own;                 /* this process writes to it */
+    uint32_t used, end;      /* places that blocks have; behind the last that one ever had */
+    uint32_t frozen;         /* of places before this others may have blocks */
+    struct pg_places unused; /* behind that */
+    struct pg_places left;   /* before that: they are used again when nobody else has the file */
 };
 
 struct pg_spills {
@@ -41,7 +48,8 @@ void pg_spills_init(struct pg_spills *spills, const char *directory, uint64_t bl
                     int first);
 void pg_spills_free(struct pg_spills *spills);
 
-/* Those that end in "place" want the lock of the memory. */
+/* All but pg_room_to_spill, pg_spills_lend and pg_spills_take_back are for the pager's threads,
+ * which have the files. Those that end in "place" want the lock of the memory. */
 
 /* A place to write a block to. 0 or -errno. */
 int pg_take_place(struct pg_spills *spills, struct pg_spilled *at);
@@ -63,7 +71,10 @@ uint64_t pg_room_to_spill(const struct pg_spills *spills);
 
 /* For a fork. They want the lock. */
 
-/* Whoever has these from now on finds them as they are. */
+/* Have all of those whose other processes have ended. */
+void pg_spills_thaw(struct pg_spills *spills);
+
+/* Whoever has these from now on finds what blocks they have as it is. */
 void pg_spills_freeze(struct pg_spills *spills);
 
 /* Open them for the table of the thread that calls this, out of that of thread `owner`. 0 or
