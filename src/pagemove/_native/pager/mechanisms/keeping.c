@@ -38,9 +38,15 @@ static int is_in_slabs(const struct kept *kept)
 /* What was in a file is not any more. */
 static void leave_file(struct pg_compressed *memory, const struct kept *before)
 {
+    int alone;
+
     if (before->kind != SPILLED)
         return;
-    pg_empty_spilled(memory->files, pg_place_of(before));
+    pthread_mutex_lock(&memory->lock);
+    alone = pg_is_own_place(memory->files, pg_place_of(before));
+    pthread_mutex_unlock(&memory->lock);
+    if (alone)
+        pg_empty_spilled(memory->files, pg_place_of(before));
     pthread_mutex_lock(&memory->lock);
     pg_give_place(memory->files, pg_place_of(before));
     pthread_mutex_unlock(&memory->lock);

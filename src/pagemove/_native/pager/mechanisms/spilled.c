@@ -173,6 +173,13 @@ int pg_take_place(struct pg_spills *spills, struct pg_spilled *at)
     return 0;
 }
 
+int pg_is_own_place(const struct pg_spills *spills, struct pg_spilled at)
+{
+    const struct pg_spill *spill = &spills->files[at.file];
+
+    return spill->own && at.place >= spill->frozen;
+}
+
 void pg_give_place(struct pg_spills *spills, struct pg_spilled at)
 {
     struct pg_spill *spill = &spills->files[at.file];
@@ -230,10 +237,7 @@ int pg_write_spilled(const struct pg_spills *spills, struct pg_spilled at, const
 
 void pg_empty_spilled(const struct pg_spills *spills, struct pg_spilled at)
 {
-    const struct pg_spill *spill = &spills->files[at.file];
-
-    if (spill->own && at.place >= spill->frozen)
-        empty(spills, spill, at.place, 1);
+    empty(spills, &spills->files[at.file], at.place, 1);
 }
 
 uint64_t pg_room_to_spill(const struct pg_spills *spills)

@@ -54,6 +54,9 @@ void pg_spills_free(struct pg_spills *spills);
 /* A place to write a block to. 0 or -errno. */
 int pg_take_place(struct pg_spills *spills, struct pg_spilled *at);
 
+/* Whether no other process may read a place. */
+int pg_is_own_place(const struct pg_spills *spills, struct pg_spilled at);
+
 /* The bytes of a place are not needed any more. */
 void pg_give_place(struct pg_spills *spills, struct pg_spilled at);
 
