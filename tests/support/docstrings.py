@@ -62,7 +62,9 @@ def main(names: list[str]) -> None:
     for name in names:
         found: Any = pydoc.locate(name)
         is_module = isinstance(found, ModuleType)
-        for test in finder.find(found, name, module=None if is_module else False, globs={}):
+        # What examples of pandas have without importing it.
+        known = {"np": np, "pd": sys.modules.get("pandas")}
+        for test in finder.find(found, name, module=None if is_module else False, globs=known):
             if not test.examples:
                 continue
             np.random.seed(0)  # noqa: NPY002 (some examples have no other)
