@@ -9,30 +9,6 @@
 #include "pager/mechanisms/interruption.h"
 #include "pager/mechanisms/trace.h"
 
-/* The kernel does not move what is locked in memory (mlock). It is copied where it is, protected,
- * so that a store meanwhile is seen. As snapshot. */
-static int copy_in_place(struct pg_region *region, pg_entry entry, struct pg_out *out)
-{
-    uint64_t address = pg_block_address(region, out->number);
-    /* What has left comes back. */
-    int error = pg_bring_in(&region->uffd, address, pg_slot_address(&region->frames, out->slot),
-                            region->block_size, 0);
-
-    if (!error)
-        error = pg_protect(&region->uffd, address, region->block_size, 1);
-    if (error) {
-        pg_unlist(&region->blocks, entry);
-        pg_put_back(region, out);
-        return error;
-    }
-    pg_give_empty(&region->frames, out->slot);
-    pg_set_dirty(&region->blocks, entry, 0);
-    error = pg_copy_pinned(region, out);
-    if (error)
-        pg_set_dirty(&region->blocks, entry, 1);
-    return error;
-}
-
 /* A copy of the block's present contents in an outgoing slot; the block itself is clean from
  * here on, and mapped again: whoever waited for it meanwhile did so for microseconds. 0; 1, there
  * is nothing to copy any more; or -errno, -PG_NOT_NOW: there is no room. Drops the lock. */
@@ -56,7 +32,7 @@ static int snapshot(struct pg_region *region, pg_entry entry, struct pg_out *out
     error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot), address,
                         region->block_size, &out->pages);
     if (error == -EINVAL)
-        return copy_in_place(region, entry, out);
+        return pg_copy_in_place(region, entry, out);
     moved = !error;
     for (first = 0; first < pages && !error; first = end) {
         int there = pg_has(&out->pages, first);

@@ -303,3 +303,25 @@ int pg_copy_pinned(struct pg_region *region, struct pg_out *out)
         pg_give_up(&region->frames, out->slot);
     return error;
 }
+
+int pg_copy_in_place(struct pg_region *region, pg_entry entry, struct pg_out *out)
+{
+    uint64_t address = pg_block_address(region, out->number);
+    /* What has left comes back. */
+    int error = pg_bring_in(&region->uffd, address, pg_slot_address(&region->frames, out->slot),
+                            region->block_size, 0);
+
+    if (!error)
+        error = pg_protect(&region->uffd, address, region->block_size, 1);
+    if (error) {
+        pg_unlist(&region->blocks, entry);
+        pg_put_back(region, out);
+        return error;
+    }
+    pg_give_empty(&region->frames, out->slot);
+    pg_set_dirty(&region->blocks, entry, 0);
+    error = pg_copy_pinned(region, out);
+    if (error)
+        pg_set_dirty(&region->blocks, entry, 1);
+    return error;
+}
