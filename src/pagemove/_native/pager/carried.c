@@ -4,8 +4,8 @@
  * region it has the pages that are resident, shared until one of both writes to them or evicts
  * them. The userfaultfd, the pager's threads and its descriptors it has not: all of these are made
  * anew, in the same structure, while the program is still in fork, for from then on it may touch a
- * block that is not resident. The files that blocks have gone to (spill) both read from then on,
- * and neither writes (spilled.c).
+ * block that is not resident. What is in files (spill) both read from then on, and neither writes
+ * over (spilled.h).
  *
  * So that the child finds each block either resident or in the store, the fork waits until none is
  * on its way from one to the other with changes, and then a thread of the pager keeps all locks
@@ -145,7 +145,7 @@ static int hold(struct pg_region *region, struct pg_call *call)
         /* Until then a page that cannot move is pinned. */
         region->uffd.forked = 1;
         pthread_mutex_lock(memory);
-        pg_compressed_part(region->store.compressed);
+        pg_spills_freeze(pg_compressed_files(region->store.compressed));
         pthread_mutex_lock(&region->calls_lock);
         region->holder = gettid();
         if (region->holding == PG_HOLD_ASKED)
@@ -186,7 +186,9 @@ void pg_carry(struct pg_region *region)
         become(region, PG_NOT_HELD);
     pthread_mutex_unlock(&region->calls_lock);
     region->lacking =
-        region->carried ? pg_compressed_lend(region->store.compressed, region->holder) : 0;
+        region->carried
+            ? pg_spills_lend(pg_compressed_files(region->store.compressed), region->holder)
+            : 0;
 }
 
 void pg_carry_back(struct pg_region *region)
@@ -194,7 +196,7 @@ void pg_carry_back(struct pg_region *region)
     if (!region->carried)
         return;
     region->carried = 0;
-    pg_compressed_take_back(region->store.compressed);
+    pg_spills_take_back(pg_compressed_files(region->store.compressed));
     pthread_mutex_lock(&region->calls_lock);
     if (region->holding == PG_HELD)
         become(region, PG_LET_GO);
@@ -301,7 +303,7 @@ void pg_carry_on(struct pg_region *region)
     size_t count;
 
     pg_compressed_forked(region->store.compressed);
-    count = pg_compressed_descriptors(region->store.compressed, files);
+    count = pg_spills_descriptors(pg_compressed_files(region->store.compressed), files);
     if (!former || region->lacking) {
         bury(region, region, former ? "its files (spill), by /proc: " : "",
              former ? region->lacking : error);

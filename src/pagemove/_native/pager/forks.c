@@ -9,6 +9,7 @@
 #include "pager/heirs.h"
 #include "pager/inherited.h"
 #include "pager/mechanisms/compressed.h"
+#include "pager/mechanisms/spilled.h"
 #include "pager/mechanisms/trace.h"
 #include "pager/mechanisms/voice.h"
 #include "pager/memories.h"
@@ -52,7 +53,7 @@ static struct pg_region *take_leave(void)
             continue;
         }
         if (region->carried)
-            pg_compressed_take_back(region->store.compressed);
+            pg_spills_take_back(pg_compressed_files(region->store.compressed));
         region->inherited = 1;
         /* What is ordinary memory the child has. */
         if (!region->plain)

@@ -163,7 +163,7 @@ static int own_table(const struct pg_region *region, const struct pg_config *con
             if (fcntl(fd, F_GETFD) >= 0)
                 kept[count++] = fd;
     } else if (config->kept) {
-        count += pg_compressed_descriptors(config->kept, kept + count);
+        count += pg_spills_descriptors(pg_compressed_files(config->kept), kept + count);
     } else if (!config->compression && !config->taking) {
         kept[count++] = config->fd;
     }

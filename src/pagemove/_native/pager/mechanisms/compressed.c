@@ -67,6 +67,30 @@ void pg_compressed_close(struct pg_compressed *memory)
     free(memory);
 }
 
+pthread_mutex_t *pg_compressed_lock(struct pg_compressed *memory)
+{
+    return &memory->lock;
+}
+
+void pg_compressed_forked(struct pg_compressed *memory)
+{
+    pthread_mutex_init(&memory->lock, NULL);
+    pg_spills_accept(memory->files);
+    pg_coders_forked(&memory->coders);
+}
+
+struct pg_spills *pg_compressed_files(const struct pg_compressed *memory)
+{
+    return memory->files;
+}
+
+void pg_compressed_thaw(struct pg_compressed *memory)
+{
+    pthread_mutex_lock(&memory->lock);
+    pg_spills_thaw(memory->files);
+    pthread_mutex_unlock(&memory->lock);
+}
+
 /* Reading. */
 
 static void repeat(void *to, uint64_t word, uint64_t length)

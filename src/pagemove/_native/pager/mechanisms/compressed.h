@@ -10,12 +10,12 @@
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 #include <sys/uio.h>
 
 #include "pager/mechanisms/config.h"
 
 struct pg_compressed;
+struct pg_spills;
 
 /* `spill`: an unnamed file in the directory for blocks that do not shrink, or have no room; or -1.
  * 0 or -errno. */
@@ -23,27 +23,16 @@ int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uin
                        int dumped, int spill, struct pg_compressed **opened);
 void pg_compressed_close(struct pg_compressed *memory);
 
-/* forked.c: whoever has this while the process is forked sees to it that the child can go on with
- * it. */
+/* Who has this while the process is forked sees to it that the child can go on with it, which calls
+ * the other. */
 pthread_mutex_t *pg_compressed_lock(struct pg_compressed *memory);
+void pg_compressed_forked(struct pg_compressed *memory);
 
-/* Then, with the lock: the files it has are read alone from now on, by both processes. */
-void pg_compressed_part(struct pg_compressed *memory);
+/* The files of blocks that are not here: who forks lends them. */
+struct pg_spills *pg_compressed_files(const struct pg_compressed *memory);
 
 /* Have what was kept in them for others that have ended by now. For a thread of the pager. */
 void pg_compressed_thaw(struct pg_compressed *memory);
-
-/* The thread that forks has to have them, which thread `owner` has. 0 or -errno. */
-int pg_compressed_lend(struct pg_compressed *memory, pid_t owner);
-
-/* It needs them no more: the parent when it has forked, the child when its pager has them. */
-void pg_compressed_take_back(struct pg_compressed *memory);
-
-/* In the child: go on with it. */
-void pg_compressed_forked(struct pg_compressed *memory);
-
-/* The descriptors it has: how many, PG_SPILLS at most. */
-size_t pg_compressed_descriptors(const struct pg_compressed *memory, int *fds);
 
 /* As pg_store_read and pg_store_write, of what lies within the store. Of one block there is one
  * call at a time. `text` says why it failed, where more is known than the errno says. */

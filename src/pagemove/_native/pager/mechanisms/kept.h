@@ -1,5 +1,5 @@
-/* What compressed memory keeps of its blocks. Included by compressed.c, keeping.c, amounts.c
- * and forked.c alone. */
+/* What compressed memory keeps of its blocks. Included by compressed.c, keeping.c and amounts.c
+ * alone. */
 #ifndef PAGEMOVE_PAGER_MECHANISMS_KEPT_H
 #define PAGEMOVE_PAGER_MECHANISMS_KEPT_H
 

@@ -1,5 +1,5 @@
 /* Unnamed files for blocks that compressed memory has no room for, or that do not shrink. Included
- * by kept.h, and by carried.c and setup.c for how many there may be.
+ * by kept.h, and by carried.c, forks.c and setup.c for what a fork has to do with them.
  *
  * A block has a place in one of them. What a fork has found in a file stays as it is there for as
  * long as another process has that file. Who has made it goes on behind that; a child writes to a
