@@ -69,9 +69,9 @@ def _simple(arguments: list[str]) -> _Parsed | None:
                 return None
             options[name[2:].replace("-", "_")] = value
         elif word in ("-m", "-c"):
-            target = next(words, None)
+            target = next(words, "--")
             kind = "module" if word == "-m" else "code"
-            return None if target is None else (options, kind, target, [*words])
+            return None if target == "--" else (options, kind, target, [*words])
         else:
             return None if word.startswith("-") else (options, "script", word, [*words])
     return None
