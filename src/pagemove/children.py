@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 _done: list[Callable[[], object]] = []
 
@@ -19,11 +19,15 @@ def first_do(call: Callable[[], object]) -> None:
     _done.append(call)
 
 
-def _in_child() -> None:
-    # All of them, in order, also if one fails.
+def call_each(calls: Sequence[Callable[[], object]]) -> None:
+    """Call all of them, in order, also if one fails; raise what the last of those raised."""
     with contextlib.ExitStack() as stack:
-        for call in reversed(_done):
+        for call in reversed(calls):
             stack.callback(call)
+
+
+def _in_child() -> None:
+    call_each(_done)
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from pagemove._native import arena as native
 from pagemove._native.mapping import generation
 from pagemove.paging.arenas import ArenaMemory, directory_of, limit_of, new_arena
-from pagemove.paging.budget import Budget
+from pagemove.paging.budget import limit_in
 from pagemove.paging.compression import store_limit_of
 from pagemove.paging.options import Limit, Size
 from pagemove.paging.sizes import nbytes_of, text_of
@@ -82,8 +82,7 @@ class PagedAllocations:
         self._spill = directory_of(spill)
         self._store_limit = store_limit_of(store_limit)
         if self._spill is not None and self._store_limit is None:
-            limited = self._limit
-            most = limited.limit if isinstance(limited, Budget) else limited
+            most = limit_in(self._limit)
             self._store_limit = min(max(most // _SHARE_WITH_SPILL, PAGE_SIZE), sys.maxsize)
         self._making, self._process = threading.Lock(), generation()
         self._made: tuple[native.Arena, ArenaMemory] | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pagemove._native.arena import Arena
 from pagemove.paging.available import LEAST, SHARE, available
-from pagemove.paging.budget import Budget
+from pagemove.paging.budget import Budget, limit_in
 from pagemove.paging.following import ArenaLimit, follow
 from pagemove.paging.options import FEWEST_BLOCKS, Limit
 from pagemove.paging.region import PagedMemory
@@ -142,7 +142,7 @@ def new_arena(
     ImportError, OSError, UnsupportedError
         As `PagedMemory`.
     """
-    most = limit.limit if isinstance(limit, Budget) else limit
+    most = limit_in(limit)
     if most < FEWEST_BLOCKS * PAGE_SIZE:
         raise ValueError(
             f"limit {most} is less than four pages: raise it to at least "

@@ -8,7 +8,7 @@ import math
 import threading
 import weakref
 from mmap import PAGESIZE as PAGE_SIZE
-from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar
 
 from pagemove import children
 from pagemove._native.pager import SharedLimit
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from pagemove.paging.region import PagedMemory
     from pagemove.paging.stats import BudgetStats
 
+_Limit = TypeVar("_Limit")
+
 _LARGEST = 2**63 - 1
 _MOST_SECONDS = 2**63 / 1e9 - 1
+
+
+def limit_in(limit: Budget | _Limit) -> int | _Limit:
+    """Return the bytes of a budget; what is none as it is."""
+    return limit.limit if isinstance(limit, Budget) else limit
 
 
 # What is set aside of budgets, by the identity of the store that keeps it.

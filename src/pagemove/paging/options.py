@@ -16,7 +16,7 @@ from pagemove._native.mapping import Mapping as OwnedMapping
 from pagemove._native.pager import Pager
 from pagemove.arguments import checked_name
 from pagemove.paging.available import Share, automatic
-from pagemove.paging.budget import Budget
+from pagemove.paging.budget import Budget, limit_in
 from pagemove.paging.sizes import nbytes_of, text_of
 from pagemove.stores.base import Store
 
@@ -218,7 +218,7 @@ def checked(
     elif word == UNLIMITED:
         limit = 0
     else:
-        size = resident_limit.limit if isinstance(resident_limit, Budget) else resident_limit
+        size = limit_in(resident_limit)
         limit = _limit(size, block, called.get("resident_limit", "resident_limit"))
     return Checked(
         block_size=block,

@@ -32,10 +32,8 @@ def tell_in_child(inherited: _Inherited) -> None:
 
 
 def _in_child() -> None:
-    # All of them, also if one fails: what one holds on to may be another's, and the parent's.
-    with contextlib.ExitStack() as stack:
-        for each in list(_inherited.values()):
-            stack.callback(each._in_child)
+    # Also if one fails: what one holds on to may be another's, and the parent's.
+    children.call_each([each._in_child for each in list(_inherited.values())])
 
 
 children.first_do(_in_child)
