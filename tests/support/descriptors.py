@@ -1,4 +1,4 @@
-"""Descriptors that are left open, where libraries close theirs when they come to it."""
+"""Descriptors: those that are left open, and those of the pager's own tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,19 @@ def no_leak() -> Iterator[None]:
         gc.collect()
         time.sleep(0.01)
     assert not _descriptors() - before
+
+
+def files_in(folder: Path) -> dict[int, Path]:
+    """Find the files of a folder that this process has in any of its threads' tables.
+
+    By inode, the way to each.
+    """
+    found = {}
+    for each in Path("/proc/self/task").glob("*/fd/*"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.readlink(each).startswith(f"{folder}/"):
+                found[each.stat().st_ino] = each
+    return found
 
 
 def _descriptors() -> Counter[str]:

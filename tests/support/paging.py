@@ -52,6 +52,11 @@ def contents_of(nbytes: int, tag: int = 0) -> memoryview:
     return memoryview(made)[:nbytes]
 
 
+def noise(nbytes: int, seed: int = 0) -> Words:
+    """Return bytes that do not shrink."""
+    return np.random.default_rng(seed).integers(0, 2**64, nbytes // 8, np.uint64)
+
+
 def make_file(path: Path, nbytes: int, tag: int = 0, *, cold: bool = False) -> Path:
     """Write a file with the pattern of a tag; `cold`: none of it stays in the page cache."""
     with path.open("wb") as file:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from support.paging import KIB, wrong_words
+from support.slowness import patience
 
 BLOCK = 64 * KIB
 NBYTES = 16 * BLOCK
@@ -111,3 +112,18 @@ def program(
     )
     assert done.returncode == status, done.stderr
     return done
+
+
+def run_paged(
+    folder: Path, program: str, *options: str, deadline: float = 100
+) -> subprocess.CompletedProcess[str]:
+    """Run a program by `pagemove run`, in a folder."""
+    (folder / "program.py").write_text(program)
+    return subprocess.run(
+        [sys.executable, "-m", "pagemove", "run", *options, "program.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=patience(deadline),
+        check=False,
+    )

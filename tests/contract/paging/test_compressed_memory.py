@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -15,12 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from pagemove import PAGE_SIZE, PagedMemory, StoreError
 from pagemove._native import pager
 from support import fresh_interpreter
+from support.descriptors import files_in
+from support.paging import Words, noise
 
 pytestmark = [
     pytest.mark.needs("paging"),
@@ -29,11 +29,6 @@ pytestmark = [
 
 MIB = 1 << 20
 _BLOCK = 65536
-Words = npt.NDArray[np.uint64]
-
-
-def _noise(nbytes: int, seed: int = 0) -> Words:
-    return np.random.default_rng(seed).integers(0, 2**64, nbytes // 8, np.uint64)
 
 
 def _kinds(nbytes: int) -> dict[str, Words]:
@@ -45,7 +40,7 @@ def _kinds(nbytes: int) -> dict[str, Words]:
         "64-bit numbers": np.arange(nbytes // 8),
         "32-bit numbers": random.integers(0, 1000, nbytes // 4, dtype=np.int32),
         "bytes": np.resize(np.frombuffer(Path(__file__).read_bytes(), np.uint8), nbytes),
-        "noise": _noise(nbytes),
+        "noise": noise(nbytes),
     }
     return {name: np.ascontiguousarray(each).view(np.uint64) for name, each in words.items()}
 
@@ -105,7 +100,7 @@ def test_numbers_are_put_together_by_their_bytes():
 def test_memory_is_returned_when_blocks_shrink():
     with PagedMemory(nbytes=16 * MIB, resident_limit=MIB) as region:
         words = region.asarray("u8")
-        words[:] = _noise(16 * MIB)
+        words[:] = noise(16 * MIB)
         region.evict()
         before = _kept(region)
         words[MIB // 8 :] = 5
@@ -149,26 +144,26 @@ def test_little_is_lost_between_blocks_of_all_sizes():
 
 
 def test_a_full_store_says_so_and_goes_on_when_something_is_freed():
-    noise = _noise(4 * MIB)
+    content = noise(4 * MIB)
     with PagedMemory(
         nbytes=8 * MIB, resident_limit=9 * MIB, store_limit="2MiB", store_timeout=0.2
     ) as region:
         # No touch needs another block to leave: where one cannot, that is a signal (the next test).
         words = region.asarray("u8")
-        words[: 4 * MIB // 8] = noise
+        words[: 4 * MIB // 8] = content
         with pytest.raises(StoreError, match=r"(?s)store_limit is full.*spill=") as caught:
             region.evict()
         assert caught.value.errno == errno.ENOSPC
         kept = _kept(region)
         assert kept["memory_nbytes"] <= 2 * MIB
         assert region.stats().dirty_nbytes > MIB
-        assert (words[: 4 * MIB // 8] == noise).all()
+        assert (words[: 4 * MIB // 8] == content).all()
         words[: 2 * MIB // 8] = 0
         # First what frees, for what has no room is not tried for long.
         region.evict(0, 2 * MIB)
         region.evict()
         assert region.stats().dirty_nbytes == 0
-        assert (words[2 * MIB // 8 : 4 * MIB // 8] == noise[2 * MIB // 8 :]).all()
+        assert (words[2 * MIB // 8 : 4 * MIB // 8] == content[2 * MIB // 8 :]).all()
         assert not words[: 2 * MIB // 8].any()
         del words
 
@@ -200,33 +195,24 @@ def _files_of_at_most(nbytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def _spill_of(folder: Path) -> Path:
-    """Find the unnamed file in the tables of the region's threads."""
-    for each in Path("/proc/self/task").glob("*/fd/*"):
-        with contextlib.suppress(OSError):
-            if str(folder) in os.readlink(each):
-                return each
-    raise AssertionError("there is none")
-
-
 class TestSpill:
     def test_what_does_not_shrink_goes_to_the_file(self, tmp_path):
-        noise = _noise(4 * MIB)
+        content = noise(4 * MIB)
         with PagedMemory(
             nbytes=8 * MIB, resident_limit=MIB, store_limit=MIB, spill=tmp_path
         ) as region:
             words = region.asarray("u8")
-            words[: noise.size] = noise
-            words[noise.size :] = np.arange(noise.size)
+            words[: content.size] = content
+            words[content.size :] = np.arange(content.size)
             region.evict()
             kept = _kept(region)
             assert not list(tmp_path.iterdir())
-            assert (words[: noise.size] == noise).all()
-            assert (words[noise.size :] == np.arange(noise.size)).all()
-            words[: noise.size] = 1
+            assert (words[: content.size] == content).all()
+            assert (words[content.size :] == np.arange(content.size)).all()
+            words[: content.size] = 1
             region.evict()
             again = _kept(region)
-            assert (words[: noise.size] == 1).all()
+            assert (words[: content.size] == 1).all()
             del words
         assert kept["spilled_blocks"] == 64
         assert kept["spilled_nbytes"] == 4 * MIB
@@ -238,20 +224,21 @@ class TestSpill:
         """The file has no name, but a device may change it."""
         with PagedMemory(nbytes=8 * MIB, resident_limit=MIB, spill=tmp_path) as region:
             words = region.asarray("u8")
-            words[:] = _noise(region.nbytes)
+            words[:] = noise(region.nbytes)
             region.evict()
-            block = _noise(region.nbytes).tobytes()[3 * _BLOCK : 4 * _BLOCK]
-            with _spill_of(tmp_path).open("r+b") as file:
+            block = noise(region.nbytes).tobytes()[3 * _BLOCK : 4 * _BLOCK]
+            (spilled,) = files_in(tmp_path).values()
+            with spilled.open("r+b") as file:
                 place = file.read().index(block)
                 file.seek(place + 1000)
                 file.write(bytes([~block[1000] & 0xFF]))
             with pytest.raises(StoreError, match="the block has changed in the unnamed file"):
                 region.prefetch(3 * _BLOCK, _BLOCK, wait=True)
-            assert (words[: 3 * _BLOCK // 8] == _noise(region.nbytes)[: 3 * _BLOCK // 8]).all()
+            assert (words[: 3 * _BLOCK // 8] == noise(region.nbytes)[: 3 * _BLOCK // 8]).all()
             del words
 
     def test_so_does_what_has_no_room(self, tmp_path):
-        half = np.where(np.arange(MIB) % 2, _noise(8 * MIB), 0).astype(np.uint64)
+        half = np.where(np.arange(MIB) % 2, noise(8 * MIB), 0).astype(np.uint64)
         with PagedMemory(
             nbytes=8 * MIB, resident_limit=MIB, store_limit=MIB, spill=tmp_path
         ) as region:
@@ -266,16 +253,16 @@ class TestSpill:
         assert kept["memory_nbytes"] <= MIB
 
     def test_what_the_file_does_not_take_stays_in_memory(self, tmp_path):
-        noise = _noise(4 * MIB)
+        content = noise(4 * MIB)
         with (
             PagedMemory(nbytes=4 * MIB, resident_limit=MIB, spill=tmp_path) as region,
             _files_of_at_most(MIB),
         ):
             words = region.asarray("u8")
-            words[:] = noise
+            words[:] = content
             region.evict()
             kept = _kept(region)
-            assert (words == noise).all()
+            assert (words == content).all()
             del words
         assert (kept["spilled_blocks"], kept["incompressible_blocks"]) == (16, 48)
 
@@ -291,11 +278,11 @@ class TestSpill:
             _files_of_at_most(MIB),
         ):
             words = region.asarray("u8")
-            words[:] = noise = _noise(4 * MIB)
+            words[:] = content = noise(4 * MIB)
             with pytest.raises(StoreError, match="store_limit is full") as caught:
                 region.evict()
             assert f"{tmp_path} (spill) takes none: File too large" in str(caught.value)
-            assert (words == noise).all()
+            assert (words == content).all()
             del words
 
     def test_a_directory_that_is_none(self, tmp_path):
@@ -336,7 +323,7 @@ def test_nothing_is_left_after_close():
     def use() -> None:
         with PagedMemory(nbytes=16 * MIB, resident_limit=MIB) as region:
             words = region.asarray("u8")
-            words[:] = _noise(16 * MIB)
+            words[:] = noise(16 * MIB)
             del words
 
     use()
@@ -350,7 +337,7 @@ def test_nothing_is_left_after_close():
 def test_close_compresses_nothing_that_nobody_will_read():
     # If it did, it would be refused.
     region = PagedMemory(nbytes=4 * MIB, resident_limit="unlimited", store_limit=1)
-    region.asarray("u8")[:] = _noise(4 * MIB)
+    region.asarray("u8")[:] = noise(4 * MIB)
     assert region.stats().dirty_nbytes == 4 * MIB
     region.close()
     assert region.closed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from pagemove import PagedMemory
 from pagemove._native import pager
 from support import child
+from support.system import mlock
 from support.trouble import MOVE_OUT, refused
 
 pytestmark = [
@@ -87,7 +87,6 @@ def test_clean_blocks_leave_without_being_moved():
 
 
 def _scan_beside_locked_blocks() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
     with _region() as region:
         words = _filled(region)
         region.evict()
@@ -95,9 +94,7 @@ def _scan_beside_locked_blocks() -> None:
             for block in range(_BLOCKS):
                 _check(words, block)
                 if not turn and block % 300 == 200:
-                    address = ctypes.c_void_p(words.ctypes.data + block * _BLOCK)
-                    if libc.mlock(address, ctypes.c_size_t(_BLOCK)):
-                        raise OSError(ctypes.get_errno(), "mlock")
+                    mlock(words.ctypes.data + block * _BLOCK, _BLOCK)
         assert region.stats().resident_nbytes <= _FRAMES * _BLOCK
         first = (words.ctypes.data + 200 * _BLOCK) // os.sysconf("SC_PAGE_SIZE")
         with open("/proc/self/pagemap", "rb") as pagemap:

@@ -52,6 +52,16 @@ def run(path, code, *, timeout=60):
     return done.stdout.split(), done.stderr
 
 
+def _touched(folder, made):
+    """Have lines of a program that touch numbers of a store, of a class of a module there."""
+    module = made.partition(".")[0]
+    return (
+        f"sys.path.insert(0, {str(folder)!r}); import {module}; "
+        f"region = pagemove.PagedMemory({made}(), resident_limit='256KiB'); "
+        "numbers = region.asarray(np.int64); numbers[0]"
+    )
+
+
 def test_a_view_shows_the_same_at_the_same_address(path):
     code = """
     view, whole = array[::-3], array.sum()
@@ -189,11 +199,7 @@ def test_a_store_of_another_kind_gets_its_helper_anew(path, tmp_path):
         "        view[:] = np.arange(start, start + len(view))\n"
     )
     code = f"""
-    sys.path.insert(0, {str(tmp_path)!r})
-    import ours
-    region = pagemove.PagedMemory(ours.Counting(), resident_limit="256KiB")
-    numbers = region.asarray(np.int64)
-    numbers[0]
+    {_touched(tmp_path, "ours.Counting")}
     print(child(lambda: numbers[100_000] == 100_000 and array[5] == 5))
     print(child(lambda: child(lambda: numbers[100_000] == 100_000)))
     print(int(numbers[7]))
@@ -214,11 +220,7 @@ def test_a_store_that_cannot_be_had_again_is_said_before_the_touch_ends_the_chil
         "        buffer[:] = bytes(len(buffer))\n"
     )
     code = f"""
-    sys.path.insert(0, {str(tmp_path)!r})
-    import once
-    region = pagemove.PagedMemory(once.Once(), resident_limit="256KiB")
-    numbers = region.asarray(np.int64)
-    numbers[0]
+    {_touched(tmp_path, "once.Once")}
     print(*(child(lambda: numbers[100_000]) for _ in range(6)))
     """
     said, message = run(path, code)

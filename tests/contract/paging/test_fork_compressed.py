@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pagemove._native import pager
+from support.programs import run_paged
 from support.slowness import patience
 
 pytestmark = [
@@ -248,15 +249,7 @@ if __name__ == "__main__":
 
 
 def test_a_pool_by_fork_works_in_a_program_that_is_run(tmp_path):
-    (tmp_path / "pool.py").write_text(_POOL)
-    done = subprocess.run(
-        [sys.executable, "-m", "pagemove", "run", "--limit", "16MiB", "pool.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=patience(100),
-        check=False,
-    )
+    done = run_paged(tmp_path, _POOL, "--limit", "16MiB")
     assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
     assert "SIGSEGV" not in done.stderr
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import pagemove
@@ -20,6 +19,7 @@ from pagemove import PAGE_SIZE, Budget, PagedMemory, StoreError, lowlevel
 from pagemove._native import pager
 from pagemove.paging.arenas import new_arena
 from support import child, fresh_interpreter
+from support.paging import Words, noise
 from support.slowness import patience
 
 pytestmark = [
@@ -30,11 +30,6 @@ pytestmark = [
 MIB = 1 << 20
 _BLOCK = 65536
 _SLACK = 32 * MIB
-Words = npt.NDArray[np.uint64]
-
-
-def noise(nbytes: int, seed: int = 0) -> Words:
-    return np.random.default_rng(seed).integers(0, 2**64, nbytes // 8, np.uint64)
 
 
 def kept(region: PagedMemory) -> dict[str, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
 import signal
 import threading
@@ -11,14 +9,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from pagemove import PAGE_SIZE, PagedAllocations, PagedMemory
 from pagemove._native import pager
 from pagemove.stores import FileStore
 from support import ChildFailed, child
+from support.paging import Words, noise
 from support.slowness import patience
+from support.system import mlock, munlock
 
 pytestmark = [
     pytest.mark.needs("paging", "fork"),
@@ -27,17 +26,6 @@ pytestmark = [
 
 MIB = 1 << 20
 _BLOCK = 65536
-_MLOCK_ONFAULT = 1
-Words = npt.NDArray[np.uint64]
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _lock(address: int, nbytes: int, name: str = "mlock") -> None:
-    start = address & -PAGE_SIZE
-    where = ctypes.c_void_p(start), ctypes.c_size_t(address + nbytes - start)
-    more = (ctypes.c_int(_MLOCK_ONFAULT),) if name == "mlock2" else ()
-    if getattr(_libc, name)(*where, *more):
-        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
 
 
 def _locked_bytes() -> int:
@@ -46,22 +34,18 @@ def _locked_bytes() -> int:
     return int(found[1]) * 1024
 
 
-def _noise(nbytes: int, seed: int = 0) -> Words:
-    return np.random.default_rng(seed).integers(0, 2**64, nbytes // 8, np.uint64)
-
-
 def _arrives(how: str) -> list[int]:
     size = 16 * _BLOCK
     with PagedMemory(nbytes=size, resident_limit=8 * _BLOCK, block_size=_BLOCK) as region:
         words = region.asarray(np.uint64)
         words[:] = np.arange(len(words))
         region.evict()
-        _lock(region.address, _BLOCK)
+        mlock(region.address, _BLOCK)
         if how == "written":
             words[:8192] += np.uint64(1)
             words[8192:].sum()
         found = [int(words[0]), int(words[8191]), region.stats().errors]
-        _lock(region.address, _BLOCK, "munlock")
+        munlock(region.address, _BLOCK)
         del words
     return found
 
@@ -72,13 +56,13 @@ def test_a_block_that_is_locked_arrives(how):
     assert child(_arrives, how, deadline=60) == [more, 8191 + more, 0]
 
 
-def _freed(limit: int, name: str) -> tuple[int, int, int]:
+def _freed(limit: int, on_fault: bool) -> tuple[int, int, int]:
     paged = PagedAllocations(limit, store_limit=64 * MIB, min_size="256KiB")
     with paged:
         for seed in range(12):
-            array = _noise(2 * MIB, seed)
-            _lock(array.ctypes.data, array.nbytes, name)
-            assert (array == _noise(2 * MIB, seed)).all()
+            array = noise(2 * MIB, seed)
+            mlock(array.ctypes.data, array.nbytes, on_fault=on_fault)
+            assert (array == noise(2 * MIB, seed)).all()
             del array
         zeros = np.zeros(40 * MIB, np.uint8)  # the last of them is kept until there is this
         locked = _locked_bytes()
@@ -88,20 +72,20 @@ def _freed(limit: int, name: str) -> tuple[int, int, int]:
     return locked, int(changed), int(right)
 
 
-@pytest.mark.parametrize("name", ["mlock", "mlock2"])
-def test_what_is_freed_is_locked_no_more(name):
+@pytest.mark.parametrize("on_fault", [False, True])
+def test_what_is_freed_is_locked_no_more(on_fault):
     """Whoever has the memory next finds zeros, and blocks that can leave: the whole limit is
     locked several times over."""
-    assert child(_freed, 8 * MIB, name, deadline=60) == (0, 0, 40 * MIB)
+    assert child(_freed, 8 * MIB, on_fault, deadline=60) == (0, 0, 40 * MIB)
 
 
 def _freed_below_the_limit() -> tuple[int, int]:
     """What is kept for the next array of its size stays locked; what is not, does not."""
     paged = PagedAllocations(8 * MIB, min_size="256KiB")
     with paged:
-        arrays = [_noise(3 * MIB, seed) for seed in range(2)]
+        arrays = [noise(3 * MIB, seed) for seed in range(2)]
         for array in arrays:
-            _lock(array.ctypes.data, array.nbytes)
+            mlock(array.ctypes.data, array.nbytes)
         del array
         arrays.clear()
         other = np.ones(7 * MIB, np.uint8)
@@ -121,7 +105,7 @@ def _saved(path: Path, how: str) -> list[object]:
         FileStore(path, writable=True), resident_limit=8 * _BLOCK, block_size=_BLOCK, mode="r+"
     ) as region:
         words = region.asarray(np.uint64)
-        _lock(region.address, 2 * _BLOCK + PAGE_SIZE)
+        mlock(region.address, 2 * _BLOCK + PAGE_SIZE)
         for turn in range(1, 4):
             words[:] = turn
             ended = threading.Event()
@@ -157,17 +141,17 @@ def test_what_is_stored_to_a_locked_block_is_saved(tmp_path, how):
 def _grown(limit: int) -> list[bool]:
     found = []
     with PagedAllocations(limit, store_limit=64 * MIB, min_size="256KiB"):
-        others = [_noise(MIB, seed) for seed in range(12)]
+        others = [noise(MIB, seed) for seed in range(12)]
         for seed in range(6):
-            array = _noise(MIB, 100 + seed)
-            _lock(array.ctypes.data, array.nbytes // 2)
-            blocked = _noise(MIB, 200 + seed)
+            array = noise(MIB, 100 + seed)
+            mlock(array.ctypes.data, array.nbytes // 2)
+            blocked = noise(MIB, 200 + seed)
             array.resize(6 * len(array), refcheck=False)
-            found.append(bool((array[: MIB // 8] == _noise(MIB, 100 + seed)).all()))
+            found.append(bool((array[: MIB // 8] == noise(MIB, 100 + seed)).all()))
             found.append(not array[MIB // 8 :].any())
-            found.append(bool((blocked == _noise(MIB, 200 + seed)).all()))
+            found.append(bool((blocked == noise(MIB, 200 + seed)).all()))
             del array
-        found += [bool((other == _noise(MIB, seed)).all()) for seed, other in enumerate(others)]
+        found += [bool((other == noise(MIB, seed)).all()) for seed, other in enumerate(others)]
     return found
 
 
@@ -177,7 +161,7 @@ def test_what_is_locked_in_part_grows():
 
 def _all_locked() -> str:
     with PagedMemory(nbytes=32 * _BLOCK, resident_limit=4 * _BLOCK, block_size=_BLOCK) as region:
-        _lock(region.address, 4 * _BLOCK)
+        mlock(region.address, 4 * _BLOCK)
         region.asarray(np.uint64)[16 * 8192] = 1
     return "lived"
 

@@ -15,6 +15,7 @@ import pagemove
 from pagemove import PAGE_SIZE
 from pagemove._native import pager
 from support import child
+from support.paging import noise
 
 pytestmark = [
     pytest.mark.needs("paging", "fork"),
@@ -40,7 +41,7 @@ def _put_over(state: str, address: int) -> None:
 
 
 def _noise(nbytes: int, seed: int) -> npt.NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
+    return noise(nbytes, seed).view(np.uint8)
 
 
 def _in_a_child(right: Callable[[], bool]) -> int:

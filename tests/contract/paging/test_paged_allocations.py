@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import gc
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from pagemove._native import arena as native
 from pagemove._native import pager
 from pagemove.paging.arenas import new_arena
 from pagemove.paging.registry import region_at
+from support.descriptors import files_in
+from support.paging import noise
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -85,18 +86,10 @@ def test_nothing_of_what_was_freed_is_kept(tmp_path, spill):
 
 def test_what_was_spilled_leaves_the_file(tmp_path):
     def used():
-        spilled = 0
-        for task in Path("/proc/self/task").iterdir():
-            for each in (task / "fd").iterdir():
-                try:
-                    if str(tmp_path) in os.readlink(each):
-                        spilled = max(spilled, os.stat(each).st_blocks * 512)
-                except OSError:
-                    continue
-        return spilled
+        return max(each.stat().st_blocks * 512 for each in files_in(tmp_path).values())
 
     with pagemove.paged_allocations("4MiB", spill=tmp_path):
-        numbers = np.random.default_rng(0).random(2 * _MIB)
+        numbers = noise(16 * _MIB)
         before = used()
         del numbers
         assert before > 8 * _MIB

@@ -20,6 +20,7 @@ from pagemove.paging.sizes import nbytes_of
 from pagemove.program import lines
 from pagemove.program.lines import Lines
 from support.disks import small_disk
+from support.programs import run_paged
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -30,15 +31,7 @@ _COMPRESSED = pytest.mark.skipif(
 
 
 def ran(directory, program, *options):
-    (directory / "program.py").write_text(program)
-    return subprocess.run(
-        [sys.executable, "-m", "pagemove", "run", "--limit", "8MiB", *options, "program.py"],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_paged(directory, program, "--limit", "8MiB", *options, deadline=120)
 
 
 def test_the_line_that_faulted_most_comes_first(tmp_path):

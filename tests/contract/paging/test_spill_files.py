@@ -8,24 +8,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from pagemove import PagedAllocations, PagedMemory
 from support import child
 from support.children import fork
+from support.descriptors import files_in
 from support.disks import small_disk
+from support.paging import Words, noise
+from support.programs import run_paged
 from support.slowness import patience
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
 MIB = 1 << 20
 _BLOCK = 65536
-Words = npt.NDArray[np.uint64]
-
-
-def _noise(nbytes: int, seed: int = 0) -> Words:
-    return np.random.default_rng(seed).integers(0, 2**64, nbytes // 8, np.uint64)
 
 
 def _spilling(folder: Path, nbytes: int = 16 * MIB, limit: int = 2 * MIB) -> PagedMemory:
@@ -34,18 +31,9 @@ def _spilling(folder: Path, nbytes: int = 16 * MIB, limit: int = 2 * MIB) -> Pag
     )
 
 
-def _files(folder: Path) -> dict[int, int]:
+def _files(folder: Path) -> list[int]:
     """Return the bytes on the disk of each unnamed file there that this process has."""
-    found = {}
-    for task in Path("/proc/self/task").iterdir():
-        for each in (task / "fd").iterdir():
-            try:
-                if os.readlink(each).startswith(f"{folder}/"):
-                    status = os.stat(each)
-                    found[status.st_ino] = status.st_blocks * 512
-            except OSError:
-                continue  # closed meanwhile
-    return found
+    return [each.stat().st_blocks * 512 for each in files_in(folder).values()]
 
 
 def _ended(pid: int) -> int:
@@ -56,7 +44,7 @@ def _both_go_on(folder: Path) -> list[object]:
     found: list[object] = []
     with _spilling(folder) as region:
         words = region.asarray("u8")
-        expected = _noise(region.nbytes)
+        expected = noise(region.nbytes)
         words[:] = expected
         descriptors = len(os.listdir("/proc/self/fd"))
         for turn in range(4):
@@ -77,7 +65,7 @@ def _both_go_on(folder: Path) -> list[object]:
                     os._exit(0 if right else 1)
                 pids.append(pid)
             part = slice(turn * len(words) // 4, (turn + 1) * len(words) // 4)
-            expected[part] = words[part] = _noise(words[part].nbytes, turn + 1)
+            expected[part] = words[part] = noise(words[part].nbytes, turn + 1)
             found.append([_ended(pid) for pid in pids])
             found.append(bool((words == expected).all()))
         found.append(len(os.listdir("/proc/self/fd")) - descriptors)
@@ -92,25 +80,25 @@ def test_parent_and_children_go_on_apart(tmp_path):
 def _space_is_free_again(folder: Path) -> tuple[bool, bool, bool, int, int]:
     with _spilling(folder) as region:
         words = region.asarray("u8")
-        words[:] = _noise(region.nbytes)
+        words[:] = noise(region.nbytes)
         ready, go = os.pipe(), os.pipe()
         pid = fork()
         if not pid:
             os.write(ready[1], b"x")
             os.read(go[0], 1)
-            os._exit(0 if (words == _noise(region.nbytes)).all() else 1)
+            os._exit(0 if (words == noise(region.nbytes)).all() else 1)
         os.read(ready[0], 1)
-        words[:] = _noise(region.nbytes, 1)
-        both = sum(_files(folder).values())
+        words[:] = noise(region.nbytes, 1)
+        both = sum(_files(folder))
         os.write(go[1], b"x")
         right = _ended(pid) == 0
         for seed in (2, 3):
-            words[:] = _noise(region.nbytes, seed)
+            words[:] = noise(region.nbytes, seed)
             region.evict()
-        alone, files = sum(_files(folder).values()), len(_files(folder))
+        alone, files = sum(_files(folder)), len(_files(folder))
         words[:] = 0
         region.evict()
-        left = sum(_files(folder).values())
+        left = sum(_files(folder))
         del words
     return right, both > 24 * MIB, alone < 20 * MIB, files, left
 
@@ -125,7 +113,7 @@ def _many_live(folder: Path) -> list[int]:
     """As many children live on as there may be files, and more: the parent has one."""
     with _spilling(folder, 4 * MIB, MIB) as region:
         words = region.asarray("u8")
-        expected = _noise(region.nbytes)
+        expected = noise(region.nbytes)
         words[:] = expected
         go, pids = os.pipe(), []
         for number in range(70):
@@ -137,11 +125,11 @@ def _many_live(folder: Path) -> list[int]:
                 os._exit(0 if right else 1)
             pids.append(pid)
             part = slice(number % 8 * 65536, (number % 8 + 1) * 65536)
-            expected[part] = words[part] = _noise(words[part].nbytes, number)
+            expected[part] = words[part] = noise(words[part].nbytes, number)
         os.close(go[1])
         found = [_ended(pid) for pid in pids]
         right = bool((words == expected).all()) and len(_files(folder)) == 1
-        words[:] = expected = _noise(region.nbytes, 5)
+        words[:] = expected = noise(region.nbytes, 5)
         right = right and bool((words == expected).all())
         del words
     return [*found, int(not right)]
@@ -151,11 +139,11 @@ def _deep(folder: Path, depth: int) -> int:
     """Return how many generations find what they should, each with a file of its own."""
     with _spilling(folder, 2 * MIB, MIB) as region:
         words = region.asarray("u8")
-        expected = _noise(region.nbytes)
+        expected = noise(region.nbytes)
         words[:] = expected
         for generation in range(depth):
             part = slice(generation % 8 * 32768, (generation % 8 + 1) * 32768)
-            expected[part] = words[part] = _noise(words[part].nbytes, generation)
+            expected[part] = words[part] = noise(words[part].nbytes, generation)
             if not (words == expected).all():
                 os._exit(generation)
             pid = fork()
@@ -176,7 +164,7 @@ def _without_directory(folder: Path) -> list[bool]:
     folder.mkdir()
     with _spilling(folder) as region:
         words = region.asarray("u8")
-        expected = _noise(region.nbytes)
+        expected = noise(region.nbytes)
         words[:] = expected
         folder.rmdir()
         pid = fork()
@@ -184,7 +172,7 @@ def _without_directory(folder: Path) -> list[bool]:
             os._exit(0 if (words == expected).all() else 1)
         found = [_ended(pid) == 0]
         for seed in range(1, 4):
-            words[:] = expected = _noise(region.nbytes, seed)
+            words[:] = expected = noise(region.nbytes, seed)
             found.append(bool((words == expected).all()))
         del words
     return found
@@ -215,15 +203,7 @@ if __name__ == "__main__":
 
 
 def test_a_pool_by_fork_of_a_program_that_spills(tmp_path):
-    (tmp_path / "program.py").write_text(_POOL)
-    done = subprocess.run(
-        [sys.executable, "-m", "pagemove", "run", "--limit=8MiB", "--spill=.", "program.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=patience(60),
-        check=False,
-    )
+    done = run_paged(tmp_path, _POOL, "--limit=8MiB", "--spill=.")
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
@@ -264,7 +244,7 @@ def _until_full(folder: Path, limit: int, store_limit: int, kind: str) -> int:
     def fill() -> None:
         with limits:
             while len(made) < 200:
-                array = _noise(MIB, len(made))
+                array = noise(MIB, len(made))
                 if kind == "mixed" and len(made) % 2:
                     array >>= np.uint64(40)
                 made.append(array)
