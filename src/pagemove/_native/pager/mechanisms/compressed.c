@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "pager/mechanisms/checksum.h"
 #include "pager/mechanisms/kept.h"
+#include "pager/mechanisms/unnamed.h"
 
 static size_t table_bytes(const struct pg_compressed *memory)
 {
@@ -24,32 +24,60 @@ static void note_moved(void *context, uint32_t owner, pg_place place)
     memory->kept[owner].word = place;
 }
 
-int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uint64_t block_size,
-                       int dumped, int spill, struct pg_compressed **opened)
+/* The first file for what has no room; -1: there is to be none. */
+static int open_spill(const char *directory, int *spill, char text[PG_TEXT])
 {
-    struct pg_compressed *memory = calloc(1, sizeof *memory);
+    char why[PG_UNNAMED_TEXT];
 
-    if (!memory)
-        return -ENOMEM;
+    *spill = directory ? pg_open_unnamed(directory) : -1;
+    if (!directory || *spill >= 0)
+        return 0;
+    if (pg_explain_unnamed(directory, -*spill, "name", why))
+        snprintf(text, PG_TEXT,
+                 "spill names %.1000s for what has no room in memory, which takes no unnamed "
+                 "file: %s, or leave spill out",
+                 directory, why);
+    return *spill;
+}
+
+static int make(const struct pg_config *config, struct pg_compressed *memory)
+{
+    const struct pg_compression *wanted = config->compression;
+
     pthread_mutex_init(&memory->lock, NULL);
-    memory->nbytes = nbytes;
-    memory->block_size = block_size;
+    memory->nbytes = config->nbytes;
+    memory->block_size = config->block_size;
     memory->limit = wanted->limit ? wanted->limit : UINT64_MAX;
-    memory->blocks = (uint32_t)((nbytes + block_size - 1) / block_size);
-    pg_coders_init(&memory->coders, block_size, dumped);
+    memory->blocks = (uint32_t)((config->nbytes + config->block_size - 1) / config->block_size);
+    pg_coders_init(&memory->coders, config->block_size, config->dumped);
     memory->spill_name = strdup(wanted->spill ? wanted->spill : "");
-    memory->slabs = pg_slabs_new(block_size, dumped, note_moved, memory);
+    memory->slabs = pg_slabs_new(config->block_size, config->dumped, note_moved, memory);
     memory->kept = mmap(NULL, table_bytes(memory), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory->kept == MAP_FAILED)
         memory->kept = NULL;
-    memory->files = calloc(1, sizeof *memory->files);
-    if (!memory->spill_name || !memory->slabs || !memory->kept || !memory->files) {
-        pg_compressed_close(memory);
-        return -ENOMEM;
+    memory->files = malloc(sizeof *memory->files);
+    if (memory->files)
+        pg_spills_init(memory->files, memory->spill_name, config->block_size);
+    return memory->spill_name && memory->slabs && memory->kept && memory->files ? 0 : -ENOMEM;
+}
+
+int pg_compressed_open(const struct pg_config *config, struct pg_compressed **opened,
+                       char text[PG_TEXT])
+{
+    struct pg_compressed *memory = calloc(1, sizeof *memory);
+    int spill, error = memory ? make(config, memory) : -ENOMEM;
+
+    if (!error)
+        error = open_spill(config->compression->spill, &spill, text);
+    if (error) {
+        if (memory)
+            pg_compressed_close(memory);
+        return error;
     }
     memory->spills = spill >= 0;
-    pg_spills_init(memory->files, memory->spill_name, block_size, spill);
+    if (memory->spills)
+        pg_spills_begin(memory->files, spill);
     *opened = memory;
     return 0;
 }

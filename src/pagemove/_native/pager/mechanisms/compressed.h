@@ -17,10 +17,9 @@
 struct pg_compressed;
 struct pg_spills;
 
-/* `spill`: an unnamed file in the directory for blocks that do not shrink, or have no room; or -1.
- * 0 or -errno. */
-int pg_compressed_open(const struct pg_compression *wanted, uint64_t nbytes, uint64_t block_size,
-                       int dumped, int spill, struct pg_compressed **opened);
+/* As config->compression has it. 0 or -errno; then `text` says why, where it is the directory. */
+int pg_compressed_open(const struct pg_config *config, struct pg_compressed **opened,
+                       char text[PG_TEXT]);
 void pg_compressed_close(struct pg_compressed *memory);
 
 /* Who has this while the process is forked sees to it that the child can go on with it, which calls

@@ -29,13 +29,17 @@ static void close_file(struct pg_spill *spill)
     *spill = without_file();
 }
 
-void pg_spills_init(struct pg_spills *spills, const char *directory, uint64_t block_size, int first)
+void pg_spills_init(struct pg_spills *spills, const char *directory, uint64_t block_size)
 {
     *spills = (struct pg_spills){.directory = directory, .block_size = block_size};
     for (unsigned i = 0; i < PG_SPILLS; i++)
         spills->files[i] = without_file();
+}
+
+void pg_spills_begin(struct pg_spills *spills, int first)
+{
     spills->files[0].fd = first;
-    spills->files[0].own = first >= 0;
+    spills->files[0].own = 1;
 }
 
 void pg_spills_free(struct pg_spills *spills)

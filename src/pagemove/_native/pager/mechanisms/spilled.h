@@ -43,9 +43,8 @@ struct pg_spilled {
     uint8_t file;
 };
 
-/* `first`: the file to begin with. */
-void pg_spills_init(struct pg_spills *spills, const char *directory, uint64_t block_size,
-                    int first);
+void pg_spills_init(struct pg_spills *spills, const char *directory, uint64_t block_size);
+void pg_spills_begin(struct pg_spills *spills, int first); /* with this file */
 void pg_spills_free(struct pg_spills *spills);
 
 /* All but pg_room_to_spill, pg_spills_lend and pg_spills_take_back are for the pager's threads,

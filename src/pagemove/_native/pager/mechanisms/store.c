@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -16,37 +15,9 @@
 #include "pager/mechanisms/helper.h"
 #include "pager/mechanisms/holes.h"
 #include "pager/mechanisms/taking.h"
-#include "pager/mechanisms/unnamed.h"
 
 /* A block at a time is within what a lane to a helper takes. */
 enum { FORGOTTEN = 65536 };
-
-/* Compressed memory, with its file for what does not shrink. */
-static int open_memory(struct pg_store *store, const struct pg_config *config, char text[PG_TEXT])
-{
-    const char *directory = config->compression->spill;
-    char why[PG_UNNAMED_TEXT];
-    int spill, error;
-
-    if (config->kept) {
-        store->compressed = config->kept;
-        return 0;
-    }
-    spill = directory ? pg_open_unnamed(directory) : -1;
-    if (directory && spill < 0) {
-        if (pg_explain_unnamed(directory, -spill, "name", why))
-            snprintf(text, PG_TEXT,
-                     "spill names %.1000s for what has no room in memory, which takes no unnamed "
-                     "file: %s, or leave spill out",
-                     directory, why);
-        return spill;
-    }
-    error = pg_compressed_open(config->compression, config->nbytes, config->block_size,
-                               config->dumped, spill, &store->compressed);
-    if (error && spill >= 0)
-        close(spill);
-    return error;
-}
 
 int pg_store_init(struct pg_store *store, const struct pg_config *config, int region,
                   char text[PG_TEXT])
@@ -71,7 +42,8 @@ int pg_store_init(struct pg_store *store, const struct pg_config *config, int re
         if (error)
             return error;
     } else if (config->compression) {
-        error = open_memory(store, config, text);
+        store->compressed = config->kept;
+        error = config->kept ? 0 : pg_compressed_open(config, &store->compressed, text);
         if (error)
             return error;
     } else if (config->taking) {
