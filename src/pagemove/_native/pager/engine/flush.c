@@ -136,15 +136,6 @@ static void add_copy(struct pg_region *region, struct sweep *sweep, pg_entry ent
         note_error(sweep, error, number);
 }
 
-/* Whether the block is somebody else's for now. One that is being filled in, where the user has
- * discarded a page, is dirty as well. And of one whose older contents are being written no newer
- * ones may be written at the same time: who comes last is not known. */
-static int is_held(const struct pg_block *block)
-{
-    return (block->state == PG_FILLING && block->flags & PG_DIRTY) ||
-           (block->state != PG_ABSENT && block->flags & PG_COPY_IN_FLIGHT);
-}
-
 /* Whether to end between two blocks. What a region that is lost has not saved, who waits for the
  * flush to end does in another way (lost.c). */
 static int is_to_end(const struct pg_region *region)
@@ -158,7 +149,7 @@ static int wait_for_block(struct pg_region *region, const struct pg_block *block
 {
     uint64_t patience = pg_overdue(region, pg_overdue(region, pg_now()));
 
-    while (is_held(block)) {
+    while (pg_is_held(block)) {
         if (is_to_end(region))
             return -PG_INTERRUPTED;
         if (block->state != PG_FILLING)
@@ -206,7 +197,7 @@ struct pg_written pg_write_some(struct pg_region *region, pg_entry first, pg_ent
 
     for (unsigned tried = 0; entry < end && tried < most; entry++) {
         const struct pg_block *block = &region->blocks.at[entry];
-        if (block->state != PG_RESIDENT || !pg_is_to_be_written(block) || is_held(block))
+        if (block->state != PG_RESIDENT || !pg_is_to_be_written(block) || pg_is_held(block))
             continue;
         add_copy(region, &sweep, entry);
         tried++;

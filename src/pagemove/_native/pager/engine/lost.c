@@ -94,8 +94,7 @@ static int save_one(struct pg_region *region, pg_entry entry)
 
 static int is_busy(const struct pg_block *block)
 {
-    return block->state == PG_WRITING || (block->state == PG_FILLING && block->flags & PG_DIRTY) ||
-           (block->state != PG_ABSENT && block->flags & PG_COPY_IN_FLIGHT);
+    return block->state == PG_WRITING || pg_is_held(block);
 }
 
 /* Drops the lock. */

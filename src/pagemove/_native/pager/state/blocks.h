@@ -67,6 +67,15 @@ static inline int pg_is_to_be_written(const struct pg_block *block)
     return block->flags & PG_DIRTY && !block->in_place;
 }
 
+/* Whether its changes are somebody else's for now. One that is being filled in, where the user has
+ * discarded a page, is dirty as well. And of one whose older contents are being written no newer
+ * ones may be written at the same time: who comes last is not known. */
+static inline int pg_is_held(const struct pg_block *block)
+{
+    return (block->state == PG_FILLING && block->flags & PG_DIRTY) ||
+           (block->state != PG_ABSENT && block->flags & PG_COPY_IN_FLIGHT);
+}
+
 struct pg_link {
     pg_entry prev, next;
 };
