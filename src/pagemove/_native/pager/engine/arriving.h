@@ -42,6 +42,12 @@ int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slo
  * lock. Drops the lock. */
 int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int *unshown);
 
+/* Whether a FILLING block that is clean, and of which nothing is there, comes by a move. */
+int pg_is_to_move(const struct pg_region *region, pg_entry entry);
+
+/* All of a FILLING block is in the region. */
+void pg_installed(struct pg_region *region, pg_entry entry);
+
 /* Fill a FILLING block for a thread that waits: now if the store need not wait for a device, else
  * by a worker. Drops the lock. */
 void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began);
@@ -58,6 +64,17 @@ void pg_listen(struct pg_region *region);
 
 /* Do a job, or put it off. Drops the lock. */
 void pg_do_job(struct pg_region *region, struct pg_job job);
+
+/* together.c */
+
+/* Have slots be in the order of their addresses, so that blocks in them can move together. */
+void pg_sort_slots(uint16_t *slots, size_t count);
+
+/* Put FILLING blocks that have been read, and follow each other, into the region by one move, as
+ * far as they can be. How many of the first are there, with their slots given back; with `unshown`
+ * as in pg_install. */
+size_t pg_install_together(struct pg_region *region, const pg_entry *entries, const uint16_t *slots,
+                           size_t count, int *unshown);
 
 /* flights.c */
 

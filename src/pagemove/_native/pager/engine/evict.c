@@ -27,20 +27,14 @@ void pg_forget_evicted(struct pg_region *region, pg_entry entry)
     pg_become(&region->blocks, entry, PG_ABSENT);
 }
 
-int pg_take_out(struct pg_region *region, pg_entry entry, struct pg_out *out)
+/* A block has been moved out, or is to be now. 0, or -errno: it is resident as before. */
+static int take_out(struct pg_region *region, struct pg_out *out)
 {
-    struct pg_block *block = &region->blocks.at[entry];
-    int error;
+    uint64_t address = pg_block_address(region, out->number);
+    int error = out->whole ? 0
+                           : pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot),
+                                         address, region->block_size, &out->pages);
 
-    if (region->staying)
-        return -PG_NOT_NOW;
-    *out = (struct pg_out){
-        .entry = entry, .number = block->number, .slot = pg_slot_to_move_into(region)};
-    if (out->slot == PG_NO_SLOT)
-        return -PG_NOT_NOW;
-    pg_unlist(&region->blocks, entry);
-    error = pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot),
-                        pg_block_address(region, block->number), region->block_size, &out->pages);
     if (error) {
         /* A page is pinned: what has left comes back. It may have been written in between. */
         pg_put_back(region, out);
@@ -50,10 +44,29 @@ int pg_take_out(struct pg_region *region, pg_entry entry, struct pg_out *out)
     out->whole = pg_is_whole(region, &out->pages);
     /* What the user has discarded, and could not be read again, is poisoned no more. */
     if (!out->whole)
-        pg_discard(&region->uffd, pg_block_address(region, block->number), region->block_size);
-    block->slot = out->slot;
-    pg_become(&region->blocks, entry, PG_STAGED);
+        pg_discard(&region->uffd, address, region->block_size);
+    region->blocks.at[out->entry].slot = out->slot;
+    pg_become(&region->blocks, out->entry, PG_STAGED);
     return 0;
+}
+
+/* A slot for one that leaves. 0 or -PG_NOT_NOW. */
+static int begin_out(struct pg_region *region, pg_entry entry, struct pg_out *out)
+{
+    *out = (struct pg_out){.entry = entry,
+                           .number = region->blocks.at[entry].number,
+                           .slot = region->staying ? PG_NO_SLOT : pg_slot_to_move_into(region)};
+    if (out->slot == PG_NO_SLOT)
+        return -PG_NOT_NOW;
+    pg_unlist(&region->blocks, entry);
+    return 0;
+}
+
+int pg_take_out(struct pg_region *region, pg_entry entry, struct pg_out *out)
+{
+    int error = begin_out(region, entry, out);
+
+    return error ? error : take_out(region, out);
 }
 
 void pg_begin_writing(struct pg_region *region, struct pg_out *out, int offer)
@@ -114,14 +127,28 @@ static pg_entry next_to_leave(struct pg_region *region, int write, int only, uin
     return pg_victim_aside(region, write);
 }
 
+/* Those that leave next, each with a slot. How many. */
+static size_t choose_some(struct pg_region *region, struct pg_out *outs, size_t most, int write,
+                          int only, uint32_t *stuck)
+{
+    size_t n = 0;
+
+    for (; n < most; n++) {
+        pg_entry entry = next_to_leave(region, write, only && !n, stuck);
+        if (entry == PG_NONE || begin_out(region, entry, &outs[n]))
+            break;
+    }
+    return n;
+}
+
 /* Move some blocks out, so that slots become full, blocks go on standby, or stay in place and leave
  * their frames to others. Returns how many have left. Drops the lock. */
 static unsigned evict_some(struct pg_region *region, unsigned most, int write)
 {
-    struct pg_out outs[PG_BATCH], *out = outs;
+    struct pg_out outs[PG_BATCH], changed[PG_BATCH];
     unsigned left = 0, refused = 0;
     uint32_t stuck = region->blocks.length[PG_STUCK];
-    int error;
+    size_t count, to_write = 0;
 
     pg_look_at_merging(region);
     /* One of those put aside may be able to leave by now. */
@@ -130,31 +157,31 @@ static unsigned evict_some(struct pg_region *region, unsigned most, int write)
         pg_enlist(region, region->blocks.head[PG_STUCK], 0);
     }
     while (left < most && refused < 2 * PG_BATCH) {
-        pg_entry entry = next_to_leave(region, write, !left, &stuck);
-        if (entry == PG_NONE)
+        count = choose_some(region, outs, most - left, write, !left, &stuck);
+        if (!count)
             break;
-        error = pg_take_out(region, entry, out);
-        if (error == -PG_NOT_NOW)
-            break;
-        if (error) {
-            put_aside(region, entry);
-            refused++;
-            continue;
-        }
-        left++;
-        if (region->blocks.at[entry].flags & PG_DIRTY) {
-            pg_begin_writing(region, out, 1);
-            out++;
-        } else {
-            pg_settle(region, out);
+        pg_move_together(region, outs, count);
+        for (struct pg_out *out = outs; out < outs + count; out++) {
+            if (take_out(region, out)) {
+                put_aside(region, out->entry);
+                refused++;
+                continue;
+            }
+            left++;
+            if (region->blocks.at[out->entry].flags & PG_DIRTY) {
+                pg_begin_writing(region, out, 1);
+                changed[to_write++] = *out;
+            } else {
+                pg_settle(region, out);
+            }
         }
     }
     /* Merged, and not by what pg_look_at_merging knows of? */
     if (refused && !left)
         pg_unmerge(region);
     pg_note_left(region, left);
-    if (out > outs)
-        write_out(region, outs, (size_t)(out - outs));
+    if (to_write)
+        write_out(region, changed, to_write);
     return left;
 }
 

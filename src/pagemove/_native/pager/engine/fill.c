@@ -120,7 +120,7 @@ static int install_rest(struct pg_region *region, pg_entry entry, uint64_t addre
     return error;
 }
 
-static void installed(struct pg_region *region, pg_entry entry)
+void pg_installed(struct pg_region *region, pg_entry entry)
 {
     struct pg_block *block = &region->blocks.at[entry];
 
@@ -134,25 +134,35 @@ static void installed(struct pg_region *region, pg_entry entry)
  * compressed to one word is found to be the same in less time than a protected copy takes. */
 static int is_to_be_dirty(const struct pg_region *region, const struct pg_block *block)
 {
-    return block->flags & PG_WRITE_WANTED ||
-           (region->store.compressed && !region->stores_only &&
-            pg_compressed_is_same(region->store.compressed, block->number));
+    return pg_writable(region) &&
+           (block->flags & PG_WRITE_WANTED ||
+            (region->store.compressed && !region->stores_only &&
+             pg_compressed_is_same(region->store.compressed, block->number)));
+}
+
+int pg_is_to_move(const struct pg_region *region, pg_entry entry)
+{
+    const struct pg_block *block = &region->blocks.at[entry];
+
+    if (pg_writable(region) && !is_to_be_dirty(region, block))
+        return 0;
+    return region->uffd.moves && !region->uffd.wary &&
+           (region->block_size >= MOVE_FRESH_FROM || !pg_has_room(&region->frames));
 }
 
 static int install_whole(struct pg_region *region, pg_entry entry, uint16_t *slot, int *unshown)
 {
     struct pg_block *block = &region->blocks.at[entry];
     uint64_t address = pg_block_address(region, block->number);
-    int writable = pg_writable(region), stored = writable && is_to_be_dirty(region, block), error;
+    int stored = is_to_be_dirty(region, block), error;
 
     if (block->flags & PG_DIRTY)
         /* What is in the slot is newer than the store; a part may be in the region already. */
         error = install_pages(region, address, *slot, 0);
-    else if ((writable && !stored) || !region->uffd.moves || region->uffd.wary ||
-             (region->block_size < MOVE_FRESH_FROM && pg_has_room(&region->frames)))
-        error = install_copy(region, address, *slot, !stored);
-    else
+    else if (pg_is_to_move(region, entry))
         error = install_move(region, address, *slot, unshown);
+    else
+        error = install_copy(region, address, *slot, !stored);
     if (stored)
         pg_set_dirty(&region->blocks, entry, 1);
     if (error)
@@ -192,7 +202,7 @@ int pg_install(struct pg_region *region, pg_entry entry, uint16_t *slot, int *un
     else
         error = install_whole(region, entry, slot, unshown);
     if (!error)
-        installed(region, entry);
+        pg_installed(region, entry);
     return error;
 }
 
@@ -320,7 +330,7 @@ void pg_take_answer(struct pg_region *region)
             pg_wake(&region->uffd, pg_block_address(region, job.number), region->block_size);
         __atomic_add_fetch(&region->bytes_read, region->block_size, __ATOMIC_RELAXED);
         pg_member_missed(&region->member, region->block_size);
-        installed(region, job.entry);
+        pg_installed(region, job.entry);
         pg_enlist(region, job.entry, region->blocks.at[job.entry].flags & PG_SEQUENCE);
         pg_note_filled(region, job.number, job.began);
         return;

@@ -32,7 +32,7 @@ uint16_t pg_slot_to_move_into(struct pg_region *region)
 void pg_slot_back(struct pg_region *region, uint16_t slot, int whole)
 {
     /* Without a limit nothing leaves to make use of many of these again. */
-    if (whole && (region->frames.limited || region->frames.full < PG_BATCH))
+    if (whole && (region->frames.limited || region->frames.full.count < PG_BATCH))
         pg_give_full(&region->frames, slot);
     else
         pg_give_up(&region->frames, slot);
@@ -66,7 +66,7 @@ int pg_make_room(struct pg_region *region, int write)
 
     /* A frame in a slot saves whoever comes next the zeroing of a new one. */
     while (!error && !has_room(region))
-        if (region->frames.full > PG_BATCH || !region->frames.limited || !pg_drop_unmoved(region))
+        if (region->frames.full.count > PG_BATCH || !region->frames.limited || !pg_drop_unmoved(region))
             error = pg_empty_one(region, write);
     return error;
 }

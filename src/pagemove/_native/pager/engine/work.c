@@ -49,7 +49,7 @@ static uint32_t frames_at_hand(const struct pg_region *region)
     const struct pg_frames *frames = &region->frames;
     uint32_t unused = pg_has_room(frames) ? frames->limit - frames->total : 0;
 
-    return region->blocks.length[PG_STANDBY] + frames->full + unused;
+    return region->blocks.length[PG_STANDBY] + frames->full.count + unused;
 }
 
 /* As many as are to be on standby, frames included that are to be recycled: those of sequences

@@ -10,6 +10,13 @@
 
 enum { PG_TIGHT = 32 /* below so many frames one instruction may need most of them */ };
 
+/* A set of slots, of which the first leaves first. */
+struct pg_slots {
+    uint64_t *words; /* a bit each */
+    uint16_t count;
+    uint16_t from; /* no word before this has any */
+};
+
 struct pg_frames {
     uint64_t outgoing, incoming; /* addresses of slot 0 of each */
     uint64_t block_size;
@@ -17,8 +24,9 @@ struct pg_frames {
     uint32_t limit, total; /* frames allowed, frames there are */
     uint32_t pinned;       /* of these, those of blocks that stay */
     uint16_t outgoing_slots, incoming_slots;
-    uint16_t *stack; /* empty outgoing slots, empty incoming slots, full slots without a meaning */
-    uint16_t empty_outgoing, empty_incoming, full;
+    uint64_t *words; /* of all sets */
+    /* Those incoming counted from the first of their kind; full slots have no meaning. */
+    struct pg_slots empty_outgoing, empty_incoming, full;
 };
 
 /* Slots, all of them empty; `limited`, `limit` and `pinned` stay as they are. 0 or -ENOMEM. */

@@ -1,0 +1,103 @@
+/* Blocks that follow each other move together: one call for all, and one flush of the TLB, which
+ * interrupts other CPUs. What does not move so is left to whoever moves single blocks. */
+#include <stdlib.h>
+
+#include "pager/engine/arriving.h"
+#include "pager/engine/leaving.h"
+
+static int by_slot(const void *one, const void *other)
+{
+    return *(const uint16_t *)one - *(const uint16_t *)other;
+}
+
+void pg_sort_slots(uint16_t *slots, size_t count)
+{
+    qsort(slots, count, sizeof *slots, by_slot);
+}
+
+/* How many of these blocks one move can bring in. */
+static size_t movable(const struct pg_region *region, const pg_entry *entries,
+                      const uint16_t *slots, size_t count)
+{
+    uint64_t first = pg_slot_address(&region->frames, slots[0]);
+    size_t n = 0;
+
+    for (; n < count; n++)
+        if (region->blocks.at[entries[n]].flags & (PG_DIRTY | PG_PARTIAL) ||
+            !pg_is_to_move(region, entries[n]) ||
+            pg_slot_address(&region->frames, slots[n]) != first + n * region->block_size)
+            break;
+    return n;
+}
+
+size_t pg_install_together(struct pg_region *region, const pg_entry *entries, const uint16_t *slots,
+                           size_t count, int *unshown)
+{
+    size_t n = pg_is_lost(region) ? 0 : movable(region, entries, slots, count);
+    int64_t moved;
+
+    if (n < 2)
+        return 0;
+    moved = pg_move_some(&region->uffd, PG_CALL_MOVE_IN,
+                         pg_block_address(region, region->blocks.at[entries[0]].number),
+                         pg_slot_address(&region->frames, slots[0]), n * region->block_size);
+    n = moved > 0 ? (size_t)moved / region->block_size : 0;
+    *unshown |= moved > 0 && region->uffd.read_only;
+    for (size_t i = 0; i < n; i++) {
+        if (pg_writable(region))
+            pg_set_dirty(&region->blocks, entries[i], 1);
+        pg_give_empty(&region->frames, slots[i]);
+        pg_installed(region, entries[i]);
+    }
+    return n;
+}
+
+static int by_number(const void *one, const void *other)
+{
+    uint32_t a = (*(struct pg_out *const *)one)->number;
+    uint32_t b = (*(struct pg_out *const *)other)->number;
+
+    return a < b ? -1 : a > b;
+}
+
+/* Blocks from the first on that follow each other, as their slots do. */
+static size_t run_of(const struct pg_region *region, struct pg_out *const *outs, size_t count)
+{
+    uint64_t slot = pg_slot_address(&region->frames, outs[0]->slot);
+    size_t n = 1;
+
+    while (n < count && outs[n]->number == outs[0]->number + n &&
+           pg_slot_address(&region->frames, outs[n]->slot) == slot + n * region->block_size)
+        n++;
+    return n;
+}
+
+void pg_move_together(struct pg_region *region, struct pg_out *outs, size_t count)
+{
+    struct pg_out *sorted[PG_BATCH];
+    uint16_t slots[PG_BATCH];
+    uint64_t size = region->block_size;
+
+    if (!region->uffd.moves || count < 2)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        sorted[i] = &outs[i];
+        slots[i] = outs[i].slot;
+    }
+    qsort(sorted, count, sizeof *sorted, by_number);
+    pg_sort_slots(slots, count);
+    for (size_t i = 0; i < count; i++)
+        sorted[i]->slot = slots[i];
+    for (size_t i = 0, n; i < count; i += n) {
+        int64_t moved = 0;
+        n = run_of(region, &sorted[i], count - i);
+        if (n > 1)
+            moved = pg_move_some(&region->uffd, PG_CALL_MOVE_OUT,
+                                 pg_slot_address(&region->frames, sorted[i]->slot),
+                                 pg_block_address(region, sorted[i]->number), n * size);
+        for (size_t k = 0; moved > 0 && k < (size_t)moved / size; k++) {
+            sorted[i + k]->whole = 1;
+            pg_add(&sorted[i + k]->pages, 0, (unsigned)(size / region->uffd.page_size));
+        }
+    }
+}
