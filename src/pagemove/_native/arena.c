@@ -60,9 +60,39 @@ static int has_room(struct pa_arena *arena, uint32_t blocks, int zeros)
     return !full;
 }
 
+/* The pager reads nothing ahead that no object has. Wants the lock. */
+static void note_owned(struct pa_arena *arena, uint32_t first, uint32_t blocks, int owned)
+{
+    for (uint32_t at = first, end = first + blocks, n; at < end; at += n) {
+        uint64_t mask, *word = &arena->memory.owned[at / 64];
+
+        n = 64 - at % 64 < end - at ? 64 - at % 64 : end - at;
+        mask = (UINT64_MAX >> (64 - n)) << at % 64;
+        if (owned)
+            __atomic_fetch_or(word, mask, __ATOMIC_RELEASE);
+        else
+            __atomic_fetch_and(word, ~mask, __ATOMIC_RELEASE);
+    }
+}
+
+/* An object has some blocks more, or less. Wants the lock. */
+static void count_grown(struct pa_arena *arena, uint32_t first, uint32_t used)
+{
+    struct extent *extent = &arena->extents[first];
+    uint32_t before = extent->used;
+
+    extent->used = used;
+    count_used(arena, (int64_t)used - before);
+    if (used > before)
+        note_owned(arena, first + before, used - before, 1);
+    else
+        note_owned(arena, first + used, before - used, 0);
+}
+
 /* An extent has become an object. Wants the lock. */
 static void count_object(struct pa_arena *arena, uint32_t first)
 {
+    note_owned(arena, first, arena->extents[first].used, 1);
     arena->counters.reserved += arena->extents[first].blocks * arena->block_size;
     arena->counters.objects++;
     arena->counters.allocated++;
@@ -72,6 +102,7 @@ static void count_object(struct pa_arena *arena, uint32_t first)
 /* An object is none any more. Wants the lock. */
 static void discount_object(struct pa_arena *arena, uint32_t first)
 {
+    note_owned(arena, first, arena->extents[first].used, 0);
     count_used(arena, -(int64_t)arena->extents[first].used);
     arena->counters.reserved -= arena->extents[first].blocks * arena->block_size;
     arena->counters.objects--;
@@ -219,23 +250,19 @@ static int resize_here(struct pa_arena *arena, uint32_t first, uint32_t wanted)
     if (wanted > extent->blocks)
         pa_extend(arena, first, wanted);
     done = wanted <= extent->blocks;
+    if (done)
+        count_grown(arena, first, wanted);
     pthread_mutex_unlock(&arena->lock);
-    /* One that cannot be made smaller stays as it is: what is behind it has to be zeros. */
-    if (!done || wanted == used ||
-        (wanted < used && pa_discard_blocks(arena, first + wanted, used - wanted)))
+    if (!done || wanted == used)
         return (int)done;
+    if (wanted < used ? !pa_discard_blocks(arena, first + wanted, used - wanted)
+                      : !pa_hold_limit(arena, 0))
+        return 1;
+    /* One that cannot be made smaller stays as it is: what is behind it has to be zeros. */
     pthread_mutex_lock(&arena->lock);
-    extent->used = wanted;
-    count_used(arena, (int64_t)wanted - used);
+    count_grown(arena, first, used);
     pthread_mutex_unlock(&arena->lock);
-    if (wanted > used && pa_hold_limit(arena, 0)) {
-        pthread_mutex_lock(&arena->lock);
-        extent->used = used;
-        count_used(arena, (int64_t)used - wanted);
-        pthread_mutex_unlock(&arena->lock);
-        return -1;
-    }
-    return 1;
+    return wanted < used ? 1 : -1;
 }
 
 /* Have the blocks of an object be those of an extent. Bytes, from the first on, of which that is

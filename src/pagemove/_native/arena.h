@@ -33,6 +33,7 @@ struct pa_memory {
     uint64_t limit;   /* bytes that may be resident; 0: not known */
     const int *plain; /* whether the kernel alone serves it, which it does at first if at all */
     const uint64_t *carried_in; /* the pm_generation() of a forked child that has it too, or 0 */
+    uint64_t *owned;            /* a bit for each block: whether an object has it */
     const int *lost; /* whether it is not there any more: the program has closed its descriptors */
     pa_discard discard;
     pa_engage engage;

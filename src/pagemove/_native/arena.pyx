@@ -17,6 +17,7 @@ cdef extern from "arena.h" nogil:
         uint64_t base, length, block_size, limit
         const int *plain
         const uint64_t *carried_in
+        uint64_t *owned
         const int *lost
         pa_discard discard
         pa_engage engage
@@ -126,17 +127,20 @@ cdef class Arena:
         self._arena = NULL
 
     def __init__(self, region, uint64_t limit=0):
-        cdef uint64_t discard, engage, shift, full, plain, carried_in, lost, argument
+        cdef uint64_t discard, engage, shift, full, plain, carried_in, lost, owned, argument
         cdef pa_memory memory
         if self._arena != NULL:
             raise ValueError("this arena has a region already")
-        discard, engage, shift, full, plain, carried_in, lost, argument = region.for_arenas()
+        discard, engage, shift, full, plain, carried_in, lost, owned, argument = (
+            region.for_arenas()
+        )
         memory.base, memory.length, memory.block_size = (
             region.address, region.nbytes, region.block_size
         )
         memory.limit = limit
         memory.plain = <const int *> <uintptr_t> plain
         memory.carried_in = <const uint64_t *> <uintptr_t> carried_in
+        memory.owned = <uint64_t *> <uintptr_t> owned
         memory.lost = <const int *> <uintptr_t> lost
         memory.discard = <pa_discard> <uintptr_t> discard
         memory.engage = <pa_engage> <uintptr_t> engage

@@ -174,6 +174,7 @@ cdef extern from "pager/pager.h" nogil:
     const int *pg_plain_flag(const pg_region *region)
     const uint64_t *pg_carried_in(const pg_region *region)
     const int *pg_lost_flag(const pg_region *region)
+    uint64_t *pg_own_blocks(pg_region *region)
     int pg_discard_blocks(pg_region *region, uint64_t offset, uint64_t length)
     int pg_pin(pg_region *region, const pg_run *runs, size_t count, int write)
     void pg_unpin(pg_region *region, const pg_run *runs, size_t count)

@@ -146,9 +146,12 @@ cdef class Pager(Region):
     def for_arenas(self):
         """Return addresses for C: of what discards blocks, of what has a region that was opened
         `plain` served, of what moves blocks, of what says whether there is room, of whether it
-        still is plain, of which forked process has it too, of whether it is lost, and of the first
-        argument of all.
+        still is plain, of which forked process has it too, of whether it is lost, of a bit for each
+        block that an array has, and of the first argument of all.
         """
+        cdef uint64_t *owned = pg_own_blocks(self._open())
+        if owned == NULL:
+            raise MemoryError("no memory for which blocks arrays have")
         return (
             <uint64_t> <uintptr_t> &pg_discard_blocks,
             <uint64_t> <uintptr_t> &pg_engage,
@@ -157,6 +160,7 @@ cdef class Pager(Region):
             <uint64_t> <uintptr_t> pg_plain_flag(self._open()),
             <uint64_t> <uintptr_t> pg_carried_in(self._open()),
             <uint64_t> <uintptr_t> pg_lost_flag(self._open()),
+            <uint64_t> <uintptr_t> owned,
             <uint64_t> <uintptr_t> self._open(),
         )
 

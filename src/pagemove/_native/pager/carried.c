@@ -326,8 +326,10 @@ void pg_carry_on(struct pg_region *region)
     if (region->opening) {
         region->opening->config.kept = former->store.compressed;
         region->spilled = former->spilled;
+        region->owned = former->owned;
         former->store.compressed = NULL;
         former->spilled = NULL;
+        former->owned = NULL;
         error = pg_open_region(region);
         region->opening->config.kept = NULL;
     }

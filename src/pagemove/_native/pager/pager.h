@@ -75,6 +75,10 @@ int pg_engage(struct pg_region *region);
 /* Not 0 until then; to be loaded atomically. */
 const int *pg_plain_flag(const struct pg_region *region);
 
+/* A bit for each block that an object has, all 0 at first: the others are not read ahead. To be
+ * changed atomically, before such a block is discarded. NULL: no memory. */
+uint64_t *pg_own_blocks(struct pg_region *region);
+
 /* The pm_generation() of the forked process that the region goes on in; 0 in the first, and in a
  * child that does not have it. To be loaded atomically. */
 const uint64_t *pg_carried_in(const struct pg_region *region);

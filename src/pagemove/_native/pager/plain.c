@@ -52,7 +52,8 @@ static int adopt(void *argument, uint64_t start, uint64_t end)
         pg_become(&region->blocks, entry, PG_RESIDENT);
         pg_set_dirty(&region->blocks, entry, 1);
         pg_count_frame(&region->frames, 1);
-        pg_enlist(region, entry, 0);
+        region->blocks.at[entry].flags |= PG_SEQUENCE;
+        pg_enlist(region, entry, 1);
     }
     return 0;
 }

@@ -125,7 +125,9 @@ void pg_forget_region(struct pg_region *region)
     free(region->texts);
     pg_blocks_free(&region->blocks);
     if (region->spilled)
-        munmap(region->spilled, pg_spilled_bytes(region));
+        munmap(region->spilled, pg_bits_bytes(region));
+    if (region->owned)
+        munmap(region->owned, pg_bits_bytes(region));
     pg_ghosts_free(&region->policy);
     if (!region->engine)
         free(region->flights);

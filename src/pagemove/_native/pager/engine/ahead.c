@@ -70,6 +70,16 @@ struct chunk {
     size_t count;
 };
 
+/* Whether a block is to come as if it had been stored to. Zeros that a program comes to one after
+ * the other it fills, most likely, and if not, they are compressed to one word. */
+static int is_to_be_stored(const struct pg_region *region, const struct pg_request *request,
+                           uint32_t number)
+{
+    if (!region->store.compressed || region->stores_only || !request->sequential)
+        return 0;
+    return pg_is_blank(region, number) || (request->written && number % TRIED);
+}
+
 /* Begin a block at either end of the chunk. 0, or -1: the chunk is to end before it.
  * Drops the lock. */
 static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t number,
@@ -90,7 +100,7 @@ static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t n
     pg_record_needed(&region->record, number);
     if (request->sequential)
         region->blocks.at[entry].flags |= PG_SEQUENCE;
-    if (request->written && !region->stores_only && number % TRIED)
+    if (is_to_be_stored(region, request, number))
         region->blocks.at[entry].flags |= PG_WRITE_WANTED;
     if (chunk->count && number < chunk->first) {
         for (size_t i = chunk->count; i; i--) {
@@ -130,9 +140,11 @@ static void collect(struct pg_region *region, struct pg_request *request, struct
         most = 1;
     while (request->count && chunk->count < most) {
         uint32_t number = block_of(request);
-        int known = number >= region->nblocks || pg_find(&region->blocks, number) != PG_NONE;
+        int known = number >= region->nblocks || !pg_is_owned(region, number) ||
+                    pg_find(&region->blocks, number) != PG_NONE;
         /* Zeros are there as soon as they are touched, and then most likely to be written. */
-        known |= request->sequential && !known && pg_is_blank(region, number);
+        known |= request->sequential && !known && pg_is_blank(region, number) &&
+                 !is_to_be_stored(region, request, number);
         if (chunk->count && (known || !is_beside(region, chunk, number)))
             return;
         if (!known && begin_block(region, chunk, number, request)) {
@@ -188,20 +200,48 @@ static void did_not_arrive(struct pg_region *region, pg_entry entry, uint16_t sl
         pg_do_job(region, job);
 }
 
+/* Blocks that move in by one call, each with a bit. */
+enum { TOGETHER = 64 };
+
+/* From the i-th on, up to the marker: how many have moved in together. */
+static size_t arrived_together(struct pg_region *region, const struct chunk *chunk, size_t i,
+                               int64_t marker, int sequential, int *unshown)
+{
+    size_t most = chunk->count - i, count;
+    uint64_t wanted = 0;
+
+    if (marker >= chunk->first + (int64_t)i && marker < chunk->first + (int64_t)chunk->count)
+        most = (size_t)(marker - chunk->first) - i;
+    most = most < TOGETHER ? most : TOGETHER;
+    for (size_t k = 0; k < most; k++)
+        if (region->blocks.at[chunk->entries[i + k]].flags & PG_WANTED)
+            wanted |= UINT64_C(1) << k;
+    count =
+        most ? pg_install_together(region, chunk->entries + i, chunk->slots + i, most, unshown) : 0;
+    for (size_t k = 0; k < count; k++) {
+        region->counters.prefetched++;
+        pg_enlist(region, chunk->entries[i + k], sequential);
+        if (wanted >> k & 1)
+            pg_note_filled(region, chunk->first + (uint32_t)(i + k), pg_now());
+    }
+    return count;
+}
+
 /* Bring one chunk in. 0 or -errno. Drops the lock. */
-static int read_chunk(struct pg_region *region, const struct chunk *chunk, int64_t marker,
-                      int sequential)
+static int read_chunk(struct pg_region *region, struct chunk *chunk, int64_t marker, int sequential)
 {
     int unshown = 0, error;
 
+    pg_sort_slots(chunk->slots, chunk->count);
     pthread_mutex_unlock(&region->lock);
     error = pg_read_blocks(region, chunk->first, chunk->slots, chunk->count, 0);
     pthread_mutex_lock(&region->lock);
     region->counters.retries += error != 0;
-    for (size_t i = 0; i < chunk->count; i++) {
+    for (size_t i = 0, moved; i < chunk->count; i += moved ? moved : 1) {
+        moved = error ? 0 : arrived_together(region, chunk, i, marker, sequential, &unshown);
         if (error)
             did_not_arrive(region, chunk->entries[i], chunk->slots[i]);
-        else
+        else if (!moved)
             arrived(region, chunk->entries[i], chunk->slots[i],
                     (int64_t)chunk->first + (int64_t)i == marker, sequential, &unshown);
     }

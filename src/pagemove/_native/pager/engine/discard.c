@@ -32,6 +32,24 @@ void pg_note_forgotten(struct pg_region *region, uint32_t number)
                        __ATOMIC_RELEASE);
 }
 
+uint64_t *pg_own_blocks(struct pg_region *region)
+{
+    void *bits;
+
+    if (!region->owned) {
+        bits = mmap(NULL, pg_bits_bytes(region), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        region->owned = bits == MAP_FAILED ? NULL : bits;
+    }
+    return region->owned;
+}
+
+int pg_is_owned(const struct pg_region *region, uint32_t number)
+{
+    return !region->owned ||
+           (__atomic_load_n(&region->owned[number / 64], __ATOMIC_ACQUIRE) >> number % 64 & 1);
+}
+
 int pg_is_blank(const struct pg_region *region, uint32_t number)
 {
     return region->blank && !pg_is_noted(region, number);
@@ -124,7 +142,7 @@ static int discard_some(struct pg_region *region, uint32_t first, uint32_t end, 
 /* Frames that were kept to be recycled: all but one batch, and without any block all. */
 static void give_up_spare(struct pg_region *region)
 {
-    while (region->frames.full > (region->blocks.count ? PG_BATCH : 0))
+    while (region->frames.full.count > (region->blocks.count ? PG_BATCH : 0))
         pg_give_up(&region->frames, pg_take_full(&region->frames));
 }
 

@@ -67,6 +67,12 @@ static inline int pg_is_whole(const struct pg_region *region, const struct pg_pa
     return 1;
 }
 
+/* together.c */
+
+/* Move blocks out that have slots, and follow each other, by one move, as far as they can be; those
+ * are `whole`. They may get each other's slots. */
+void pg_move_together(struct pg_region *region, struct pg_out *outs, size_t count);
+
 /* inplace.c */
 
 /* Blocks have been written that were offered, or have been in place: those that are to stay are in
@@ -132,6 +138,9 @@ int pg_is_spilled(const struct pg_region *region, uint32_t number);
 
 /* Whether an absent block is zeros that no store has. */
 int pg_is_blank(const struct pg_region *region, uint32_t number);
+
+/* Whether something may be in it, if there is an arena. */
+int pg_is_owned(const struct pg_region *region, uint32_t number);
 
 /* Fill slots with zeros, as a read would. */
 void pg_blank_slots(const struct pg_region *region, const uint16_t *slots, size_t count);

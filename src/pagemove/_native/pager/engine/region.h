@@ -91,6 +91,7 @@ struct pg_region {
     struct pg_store store, spill;
     int flush_retryable; /* a flush that fails loses nothing */
     uint64_t *spilled;   /* a bit for each block that is in the spill file, or in a blank store */
+    uint64_t *owned;     /* a bit for each block that an object has; NULL: all are as good */
     int blank;           /* blocks without that bit are zeros (discard.c) */
     int plain;           /* the kernel alone serves it (plain.c); with the lock, atomically */
     int forked;          /* while it was plain: a child may share its pages */
@@ -272,7 +273,8 @@ static inline int pg_is_lost(const struct pg_region *region)
     return __atomic_load_n(&region->lost, __ATOMIC_ACQUIRE);
 }
 
-static inline uint64_t pg_spilled_bytes(const struct pg_region *region)
+/* Bytes of a bit for each block. */
+static inline uint64_t pg_bits_bytes(const struct pg_region *region)
 {
     return (region->nblocks / 64 + 1) * sizeof *region->spilled;
 }
