@@ -66,7 +66,8 @@ int pg_make_room(struct pg_region *region, int write)
 
     /* A frame in a slot saves whoever comes next the zeroing of a new one. */
     while (!error && !has_room(region))
-        if (region->frames.full.count > PG_BATCH || !region->frames.limited || !pg_drop_unmoved(region))
+        if (region->frames.full.count > PG_BATCH || !region->frames.limited ||
+            !pg_drop_unmoved(region))
             error = pg_empty_one(region, write);
     return error;
 }
