@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.random  # whose own arrays are in no arena then: NumPy imports it when it is first used
 import numpy.typing as npt
 
 from pagemove import PAGE_SIZE, PagedMemory

@@ -75,20 +75,6 @@ static void note_owned(struct pa_arena *arena, uint32_t first, uint32_t blocks, 
     }
 }
 
-/* An object has some blocks more, or less. Wants the lock. */
-static void count_grown(struct pa_arena *arena, uint32_t first, uint32_t used)
-{
-    struct extent *extent = &arena->extents[first];
-    uint32_t before = extent->used;
-
-    extent->used = used;
-    count_used(arena, (int64_t)used - before);
-    if (used > before)
-        note_owned(arena, first + before, used - before, 1);
-    else
-        note_owned(arena, first + used, before - used, 0);
-}
-
 /* An extent has become an object. Wants the lock. */
 static void count_object(struct pa_arena *arena, uint32_t first)
 {
@@ -239,6 +225,33 @@ uint64_t pa_room(struct pa_arena *arena, const void *object)
     return arena->extents[number_of(arena, object)].used * arena->block_size;
 }
 
+static void set_used(struct pa_arena *arena, uint32_t first, uint32_t used)
+{
+    struct extent *extent = &arena->extents[first];
+
+    pthread_mutex_lock(&arena->lock);
+    count_used(arena, (int64_t)used - extent->used);
+    extent->used = used;
+    pthread_mutex_unlock(&arena->lock);
+}
+
+static void set_owned(struct pa_arena *arena, uint32_t first, uint32_t blocks, int owned)
+{
+    pthread_mutex_lock(&arena->lock);
+    note_owned(arena, first, blocks, owned);
+    pthread_mutex_unlock(&arena->lock);
+}
+
+/* One that cannot be made smaller stays as it is: what is behind it has to be zeros. */
+static void shrink(struct pa_arena *arena, uint32_t first, uint32_t used, uint32_t wanted)
+{
+    set_owned(arena, first + wanted, used - wanted, 0);
+    if (pa_discard_blocks(arena, first + wanted, used - wanted))
+        set_owned(arena, first + wanted, used - wanted, 1);
+    else
+        set_used(arena, first, wanted);
+}
+
 /* 1: it has so many blocks now, where it is. -1: it cannot have them. */
 static int resize_here(struct pa_arena *arena, uint32_t first, uint32_t wanted)
 {
@@ -250,19 +263,20 @@ static int resize_here(struct pa_arena *arena, uint32_t first, uint32_t wanted)
     if (wanted > extent->blocks)
         pa_extend(arena, first, wanted);
     done = wanted <= extent->blocks;
-    if (done)
-        count_grown(arena, first, wanted);
     pthread_mutex_unlock(&arena->lock);
     if (!done || wanted == used)
         return (int)done;
-    if (wanted < used ? !pa_discard_blocks(arena, first + wanted, used - wanted)
-                      : !pa_hold_limit(arena, 0))
+    if (wanted < used) {
+        shrink(arena, first, used, wanted);
         return 1;
-    /* One that cannot be made smaller stays as it is: what is behind it has to be zeros. */
-    pthread_mutex_lock(&arena->lock);
-    count_grown(arena, first, used);
-    pthread_mutex_unlock(&arena->lock);
-    return wanted < used ? 1 : -1;
+    }
+    set_used(arena, first, wanted);
+    if (pa_hold_limit(arena, 0)) {
+        set_used(arena, first, used);
+        return -1;
+    }
+    set_owned(arena, first + used, wanted - used, 1);
+    return 1;
 }
 
 /* Have the blocks of an object be those of an extent. Bytes, from the first on, of which that is
