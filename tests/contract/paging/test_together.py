@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
+import random
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+import pagemove
 from pagemove import PAGE_SIZE, PagedMemory
 from support import child
 from support.system import mlock, munlock
+from support.trouble import MOVE_OUT, refused
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
@@ -67,3 +71,29 @@ def _passes(how: str, where: int) -> list[bool]:
 @pytest.mark.parametrize("how", ["not", "locked", "locked once", "advised", "discarded"])
 def test_all_have_what_was_stored(how, where):
     assert all(child(_passes, how, where, deadline=60))
+
+
+def _refused_after_a_fork() -> bool:
+    """Have a page here and there refuse to move, of blocks that leave together."""
+    rng = random.Random(1)
+    with pagemove.paged_allocations("4MiB", min_size="256KiB"):
+        words = np.zeros(2 << 20, np.uint64)
+        expected = np.arange(1, len(words) + 1, dtype=np.uint64)
+        words[:] = expected
+        if not os.fork():
+            os._exit(0)
+        os.wait()
+        for _ in range(10):
+            period = rng.choice([37, 64, 101])
+            first = rng.randrange(period)
+            with refused(MOVE_OUT, code=errno.EBUSY, first=first, count=1, period=period):
+                for start in range(0, len(words), _WORDS):
+                    words[start : start + _WORDS] += 1
+            expected += 1
+            if not (words == expected).all():
+                return False
+    return True
+
+
+def test_what_has_moved_of_a_block_is_kept_where_the_rest_cannot_move():
+    assert child(_refused_after_a_fork, deadline=60)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import pytest
 
 import pagemove
 from pagemove._native import pager
+from support import child
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,3 +75,30 @@ def test_what_an_array_has_lost_and_has_again_is_zeros():
             array.resize(4 * _MIB, refcheck=False)
             assert (array[: 2 * _MIB] == 7).all()
             assert not array[2 * _MIB :].any()
+
+
+def _touch_what_is_free() -> list[int]:
+    """Read what no array has any more, by more threads at once than the pager doubts touches of."""
+    found = []
+    with pagemove.paged_allocations(pagemove.Budget("16MiB")) as arena:
+        array = np.ones(8 * _MIB, np.uint8)
+        address = array.ctypes.data
+        del array
+        start = threading.Barrier(24)
+
+        def read(first: int) -> None:
+            start.wait()
+            pages = range(address + first * 4096, address + 8 * _MIB, 24 * 4096)
+            found.extend(ctypes.c_uint8.from_address(page).value for page in pages)
+
+        threads = [threading.Thread(target=read, args=(each,)) for each in range(24)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert arena.stats().arrays == 0
+    return found
+
+
+def test_a_touch_of_what_was_freed_is_answered_all_the_same():
+    assert child(_touch_what_is_free, deadline=60) == [0] * (8 * _MIB // 4096)

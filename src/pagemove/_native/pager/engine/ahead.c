@@ -80,6 +80,14 @@ static int is_to_be_stored(const struct pg_region *region, const struct pg_reque
     return pg_is_blank(region, number) || (request->written && number % TRIED);
 }
 
+/* Whether one read can bring the block with those of the chunk. */
+static int is_beside(const struct pg_region *region, const struct chunk *chunk, uint32_t number)
+{
+    return (number + 1 == chunk->first || number == chunk->first + chunk->count) &&
+           pg_is_spilled(region, number) == pg_is_spilled(region, chunk->first) &&
+           pg_is_blank(region, number) == pg_is_blank(region, chunk->first);
+}
+
 /* Begin a block at either end of the chunk. 0, or -1: the chunk is to end before it.
  * Drops the lock. */
 static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t number,
@@ -90,9 +98,11 @@ static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t n
 
     if (slot == PG_NO_SLOT)
         return -1;
-    /* The lock was dropped: another thread may have been faster. */
-    entry =
-        pg_find(&region->blocks, number) == PG_NONE ? pg_begin(&region->blocks, number) : PG_NONE;
+    /* The lock was dropped: another thread may have been faster, or have freed it. */
+    entry = pg_find(&region->blocks, number) == PG_NONE && pg_is_owned(region, number) &&
+                    (!chunk->count || is_beside(region, chunk, number))
+                ? pg_begin(&region->blocks, number)
+                : PG_NONE;
     if (entry == PG_NONE) {
         pg_slot_back(region, slot, !pg_is_fresh_slot(&region->frames, slot));
         return -1;
@@ -121,14 +131,6 @@ static int begin_block(struct pg_region *region, struct chunk *chunk, uint32_t n
 static uint32_t block_of(const struct pg_request *request)
 {
     return request->list ? request->list[request->next] : (uint32_t)request->next;
-}
-
-/* Whether one read can bring the block with those of the chunk. */
-static int is_beside(const struct pg_region *region, const struct chunk *chunk, uint32_t number)
-{
-    return (number + 1 == chunk->first || number == chunk->first + chunk->count) &&
-           pg_is_spilled(region, number) == pg_is_spilled(region, chunk->first) &&
-           pg_is_blank(region, number) == pg_is_blank(region, chunk->first);
 }
 
 static void collect(struct pg_region *region, struct pg_request *request, struct chunk *chunk)

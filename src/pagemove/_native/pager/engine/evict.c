@@ -31,9 +31,7 @@ void pg_forget_evicted(struct pg_region *region, pg_entry entry)
 static int take_out(struct pg_region *region, struct pg_out *out)
 {
     uint64_t address = pg_block_address(region, out->number);
-    int error = out->whole ? 0
-                           : pg_move_out(&region->uffd, pg_slot_address(&region->frames, out->slot),
-                                         address, region->block_size, &out->pages);
+    int error = out->begun < region->block_size ? pg_move_rest(region, out) : 0;
 
     if (error) {
         /* A page is pinned: what has left comes back. It may have been written in between. */

@@ -9,6 +9,7 @@
 #include "pager/engine/arriving.h"
 #include "pager/engine/choice.h"
 #include "pager/engine/flights.h"
+#include "pager/engine/leaving.h"
 #include "pager/engine/work.h"
 #include "pager/mechanisms/channel.h"
 #include "uapi.h"
@@ -69,15 +70,36 @@ static void fault_protected(struct pg_region *region, pg_entry entry, uint64_t a
     pg_protect(&region->uffd, pg_block_address(region, block->number), region->block_size, 0);
 }
 
+/* Of a block that no object has: whether the event is only late, and nobody waits. It was read
+ * before the block came and was freed again. Whoever waits, woken, has the same fault once more. */
+static int is_stale(struct pg_region *region, uint64_t page)
+{
+    const unsigned most = sizeof region->doubted / sizeof region->doubted[0];
+
+    for (unsigned i = 0; i < most; i++)
+        if (region->doubted[i] == page) {
+            region->doubted[i] = 0;
+            return 0;
+        }
+    region->doubted[region->doubts++ % most] = page;
+    return 1;
+}
+
 static void fault_missing(struct pg_region *region, uint32_t number, uint64_t address, int write,
                           uint64_t began)
 {
     pg_entry entry = pg_find(&region->blocks, number);
     struct pg_block *block;
+    uint64_t page;
     int sequential, waits, hot;
 
     if (entry != PG_NONE && region->blocks.at[entry].state == PG_RESIDENT) {
         fault_resident(region, entry, address, began);
+        return;
+    }
+    page = address & ~(region->uffd.page_size - 1);
+    if (entry == PG_NONE && !pg_is_owned(region, number) && is_stale(region, page)) {
+        pg_wake(&region->uffd, page, region->uffd.page_size);
         return;
     }
     region->counters.faults++;
@@ -87,7 +109,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
         entry = pg_begin(&region->blocks, number);
         if (entry == PG_NONE) {
             /* No memory for its state: let the thread try again. */
-            pg_wake(&region->uffd, address & ~(region->uffd.page_size - 1), region->uffd.page_size);
+            pg_wake(&region->uffd, page, region->uffd.page_size);
             return;
         }
         region->blocks.at[entry].hot = hot & 1;
@@ -116,7 +138,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
         pg_poison(&region->uffd, pg_block_address(region, number), region->block_size);
     } else if (block->state == PG_ERROR && pg_is_answered(&region->uffd, address)) {
         /* Reported before it was poisoned, and read after that: no reason for another try. */
-        pg_wake(&region->uffd, address & ~(region->uffd.page_size - 1), region->uffd.page_size);
+        pg_wake(&region->uffd, page, region->uffd.page_size);
     } else if (block->state == PG_ERROR) {
         /* The poison was discarded, or a part of it: that asks for another try, of the whole. */
         pg_discard(&region->uffd, pg_block_address(region, number), region->block_size);

@@ -10,8 +10,9 @@ struct pg_out {
     uint32_t number;
     uint16_t slot;
     int whole, error;
-    int offered; /* it may stay in place, if it does not shrink */
-    int stays;   /* it does; `again`: as before */
+    uint64_t begun; /* bytes that are in the slot already, of the first pages */
+    int offered;    /* it may stay in place, if it does not shrink */
+    int stays;      /* it does; `again`: as before */
     int again;
     struct pg_pages pages;
 };
@@ -69,9 +70,12 @@ static inline int pg_is_whole(const struct pg_region *region, const struct pg_pa
 
 /* together.c */
 
-/* Move blocks out that have slots, and follow each other, by one move, as far as they can be; those
- * are `whole`. They may get each other's slots. */
+/* Move blocks out that have slots, and follow each other, by one move, as far as they can be: what
+ * has moved of each is `begun`. They may get each other's slots. */
 void pg_move_together(struct pg_region *region, struct pg_out *outs, size_t count);
+
+/* Move the rest of a block that leaves. 0 or -errno: then a part of it may have moved. */
+int pg_move_rest(struct pg_region *region, struct pg_out *out);
 
 /* inplace.c */
 

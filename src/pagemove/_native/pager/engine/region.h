@@ -91,13 +91,15 @@ struct pg_region {
     struct pg_store store, spill;
     int flush_retryable; /* a flush that fails loses nothing */
     uint64_t *spilled;   /* a bit for each block that is in the spill file, or in a blank store */
-    uint64_t *owned;     /* a bit for each block that an object has; NULL: all are as good */
-    int blank;           /* blocks without that bit are zeros (discard.c) */
-    int plain;           /* the kernel alone serves it (plain.c); with the lock, atomically */
-    int forked;          /* while it was plain: a child may share its pages */
-    int carries;         /* a child made by fork is to have it too (carried.c), atomically */
-    int staying;         /* no block is to leave now */
-    int stores_only;     /* blocks become dirty by a store, and not by a guess that one will come */
+    uint64_t doubted[8]; /* pages that were touched, it seems, and that no object has (faults.c) */
+    unsigned doubts;
+    uint64_t *owned; /* a bit for each block that an object has; NULL: all are as good */
+    int blank;       /* blocks without that bit are zeros (discard.c) */
+    int plain;       /* the kernel alone serves it (plain.c); with the lock, atomically */
+    int forked;      /* while it was plain: a child may share its pages */
+    int carries;     /* a child made by fork is to have it too (carried.c), atomically */
+    int staying;     /* no block is to leave now */
+    int stores_only; /* blocks become dirty by a store, and not by a guess that one will come */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* the state of a block, or a frame is free */

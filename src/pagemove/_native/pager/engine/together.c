@@ -95,9 +95,25 @@ void pg_move_together(struct pg_region *region, struct pg_out *outs, size_t coun
             moved = pg_move_some(&region->uffd, PG_CALL_MOVE_OUT,
                                  pg_slot_address(&region->frames, sorted[i]->slot),
                                  pg_block_address(region, sorted[i]->number), n * size);
-        for (size_t k = 0; moved > 0 && k < (size_t)moved / size; k++) {
-            sorted[i + k]->whole = 1;
-            pg_add(&sorted[i + k]->pages, 0, (unsigned)(size / region->uffd.page_size));
+        for (size_t k = 0; moved > 0; k++, moved -= (int64_t)size) {
+            sorted[i + k]->begun = (uint64_t)moved < size ? (uint64_t)moved : size;
+            pg_add(&sorted[i + k]->pages, 0,
+                   (unsigned)(sorted[i + k]->begun / region->uffd.page_size));
         }
     }
+}
+
+int pg_move_rest(struct pg_region *region, struct pg_out *out)
+{
+    uint64_t slot = pg_slot_address(&region->frames, out->slot), page = region->uffd.page_size;
+    uint64_t address = pg_block_address(region, out->number),
+             left = region->block_size - out->begun;
+    unsigned first = (unsigned)(out->begun / page);
+    struct pg_pages rest;
+    int error = pg_move_out(&region->uffd, slot + out->begun, address + out->begun, left, &rest);
+
+    for (unsigned i = 0; i < left / page; i++)
+        if (pg_has(&rest, i))
+            pg_add(&out->pages, first + i, 1);
+    return error;
 }
