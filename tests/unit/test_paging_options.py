@@ -197,3 +197,23 @@ class TestStores:
     def test_anything_else(self):
         with pytest.raises(TypeError, match=r"must be a pagemove\.stores\.Store, not NoneType"):
             check_store(None)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "error", "message"),
+    [
+        (None, TypeError, r"nbytes of _Sized must be a number of bytes, .* not None"),
+        ("4096", TypeError, r"not '4096'"),
+        (1e6, TypeError, r"not 1000000\.0"),
+        (True, TypeError, r"not True"),
+        (-1, ValueError, r"nbytes of _Sized is -1"),
+    ],
+)
+def test_a_store_that_does_not_know_its_size(nbytes, error, message):
+    class _Sized(BytesStore):
+        @property
+        def nbytes(self):
+            return nbytes
+
+    with pytest.raises(error, match=message):
+        check_store(_Sized(b""))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from pagemove.errors import KernelFaultsWarning, UnsupportedError
 from pagemove.paging.allocations import PagedAllocations
 from pagemove.paging.available import allowed
+from pagemove.paging.exits import tell
 from pagemove.paging.sizes import text_of
 from pagemove.program import bounced
 from pagemove.program.running import NotFoundError, execute
@@ -175,8 +176,8 @@ def main(arguments: list[str]) -> None:
     try:
         execute(kind, target, rest, note)
     except NotFoundError as error:
-        sys.stderr.write(f"pagemove: {error}\n")
-        sys.exit(_MISUSED if kind == "script" else _FAILED)
+        tell(str(error))
+        sys.exit(error.status)
 
 
 def _arena(options: dict[str, Any], again: bool) -> PagedAllocations:
@@ -193,7 +194,7 @@ def _arena(options: dict[str, Any], again: bool) -> PagedAllocations:
     except ImportError as error:
         sys.exit(f"pagemove: {error}, or pass --spill DIR")
     except (ValueError, OSError, UnsupportedError) as error:
-        sys.stderr.write(f"pagemove: {error}\n")
+        tell(str(error))
         sys.exit(_MISUSED if isinstance(error, ValueError | NotADirectoryError) else _FAILED)
     if not served:
         region = arena._arena()[1]
@@ -201,10 +202,10 @@ def _arena(options: dict[str, Any], again: bool) -> PagedAllocations:
         if not bounces and not again:
             bounced.reexecute()
         what = "other calls than reads and writes of files and sockets" if bounces else "they"
-        sys.stderr.write(
-            "pagemove: this process may not serve faults of system calls: on large arrays "
+        tell(
+            "this process may not serve faults of system calls: on large arrays "
             f"{what} need pagemove.pinned(array), or fail with EFAULT; pagemove doctor says what "
-            "to allow\n"
+            "to allow"
         )
     arena._everywhere()
     return arena
@@ -213,8 +214,8 @@ def _arena(options: dict[str, Any], again: bool) -> PagedAllocations:
 def _compare_with_memory(limit: Any) -> None:
     most = allowed()
     if most is not None and limit > most:
-        sys.stderr.write(
-            f"pagemove: the limit, {text_of(limit)}, is more than the {text_of(most)} of memory "
+        tell(
+            f"the limit, {text_of(limit)}, is more than the {text_of(most)} of memory "
             "that this machine or the process's control group has: nothing keeps the arrays within "
-            "that; pass --limit auto, or a smaller one\n"
+            "that; pass --limit auto, or a smaller one"
         )

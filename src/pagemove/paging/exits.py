@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import weakref
@@ -54,14 +55,15 @@ def tell(message: str) -> None:
     """Write a line to standard error, also when the interpreter has taken down `sys.stderr`.
 
     Not where descriptor 2 has become another file since the library was loaded: a message must not
-    go into a file of the program.
+    go into a file of the program. Where it is closed or full, nobody can be told.
     """
     line = f"pagemove: {message}\n"
-    if sys.stderr is not None and not _is_descriptor_two(sys.stderr):
-        sys.stderr.write(line)
-        sys.stderr.flush()
-    elif may_tell():
-        os.write(2, line.encode(errors="backslashreplace"))
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None and not _is_descriptor_two(sys.stderr):
+            sys.stderr.write(line)
+            sys.stderr.flush()
+        elif may_tell():
+            os.write(2, line.encode(errors="backslashreplace"))
 
 
 def _is_descriptor_two(stream: TextIO) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pagemove._native.mapping import Mapping as OwnedMapping
 from pagemove._native.pager import Pager
-from pagemove.arguments import checked_name
+from pagemove.arguments import checked_name, whole_number
 from pagemove.paging.available import Share, automatic
 from pagemove.paging.budget import Budget, limit_in
 from pagemove.paging.sizes import nbytes_of, text_of
@@ -128,6 +128,10 @@ def check_store(store: object, mode: str = "r") -> None:
             raise ValueError(
                 f"mode 'r+' writes to the store, and {store!r} is read-only: open it with "
                 "writable=True, or use mode 'c', which keeps changes private"
+            )
+        if whole_number(store.nbytes, f"nbytes of {type(store).__name__}") < 0:
+            raise ValueError(
+                f"nbytes of {type(store).__name__} is {store.nbytes}: less than nothing"
             )
         return
     if isinstance(store, str | os.PathLike):

@@ -43,7 +43,8 @@ def warn_of_kernel_faults() -> None:
         "system calls on paged memory that is not resident fail in this process with EFAULT "
         "('Bad address') or transfer less than they are asked to, for it may use userfaultfd only "
         "with UFFD_USER_MODE_ONLY: numpy.save, tofile, pickle.dump and file.write of large arrays, "
-        "readinto, sockets, and libraries that write files. Make them within "
+        "readinto, numpy.fromfile (which returns zeros), sockets, and libraries that write files. "
+        "Make them within "
         "'with pagemove.pinned(array):', or use pagemove.save; or have such faults served: as "
         "root, 'sysctl -w vm.unprivileged_userfaultfd=1', or let this user open /dev/userfaultfd, "
         "or grant CAP_SYS_PTRACE ('pagemove doctor' says what is missing)",

@@ -8,6 +8,7 @@ re-executes itself (execve), as the same process.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -50,4 +51,5 @@ def reexecute() -> None:
         return
     preload = f"{library}:{before}" if before else library
     environment = {**os.environ, _PRELOAD: preload, _BEFORE: before}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    with contextlib.suppress(OSError):  # this user may not execute it
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -16,7 +16,11 @@ from typing import Any, cast
 
 
 class NotFoundError(Exception):
-    """There is no such program; the message says so."""
+    """There is no such program; the message says so, and `status` is the interpreter's then."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def execute(kind: str, target: str, arguments: list[str], note: Callable[[Any], None]) -> None:
@@ -126,7 +130,7 @@ def _read(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise NotFoundError(
-            f"can't open file {path!r}: [Errno {error.errno}] {error.strerror}"
+            f"can't open file {path!r}: [Errno {error.errno}] {error.strerror}", status=2
         ) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -301,6 +302,8 @@ main()
         (["--limit", "8MiB", "--spill", "nowhere", "x.py"], 2, "spill must be a directory"),
         (["--limit", "8MiB", "--spill", ".", "x.py"], 2, "can't open file"),
         (["--limit", "8MiB", "--spill", ".", "-m", "no_such"], 1, "No module named no_such"),
+        (["--limit", "8MiB", "--spill", ".", "."], 1, "can't find '__main__' module"),
+        (["--limit", "8MiB", "--spill", ".", ""], 1, "can't find '__main__' module"),
         (["--limit", "8MiB"], 2, "a program is needed"),
         (["-X", "dev", "x.py"], 2, "python -X ... -m pagemove run"),
         (["-u", "x.py"], 2, "python -u ... -m pagemove run"),
@@ -360,3 +363,27 @@ def test_code_that_is_indented_is_what_the_interpreter_makes_of_it(tmp_path):
     plain = ran([sys.executable, "-c", code], tmp_path)
     assert (paged.returncode, paged.stdout) == (plain.returncode, plain.stdout)
     assert plain.stdout == ("1\n2\n" if sys.version_info >= (3, 14) else "")
+
+
+@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("option", ["--report", "--limit=1TiB"])
+def test_a_program_runs_whether_anybody_can_be_told_or_not(tmp_path, redirected, option):
+    """At the start, that the limit is more than there is; at the end, the report."""
+    command = shlex.join([*_PAGED, option, "-c", "print(5)"])
+    paged = ran(["sh", "-c", f"{command} {redirected}"], tmp_path)
+    assert (paged.returncode, paged.stdout) == (0, "5\n")
+
+
+def test_without_an_interpreter_to_start_again_it_goes_on_and_says_what_fails(tmp_path):
+    code = """
+import sys
+from pagemove._native.pager import set_kernel_faults
+set_kernel_faults(False)
+sys.executable = "/no/such/python"
+sys.argv[1:] = ["run", "--limit", "4MiB", "--spill", ".", "-c", "print(5)"]
+from pagemove.cli import main
+main()
+"""
+    paged = ran([sys.executable, "-c", code], tmp_path)
+    assert (paged.returncode, paged.stdout) == (0, "5\n"), paged.stderr
+    assert "on large arrays they need pagemove.pinned(array), or fail" in paged.stderr
