@@ -23,6 +23,11 @@ stack = contextlib.ExitStack()
 array = None
 if how == "read":
     array = pagemove.open_array(path, resident_limit="256KiB")
+elif how == "store":
+    sys.path.insert(0, os.path.dirname(path))
+    from numbers_of_python import Numbers
+    memory = pagemove.PagedMemory(Numbers(), resident_limit="256KiB")
+    array = memory.asarray(np.int64)
 elif how == "compressed":
     memory = pagemove.PagedMemory(nbytes=1 << 20, resident_limit="256KiB")
     array = np.frombuffer(memory, np.int64)
@@ -84,12 +89,26 @@ def _run(how: str, path: Path, program: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-_REGIONS = ("read", "compressed", "arrays")
+# It has a helper process, whose log a thread of Python takes.
+_STORE = """
+import numpy as np
+import pagemove.stores
+
+class Numbers(pagemove.stores.Store):
+    nbytes = 1 << 20
+
+    def read_into(self, offset, buffer):
+        words = np.frombuffer(buffer, np.int64)
+        words[:] = np.arange(offset // 8, offset // 8 + len(words))
+"""
+
+_REGIONS = ("read", "store", "compressed", "arrays")
 
 
 @pytest.fixture
 def numbers(tmp_path):
     np.save(tmp_path / "numbers.npy", np.arange(1 << 17))
+    (tmp_path / "numbers_of_python.py").write_text(_STORE)
     return tmp_path / "numbers.npy"
 
 

@@ -9,51 +9,45 @@
 
 enum { STACK = 256 << 10 };
 
-/* A thread of this process, while it lives; on its stack. */
-struct own {
-    pid_t id;
-    struct own *next, **link;
-};
-
 struct start {
     void *(*function)(void *);
     void *argument;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct own *owned;
+static struct pg_own_thread *owned;
 
-static void enter(struct own *mine)
+void pg_enter_own(struct pg_own_thread *mine)
 {
     mine->id = (pid_t)syscall(SYS_gettid);
     pthread_mutex_lock(&lock);
     mine->next = owned;
-    mine->link = &owned;
-    if (owned)
-        owned->link = &mine->next;
     owned = mine;
     pthread_mutex_unlock(&lock);
 }
 
-static void leave(struct own *mine)
+void pg_leave_own(struct pg_own_thread *mine)
 {
+    struct pg_own_thread **at = &owned;
+
     pthread_mutex_lock(&lock);
-    *mine->link = mine->next;
-    if (mine->next)
-        mine->next->link = mine->link;
+    while (*at && *at != mine)
+        at = &(*at)->next;
+    if (*at)
+        *at = mine->next;
     pthread_mutex_unlock(&lock);
 }
 
 static void *live(void *argument)
 {
     struct start start = *(struct start *)argument;
-    struct own mine;
+    struct pg_own_thread mine;
     void *result;
 
     free(argument);
-    enter(&mine);
+    pg_enter_own(&mine);
     result = start.function(start.argument);
-    leave(&mine);
+    pg_leave_own(&mine);
     return result;
 }
 
@@ -84,7 +78,7 @@ int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void 
 
 int pg_is_own_thread(pid_t id)
 {
-    const struct own *own;
+    const struct pg_own_thread *own;
 
     pthread_mutex_lock(&lock);
     for (own = owned; own && own->id != id;)
