@@ -8,6 +8,9 @@ import os
 cdef extern from "start.h" nogil:
     int pm_start()
 
+cdef extern from "pager/mechanisms/leader.h" nogil:
+    int pg_leader_begin()
+
 cdef extern from "generation.h" nogil:
     uint64_t pm_generation()
     uint64_t pm_generation_known()
@@ -18,4 +21,6 @@ cdef inline int prepare() except -1:
     cdef int error = pm_start()
     if error:
         raise OSError(-error, f"madvise(MADV_WIPEONFORK): {os.strerror(-error)}")
+    # Without it a child may outlive its last thread, which is no reason to do without the library.
+    pg_leader_begin()
     return 0

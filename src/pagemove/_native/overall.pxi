@@ -138,3 +138,13 @@ def serve_inherited():
     with nogil:
         status = pg_heirs_start(_enter_inherited)
     return -status
+
+
+def call_as_own(function, *arguments):
+    """Call it in a thread that, as the pager's, keeps no process alive whose others have ended."""
+    cdef pg_own_thread mine
+    pg_enter_own(&mine)
+    try:
+        return function(*arguments)
+    finally:
+        pg_leave_own(&mine)

@@ -71,6 +71,12 @@ cdef extern from "pager/mechanisms/mail.h" nogil:
     void pg_desk_note_cut_off(pg_desk *desk)
     void pg_desk_leave(pg_desk *desk)
 
+cdef extern from "pager/mechanisms/threads.h" nogil:
+    struct pg_own_thread:
+        pass
+    void pg_enter_own(pg_own_thread *mine)
+    void pg_leave_own(pg_own_thread *mine)
+
 cdef extern from "pager/mechanisms/watch.h" nogil:
     int pg_watch_beats(uint64_t patience_ns)
     void pg_beat(int watched)

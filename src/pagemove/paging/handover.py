@@ -28,7 +28,7 @@ import threading
 from typing import Any
 
 from pagemove import limits
-from pagemove._native.pager import Host
+from pagemove._native.pager import Host, call_as_own
 from pagemove.descriptors import identity_of
 from pagemove.errors import StoreError, UnsupportedError
 from pagemove.paging import helper, hosts
@@ -170,7 +170,9 @@ def again(payload: bytes, log: Log) -> tuple[int, int, tuple[tuple[int, int], tu
 
 
 def _start_passing_on(records: socket.socket) -> None:
-    thread = threading.Thread(target=_pass_on, args=(records,), name="pagemove-log", daemon=True)
+    thread = threading.Thread(
+        target=call_as_own, args=(_pass_on, records), name="pagemove-log", daemon=True
+    )
     # As those of the pager: what the program blocks, to wait for it, must not find a thread
     # that does not. And a thread has what blocks at its start.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -1,25 +1,94 @@
 #define _GNU_SOURCE
 #include "pager/mechanisms/threads.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum { STACK = 256 << 10 };
 
+struct start {
+    void *(*function)(void *);
+    void *argument;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct pg_own_thread *owned;
+
+void pg_enter_own(struct pg_own_thread *mine)
+{
+    mine->id = (pid_t)syscall(SYS_gettid);
+    pthread_mutex_lock(&lock);
+    mine->next = owned;
+    owned = mine;
+    pthread_mutex_unlock(&lock);
+}
+
+void pg_leave_own(struct pg_own_thread *mine)
+{
+    struct pg_own_thread **at = &owned;
+
+    pthread_mutex_lock(&lock);
+    while (*at && *at != mine)
+        at = &(*at)->next;
+    if (*at)
+        *at = mine->next;
+    pthread_mutex_unlock(&lock);
+}
+
+static void *live(void *argument)
+{
+    struct start start = *(struct start *)argument;
+    struct pg_own_thread mine;
+    void *result;
+
+    free(argument);
+    pg_enter_own(&mine);
+    result = start.function(start.argument);
+    pg_leave_own(&mine);
+    return result;
+}
+
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument)
 {
+    struct start *start = malloc(sizeof *start);
     pthread_attr_t attributes;
     sigset_t all, before;
     int error;
 
+    if (!start)
+        return -ENOMEM;
+    *start = (struct start){function, argument};
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK);
     /* Signals are for the program's own threads. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = -pthread_create(thread, &attributes, function, argument);
+    error = -pthread_create(thread, &attributes, live, start);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
-    if (!error)
+    if (error)
+        free(start);
+    else
         pthread_setname_np(*thread, name);
     return error;
+}
+
+int pg_is_own_thread(pid_t id)
+{
+    const struct pg_own_thread *own;
+
+    pthread_mutex_lock(&lock);
+    for (own = owned; own && own->id != id;)
+        own = own->next;
+    pthread_mutex_unlock(&lock);
+    return own != NULL;
+}
+
+void pg_threads_forked(void)
+{
+    pthread_mutex_init(&lock, NULL);
+    owned = NULL;
 }

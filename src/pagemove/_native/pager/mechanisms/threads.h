@@ -3,6 +3,7 @@
 #define PAGEMOVE_PAGER_MECHANISMS_THREADS_H
 
 #include <pthread.h>
+#include <sys/types.h>
 
 /* A variable of each thread. The GNU C library has room for a few of them in every thread's stack;
  * for others it calls malloc when a thread first uses one, and ends the process where there is no
@@ -15,5 +16,22 @@
 
 /* Start a thread that takes no signals. 0 or -errno. Needs no lock. */
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);
+
+/* A thread that keeps no process alive (leader.c), while it runs what it is for; on its stack. */
+struct pg_own_thread {
+    pid_t id;
+    struct pg_own_thread *next;
+};
+
+/* For threads that are not started so. In the child of a fork by one in between, leaving does
+ * nothing. */
+void pg_enter_own(struct pg_own_thread *mine);
+void pg_leave_own(struct pg_own_thread *mine);
+
+/* Whether that is such a thread, or one started by pg_start_thread that has not returned yet. */
+int pg_is_own_thread(pid_t id);
+
+/* In the child of a fork there is none. */
+void pg_threads_forked(void);
 
 #endif

@@ -83,7 +83,8 @@ int pg_uffd_open(struct pg_uffd *uffd, int moves, int kernel_faults)
      * with FEATURE_SIGBUS they do so in user mode too. */
     uffd->staging =
         open_one(PM_UFFD_USER_MODE_ONLY, FEATURE_SIGBUS | (uffd->moves ? FEATURE_MOVE : 0));
-    uffd->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    /* That of self is the first thread's, which has no memory once it has ended. */
+    uffd->pagemap = open("/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC);
     if (uffd->staging >= 0 && uffd->pagemap >= 0)
         return 0;
     {
