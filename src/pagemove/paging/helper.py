@@ -19,9 +19,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pagemove import limits
+from pagemove.paging import own
 from pagemove.paging.tenants import ANSWER as _ANSWER
 from pagemove.paging.tenants import DONE as _DONE
-from pagemove.paging.tenants import OF_THREADS, House, Tenant, received, say
+from pagemove.paging.tenants import OF_THREADS, House, Tenant, say
 from pagemove.stores.base import Store, check_count, read_whole, write_whole
 from pagemove.stores.logs import hidden
 
@@ -45,10 +46,6 @@ _READ, _WRITE, _FLUSH = 0, 1, 2
 _TEXT = 4000
 _LARGEST_ERRNO = 4095
 _CONTROL = 3
-
-# From before the program's main module is imported: gevent replaces both by what runs only when a
-# thread of this process waits in its way.
-_Socket = socket.socket
 
 _NO_MEMORY_TEXT = b"MemoryError, while another error was to be explained"
 # Made beforehand: there may be no memory for it when it is needed.
@@ -82,7 +79,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.set_inheritable(_CONTROL, False)
-    control = _Socket(fileno=_CONTROL)
+    own.begin()
+    control = own.as_socket(_CONTROL)
     house = House()
     house.enter()
     try:
@@ -105,7 +103,7 @@ def main() -> None:
         try:
             _let_in(house, tenant)
         except OSError:
-            tenant.check_whole()
+            house.check_whole()
             raise
     say(control, _DONE)
     tenant.wait_for_end()
@@ -121,14 +119,14 @@ def _let_in(house: House, first: Tenant) -> NoReturn:
     assert first.door is not None
     house.stay(first)
     say(first.control, _DONE)
-    door = _Socket(fileno=first.door)
+    door = own.as_socket(first.door)
     while True:
-        message, descriptors = received(door, 1)
+        message, descriptors = own.receive(door, 1)
         house.check_whole()
         if not message:
             break
         house.enter()
-        control = _Socket(fileno=descriptors[0]) if descriptors else None
+        control = own.as_socket(descriptors[0]) if descriptors else None
         if control is None or house.is_full():
             house.leave(control, None)
             break
@@ -136,7 +134,7 @@ def _let_in(house: House, first: Tenant) -> NoReturn:
             house.watch()
         _take(house, control)
     # A region that asks from now on finds no helper, and starts a process of its own.
-    door.close()
+    own.close(door)
     forever = allocate_lock()
     while True:
         forever.acquire()
@@ -162,6 +160,7 @@ def _take(house: House, control: socket.socket) -> None:
         _open(tenant)
         house.stay(tenant)
     except (EOFError, BrokenPipeError, ConnectionResetError):
+        own.end_if_forked(None)
         house.leave(control, tenant)
     except BaseException as error:
         if tenant is not None:
@@ -208,6 +207,7 @@ def _prepare(tenant: Tenant, house: House) -> None:
         importing_main = True
         spawn.prepare(preparation)
         importing_main = False
+        tenant.check_whole()
     _unpickle(tenant, pickled, is_first)
 
 
@@ -218,6 +218,7 @@ def _unpickle(tenant: Tenant, pickled: bytes, is_first: bool) -> None:
         store = pickle.loads(pickled)
     finally:
         preparing = False
+        own.end_if_forked(None)
     assert isinstance(store, Store)
     # A start has more time than a request has. What fails now fails the first request as well, and
     # is reported there, unless the program is at opening the region: it had better know at once.
@@ -226,6 +227,8 @@ def _unpickle(tenant: Tenant, pickled: bytes, is_first: bool) -> None:
     except Exception:
         if is_first:
             raise
+    finally:
+        own.end_if_forked(store)
     tenant.store = store
 
 

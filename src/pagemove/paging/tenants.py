@@ -6,7 +6,6 @@ when a thread of this process waits in its way.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import mmap
@@ -22,6 +21,7 @@ import numpy as np
 from pagemove import limits
 from pagemove._native.pager import Desk, beat, mail_bytes, watch_beats
 from pagemove.descriptors import identity_of
+from pagemove.paging import own
 from pagemove.stores.base import Store
 
 #: Of the answers of `pagemove.paging.helper`: error, length of the text that follows.
@@ -41,20 +41,6 @@ _FAREWELL = 1.0
 _HELD = 2.0
 # Of the descriptors that this process may have, the share that regions may take.
 _SHARE = 0.75
-
-_Socket = socket.socket
-
-
-def received(sender: socket.socket, nbytes: int) -> tuple[bytes, list[int]]:
-    """Receive a message with descriptors, none of which a program that a store starts gets."""
-    # socket.recv_fds ignores its flags.
-    room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
-    message, ancillary, _, _ = sender.recvmsg(nbytes, room, socket.MSG_CMSG_CLOEXEC)
-    found = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) // found.itemsize * found.itemsize])
-    return message, list(found)
 
 
 def say(control: socket.socket, answer: bytes) -> None:
@@ -99,22 +85,23 @@ class Tenant:
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
-        message, found = received(control, _NUMBERS.size)
+        message, found = own.receive(control, _NUMBERS.size)
         if not message:
             raise EOFError
         count, self.nbytes, has_door, self._generation = _NUMBERS.unpack(message)
         if len(found) != _FIXED + count + has_door:
             for each in found:
-                os.close(each)
+                own.close(each)
             raise limits.explain(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         self.door = found.pop() if has_door else None
         self.config, self._memory, log, self._region, *lanes = found
-        self.log = _Socket(fileno=log)
-        self._lanes = [_Socket(fileno=lane) for lane in lanes]
+        # Also what runs in a child that a store forks may have something to say.
+        self.log = own.as_common_socket(log)
+        self._lanes = [own.as_socket(lane) for lane in lanes]
         # A store may close any number, and open something else under it.
         self._known_lanes = [identity_of(lane) for lane in lanes]
-        own = control.fileno(), self.config, log, self._region
-        self._known = {fd: identity_of(fd) for fd in own}
+        kept = control.fileno(), self.config, log, self._region
+        self._known = {fd: identity_of(fd) for fd in kept}
         self._buffers: mmap.mmap | None = None
         self.store: Store | None = None
         self.desk: Desk | None = None
@@ -128,23 +115,34 @@ class Tenant:
         try:
             self._buffers = mmap.mmap(self._memory, room + mail_bytes())
         finally:
-            os.close(self._memory)
+            own.close(self._memory)
             self._memory = -1
         letters = np.frombuffer(self._buffers, np.uint8)[room:].ctypes.data
         self.desk = Desk(letters, self._generation, self._region, self._buffers)
 
     def is_whole(self) -> bool:
         """Whether the descriptors are still what they were, apart from those of lanes."""
+        if own.is_forked():
+            log = self.log.fileno()  # all that such a process has
+            return identity_of(log) == self._known.get(log)
         with self._leaving:
             return self._gone or all(identity_of(fd) == known for fd, known in self._known.items())
 
     def check_whole(self) -> None:
-        """End this process, and have the region say why, if a store has closed any of them."""
+        """End this process, and have the region say why, if a store has closed any of them.
+
+        Also if a store has forked it: see `own.end_if_forked`.
+        """
+        own.end_if_forked(self.store)
         if not self.is_whole():
             self.give_up()
 
     def answer(self, number: int, answer: bytes) -> None:
-        """Send an answer by one of the lanes, or end this process if a store has closed that."""
+        """Send an answer by one of the lanes, or end this process if a store has closed that.
+
+        Also if a store has forked it.
+        """
+        own.end_if_forked(self.store)
         lane, known = self._lanes[number], self._known_lanes[number]
         if identity_of(lane.fileno()) == known:
             try:
@@ -194,7 +192,7 @@ class Tenant:
             serve(self, number, view)
         finally:
             with contextlib.suppress(OSError):  # a store has closed it
-                self._lanes[number].close()
+                own.close(self._lanes[number])
             del OF_THREADS[get_ident()]
             self._finish()
 
@@ -218,7 +216,10 @@ class Tenant:
             with self._quiet:
                 pass
         if self.store is not None:
-            self.store.close()
+            try:
+                self.store.close()
+            finally:
+                own.end_if_forked(self.store)
 
     def release(self) -> None:
         """Put nothing into the region any more, and forget it."""
@@ -231,7 +232,7 @@ class Tenant:
                 self.desk.leave()
             for each in (self.config, self._region, self._memory):
                 if each >= 0:
-                    os.close(each)
+                    own.close(each)
         self.log.close()
 
     @property
@@ -306,6 +307,7 @@ class House:
 
     def leave(self, control: socket.socket | None, tenant: Tenant | None) -> None:
         """Say that this process is done with a region; or end it, which says the same."""
+        own.end_if_forked(tenant.store if tenant is not None else None)
         with self._lock:
             self._count -= 1
             if not self._count:
@@ -314,7 +316,7 @@ class House:
             tenant.release()
         if control is not None:
             say(control, _LEFT)
-            control.close()
+            own.close(control)
 
     def is_full(self) -> bool:
         """Whether another one might leave the others without descriptors."""

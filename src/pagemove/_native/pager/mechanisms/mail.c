@@ -76,7 +76,8 @@ int pg_mail_listen(struct pg_letter *letter, uint32_t number)
 
 void pg_desk_open(struct pg_desk *desk, void *letters, unsigned generation, int region)
 {
-    *desk = (struct pg_desk){.letters = letters, .generation = generation, .region = region};
+    *desk = (struct pg_desk){
+        .letters = letters, .generation = generation, .region = region, .process = getpid()};
     pthread_mutex_init(&desk->gate, NULL);
     for (uint32_t lane = 0; lane < PG_LANES; lane++)
         desk->seen[lane] = __atomic_load_n(&desk->letters[lane].number, __ATOMIC_ACQUIRE);
@@ -144,6 +145,8 @@ int pg_desk_place(struct pg_desk *desk, uint32_t lane, uint64_t source)
     uint32_t number = desk->seen[lane], unanswered = number;
     int error, quietly = 0;
 
+    if (getpid() != desk->process)
+        return -ECHILD;
     pthread_mutex_lock(&desk->gate);
     error = desk->gone ? -ESHUTDOWN : copy(desk->region, &letter->request, source);
     if (!error) {

@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "pager/mechanisms/config.h"
 
@@ -64,6 +65,7 @@ struct pg_desk {
     struct pg_letter *letters;
     unsigned generation;
     int region;
+    pid_t process; /* the helper */
     pthread_mutex_t gate;
     int gone;         /* nothing is to be put into the region any more */
     int ended;        /* there will be no more requests */
@@ -78,7 +80,7 @@ void pg_desk_open(struct pg_desk *desk, void *letters, unsigned generation, int 
 int pg_desk_wait(struct pg_desk *desk, uint32_t lane);
 
 /* Copy what was read to where the request of a lane wants it, say so, and wake who waits there. 0
- * or -errno; 1: it is to be said by the socket. */
+ * or -errno; 1: it is to be said by the socket. -ECHILD: the store has forked this process. */
 int pg_desk_place(struct pg_desk *desk, uint32_t lane, uint64_t source);
 
 /* Have those who wait return, and wait until they have. */
