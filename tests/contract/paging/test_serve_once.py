@@ -96,9 +96,9 @@ def test_what_is_overdue_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> 
         HandedStore(url_of(listener), backing="memory", store_timeout=30) as store,
     ):
         found = bytearray(UNIT)
+        begin = time.monotonic()
         store.read_into(20 * UNIT, found)
         assert giver.asked.wait(30)
-        begin = time.monotonic()
         store.read_into(2 * UNIT, found)
         assert time.monotonic() - begin >= 0.2
         assert found == b"t" * UNIT
