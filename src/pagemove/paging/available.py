@@ -83,7 +83,7 @@ children.first_do(_in_child)
 _automatic: Budget | None = None
 _watcher: Watcher | None = None  # of that budget
 _asked = 0.0  # when a region last asked for it
-_watched = False  # whether a thread looks after it
+_watched = False  # whether a thread looks after this one
 _granted = 0  # bytes that regions may have without a look
 _granted_at = 0.0
 _opening: weakref.WeakSet[Share] = weakref.WeakSet()
@@ -162,6 +162,7 @@ def automatic(nbytes: int, least: int) -> Share:
         if _automatic is None or _watcher is None:
             _automatic = Budget(limit)
             _watcher = Watcher(_automatic, available)
+            _watched = False  # a thread may look after another one still
         elif not counters["members"] and not floors:
             _automatic.resize(limit)
         elif counters["floors"] + floors + least > counters["total"]:
@@ -201,7 +202,6 @@ def _limit_for(nbytes: int, least: int) -> int:
 
 
 def _watch(watcher: Watcher) -> None:
-    global _watched
     watched = True
     try:
         while watched:
@@ -210,11 +210,18 @@ def _watch(watcher: Watcher) -> None:
                 continue
             # Together with the decision: a region opened after that starts another thread.
             with _lock:
-                _watched = watched = time.monotonic() - _asked <= IDLE
+                watched = watcher is _watcher and time.monotonic() - _asked <= IDLE
+                _note_watched(watcher, watched)
     except BaseException:
         with _lock:
-            _watched = False
+            _note_watched(watcher, False)
         raise
+
+
+def _note_watched(watcher: Watcher, watched: bool) -> None:
+    global _watched
+    if watcher is _watcher:
+        _watched = watched
 
 
 def settle(region: Region, share: Share) -> None:
