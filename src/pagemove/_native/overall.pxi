@@ -142,9 +142,8 @@ def serve_inherited():
 
 def call_as_own(function, *arguments):
     """Call it in a thread that, as the pager's, keeps no process alive whose others have ended."""
-    cdef pg_own_thread mine
-    pg_enter_own(&mine)
+    pg_enter_own()
     try:
         return function(*arguments)
     finally:
-        pg_leave_own(&mine)
+        pg_leave_own()

@@ -72,10 +72,8 @@ cdef extern from "pager/mechanisms/mail.h" nogil:
     void pg_desk_leave(pg_desk *desk)
 
 cdef extern from "pager/mechanisms/threads.h" nogil:
-    struct pg_own_thread:
-        pass
-    void pg_enter_own(pg_own_thread *mine)
-    void pg_leave_own(pg_own_thread *mine)
+    void pg_enter_own()
+    void pg_leave_own()
 
 cdef extern from "pager/mechanisms/watch.h" nogil:
     int pg_watch_beats(uint64_t patience_ns)

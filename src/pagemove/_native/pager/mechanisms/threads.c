@@ -14,11 +14,47 @@ struct start {
     void *argument;
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct pg_own_thread *owned;
+struct own {
+    pid_t id;
+    struct own *next;
+};
 
-void pg_enter_own(struct pg_own_thread *mine)
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct own *owned;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static int keyless;
+
+/* Also of a thread that does not return: the interpreter ends those of its own that are still there
+ * at the end by pthread_exit. */
+static void forget(void *mine)
 {
+    struct own **at = &owned;
+
+    pthread_mutex_lock(&lock);
+    while (*at && *at != mine)
+        at = &(*at)->next;
+    if (*at)
+        *at = (*at)->next;
+    pthread_mutex_unlock(&lock);
+    free(mine);
+}
+
+static void make_key(void)
+{
+    keyless = pthread_key_create(&key, forget);
+}
+
+void pg_enter_own(void)
+{
+    struct own *mine;
+
+    pthread_once(&once, make_key);
+    mine = keyless ? NULL : malloc(sizeof *mine);
+    if (!mine || pthread_setspecific(key, mine)) {
+        free(mine);
+        return;
+    }
     mine->id = (pid_t)syscall(SYS_gettid);
     pthread_mutex_lock(&lock);
     mine->next = owned;
@@ -26,29 +62,23 @@ void pg_enter_own(struct pg_own_thread *mine)
     pthread_mutex_unlock(&lock);
 }
 
-void pg_leave_own(struct pg_own_thread *mine)
+void pg_leave_own(void)
 {
-    struct pg_own_thread **at = &owned;
+    void *mine = keyless ? NULL : pthread_getspecific(key);
 
-    pthread_mutex_lock(&lock);
-    while (*at && *at != mine)
-        at = &(*at)->next;
-    if (*at)
-        *at = mine->next;
-    pthread_mutex_unlock(&lock);
+    if (!mine)
+        return;
+    pthread_setspecific(key, NULL);
+    forget(mine);
 }
 
 static void *live(void *argument)
 {
     struct start start = *(struct start *)argument;
-    struct pg_own_thread mine;
-    void *result;
 
     free(argument);
-    pg_enter_own(&mine);
-    result = start.function(start.argument);
-    pg_leave_own(&mine);
-    return result;
+    pg_enter_own();
+    return start.function(start.argument);
 }
 
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument)
@@ -78,7 +108,7 @@ int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void 
 
 int pg_is_own_thread(pid_t id)
 {
-    const struct pg_own_thread *own;
+    const struct own *own;
 
     pthread_mutex_lock(&lock);
     for (own = owned; own && own->id != id;)

@@ -17,16 +17,10 @@
 /* Start a thread that takes no signals. 0 or -errno. Needs no lock. */
 int pg_start_thread(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);
 
-/* A thread that keeps no process alive (leader.c), while it runs what it is for; on its stack. */
-struct pg_own_thread {
-    pid_t id;
-    struct pg_own_thread *next;
-};
-
-/* For threads that are not started so. In the child of a fork by one in between, leaving does
- * nothing. */
-void pg_enter_own(struct pg_own_thread *mine);
-void pg_leave_own(struct pg_own_thread *mine);
+/* For threads that are not started so: whoever calls this keeps no process alive (leader.c) until
+ * it leaves, or ends. Without memory for that it does. */
+void pg_enter_own(void);
+void pg_leave_own(void);
 
 /* Whether that is such a thread, or one started by pg_start_thread that has not returned yet. */
 int pg_is_own_thread(pid_t id);
