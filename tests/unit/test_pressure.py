@@ -192,16 +192,22 @@ def test_nothing_to_look_after(machine, budget, watcher):
     assert not machine.later(watcher)
 
 
-def test_the_budget_of_auto_is_looked_after(monkeypatch, tmp_path):
-    """With the thread, also while one looks after an earlier budget; and blocks in memory."""
-    monkeypatch.setattr(available, "INTERVAL", 0.001)
-    monkeypatch.setattr(available, "available", lambda _root=None: 4 * LEAST)
-    assert available.automatic(3 * LEAST, LEAST).budget is not None
+def _begin_anew(monkeypatch):
+    """As if no region had asked for a budget yet; a thread that looks after one is still there."""
     monkeypatch.setattr(available, "_automatic", None)
     monkeypatch.setattr(available, "_watcher", None)
     monkeypatch.setattr(available, "_watched", False)
     monkeypatch.setattr(available, "_promised", type(available._promised)())
     monkeypatch.setattr(available, "_granted", 0)
+
+
+def test_the_budget_of_auto_is_looked_after(monkeypatch, tmp_path):
+    """With the thread, also while one looks after an earlier budget; and blocks in memory."""
+    _begin_anew(monkeypatch)
+    monkeypatch.setattr(available, "INTERVAL", 0.001)
+    monkeypatch.setattr(available, "available", lambda _root=None: 4 * LEAST)
+    assert available.automatic(3 * LEAST, LEAST).budget is not None
+    _begin_anew(monkeypatch)
     monkeypatch.setattr(available, "INTERVAL", 0.01)
     memory = {"free": 4 * LEAST}
     monkeypatch.setattr(available, "available", lambda _root=None: memory["free"])
