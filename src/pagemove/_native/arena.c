@@ -308,6 +308,7 @@ static void *move(struct pa_arena *arena, uint32_t first, uint32_t wanted)
         pa_discard_extent(arena, to);
         return NULL;
     }
+    /* Before it is touched, or each touch is answered only when it comes again (faults.c). */
     set_owned(arena, to, arena->extents[first].used, 1);
     memcpy((char *)address_of(arena, to) + done, (char *)address_of(arena, first) + done,
            used - done);

@@ -52,6 +52,7 @@ static int adopt(void *argument, uint64_t start, uint64_t end)
         pg_become(&region->blocks, entry, PG_RESIDENT);
         pg_set_dirty(&region->blocks, entry, 1);
         pg_count_frame(&region->frames, 1);
+        /* The newest leave first: what is to come is mostly computed from these, in order. */
         region->blocks.at[entry].flags |= PG_SEQUENCE;
         pg_enlist(region, entry, 1);
     }

@@ -124,10 +124,8 @@ void pg_forget_region(struct pg_region *region)
     pg_jobs_free(&region->jobs);
     free(region->texts);
     pg_blocks_free(&region->blocks);
-    if (region->spilled)
-        munmap(region->spilled, pg_bits_bytes(region));
-    if (region->owned)
-        munmap(region->owned, pg_bits_bytes(region));
+    pg_free_bits(region, region->spilled);
+    pg_free_bits(region, region->owned);
     pg_ghosts_free(&region->policy);
     if (!region->engine)
         free(region->flights);

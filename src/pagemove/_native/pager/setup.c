@@ -62,13 +62,8 @@ static int map_region(struct pg_region *region, const char *name)
         error = pg_register(region->uffd.region, region->base, region->length, mode);
     if (error || region->spilled || (region->mode != PG_PRIVATE && !region->blank))
         return error;
-    region->spilled = mmap(NULL, pg_bits_bytes(region), PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (region->spilled == MAP_FAILED) {
-        region->spilled = NULL;
-        return -errno;
-    }
-    return 0;
+    region->spilled = pg_new_bits(region);
+    return region->spilled ? 0 : -ENOMEM;
 }
 
 static void count_frames(struct pg_region *region, uint64_t limit)

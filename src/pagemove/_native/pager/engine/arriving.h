@@ -31,6 +31,10 @@ int pg_make_room_gently(struct pg_region *region);
 
 /* fill.c */
 
+/* Below this, copying a new block out of a warm slot is cheaper than having the kernel fault in
+ * fresh memory for the read, and moving that. */
+enum { PG_MOVE_FRESH_FROM = 16384 };
+
 /* Read blocks that follow each other; the lock is not held. */
 int pg_read_blocks(struct pg_region *region, uint32_t first, const uint16_t *slots, size_t count,
                    int nowait);
@@ -52,7 +56,17 @@ void pg_installed(struct pg_region *region, pg_entry entry);
  * by a worker. Drops the lock. */
 void pg_fill(struct pg_region *region, pg_entry entry, uint64_t began);
 
-/* The answer to what pg_fill has asked a helper for, or that there is none. Drops the lock. */
+/* Do a job, or put it off. Drops the lock. */
+void pg_do_job(struct pg_region *region, struct pg_job job);
+
+/* answers.c */
+
+/* Have the helper put a block into the region: that is one switch between processes less on the way
+ * to the thread that waits. One at a time; others go by way of the workers. 0, or -PG_NOT_NOW.
+ * Drops the lock. */
+int pg_ask_helper(struct pg_region *region, struct pg_job job);
+
+/* The answer to that, or that there is none. Drops the lock. */
 void pg_take_answer(struct pg_region *region);
 
 /* Take the answer if the block is in the region. `wakes`: this thread has the descriptors to wake
@@ -61,9 +75,6 @@ void pg_look_for_answer(struct pg_region *region, int wakes);
 
 /* Have the answer be heard from now on, not looked for. Drops the lock. */
 void pg_listen(struct pg_region *region);
-
-/* Do a job, or put it off. Drops the lock. */
-void pg_do_job(struct pg_region *region, struct pg_job job);
 
 /* together.c */
 

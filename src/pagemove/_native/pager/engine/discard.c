@@ -15,10 +15,33 @@
 /* Bytes that are discarded before others may have the lock. */
 enum { AT_ONCE = 4 << 20 };
 
+static uint64_t bytes_of_bits(const struct pg_region *region)
+{
+    return (region->nblocks / 64 + 1) * sizeof(uint64_t);
+}
+
+uint64_t *pg_new_bits(const struct pg_region *region)
+{
+    void *bits = mmap(NULL, bytes_of_bits(region), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return bits == MAP_FAILED ? NULL : bits;
+}
+
+void pg_free_bits(const struct pg_region *region, uint64_t *bits)
+{
+    if (bits)
+        munmap(bits, bytes_of_bits(region));
+}
+
+static int has_bit(const uint64_t *bits, uint32_t number)
+{
+    return __atomic_load_n(&bits[number / 64], __ATOMIC_ACQUIRE) >> number % 64 & 1;
+}
+
 int pg_is_noted(const struct pg_region *region, uint32_t number)
 {
-    return region->spilled &&
-           __atomic_load_n(&region->spilled[number / 64], __ATOMIC_ACQUIRE) >> number % 64 & 1;
+    return region->spilled && has_bit(region->spilled, number);
 }
 
 void pg_note_stored(struct pg_region *region, uint32_t number)
@@ -34,20 +57,14 @@ void pg_note_forgotten(struct pg_region *region, uint32_t number)
 
 uint64_t *pg_own_blocks(struct pg_region *region)
 {
-    void *bits;
-
-    if (!region->owned) {
-        bits = mmap(NULL, pg_bits_bytes(region), PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        region->owned = bits == MAP_FAILED ? NULL : bits;
-    }
+    if (!region->owned)
+        region->owned = pg_new_bits(region);
     return region->owned;
 }
 
 int pg_is_owned(const struct pg_region *region, uint32_t number)
 {
-    return !region->owned ||
-           (__atomic_load_n(&region->owned[number / 64], __ATOMIC_ACQUIRE) >> number % 64 & 1);
+    return !region->owned || has_bit(region->owned, number);
 }
 
 int pg_is_blank(const struct pg_region *region, uint32_t number)

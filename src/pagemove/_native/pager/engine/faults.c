@@ -22,15 +22,25 @@ enum { EVENTS = 16 };
 #define FLAG_WRITE UINT64_C(1)
 #define FLAG_WP UINT64_C(2)
 
+static uint64_t page_of(const struct pg_region *region, uint64_t address)
+{
+    return address & ~(region->uffd.page_size - 1);
+}
+
+static void wake_page(const struct pg_region *region, uint64_t address)
+{
+    pg_wake(&region->uffd, page_of(region, address), region->uffd.page_size);
+}
+
 /* A page of a resident block: the event is late, or the user has discarded the page. */
 static void fault_resident(struct pg_region *region, pg_entry entry, uint64_t address,
                            uint64_t began)
 {
     struct pg_block *block = &region->blocks.at[entry];
-    uint64_t page = address & ~(region->uffd.page_size - 1);
+    uint64_t page = page_of(region, address);
 
     if (pg_is_answered(&region->uffd, page)) {
-        pg_wake(&region->uffd, page, region->uffd.page_size);
+        wake_page(region, address);
         return;
     }
     region->counters.faults++;
@@ -43,7 +53,7 @@ static void fault_resident(struct pg_region *region, pg_entry entry, uint64_t ad
 /* The first write to a block that is write-protected because it is clean. */
 static void fault_protected(struct pg_region *region, pg_entry entry, uint64_t address)
 {
-    uint64_t page = address & ~(region->uffd.page_size - 1);
+    uint64_t page = page_of(region, address);
     struct pg_block *block = entry == PG_NONE ? NULL : &region->blocks.at[entry];
 
     if (block && block->state == PG_FILLING && pg_is_there(&region->uffd, page)) {
@@ -61,7 +71,7 @@ static void fault_protected(struct pg_region *region, pg_entry entry, uint64_t a
     }
     if (!block || block->state != PG_RESIDENT) {
         /* It has left meanwhile: the thread will find it missing. */
-        pg_wake(&region->uffd, page, region->uffd.page_size);
+        wake_page(region, address);
         return;
     }
     region->counters.write_faults++;
@@ -90,16 +100,15 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
 {
     pg_entry entry = pg_find(&region->blocks, number);
     struct pg_block *block;
-    uint64_t page;
     int sequential, waits, hot;
 
     if (entry != PG_NONE && region->blocks.at[entry].state == PG_RESIDENT) {
         fault_resident(region, entry, address, began);
         return;
     }
-    page = address & ~(region->uffd.page_size - 1);
-    if (entry == PG_NONE && !pg_is_owned(region, number) && is_stale(region, page)) {
-        pg_wake(&region->uffd, page, region->uffd.page_size);
+    if (entry == PG_NONE && !pg_is_owned(region, number) &&
+        is_stale(region, page_of(region, address))) {
+        wake_page(region, address);
         return;
     }
     region->counters.faults++;
@@ -109,7 +118,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
         entry = pg_begin(&region->blocks, number);
         if (entry == PG_NONE) {
             /* No memory for its state: let the thread try again. */
-            pg_wake(&region->uffd, page, region->uffd.page_size);
+            wake_page(region, address);
             return;
         }
         region->blocks.at[entry].hot = hot & 1;
@@ -138,7 +147,7 @@ static void fault_missing(struct pg_region *region, uint32_t number, uint64_t ad
         pg_poison(&region->uffd, pg_block_address(region, number), region->block_size);
     } else if (block->state == PG_ERROR && pg_is_answered(&region->uffd, address)) {
         /* Reported before it was poisoned, and read after that: no reason for another try. */
-        pg_wake(&region->uffd, page, region->uffd.page_size);
+        wake_page(region, address);
     } else if (block->state == PG_ERROR) {
         /* The poison was discarded, or a part of it: that asks for another try, of the whole. */
         pg_discard(&region->uffd, pg_block_address(region, number), region->block_size);
@@ -153,7 +162,7 @@ void pg_fault(struct pg_region *region, const struct pm_uffd_msg *message, uint6
     uint32_t number = (uint32_t)((address - region->base) / region->block_size);
 
     if (region->plain) /* of the moment in which the pager was about to serve it, and could not */
-        pg_wake(&region->uffd, address & ~(region->uffd.page_size - 1), region->uffd.page_size);
+        wake_page(region, address);
     else if (!pg_writable(region) && flags & (FLAG_WP | FLAG_WRITE))
         pg_refuse(region, address);
     else if (flags & FLAG_WP)

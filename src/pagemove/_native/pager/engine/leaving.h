@@ -25,10 +25,6 @@ struct pg_out {
  */
 uint16_t pg_reclaim(struct pg_region *region, int write);
 
-/* Let go of neighbours that are clean and of a sequence, with their frames. How many; 0: others are
- * to leave first, or these cannot. */
-unsigned pg_drop_unmoved(struct pg_region *region);
-
 /* How many blocks leave, or are written, at once: not so many that others lack their frames. */
 unsigned pg_batch(const struct pg_region *region);
 
@@ -76,6 +72,10 @@ void pg_move_together(struct pg_region *region, struct pg_out *outs, size_t coun
 
 /* Move the rest of a block that leaves. 0 or -errno: then a part of it may have moved. */
 int pg_move_rest(struct pg_region *region, struct pg_out *out);
+
+/* Let go of neighbours that are clean and of a sequence, with their frames. How many; 0: others are
+ * to leave first, or these cannot. */
+unsigned pg_drop_unmoved(struct pg_region *region);
 
 /* inplace.c */
 

@@ -275,10 +275,8 @@ static inline int pg_is_lost(const struct pg_region *region)
     return __atomic_load_n(&region->lost, __ATOMIC_ACQUIRE);
 }
 
-/* Bytes of a bit for each block. */
-static inline uint64_t pg_bits_bytes(const struct pg_region *region)
-{
-    return (region->nblocks / 64 + 1) * sizeof *region->spilled;
-}
+/* discard.c: a bit for each block, all 0. NULL: no memory. */
+uint64_t *pg_new_bits(const struct pg_region *region);
+void pg_free_bits(const struct pg_region *region, uint64_t *bits);
 
 #endif

@@ -3,7 +3,9 @@
 #include <stdlib.h>
 
 #include "pager/engine/arriving.h"
+#include "pager/engine/choice.h"
 #include "pager/engine/leaving.h"
+#include "pager/engine/work.h"
 
 static int by_slot(const void *one, const void *other)
 {
@@ -116,4 +118,53 @@ int pg_move_rest(struct pg_region *region, struct pg_out *out)
         if (pg_has(&rest, i))
             pg_add(&out->pages, first + i, 1);
     return error;
+}
+
+/* Whether nothing of a block would be lost. A store that is under way finds it protected, and waits
+ * for whoever holds the lock; one that comes later finds no page. */
+static int may_drop(const struct pg_region *region, pg_entry entry)
+{
+    const struct pg_block *block = &region->blocks.at[entry];
+
+    return block->flags & PG_SEQUENCE && !(block->flags & PG_DIRTY) &&
+           pg_is_protected(region, block->number);
+}
+
+unsigned pg_drop_unmoved(struct pg_region *region)
+{
+    pg_entry entries[PG_BATCH], entry;
+    unsigned most = pg_batch(region), count = 0;
+    uint32_t first = 0, number;
+    int error;
+
+    if (region->staying || pg_is_lost(region))
+        return 0;
+    pg_look_at_merging(region);
+    while (count < most) {
+        /* Where a changed one is due, it is not to stay at the expense of these. */
+        entry = pg_victim(region, 1, 0);
+        if (entry == PG_NONE || !may_drop(region, entry))
+            break;
+        number = region->blocks.at[entry].number;
+        if (count && number + 1 != first && number != first + count)
+            break;
+        first = count && first < number ? first : number;
+        pg_unlist(&region->blocks, entry);
+        entries[count++] = entry;
+    }
+    if (!count)
+        return 0;
+    error = pg_discard_unlocked(pg_block_address(region, first), count * region->block_size);
+    for (unsigned i = 0; i < count; i++) {
+        if (error) {
+            pg_enlist(region, entries[i], 1);
+        } else {
+            pg_forget_evicted(region, entries[i]);
+            pg_count_frame(&region->frames, -1);
+        }
+    }
+    if (error)
+        return 0;
+    pg_frame_available(region);
+    return count;
 }
