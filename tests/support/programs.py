@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,4 +127,23 @@ def run_paged(
         text=True,
         timeout=patience(deadline),
         check=False,
+    )
+
+
+def run_beside(
+    folder: Path, module: str, source: str, code: str, *arguments: str, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in a folder, with a module that it imports: its stores, to be pickled.
+
+    What it prints is returned, unless `options` of subprocess.run have it go elsewhere.
+    """
+    (folder / f"{module}.py").write_text(source)
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        text=True,
+        timeout=patience(60),
+        check=False,
+        cwd=folder,
+        **({"capture_output": True} if "stdout" not in options else {}),
+        **options,
     )

@@ -19,7 +19,8 @@ from typing import Any
 
 from pagemove.descriptors import identity_of
 
-_MOST_DESCRIPTORS = 69
+#: Of one message, which are those of one region.
+MOST_DESCRIPTORS = 69
 
 _Socket = socket.socket
 
@@ -88,7 +89,7 @@ def close(one: socket.socket | int) -> None:
 
 def receive(sender: socket.socket, nbytes: int) -> tuple[bytes, list[int]]:
     """Receive a message with descriptors, none of which a program that a store starts gets."""
-    room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
+    room = socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)
     # socket.recv_fds ignores its flags.
     flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
     ready = poll()

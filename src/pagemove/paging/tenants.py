@@ -33,7 +33,6 @@ _LEFT = ANSWER.pack(-1, 0)
 
 _NUMBERS = struct.Struct("=QQQQ")
 _FIXED = 4
-_MOST_DESCRIPTORS = 69
 
 # s. A store that only reads may take so long to close, or to return from a read, before its region
 # has done without. One that holds the interpreter for the other is in the way of all others.
@@ -321,7 +320,7 @@ class House:
     def is_full(self) -> bool:
         """Whether another one might leave the others without descriptors."""
         return (
-            len(os.listdir("/proc/self/fd")) + _MOST_DESCRIPTORS
+            len(os.listdir("/proc/self/fd")) + own.MOST_DESCRIPTORS
             > _SHARE * limits.soft_descriptors()
         )
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from support.slowness import patience
+from support.programs import run_beside
 
 pytestmark = pytest.mark.needs("paging")
 
@@ -68,15 +66,13 @@ _BEGIN = """
 
 
 def _run(folder: Path, code: str, *arguments: str) -> tuple[str, str]:
-    (folder / "closing_stores.py").write_text(_STORES)
     (folder / "other").write_bytes(b"")
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(_BEGIN) + textwrap.dedent(code), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=patience(60),
-        check=False,
-        cwd=folder,
+    done = run_beside(
+        folder,
+        "closing_stores",
+        _STORES,
+        textwrap.dedent(_BEGIN) + textwrap.dedent(code),
+        *arguments,
         env={**os.environ, "OTHER": str(folder / "other")},
     )
     assert done.returncode == 0, done.stderr

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from support.slowness import patience
+from support.programs import run_beside
 
 pytestmark = pytest.mark.needs("paging", "fork")
 
@@ -87,18 +85,18 @@ _BEGIN = """
 
 
 def _run(folder: Path, code: str, *arguments: str) -> tuple[str, str, list[str]]:
-    (folder / "forking_stores.py").write_text(_STORES)
     out, errors = folder / "out", folder / "errors"
     try:
         # Files: the children may have them longer than the program.
         with out.open("w") as stdout, errors.open("w") as stderr:
-            done = subprocess.run(
-                [sys.executable, "-c", textwrap.dedent(_BEGIN) + textwrap.dedent(code), *arguments],
+            done = run_beside(
+                folder,
+                "forking_stores",
+                _STORES,
+                textwrap.dedent(_BEGIN) + textwrap.dedent(code),
+                *arguments,
                 stdout=stdout,
                 stderr=stderr,
-                timeout=patience(60),
-                check=False,
-                cwd=folder,
             )
     finally:
         for pid in set(_numbers(folder / "children")):
